@@ -79,7 +79,7 @@ class History:
         self.pushes_copies_alone = False  # by some container
         self.moved_back = dict[tuple[str, str], float]()  # dead letters, and when
         self.deleted = set[str]()  # copies
-        self.messages = 0  # that were sent to a queue
+        self.messages = Counter[str]()  # that were sent to a queue, by event
         self.sent = set[str]()  # copies that were made after their event
         self.erased_at = dict[str, float]()  # of events, when the latest erasure began
         self.erased_copies = set[tuple[str, str]]()  # their events and subscriptions
@@ -97,7 +97,7 @@ class History:
         if "status" not in item:
             self._see_subscription(event_id, before, after, now)
         elif after is None:
-            self._see_deletion(item)
+            self._see_deletion(item, now)
         elif (
             before is None
             or before["sort_key"] != after["sort_key"]
@@ -137,6 +137,8 @@ class History:
             self._see_erasure(after, now)
             return
         self.forbid(before["status"] == Status.ERASED, "an erased event was changed")
+        is_shorter = after["expires_at"] < before["expires_at"] - 2 * self.max_skew_seconds - 1
+        self.forbid(is_shorter, "an event ends earlier than it would have")
         revived = before["status"] != Status.PENDING == after["status"]
         if (
             revived
@@ -204,10 +206,12 @@ class History:
         }
         self.forbid(bool(kept), "an erased event has its content, or is listed")
 
-    def _see_deletion(self, event: Item) -> None:
-        """Check that it is a copy, whose event was erased or does not list it, or whose
-        subscription is gone.
+    def _see_deletion(self, event: Item, now: float) -> None:
+        """Check that it has expired, or is a copy, whose event was erased or does not list it, or
+        whose subscription is gone.
         """
+        if event["expires_at"] <= now + self.max_skew_seconds:
+            return
         event_id = event["event_id"]
         subscribed_at = self.subscribed_at.get(event.get("subscription_id", ""))
         self.forbid(event_id in self.running, "an event was deleted while it was pushed")
@@ -223,7 +227,7 @@ class History:
         )
 
     def see_sent(self, event_id: str, group_id: str) -> None:
-        self.messages += 1
+        self.messages[event_id] += 1
         item = self.item(event_id)
         if item and group_id != item.get("subscription_id", "webhook"):
             self.violations.append(f"a message about {event_id} is in the group {group_id!r}")
@@ -273,9 +277,13 @@ class History:
         until = max(until, self.subscribed_at.get(event.subscription_id or "", math.inf))
         return moved_at is not None and moved_at <= until
 
-    def subscriptions_at(self, time: float) -> set[str]:
-        """Return the subscriptions that there have been since a time."""
-        return {each for each, subscribed_at in self.subscribed_at.items() if subscribed_at <= time}
+    def subscriptions_at(self, time: float, tenant: str | None) -> set[str]:
+        """Return the subscriptions to events of a tenant that there have been since a time."""
+        return {
+            key
+            for key, subscribed_at in self.subscribed_at.items()
+            if subscribed_at <= time and (self.item(key) or {}).get("tenant") in (None, tenant)
+        }
 
     def see_push(self, push: Push, stored: Item | None) -> None:
         """Check a push that begins; `stored` is what the table has of the event at this moment."""
@@ -285,7 +293,7 @@ class History:
         if stored is None or stored["claim_id"] != event.claim_id:
             self.violations.append("a push under a claim that is not held")
         elif (
-            event.status is not Status.PENDING
+            event.status != Status.PENDING
             or (stored["status"], stored.get("delivered_via")) not in MAY_BE_PUSHED
         ):
             self.violations.append(f"a push of a {stored['status']} event")

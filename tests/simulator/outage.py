@@ -340,7 +340,7 @@ def for_ten_minutes(per_second: float) -> str:
     _, p95 = world.healthy_waits()
     copies = [event for event in world.items().values() if event.is_copy]
     pending = sum(event.status is Status.PENDING for event in copies)
-    sent = world.history.messages
+    sent = world.history.messages.total()
     return f"p95 {p95:.1f} s, {len(copies)} copies, {pending} wait, {sent} messages for all events"
 
 

@@ -1,13 +1,14 @@
 """DynamoDB and SQS in memory, for tests that need thousands of calls in virtual time.
 
 They know only what chalicelib asks of the boto3 clients, and answer that as AWS does. Whether a
-request is valid is shown by the tests that use moto. Not known here: throughput, retention, TTL,
-and how much anything may hold.
+request is valid is shown by the tests that use moto. Not known here: throughput, and how much
+anything may hold. What has expired goes when `expire` is called.
 """
 # ruff: noqa: N803  # parameters are called what boto3 calls them
 
 import itertools
 import json
+import math
 import re
 import sys
 from collections import defaultdict, deque
@@ -60,6 +61,13 @@ class FakeDynamoDB:
         self._pending: deque[tuple[float, str, Item | None]] = deque()
         self._tokens: set[str] = set()  # of the transactions that were made
         self._lock = Lock()
+
+    def expire(self, late_seconds: float) -> None:
+        """Delete what expired so long ago, as TTL does up to two days late."""
+        until = self._clock() - late_seconds
+        for key, item in [*self.items.items()]:
+            if item.get("expires_at", math.inf) <= until:
+                self._store([(key, None)])
 
     def put_item(self, **parameters: Any) -> Json:
         self._store([self._put(**parameters)])
@@ -209,11 +217,14 @@ class _Index:
 
     partition: str
     projected: list[str]
-    _rows: dict[str, Item] = field(default_factory=dict)
+    _partitions: defaultdict[str, dict[str, Item]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    _places: dict[str, str] = field(default_factory=dict)  # the partition of each key
 
     def rows(self, partition: str, start: tuple[str, str] | None, *, forward: bool) -> list[Item]:
         """Return the rows of a partition, in order, after a place if one is given."""
-        rows = [row for row in self._rows.values() if row[self.partition] == partition]
+        rows = [*self._partitions[partition].values()]
         if start and forward:
             rows = [row for row in rows if _place(row) > start]
         elif start:
@@ -222,9 +233,11 @@ class _Index:
 
     def show(self, key: str, item: Item | None) -> None:
         """Let the index show an item, or none."""
-        self._rows.pop(key, None)
+        self._partitions[self._places.pop(key, "")].pop(key, None)
         if item and self.partition in item:
-            self._rows[key] = {name: item[name] for name in self.projected if name in item}
+            place = self._places[key] = item[self.partition]
+            row = {name: item[name] for name in self.projected if name in item}
+            self._partitions[place][key] = row
 
 
 def typed(item: Item) -> dict[str, Json]:
@@ -312,6 +325,7 @@ class _Message:
     body: str
     attributes: Typed
     system: Mapping[str, str]  # its MessageGroupId, if it has one
+    sent_at: float
     visible_at: float
     receipt: int = 0
     receives: int = 0
@@ -331,11 +345,12 @@ class FakeSQS:
     Messages come in the order of sending, or with `shuffle` in any. With `duplicate_probability`,
     which needs `shuffle`, one that was received comes again before its visibility timeout, and one
     that was deleted comes again, as from a server of SQS that was out of reach; neither brings it
-    nearer to the DLQ.
+    nearer to the DLQ. `on_send` is called with the queue, the body and the delay of each message.
     """
 
     def __init__(self, clock: Callable[[], float], *, shuffle: Random | None = None) -> None:
         self.duplicate_probability = 0.0
+        self.on_send: Callable[[str, str, float], None] = lambda url, body, delay_seconds: None
         self._clock = clock
         self._shuffle = shuffle
         self._queues: defaultdict[str, dict[str, _Message]] = defaultdict(dict)
@@ -347,6 +362,13 @@ class FakeSQS:
         there.
         """
         self._redrives[url] = redrive
+
+    def expire(self, url: str, retention_seconds: float) -> None:
+        """Delete the messages of a queue that were sent so long ago, to whatever queue first."""
+        since = self._clock() - retention_seconds
+        for key, message in [*self._queues[url].items()]:
+            if message.sent_at <= since:
+                del self._queues[url][key]
 
     def messages(self, url: str) -> list[Json]:
         """Return every message in a queue, hidden ones too, for tests: boto3 has no such call."""
@@ -369,10 +391,11 @@ class FakeSQS:
         if DelaySeconds not in range(901):
             raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "SendMessage")
         message_id = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
-        message = _Message(
-            message_id, MessageBody, MessageAttributes, system, self._clock() + DelaySeconds
-        )
+        now = self._clock()
+        visible_at = now + DelaySeconds
+        message = _Message(message_id, MessageBody, MessageAttributes, system, now, visible_at)
         self._queues[QueueUrl][message_id] = message
+        self.on_send(QueueUrl, MessageBody, DelaySeconds)
         return {"MessageId": message_id}
 
     def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Json]) -> Json:
