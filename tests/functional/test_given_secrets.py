@@ -8,6 +8,7 @@ import pytest
 
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from tests.conftest import During
 from tests.functional.test_subscription_states import is_signed
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
@@ -22,6 +23,10 @@ PAYLOAD = '{"text":"Order 4711 is paid","cents":123456789012345678901234567890,"
 def set_secret(world: World, path: str, secret: str | None = None) -> Any:
     """Set this secret, or renew it; return the present one."""
     return world.call("POST", f"{path}/secret", {"secret": secret}).json["secret"]
+
+
+def previous_until(world: World, path: str) -> Any:
+    return world.get(f"{path}/secret")["previous_until"]
 
 
 def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
@@ -43,13 +48,13 @@ def test_each_secret_signs_for_a_day_after_the_next_random_or_given(
         assert present == (secret or present)
         if present not in known:  # else nothing changes
             known.append(present)
-        before = world.get(f"{path}/secret")["previous_until"]
         world.call("PATCH", path, {"name": f"{secret}"})
         assert signers(world, target, *known) == [False] * (len(known) - 2) + [True] * 2
         world.sleep(60)
 
     assert len(known) == 5
-    assert before == rfc3339(world.clock() - 70 + DAY_SECONDS)
+    assert set_secret(world, path, f"{THIRD[:-3]}R==") == THIRD  # the same bytes
+    assert previous_until(world, path) == rfc3339(world.clock() - 70 + DAY_SECONDS)
     world.sleep(DAY_SECONDS)
     assert signers(world, target, *known) == [False] * 4 + [True]
     assert_has(world.get(f"{path}/secret"), previous_until=None, target_url=None)
@@ -60,9 +65,12 @@ def test_a_mistyped_secret_is_corrected_within_a_minute(world: World, target: Re
     original = secret_of(world, path)
 
     assert set_secret(world, path, FIRST) == FIRST
+    until = previous_until(world, path)
+    world.sleep(30)
     assert set_secret(world, path) == FIRST  # a client's retry
     assert set_secret(world, path, SECOND) == SECOND
 
+    assert previous_until(world, path) == until
     assert signers(world, target, SECOND, FIRST, original) == [True, False, True]
 
 
@@ -115,6 +123,19 @@ def test_making_it_again_sets_a_secret_that_does_not_sign_yet(
 
     assert [answer.json["secret"] for answer in told] == [FIRST] * 3
     assert signers(world, target, FIRST, original) == [True, True]
+
+
+def test_of_two_first_calls_at_once_the_later_one_sets_its_secret_too(
+    world: World, target: Receiver, during: During
+) -> None:
+    others = iter([FIRST])
+
+    def subscribe_meanwhile(**_: object) -> None:
+        for secret in others:
+            subscribe(world, target, secret=secret)
+
+    during(world.dynamodb, "before-call.dynamodb.PutItem", subscribe_meanwhile)
+    assert subscribe(world, target, secret=SECOND).json["secret"] == SECOND
 
 
 def test_a_description_keeps_what_it_does_not_know(world: World, target: Receiver) -> None:

@@ -670,9 +670,9 @@ def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: R
 def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
     world: World, target: Receiver, during: During
 ) -> None:
-    for _ in range(20):
-        post_later(world)
-    subscription_id = subscribed(world, target)
+    for number in range(40):
+        post_later(world, event_type="wanted" if number % 2 else "other")
+    subscription_id = subscribed(world, target, "wanted")
 
     def slow(**_: object) -> None:
         world.sleep(1)
@@ -684,7 +684,7 @@ def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
         answers.append(recover(world, subscription_id, cursor=cursor).json)
         cursor = answers[-1]["next_cursor"]
 
-    assert [answer["examined"] for answer in answers] == [16, 4]
+    assert [answer["examined"] for answer in answers] == [32, 8]
     assert sum(answer["sent"] for answer in answers) == 20
 
 
@@ -734,11 +734,8 @@ def test_a_subscription_that_no_list_has_yet_is_not_gone(
     assert recipient["state"] == "active"
 
 
-def test_a_send_that_another_one_overtakes_replays_its_copy(
-    world: World, target: Receiver, during: During
-) -> None:
-    event = post_later(world)
-    subscription_id = subscribed(world, target)
+def send_during(world: World, during: During, subscription_id: str, event: Json) -> None:
+    """Send an event, too, while it is sent or recovered."""
     others = iter([send])
 
     def send_meanwhile(**_: object) -> None:
@@ -746,8 +743,25 @@ def test_a_send_that_another_one_overtakes_replays_its_copy(
             act(world, subscription_id, event["event_id"])
 
     during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
+
+
+def test_a_send_that_another_one_overtakes_replays_its_copy(
+    world: World, target: Receiver, during: During
+) -> None:
+    event = post_later(world)
+    subscription_id = subscribed(world, target)
+    send_during(world, during, subscription_id, event)
     for number in (1, 2):  # a delivered copy is replayed, too
         assert send(world, subscription_id, event["event_id"]).status_code == 202
         world.empty_inbox()
         assert target.count == number
     assert len(world.event(event["event_id"])["copies"]) == 1
+
+
+def test_a_recovery_does_not_count_what_somebody_else_sent(
+    world: World, target: Receiver, during: During
+) -> None:
+    event = post_later(world)
+    subscription_id = subscribed(world, target)
+    send_during(world, during, subscription_id, event)
+    assert_has(recover(world, subscription_id).json, examined=1, sent=0, replayed=0)

@@ -64,6 +64,16 @@ def test_a_dead_letter_is_reported_with_its_failure(
     assert {request.json()["event_id"] for request in receiver.requests} == {event["event_id"]}
 
 
+def test_a_report_is_pushed_in_the_form_that_its_subscription_asks_for(
+    world: World, receiver: Receiver, listener: Receiver
+) -> None:
+    subscribe(world, listener, "triggers.event.failed", body="payload")
+    receiver.default = 422
+    event = world.post()
+    world.run_worker()
+    assert_has(listener.requests[0].json(), event_id=event["event_id"], reason="permanent")
+
+
 def test_only_a_subscription_that_names_a_report_gets_it_and_else_nothing_is_stored(
     world: World, receiver: Receiver, target: Receiver, listener: Receiver, aws: Aws
 ) -> None:
