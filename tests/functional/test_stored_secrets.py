@@ -10,7 +10,7 @@ from tests.conftest import During
 from tests.functional.test_given_secrets import FIRST, set_secret, signers
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver
-from tests.support.subscribing import secret_of, subscribed
+from tests.support.subscribing import secret_of, subscribed, subscriptions
 from tests.support.world import SIGNING_SECRETS, World
 from tools.write_secrets import write_secrets
 
@@ -79,3 +79,13 @@ def test_nothing_is_stored_while_there_are_two_signing_secrets(
     assert "make write-secrets STAGE=dev" in capsys.readouterr().out
     world.restart(WEBHOOK_SIGNING_SECRETS="")
     assert [secret_of(world, path)] != [derived]
+
+
+def test_an_edit_lists_a_subscription_of_0_4_among_all(world: World, target: Receiver) -> None:
+    path = subscribed(world, target)
+    world.change_item(path.rpartition("/")[2], "REMOVE lookup_key")
+    assert subscriptions(world, "*") == []
+
+    edited = world.call("PATCH", path, {})
+
+    assert subscriptions(world, "*") == [edited.json]
