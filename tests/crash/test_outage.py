@@ -8,13 +8,17 @@ import pytest
 
 from tests.simulator.outage import (
     FLAKY,
+    NEARLY_SLOW,
     SLOW_TO_DELIVER,
     SLOW_TO_FAIL,
     SOMETIMES,
     TENANTS,
     THROTTLES,
+    USUAL,
+    RecoveryWorld,
     TenantsWorld,
     for_some_slow,
+    run_beside,
     waits_beside,
 )
 
@@ -35,6 +39,24 @@ def test_a_destination_in_trouble_holds_up_no_other_from_the_first_second_on(
 ) -> None:
     _, p95 = waits_beside(trouble, in_webhook=in_webhook, per_second=5, seconds=50)
     assert p95 < 2
+
+
+def test_a_usual_receiver_that_gets_much_holds_up_no_other() -> None:
+    _, p95 = waits_beside(USUAL, per_second=20, seconds=30)
+    assert p95 < 2
+
+
+class ShortRecoveryWorld(RecoveryWorld):
+    missed = 500
+
+
+def test_what_a_tenant_recovers_holds_up_no_other_and_leaves_its_new_events_alone() -> None:
+    world = run_beside(NEARLY_SLOW, per_second=5, seconds=40, kind=ShortRecoveryWorld)
+    _, p95 = world.healthy_waits()
+    assert p95 < 2
+    recovering, _ = world.history.subscribed_at
+    subscription = world.start().call("GET", f"/subscriptions/{recovering}").json
+    assert subscription["slow_since"] is None
 
 
 def test_many_destinations_that_hang_hold_up_no_other() -> None:

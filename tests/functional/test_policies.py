@@ -11,7 +11,7 @@ from chalice.config import Config
 
 from tests.conftest import During
 from tests.support.iam import BATCHES
-from tests.support.receiver import Exchange, Receiver, status
+from tests.support.receiver import Receiver
 from tests.support.subscribing import id_of_new, subscribe
 from tests.support.world import ROOT, Json, World
 
@@ -86,15 +86,11 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     world.change_item(reported, "SET disabled_at = :now", now=now)
     failing = id_of_new(world, f"{receiver.url}&failing", "failing")
     world.change_item(failing, "SET failing_since = :ago", ago={"S": "2026-01-01T00:00:00Z"})
-    codes = iter((200, 503, 422))
-
-    def respond(exchange: Exchange) -> None:
-        is_failing = exchange.request.path.endswith("&failing")
-        status(422 if is_failing else next(codes, 200))(exchange)
-
-    receiver.default = respond
-    for event_type in ("failing", "other", "other"):
-        world.post(event_type=event_type, prefer="respond-async")
+    [exhausted] = world.post(event_type="failing", prefer="respond-async")["copies"]
+    world.change_item(exhausted, "SET delivery_attempts = :all", all={"N": "45"})
+    receiver.script(200, 503, 422)
+    for _ in range(3):
+        world.post(prefer="respond-async")
     world.send("malformed")
     world.restart()  # a container that has not read the subscriptions
     yield

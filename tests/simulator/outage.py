@@ -15,6 +15,7 @@ from typing import Any
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import PushResult
 from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.settings import COPIES_ONLY
 from tests.simulator.simulated_world import NO_ENVIRON, WORKERS, Container, SimulatedWorld
 from tests.support.world import Json
 
@@ -30,6 +31,7 @@ SLOW_TO_DELIVER = "answers 200 after 9 s"
 THROTTLES = "answers 429"
 THROTTLES_LONG = "answers 429 with Retry-After: 8"
 FLAKY = "answers 503, 503, 200 by turns"
+AFTER_A_SECOND = "answers 200 after 1 s"
 NEARLY_SLOW = "answers 200 after 1.9 s"
 USUAL = "answers 200 after 0.4 to 2 s at random"
 HARDLY_SLOW = "answers 200 after 1.2 s"
@@ -46,6 +48,7 @@ TROUBLES: dict[str, Callable[[float, int], Response]] = {
     FLAKY: lambda random, number: (200 if number % 3 == 2 else 503, 0.1),
     "answers 429 after 4 s": lambda random, number: (429, 4.0),
     "answers 429 after 9 s": lambda random, number: (429, 9.0),
+    AFTER_A_SECOND: lambda random, number: (200, 1.0),
     NEARLY_SLOW: lambda random, number: (200, 1.9),
     USUAL: lambda random, number: (200, 0.4 + 1.6 * random),
     HARDLY_SLOW: lambda random, number: (200, 1.2),
@@ -208,6 +211,46 @@ class SomeSlowWorld(OutageWorld):
 
     def is_healthy(self, item: Json) -> bool:
         return str(item["event_id"])[-1] in "01234567"
+
+
+class RecoveryWorld(OutageWorld):
+    """A tenant's subscription in trouble recovers what it missed, and lists it again and again.
+
+    Healthy are the events for another subscription; nothing else is pushed.
+    """
+
+    missed = 5000
+
+    def __init__(self, trouble: str, *, seconds: float, **options: Any) -> None:
+        environ = {"ZAPIER_WEBHOOK_URL": COPIES_ONLY}
+        super().__init__(trouble, seconds=seconds, environ=environ, **options)
+        for _ in range(self.missed):
+            self._post({}, "recovering")
+        self.start().subscribe(TARGET, tenant="recovering")
+        [self.recovering] = self.history.subscribed_at
+        self.began = self.clock()
+        self.ends_at = self.began + seconds
+
+    def answer(self, event: Event, url: str) -> Response:
+        return HEALTHY if event.tenant is None else TROUBLES[self.trouble](0, 0)
+
+    def is_healthy(self, item: Json) -> bool:
+        return "subscription_id" in item and "tenant" not in item
+
+    def _callers(self, every_seconds: float, headers: dict[str, str]) -> None:
+        self.hub.spawn(partial(self.use, Container.recover, self.recovering))
+        self.hub.spawn(self._list_missed)
+        super()._callers(every_seconds, headers)
+
+    def _list_missed(self) -> None:
+        path = f"/subscriptions/{self.recovering}/missed?since={rfc3339(0)}"
+        while self.clock() < self.ends_at:
+            self.use(Container.call, "GET", path)
+            self.hub.sleep(1)
+
+
+class LongRecoveryWorld(RecoveryWorld):
+    missed = 12_000
 
 
 class TenantsWorld(OutageWorld):
@@ -398,6 +441,10 @@ def troubles() -> Iterator[tuple[str, str, float, Json]]:
                 continue
             for rate in RATES.get(trouble, (5,)):
                 yield f"{name} {trouble}", trouble, rate, {"in_webhook": in_webhook}
+    recoveries = ((LongRecoveryWorld, AFTER_A_SECOND), (RecoveryWorld, NEARLY_SLOW))
+    for kind, trouble in (*recoveries, (RecoveryWorld, AFTER_A_SECOND)):
+        name = f"a subscription that {trouble} recovers {kind.missed} events"
+        yield name, trouble, 5, {"kind": kind, "seconds": 300}
     for count, rate in ((10, 5), (25, 1)):
         for when, bound in (("first 40 s", {"until": 40}), ("then", {"measured_from": 60})):
             options: Json = {"subscriptions": count, "seconds": 150, **bound}

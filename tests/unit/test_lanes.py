@@ -1,7 +1,6 @@
 """When a container takes a destination for slow, and for how long."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -26,10 +25,9 @@ def push(
     seconds: float,
     result: PushResult = DELIVERED,
     to: Target = ONE,
-    in_fast_lane: bool = True,
 ) -> None:
     for started in at:
-        lanes.record(to, started, started + seconds, result, in_fast_lane=in_fast_lane)
+        lanes.record(to, started, started + seconds, result, in_fast_lane=True)
 
 
 @pytest.mark.parametrize("result, seconds", [(DELIVERED, 2.0), (FAILED, 2.0), (CUT_OFF, 0.1)])
@@ -84,13 +82,6 @@ def test_a_mark_is_not_ended_by_what_was_read_that_is_older(lanes: Lanes) -> Non
     assert not lanes.is_slow("sub_1", 115)
 
 
-def crowd(lanes: Lanes, *, threads: float, seconds: float, **options: Any) -> bool:
-    """Push for a minute from so many threads; return whether the destination is slow then."""
-    for number in range(round(60 * threads / seconds)):
-        push(lanes, 100 + number * seconds / threads, seconds=seconds, **options)
-    return lanes.is_slow("sub_1", 160)
-
-
 @pytest.mark.parametrize(
     "threads, seconds, is_slow",
     [(2.2, 1.9, True), (2.2, 1.0, True), (1.8, 1.9, False), (10, 0.9, False)],
@@ -98,13 +89,9 @@ def crowd(lanes: Lanes, *, threads: float, seconds: float, **options: Any) -> bo
 def test_pushes_of_a_second_that_keep_two_threads_busy_make_a_destination_slow(
     lanes: Lanes, threads: float, seconds: float, is_slow: bool
 ) -> None:
-    assert crowd(lanes, threads=threads, seconds=seconds) is is_slow
-
-
-def test_nothing_crowds_the_slow_lane(lanes: Lanes) -> None:
-    assert not crowd(lanes, threads=10, seconds=1.9, in_fast_lane=False)
-    push(lanes, 160, seconds=10, result=CUT_OFF, in_fast_lane=False)
-    assert not lanes.is_slow("sub_1", 171)
+    for number in range(round(60 * threads / seconds)):
+        push(lanes, 100 + number * seconds / threads, seconds=seconds)
+    assert lanes.is_slow("sub_1", 160) is is_slow
 
 
 def test_while_slow_pushes_keep_two_threads_busy_one_makes_a_destination_slow(
