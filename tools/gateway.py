@@ -125,11 +125,11 @@ def main(stage: str) -> None:
                 gateway.put_gateway_response(
                     restApiId=api_id, responseType=response_type, **response
                 )
+            gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
+            host = f"{api_id}.execute-api.{region}.amazonaws.com"
             arn = f"arn:{partition}:apigateway:{region}::/restapis/{api_id}"
             for tagged in (arn, f"{arn}/stages/{API_STAGE}"):
                 gateway.tag_resource(resourceArn=tagged, tags=tags_of(stage))
-            gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
-            host = f"{api_id}.execute-api.{region}.amazonaws.com"
             print(f"export TRIGGERS_URL=https://{host}/{API_STAGE}")
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None

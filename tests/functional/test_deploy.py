@@ -202,7 +202,7 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     aws.deployment_seconds = 0
     aws.unfinished = set(FUNCTIONS)
     output = checkout.make("deploy", f"RUNTIME={RUNTIME}")
-    assert output.count("which Lambda has not finished") == len(FUNCTIONS)
+    assert "which Lambda has not finished" in output
     [api_id] = what_is_deployed(aws)["apis"]
     policy = json.loads(client.get_policy(FunctionName=FUNCTIONS[0])["Policy"])
     assert [api_id in json.dumps(statement) for statement in policy["Statement"]] == [True]
