@@ -4,7 +4,6 @@ the table of docs/scaling.md.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +12,6 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.posting import copy_id
 from chalicelib.core.store import compressed
 from chalicelib.deps import Services
-from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.settings import load
 from tests.bench.write_units import size
@@ -31,10 +29,8 @@ LISTS = {
     "`GET /events?tenant=&status=failed`": "&status=failed",
     "a page of `make erase TENANT=`": "&include=payload&limit=100&order=oldest",
 }
-LINE = "| {:<35} | {:<6} | {:>6} | {:>10} | {:>10} |"
-COLUMNS = ("call", "tenant", "events", "index rows", "read units")
 
-Row = tuple[str, str, int, int, float]
+Row = tuple[str, str, int, float]
 
 
 def fill(services: Services, tenant: str, subscription_id: str) -> None:
@@ -64,8 +60,13 @@ def fill(services: Services, tenant: str, subscription_id: str) -> None:
             services.store.put(stored, compressed(stored))
 
 
+def _units(*read: Item) -> int:
+    """Return the units of a consistent read of items or, together, of rows."""
+    return math.ceil(sum(map(size, read)) / READ_UNIT_BYTES)
+
+
 def measure() -> Iterator[Row]:
-    """Yield for each call the events that it tells of, the rows of indexes and the units."""
+    """Yield for each call the events that it tells of, and its read units."""
     clock = Clock()
     dynamodb = FakeDynamoDB(clock)
     dynamodb.page_rows = PAGE_ROWS
@@ -88,34 +89,25 @@ def measure() -> Iterator[Row]:
         paths[tenant] = made.location
         if tenant in EVENTS:
             fill(services, tenant, made.json["subscription_id"])
-    used: defaultdict[str, float] = defaultdict(float)
+    units: list[float] = []
+    # eventually consistent: that costs half
+    dynamodb.on_query = lambda rows: units.append(_units(*rows) / 2)
+    dynamodb.on_get = lambda items: units.extend(map(_units, items))
 
-    def count_rows(rows: list[Item]) -> None:
-        # eventually consistent: that costs half
-        used["units"] += math.ceil(sum(map(size, rows)) / READ_UNIT_BYTES) / 2
-        used["rows"] += len(rows)
-
-    def count_items(items: list[Item]) -> None:
-        used["units"] += sum(math.ceil(size(item) / READ_UNIT_BYTES) for item in items)
-
-    dynamodb.on_query = count_rows
-    dynamodb.on_get = count_items
-
-    def read(what: str, tenant: str, path: str, body: Json | None = None) -> Row:
-        used.clear()
-        answer = call(clock, "POST" if body else "GET", path, body).json
-        events = answer["examined"] if "examined" in answer else len(answer["events"])
-        return what, tenant, events, int(used["rows"]), used["units"]
+    def read(what: str, tenant: str, path: str, method: str = "GET") -> Row:
+        units.clear()
+        answer = call(clock, method, path, {"since": SINCE} if method == "POST" else None).json
+        events = answer.get("examined") or len(answer["events"])
+        return what, tenant, events, sum(units)
 
     for tenant in EVENTS:
         for what, query in LISTS.items():
             yield read(what, tenant, f"/events?tenant={tenant}{query}")
     for tenant, path in paths.items():
         yield read("`missed`", tenant, f"{path}/missed?since={SINCE}")
-        yield read("`recover`", tenant, f"{path}/recover", {"since": SINCE})
+        yield read("`recover`", tenant, f"{path}/recover", "POST")
 
 
 if __name__ == "__main__":
-    print(LINE.format(*COLUMNS), LINE.format(*["---"] * 5), sep="\n")
     for row in measure():
-        print(LINE.format(*row))
+        print("| " + " | ".join(map(str, row)) + " |")
