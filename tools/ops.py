@@ -298,7 +298,7 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
         f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by "
         f"{event['created_by']}"
     )
-    print(f"{'Your own webhook: ' if recipients else ''}{event['message']}")
+    print(f"{'The event itself: ' if recipients else ''}{event['message']}")
     for name in (
         "tenant",
         "subject",

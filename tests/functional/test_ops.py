@@ -286,7 +286,7 @@ def test_an_event_is_found_by_its_subject_and_several_are_judged_in_a_list(
     assert re.search(rf"\n{first} .* not sent +corp-inc *\n", listed)
     shown = Ran("show", first).output
     assert shown.startswith(
-        f"{first}  a  not sent  posted by acme\nYour own webhook: Delivered by attempt 1.\n"
+        f"{first}  a  not sent  posted by acme\nThe event itself: Delivered by attempt 1.\n"
     )
 
 
