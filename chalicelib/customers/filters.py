@@ -23,13 +23,17 @@ MAX_PATH = 128  # characters of the path of a member
 SCALARS = (str, int, float, type(None))  # bool is an int
 NUMBERS = {int, float}
 RANGES = [["="], ["<"], ["<="], [">"], [">="], [">", "<"], [">", "<="], [">=", "<"], [">=", "<="]]
-OPERATORS = {"prefix", "suffix", "anything-but", "exists", "numeric"}
-EXAMPLES = (
-    '{"prefix": "a"}, {"suffix": "a"}, {"anything-but": ["a", 1]}, {"exists": true}, '
-    '{"numeric": [">", 0, "<=", 5]}'
-)
+EXAMPLES = {
+    "prefix": '{"prefix": "a"}',
+    "suffix": '{"suffix": "a"}',
+    "anything-but": '{"anything-but": ["a", 1]}',
+    "exists": '{"exists": true}',
+    "numeric": '{"numeric": [">", 0, "<=", 5]}',
+}
 EXPECTED = f"must be an object, not empty, at most {MAX_LEVELS} levels deep"
-EXPECTED_BELOW = f"{EXPECTED}, or a list of 1 to {MAX_ENTRIES} scalars or {EXAMPLES}"
+EXPECTED_BELOW = (
+    f"{EXPECTED}, or a list of 1 to {MAX_ENTRIES} scalars or {', '.join(EXAMPLES.values())}"
+)
 
 
 def filter_fault(pattern: Any) -> str | None:
@@ -49,12 +53,17 @@ def _fault(pattern: Any, path: str, levels: int) -> str | None:
         return EXPECTED
     if _is_list(pattern):
         names = set[str]().union(*[entry for entry in pattern if isinstance(entry, dict)])
-        unknown = sorted(names - OPERATORS)
+        unknown = sorted(names - EXAMPLES.keys())
         if unknown:
             name = unknown[0][:MAX_PATH]
-            return f"{path}: {name} is no operator; there are {', '.join(sorted(OPERATORS))}"
-        if all(map(_is_entry, pattern)):
+            return f"{path}: {name} is no operator; there are {', '.join(sorted(EXAMPLES))}"
+        wrong = [entry for entry in pattern if not _is_entry(entry)]
+        if not wrong:
             return None
+        if isinstance(wrong[0], dict) and len(wrong[0]) == 1:
+            return f"{path} must be as in {EXAMPLES[next(iter(wrong[0]))]}"
+    elif isinstance(pattern, SCALARS):
+        return f"{path} must be a list, such as [{dumps(pattern)[:MAX_PATH]}]"
     return f"{path} {EXPECTED_BELOW}"
 
 

@@ -118,9 +118,16 @@ def test_an_entry_that_is_not_taken_is_refused_and_its_member_named(entry: Any) 
     assert fault.startswith(("order.total must ", "order.total: "))
 
 
-def test_a_word_that_is_no_operator_is_named() -> None:
-    fault = filter_fault({"total": [1, {"numric": [">", 1]}]})
-    assert str(fault).startswith("total: numric is no operator; there are anything-but, ")
+@pytest.mark.parametrize(
+    "wanted, fault",
+    [
+        ([1, {"numric": [">", 1]}], ": numric is no operator; there are anything-but, "),
+        ([1, {"numeric": [">", "1"]}], ' must be as in {"numeric": [">", 0, "<=", 5]}'),
+        (100, " must be a list, such as [100]"),
+    ],
+)
+def test_a_fault_of_a_filter_says_what_to_write(wanted: Any, fault: str) -> None:
+    assert str(filter_fault({"total": wanted})).startswith(f"total{fault}")
 
 
 PRIME = 2**61 - 1  # Python hashes all multiples of it to 0
