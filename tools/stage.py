@@ -39,7 +39,8 @@ the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. 
   make deploy STAGE={stage} RUNTIME={own}"""
 
 NOT_OWN = """\
-nothing was changed: {names} were not made by `make deploy` in {here}.
+nothing was changed: {stage} is no stage that `make deploy` made in {here}.
+  functions here, and roles: {names}
   stack that they belong to: {owners}
   regions in which the roles were used last: {used_in}
   place that .chalice/deployed/{stage}.json tells: {recorded}

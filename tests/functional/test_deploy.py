@@ -250,7 +250,7 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     "place, tags, has_record, reason",
     [
         ("us-east-1", {"aws:cloudformation:stack-name": "one"}, True, "belong to: one"),
-        ("us-east-1", {}, False, "triggers-api-dev-worker were not made by"),
+        ("us-east-1", {}, False, "no stage that `make deploy` made in us-east-1"),
         ("eu-west-1", {}, True, "used last: eu-west-1"),
         ("eu-west-1", {}, False, "used last: eu-west-1"),
     ],
