@@ -174,7 +174,7 @@ def test_the_worker_of_the_slow_lane_may_do_the_same_with_its_own_queue() -> Non
     assert {pair for pair in slow_worker - worker if "log" not in pair[0]} == SLOW_EVENT_SOURCE
 
 
-@pytest.mark.parametrize("service", ["lambda", "logs", "secretsmanager", "sns", "sqs"])
+@pytest.mark.parametrize("service", ["lambda", "secretsmanager", "sns"])
 def test_the_deployer_may_do_what_the_runbook_tells(service: str) -> None:
     policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
     may = [action for statement in policy["Statement"] for action in statement["Action"]]
