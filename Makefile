@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos outage mutants languages zapier api-key signing-secret package e2e ways bench \
+.PHONY: help run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions write-secrets
 
@@ -48,6 +48,9 @@ chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEE
 
 outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
 	@exec $(PY) -m tests.simulator.outage
+
+year: $(SET_UP_DEV) ## simulate a year of a stage, and compare its quiet days with the first ones
+	@exec $(PY) -m tests.simulator.year
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants

@@ -7,6 +7,7 @@ are compared with the first ones. The exit status is 1 if a promise was broken.
 import importlib
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -62,7 +63,7 @@ MONTH = f"""
 11.65 erase
 11.95 b well
 12 recover a
-13.9 consume
+13.99 consume
 14 ZAPIER_WEBHOOK_URL {ENVIRON["ZAPIER_WEBHOOK_URL"]}
 14.6 replay
 15.65 throttled 0.7
@@ -165,9 +166,9 @@ class YearWorld(SimulatedWorld):
         item = after or before or {}
         key = item["event_id"]
         self._due.pop(key, None)
-        if after is None:
+        if after is None and item.get("expires_at", math.inf) <= self.clock() + 1:
             self._expired[key] = item
-        elif "next_attempt_at" in after:
+        elif after and "next_attempt_at" in after:
             self._due[key] = after["next_attempt_at"]
 
     def _see_message(self, queue_url: str, body: str, delay_seconds: float) -> None:
@@ -317,9 +318,9 @@ def live(months: int) -> None:
             release = load_release(Path(folder))
         except subprocess.CalledProcessError:
             release = Container
-            print(f"SKIPPED: two versions: commit {RELEASE} is not in this clone")
+            print(f"SKIPPED: two versions: commit {RELEASE} is not in this clone", file=sys.stderr)
         YearWorld(release).live(months)
 
 
 if __name__ == "__main__":
-    live(13)
+    live(months=13)
