@@ -57,10 +57,11 @@ async function listAll(path, given, { enough, least = enough, signal, tellSize, 
   }
   return { found, cursor: next };
 }
+const OURS = { rows: "", text: "", copies: "" }; // of addresses, also of 0.7; the API knows none
 async function listEvents(given, options) {
   const isOwn = given.subscription_id === OWN;
   const own = isOwn ? { subscription_id: "", source: "original" } : {};
-  const listed = await listAll("events", { ...given, ...own, rows: "", text: "" }, options);
+  const listed = await listAll("events", { ...given, ...own, ...OURS }, options);
   for (const { event_type, tenant, subject } of listed.found.values()) {
     page.seen.types.add(event_type);
     if (tenant) page.seen.tenants.add(tenant);

@@ -39,7 +39,7 @@ function fillCardFacts(node, one) {
     ["Deliveries", tellDeliveries(id, some)],
     ["Arrive in", times && `${times[0]} (half), ${times[1]} (95 %)`],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
-    ["Last error", lastError],
+    ["Last error", say(lastError ?? "")],
     ["To do", one.state === "disabled" && "Mend the receiver, try it, enable, then recover."],
     ["Created", `${one.created_at}${by(one)}`],
     ["Id", span("mono", id)],

@@ -16,8 +16,7 @@ function moment(time, inWords = clock) {
 const exactMoment = (time) => moment(time, inMilliseconds);
 // Return a sentence as nodes, with its times.
 function sentence(text) {
-  const parts = say(text).split(TIMES);
-  return parts.map((part, index) => (index % 2 ? moment(part) : part));
+  return text.split(TIMES).map((part, index) => (index % 2 ? moment(part) : part));
 }
 function makeFacts(facts) {
   const shown = facts.filter(([, value]) => value);
@@ -34,7 +33,7 @@ function setText(node, text) {
   showText(node, text);
 }
 function showSentence(node, text) {
-  const isSame = node.textContent === say(text).replace(TIMES, (time) => clock(time));
+  const isSame = node.textContent === text.replace(TIMES, (time) => clock(time));
   if (!isSame) node.replaceChildren(...sentence(text));
 }
 function setSentence(node, text) {
@@ -51,7 +50,10 @@ function setLink(node, hash) {
 // Replace the children of a node if `data` changed: what is open or pointed at stays.
 function redraw(node, data, children) {
   const text = JSON.stringify(data);
-  if (node.dataset.shown !== text) node.replaceChildren(...children());
+  if (node.dataset.shown === text) return;
+  const focused = [...node.querySelectorAll("a")].indexOf(document.activeElement);
+  node.replaceChildren(...children());
+  node.querySelectorAll("a")[focused]?.focus({ preventScroll: true });
   node.dataset.shown = text;
 }
 // Show a child for each item, in order. An item keeps its node, with focus and selection. One that

@@ -17,7 +17,7 @@ async function loadEvent() {
 // Return what became of the event or copy: {state, tone, text}.
 function becameOf({ event, recipients, outcome }) {
   const own = stateOfPush(event);
-  if (isCopy(event.event_id)) return { state: own, tone: toneOf(own), text: event.message };
+  if (isCopy(event.event_id)) return { state: own, tone: toneOf(own), text: say(event.message) };
   if (!outcome) return { state: "…", tone: "", text: "Looking who got it…" };
   const others = recipients.filter((one) => !one.copy && one.reason !== "deleted").length;
   const none = others
@@ -48,7 +48,7 @@ function fillEvent() {
   setText($("own-title"), isOne ? "Timeline" : "Your own webhook");
   setText($("own-status"), isOne ? "" : stateOfPush(event));
   setTone($("own-status"), "badge", toneOf(stateOfPush(event)));
-  setSentence($("message"), isOne ? "" : event.message);
+  setSentence($("message"), isOne ? "" : say(event.message));
   const owner = webhooks.get(event.subscription_id);
   const name = owner && isOff(owner) ? "Enable and replay" : "Replay";
   setText($("replay"), isOne ? name : "Replay to your own webhook");

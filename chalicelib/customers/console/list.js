@@ -9,8 +9,8 @@ function resetList() {
   page.olderCursor = null;
 }
 async function loadList() {
-  await learn();
-  const source = isOfOne() || page.filters.status ? "" : "original"; // else what matches may be a copy alone
+  const hasCopies = isOfOne() || page.filters.status; // what matches may be a copy alone
+  const source = hasCopies ? "" : "original";
   const given = { ...page.filters, include: isOfOne() ? "subject" : "outcome", source };
   const options = { enough: PAGE, least: 1 };
   takeNewest(await listEvents(given, options));
@@ -22,6 +22,8 @@ async function loadList() {
   page.isListed = true;
   $("older").hidden = !page.olderCursor || page.loaded.size >= MOST_SHOWN;
   markShown();
+  renderList();
+  await learn();
   renderList();
 }
 // Put the newest page above what was loaded before it, if the two meet.
@@ -77,7 +79,7 @@ function toldOf(one, isOwn) {
   if (!outcome) return [whose]; // the event was erased a moment ago
   const became = tellBecame(outcome, tenant);
   const { error, subscription_id: id } = outcome;
-  const reason = error && `${id ? shortLabel(id) : "your own webhook"}: ${error}`;
+  const reason = error && `${id ? shortLabel(id) : "your own webhook"}: ${say(error)}`;
   return [!became.startsWith("not ") && whose, became, reason];
 }
 

@@ -36,7 +36,7 @@ async function refresh() {
 function refreshAll() {
   page.namesAt = 0;
   page.areOrdersDue = true;
-  page.loaded.clear(); // older pages are read again, too
+  resetList(); // older pages are read again, too
   return refresh();
 }
 Object.assign(hooks, { refresh, refreshAll, go, route });

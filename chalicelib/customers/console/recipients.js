@@ -50,7 +50,7 @@ function isPending(id) {
   return all.some((one) => one?.event_id === id && one.status === "pending");
 }
 function tellQueued(name, { event_id, message }) {
-  return [`Queued${name}. ${message}`, "pending", () => isPending(event_id)];
+  return [`Queued${name}. ${say(message)}`, "pending", () => isPending(event_id)];
 }
 // Replay an event or copy; `owner`: its webhook, which is enabled first if it is disabled.
 function replayOne(button, id, answer = $("answer"), owner = null) {

@@ -14,7 +14,6 @@ const ID = /^(evt|cpy|sub)_[0-9a-f]{0,32}$/;
 const OWN = "own"; // stands for the webhook of the operator where others have an id
 const HEADINGS = { list: "list-title", event: "type", missing: "missing", orders: "orders-title" };
 HEADINGS.subscriptions = "subscriptions-title";
-
 const nothingKnown = () => ({
   loaded: new Map(), // events and copies of the list, by id, the newest first
   olderCursor: null, // of what is older than those
@@ -48,7 +47,6 @@ const page = {
 };
 const wipe = () => Object.assign(page, nothingKnown());
 const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route, go
-
 const isCopy = (id) => id.startsWith("cpy_");
 const idOf = (one) => one.event_id;
 // What of the filters stays when a customer clears them: whose deliveries these are.

@@ -35,7 +35,6 @@ const asOf = (time) => `as of ${clock(time, 19)}`;
 // The value of an input for a local time, and back.
 const asInput = (time) => (time ? local(time).slice(0, 16).replace(" ", "T") : "");
 const fromInput = (value) => (value ? new Date(value).toISOString() : "");
-
 // Return a text of the API in the words of this page.
 function say(text) {
   const readable = text.replace(/subscription(?=s?\b)/g, "webhook");
@@ -62,7 +61,6 @@ const curl = (path) =>
 const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");
 // Return a text as short as it can be shown in a line.
 const short = (text, most = 60) => (text.length > most ? `${text.slice(0, most)}…` : text);
-
 const address = (path, values) => `#${path}?${query(values)}`.replace(/\?$/, "");
 function query(values) {
   const given = Object.entries(values).filter(([, value]) => value);

@@ -22,7 +22,7 @@ function stepsOf(one) {
   return steps;
 }
 function step(from, ms, tone, name, text, response) {
-  return { from, to: from + ms, tone, name, text, response };
+  return { from, to: from + ms, tone, name, text: say(text), response };
 }
 function attemptStep(attempt, count, before, isReplay) {
   const { at, outcome, status_code, error, duration_ms, response } = attempt;

@@ -22,14 +22,13 @@ function remark(one) {
   if (one.status === "delivered") return ways[one.delivered_via] ?? "not pushed itself";
   const waits = isCopy(one.event_id) ? "" : "waits in the inbox";
   const next = one.next_attempt_at ? `next attempt ${due(one.next_attempt_at)}` : waits;
-  return [one.last_error, one.status === "pending" && next].filter(Boolean).join(", ");
+  return [say(one.last_error ?? ""), one.status === "pending" && next].filter(Boolean).join(", ");
 }
 // Return the state of one push: what failed and waits is retrying.
 function stateOfPush({ status, last_error, delivery_attempts }) {
   return status === "pending" && last_error && delivery_attempts ? "retrying" : status;
 }
 const rank = (one) => WORST_FIRST.indexOf(stateOfPush(one));
-
 // What became of an event: counts of its webhooks by state, in words.
 const isAny = (counts) => Object.values(counts).some(Boolean);
 const sentTo = (counts) => WORST_FIRST.reduce((sum, state) => sum + counts[state], 0);
@@ -51,7 +50,6 @@ function tellBecame({ tenant: theirs, operator: yours, own, state }, tenant) {
     return `${first}; ${yours.delivered} of yours got it${tellRest(yours)}`;
   return own === "delivered" && !sentTo(theirs) ? `${first}; your own webhook got it` : first;
 }
-
 // Return the state of a webhook: {text, word, since, tone, rank}. Trouble has a low rank.
 function stateOf({ state, disabled_at, failing_since, slow_since, deliveries = {} }) {
   if (state === "paused") return stateSince(state, disabled_at, "pending", 3);

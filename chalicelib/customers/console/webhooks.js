@@ -31,7 +31,7 @@ async function loadOwn({ host }) {
   const deliveries = {
     failed: failed.found.size,
     pending: pending.length,
-    has_more: Boolean(failed.cursor),
+    has_more: Boolean(failed.cursor) || pending.length === PAGE,
     oldest_missed_at: missed.sort()[0],
     last_delivered_at: pushed.map(({ delivered_at }) => delivered_at).sort().at(-1),
     last_error: tried?.last_error,
