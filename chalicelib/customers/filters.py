@@ -57,11 +57,10 @@ def _fault(pattern: Any, path: str, levels: int) -> str | None:
         if unknown:
             name = unknown[0][:MAX_PATH]
             return f"{path}: {name} is no operator; there are {', '.join(sorted(EXAMPLES))}"
-        wrong = [entry for entry in pattern if not _is_entry(entry)]
-        if not wrong:
+        if all(map(_is_entry, pattern)):
             return None
-        if isinstance(wrong[0], dict) and len(wrong[0]) == 1:
-            return f"{path} must be as in {EXAMPLES[next(iter(wrong[0]))]}"
+        if names:
+            return f"{path} must be as in {' or '.join(EXAMPLES[name] for name in sorted(names))}"
     elif isinstance(pattern, SCALARS):
         return f"{path} must be a list, such as [{dumps(pattern)[:MAX_PATH]}]"
     return f"{path} {EXPECTED_BELOW}"
