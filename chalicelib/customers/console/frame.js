@@ -1,8 +1,9 @@
 // Which view is shown, with its filters and the focus.
 const VIEWS = { "": "list", "/": "list", "/subscriptions": "subscriptions" };
 const FIELDS = [...$("filters").querySelectorAll("[name]")];
-let isFocusDue = false; // the heading of a view has the focus once it is there
-const askFocus = () => (isFocusDue = true);
+// What had the focus when a view was entered: its heading has it once it is there, unless it moved.
+let focusedBefore = null;
+const askFocus = () => (focusedBefore = document.activeElement);
 function isBlank() {
   const { me, view, event, listed } = page;
   if (view.name === "event") return event?.event_id !== view.id;
@@ -25,9 +26,10 @@ function show() {
   const names = set.map((field) => field.closest("label").firstChild.textContent.trim());
   setText($("folded"), ["Filters", names.join(", ")].filter(Boolean).join(": "));
   for (const id of ["types", "tenants"]) offer($(id), page.seen[id]);
-  if (!isFocusDue || shown === "-") return;
-  isFocusDue = false;
-  focusFirst();
+  if (!focusedBefore || shown === "-") return;
+  const isThere = [focusedBefore, document.body].includes(document.activeElement);
+  focusedBefore = null;
+  if (isThere) focusFirst();
 }
 // Focus the row that was opened last, if it is there, or a card, or else the heading.
 function focusFirst() {

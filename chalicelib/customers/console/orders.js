@@ -6,7 +6,7 @@ async function loadOrders() {
   if (!page.areOrdersDue && !isOther) return;
   if (isOther) page.orders = [];
   $("orders").dataset.sought = sought;
-  await learn();
+  await loadWebhooks();
   renderOrders("Looking at each webhook…");
   const webhooks = [...page.webhooks.values()];
   const isId = sought.startsWith("evt_");
