@@ -15,9 +15,9 @@ from chalicelib.core.target import Target
 
 FAST_PUSH_SECONDS = 3.0  # the timeout of a push in the fast lane
 # Pushes crowd a container that keep two of its ten threads busy all the time. Busy seconds that
-# are halved every five seconds come to 14.4 then: 2 * 5 / ln 2.
-HALF_LIFE_SECONDS = 5.0
-CROWDING_SECONDS = 14.4
+# are halved every 3.5 seconds come to 10.1 then: 2 * 3.5 / ln 2.
+HALF_LIFE_SECONDS = 3.5
+CROWDING_SECONDS = 10.1
 SLOW_SECONDS = 2.0  # a push that took so long was slow
 SLOW_PUSHES = 3  # in a row make a destination slow
 QUICK_SECONDS = 1.0  # a delivery that took less was quick
