@@ -290,9 +290,12 @@ class YearWorld(SimulatedWorld):
             self._used_at_first = self._used.copy()
         if day % MONTH_DAYS not in QUIET_DAYS or self.environ["posts"] == "0":
             return
+        # For a target that is disabled, each event has one more message.
+        is_all_well = not TROUBLES.keys() & self.environ.values()
         for name, used in self._used.items():
-            first = self._used_at_first[name]
-            self._require(used <= 1.2 * first, f"{used} {name} on a quiet day, {first} at first")
+            most = 1.2 * self._used_at_first[name]
+            is_much = is_all_well and used > most
+            self._require(not is_much, f"{used} {name} on a quiet day, at most {most} expected")
         self._require(not self._due, "an event is scheduled, and all is quiet")
         for name, key in self._targets.items():
             one = Subscription.from_item(typed(self.dynamodb.items[key]))
