@@ -121,6 +121,26 @@ def test_nothing_ends_earlier_once_the_retention_period_was_lowered(
         before = after
 
 
+def test_an_event_that_changes_while_its_copy_is_replayed_is_kept_as_long_as_that(
+    world: World, target: Receiver, during: During
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    subscribed(world, target)
+    world.sleep(10)
+    event = post_later(world)
+    world.sleep(29 * DAY_SECONDS)
+    others = iter([world.acknowledge])
+
+    def acknowledge_meanwhile(**_: object) -> None:
+        for act in others:
+            act(event["event_id"])
+
+    during(world.dynamodb, "before-call.dynamodb.UpdateItem", acknowledge_meanwhile)
+    world.replay(event["copies"][0])
+    world.sleep(15 * DAY_SECONDS)
+    assert world.event(event["event_id"])["status"] == "delivered"
+
+
 def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
