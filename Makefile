@@ -127,7 +127,7 @@ dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
 redrive: $(SET_UP) ## move dead letters back to the work queue (STAGE=dev RATE=20)
 	@exec $(PY) -m tools.ops redrive
 
-show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_... or SUBJECT=order-4711; STAGE=)
+show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_... or SUBJECT=order-4711)
 	@exec $(PY) -m tools.ops show
 
 replay: $(SET_UP) ## count failed events, or push them: GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= TENANT= SUBSCRIPTION_ID= EVENT_ID= RATE=20)

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import math
 import os
 import re
 import shlex
@@ -214,25 +215,29 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def command_line(
-    command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = ()
-) -> str:
+def command_line(command: str, options: Mapping[str, object]) -> str:
     """Return one of these commands, to be pasted into the same shell: of make if that was used."""
+    words = [os.path.relpath(sys.executable), "-m", "tools.ops", command]
     if is_make():
         words = ["make", command]
-        options = {**options, "EVENT_ID": " ".join(event_ids)}
-    else:
-        words = [os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids]
     for name, value in options.items():
         if not value:
             continue
         if is_make():
             words.append(f"{variable(name)}={value}")
+        elif name == "event_id":
+            words += str(value).split()
         elif name == "go":
             words.append("--go")
         else:
             words.append(f"--{name.replace('_', '-')}={value}")
     return shlex.join(words)
+
+
+def again(**changes: str) -> str:
+    """Return the command that runs, with some other values."""
+    context = click.get_current_context()
+    return command_line(str(context.info_name), context.params | changes)
 
 
 def act_on_each(
@@ -241,15 +246,15 @@ def act_on_each(
     act: Callable[[Any], str],
     *,
     total: int,
-    rate: float,
     rest: Callable[[int], str],
-) -> int:
+    rate: float = math.inf,
+) -> None:
     """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns
     in a few words.
 
-    Returns how many were refused: items that the API refuses are named; other errors concern every
-    item. At the end, or when it is stopped, it prints the counts, and what `rest` returns for the
-    number of items that were handled.
+    Items that the API refuses are named, and then raise ClickException; other errors concern every
+    item. At the end it prints the counts or, when it is stopped, what `rest` returns for the number
+    of items that were handled, too.
     """
     outcomes = Counter[str]()
     console = Console(stderr=True)
@@ -277,4 +282,5 @@ def act_on_each(
         click.echo(f"{done:,} of {counted(total, unit)}: {summary}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
-    return outcomes["refused"]
+    if outcomes["refused"]:
+        raise click.ClickException(f"some {unit}s were refused")

@@ -14,6 +14,7 @@ from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tools.api import Api, ApiCallError, printable
 from tools.command_line import (
+    again,
     command_line,
     counted,
     option,
@@ -49,24 +50,14 @@ def send_to(subscription_id: str, event_id: str) -> None:
         copy, _ = api.call("POST", path, json={"event_id": event_id}, read_retries=0)
     except ApiCallError as error:
         if error.status == 404:
-            explain_absence(api, subscription_id, event_id)
+            # Each of these raises ApiCallError if that is what is not there.
+            subscription = api.get("/subscriptions", subscription_id)
+            event = api.get("/events", event_id)
+            tenants = f"event: {event['tenant']}, subscription: {subscription['tenant']}"
+            message = f"they are of different tenants ({tenants})"
+            raise click.ClickException(printable(message)) from None
         raise
     print(printable(f"{copy['event_id']}: {copy['message']}"))
-
-
-def explain_absence(api: Api, subscription_id: str, event_id: str) -> None:
-    """Raise ClickException if an event and a subscription are there, but of different tenants.
-
-    Raises ApiCallError 404 if one of them is not there.
-    """
-    subscription = api.get("/subscriptions", subscription_id)
-    event = api.get("/events", event_id)
-    if event["tenant"] != subscription["tenant"]:
-        of_event = f"of the tenant {event['tenant']}" if event["tenant"] else "of no tenant"
-        message = (
-            f"the event is {of_event}, the subscription of the tenant {subscription['tenant']}"
-        )
-        raise click.ClickException(printable(message))
 
 
 @click.command(short_help="List what a subscription did not get, and why.")
@@ -117,13 +108,7 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
         events, examined = read_missed(api, subscription_id, since, until)
         print(f"{by_reason(events)} of {counted(examined, 'event')} since {since}")
         if events:
-            options = {
-                "subscription_id": subscription_id,
-                "since": since,
-                "until": until,
-                "go": "1",
-            }
-            print(f"To recover them: {command_line('recover', options)}")
+            print(f"To recover them: {again(since=since, go='1')}")
         if enable_first:
             print(enable_first)
         return
@@ -236,9 +221,8 @@ def change(verb: str, subscription_id: str | None, tenant: str | None, *, go: bo
         changed_ids = [row["subscription_id"] for row in found]
         if not go:
             print_items(STATE_COLUMNS, found)
-            command = command_line(verb, {"tenant": tenant, "go": "1"})
             count = counted(len(found), "subscription")
-            print(f"{count} would be {verb}d. To {verb} them: {command}")
+            print(f"{count} would be {verb}d. To {verb} them: {again(go='1')}")
             return
     for changed_id in changed_ids:
         subscription, _ = api.call("POST", path_of(str(changed_id), verb))

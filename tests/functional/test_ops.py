@@ -109,14 +109,10 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
 
     shown = Ran("dlq").output
 
-    found = (
-        rf"webhook  permanent  2 messages, the latest:\n  {latest}  \S+Z  attempt 1  "
-        r"receiver responded 422\n"
-    )
+    found = rf"webhook +permanent +2 +\S+Z +{latest} +1 +receiver responded 422 *\n"
     assert re.search(found, shown)
-    of_copy = rf"{subscription_id}  CRM  acme  \?\[2Jodd  1 message, the latest:\n  cpy_0"
-    assert re.search(of_copy, shown)
-    assert re.search(r"webhook  malformed  1 message, the latest:\n  message \S+\n", shown)
+    assert re.search(rf"{subscription_id} +CRM +acme +\?\[2Jodd +1 +cpy_0", shown)
+    assert re.search(r"webhook +malformed +1 +message \S+ *\n", shown)
     assert shown.endswith("triggers-api-dev-inbox-dlq holds 4 messages; sample: 4\n")
     assert not re.search("secret|\x1b", shown)
     world.sleep(0.001)
@@ -194,7 +190,7 @@ def test_an_event_is_sent_to_one_subscription(world: World, receiver: Receiver) 
     for asked, sent, error in (
         ("sub_1/", "evt_1", "404: There is no such subscription."),
         (other, "evt_1", "404: There is no such event."),
-        (other, event_id, "the event is of the tenant acme, the subscription of the tenant other"),
+        (other, event_id, "different tenants (event: acme, subscription: other)"),
     ):
         refused = Ran("send-to", "--subscription-id", asked, "--event-id", sent, status=1)
         assert error in refused.errors

@@ -119,7 +119,7 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     with urllib3.PoolManager(headers={"Authorization": f"Bearer {key}"}) as customer:
         [subscription] = customer.request("GET", f"{url}/subscriptions").json()["subscriptions"]
     assert subscription["subscription_id"] == subscription_id
-    assert f"webhook  permanent  1 message, the latest:\n  {event_id}  " in dead_letters
+    assert re.search(rf"webhook +permanent +1 +\S+Z +{event_id} ", dead_letters)
     assert redriven.endswith("triggers-api-dev-inbox-dlq is empty\n")
     assert "AWS_ENDPOINT_URL" not in left  # which the next make run would use
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
@@ -152,7 +152,7 @@ def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
 
     lost = re.findall(r"^ep_\w+ \(\S+\) (?:loses|is) (?:the |its )?(\w+)", output, re.MULTILINE)
     assert " ".join(lost) == LOST
-    for outcome in ("made (paused)", "unchanged (paused)"):
+    for outcome in ("made (paused)", "was there (paused)"):
         assert f"2 of 2 lines: 2 {outcome}\n" in output
     shown = urllib3.request("GET", target_url).data.decode()
     assert 'responded 200, signature ok: {"subscription_id": "sub_' in shown
