@@ -111,8 +111,9 @@ def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_
     for authorization in (*tokens, *passwords, basic(KEY, ""), without_colon):
         assert world.get("/me", authorization=authorization) == told
     assert_has(world.get("/me", key=PRODUCER_KEY), name="shop", scopes=["produce"])
-    world.restart(EVENT_TYPES="order.created,invoice.paid")
-    assert world.get("/me")["event_types"] == ["order.created", "invoice.paid"]
+    assert "webhook" not in world.get("/me", key=PRODUCER_KEY)
+    world.restart(EVENT_TYPES="order.created,invoice.paid", ZAPIER_WEBHOOK_URL="subscriptions")
+    assert_has(world.get("/me"), event_types=["order.created", "invoice.paid"], webhook=None)
 
 
 def test_missing_or_bad_settings_are_named_never_their_values(
@@ -554,6 +555,10 @@ def test_no_event_is_delivered_before_it_is_created(world: World) -> None:
     world.acknowledge(event_id)
     event = world.event(event_id)
     assert event["delivered_at"] == event["created_at"]
+    # as version 0.7 may have stored it
+    world.change_item(event_id, "SET delivered_at = :early", early={"S": rfc3339(0)})
+    shown = [world.event(event_id), *world.get("/events")["events"]]
+    assert {event["delivered_at"] for event in shown} == {made["created_at"], event["created_at"]}
 
 
 @pytest.mark.parametrize("code", [200, 503, 422])

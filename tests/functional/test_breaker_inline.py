@@ -1,8 +1,6 @@
 """The breaker of the inline push: callers do not wait for a receiver that is down."""
 
-import pytest
-
-from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
+from tests.support.receiver import Behaviour, Receiver, hang, in_turn
 from tests.support.world import World
 
 
@@ -31,22 +29,3 @@ def test_a_timeout_opens_it_and_the_next_success_closes_it(
 
     world.sleep(60)
     assert [pushed(world, receiver) for _ in range(3)] == [True] * 3
-
-
-@pytest.mark.parametrize(
-    "code, after_it", [(200, [True, True]), (422, [True, True]), (503, [False, False])]
-)
-def test_one_event_is_tried_after_that_time(
-    world: World, receiver: Receiver, code: int, after_it: list[bool]
-) -> None:
-    meanwhile = []
-    post_another = in_turn(
-        lambda _: meanwhile.append(world.post()["delivery_attempts"]), status(code)
-    )
-    receiver.script(slowly(world, status(500)), post_another)
-    pushed(world, receiver)
-    world.sleep(60)
-
-    assert pushed(world, receiver)
-    assert meanwhile == [0]
-    assert [pushed(world, receiver) for _ in range(2)] == after_it

@@ -363,16 +363,6 @@ def test_resources_waits_for_what_an_interrupted_run_began_and_goes_on(
     assert ("Import  EventsTable" if status == "DELETE" else ": no changes\n") in output
 
 
-def test_a_stack_without_protection_is_deleted_as_it_is(checkout: Checkout, aws: Ministack) -> None:
-    text = without_metric_math(json.dumps(read_template("dev")))
-    aws.create_stack(STACK, text, {"ZapierWebhookUrl": "none", "ApiKeys": ""})
-    operations: list[str] = []
-    aws.seen = operations.append
-
-    assert "stack deleted" in checkout.resources("delete")
-    assert not [name for name in operations if name.startswith("UpdateTerminationProtection")]
-
-
 def test_the_policy_of_the_deployer_allows_what_commands_call(
     checkout: Checkout, aws: Ministack
 ) -> None:

@@ -228,15 +228,6 @@ def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver:
     assert Ran("missed", *asked, "--since", rfc3339(0)).output == "0 missed of 102 events\n"
 
 
-def test_a_subscription_is_paused_and_enabled(world: World, receiver: Receiver) -> None:
-    subscription_id = subscribe_tenant(world, receiver, "acme")
-    for command, is_disabled in (("disable", True), ("enable", False)):
-        said = Ran(command, "--subscription-id", subscription_id).output
-        assert said == f"{subscription_id} (CRM): {command}d\n"
-        shown = world.call("GET", f"/subscriptions/{subscription_id}").json
-        assert bool(shown["disabled_at"]) == is_disabled
-
-
 def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_listed(
     world: World, receiver: Receiver
 ) -> None:

@@ -42,7 +42,6 @@ POLICIES_AND_LOGS = {
     "Sweep": ("sweep.json", "SweepLogs"),
     "CheckDlq": ("check-dlq.json", "CheckDlqLogs"),
 }
-OF_AWS = "Errors Throttles ConcurrentExecutions ThrottledRequests 4XXError Latency"
 ALARMS = sorted(
     name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::CloudWatch::Alarm"
 )

@@ -64,6 +64,7 @@ def test_a_token_says_whose_it_is_and_ends_when_it_says(
 
     assert_has(made, tenant=MINE, expires_at=rfc3339(world.clock()))
     assert_has(told, name=MINE, tenant=MINE, scopes=[], expires_at=made["expires_at"])
+    assert "webhook" not in told
     assert before.status_code == 200
     assert me(world, made["token"]).status_code == 401
 
@@ -130,22 +131,6 @@ def test_only_true_tokens_are_taken(world: World) -> None:
 # What a token opens
 
 
-def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Receiver) -> None:
-    token = make_token(world, MINE)
-    made = subscribe(world, target, key=token)
-    again = subscribe(world, target, key=token, tenant=MINE)
-    calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
-    answers = [world.call(verb, made.location + path, "{}", key=token) for verb, path in calls]
-    listed = world.get("/subscriptions", key=token)["subscriptions"]
-
-    assert [answer.status_code for answer in (made, again, *answers)] == [201, *[200] * 6]
-    assert_has(made.json, tenant=MINE, created_by=f"tenant:{MINE}")
-    assert again.json == made.json
-    assert listed == subscriptions(world, MINE) == [answers[0].json]
-    assert world.call("DELETE", made.location, key=token).status_code == 204
-    assert subscriptions(world, MINE) == []
-
-
 def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
     token = make_token(world, MINE)
     (subscription_ids, event_ids) = foreign
@@ -168,7 +153,8 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
 
 def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
-    mine = id_of_new(world, target, tenant=MINE)
+    made = subscribe(world, target, key=token)
+    mine = made.json["subscription_id"]
     posted = subscribe(world, target, key=token, tenant=OTHER)
     paths = ("/subscriptions?tenant=", f"/events?subscription_id={mine}&tenant=")
     refused, own = (
@@ -178,7 +164,13 @@ def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Recei
 
     assert [answer.problem for answer in (posted, *refused)] == [(403, "forbidden")] * 4
     assert [answer.status_code for answer in own] == [200, 200]
-    assert subscriptions(world, OTHER) == []
+    assert subscribe(world, target, key=token, tenant=MINE).json == made.json
+    [shown] = own[0].json["subscriptions"]
+    assert subscriptions(world, "*") == [shown]
+    assert_has(made.json, **shown)
+    assert_has(shown, tenant=MINE, created_by=f"tenant:{MINE}")
+    assert world.call("DELETE", made.location, key=token).status_code == 204
+    assert subscriptions(world, "*") == []
 
 
 def test_a_token_is_not_told_which_hosts_the_operator_allows(world: World) -> None:

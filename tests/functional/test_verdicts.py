@@ -21,17 +21,7 @@ from tests.support.subscribing import (
     subscribe,
     subscribed,
 )
-from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Json, World, assert_has
-
-
-def test_a_key_that_consumes_is_told_the_host_of_your_own_webhook(
-    world: World,
-) -> None:
-    assert world.get("/me", key=CONSUMER_KEY)["webhook"] == {"host": "127.0.0.1"}
-    for key in (PRODUCER_KEY, make_token(world, "a")):
-        assert "webhook" not in world.get("/me", key=key)
-    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    assert world.get("/me", key=CONSUMER_KEY)["webhook"] is None
+from tests.support.world import KEY, PRODUCER_KEY, START, Json, World, assert_has
 
 
 def test_the_body_of_a_push_is_told_as_it_would_be_sent_now(
@@ -213,13 +203,6 @@ def test_a_page_of_outcomes_ends_before_a_thousand_copies_which_are_read_togethe
     page = world.get(f"/events?{urlencode({'include': 'outcome', **query})}")
     assert [event["event_id"] for event in page["events"]] == listed[:2]
     assert len(outcomes(world, **query, cursor=page["next_cursor"])) == 2
-
-
-def test_no_event_is_delivered_before_it_was_created(world: World) -> None:
-    event_id = world.post()["event_id"]
-    world.change_item(event_id, "SET delivered_at = :early", early={"S": rfc3339(0)})
-    shown = [world.event(event_id), *world.get("/events?include=subject")["events"]]
-    assert {event["delivered_at"] for event in shown} == {shown[0]["created_at"]}
 
 
 def test_no_token_is_told_an_outcome(world: World, target: Receiver) -> None:
