@@ -125,7 +125,7 @@ def _attempt(
     else:
         try:
             timeout_seconds = invocation.push_timeout_seconds
-            result = push(event, target, timeout_seconds, invocation, breaker)
+            result = push(event, target, started, timeout_seconds, invocation, breaker=breaker)
         except OutOfTimeError:
             return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
     attempted = event.with_attempt(Attempt.of(started, result))
@@ -146,7 +146,8 @@ def push_inline(event: Event, target: Target, invocation: Invocation) -> Event:
     started = services.clock()
     timeout_seconds = services.settings.inline_push_timeout_seconds
     try:
-        result = push(event, target, timeout_seconds, invocation, services.inline_breaker)
+        breaker = services.inline_breaker
+        result = push(event, target, started, timeout_seconds, invocation, breaker=breaker)
     except OutOfTimeError:
         retry = Retry(UNPUSHED_RETRY_SECONDS)
         return record(event.without_attempt(), retry, invocation).event or event
@@ -158,18 +159,19 @@ def push_inline(event: Event, target: Target, invocation: Invocation) -> Event:
 def push(
     event: Event,
     target: Target,
+    started: float,
     timeout_seconds: float,
     invocation: Invocation,
+    *,
     breaker: Breaker | None = None,
 ) -> PushResult:
     """Push an event once, unless its target has a fault; tell a breaker and the lanes how that
     ended.
 
-    Raises OutOfTimeError.
+    The push is signed for `started`, now in Unix seconds. Raises OutOfTimeError.
     """
     services = invocation.services
     settings = services.settings
-    started = services.clock()
     time_left = invocation.seconds_left() - AFTER_PUSH_SECONDS
     timeout_seconds = min(settings.push_timeout_seconds, timeout_seconds, time_left)
     if timeout_seconds <= 0:

@@ -25,6 +25,7 @@ from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED, PUSH_ERRORS, error_
 from chalicelib.infra.parsing import to_base64
 from chalicelib.infra.times import Clock
 
+OWN_HEADERS = {"Content-Type": "application/json", "User-Agent": f"triggers-api/{__version__}"}
 MAX_RESPONSE_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
 SECRET_CHARACTERS = 8  # fewer may be a word of any text
@@ -61,11 +62,11 @@ class PushClient:
         `public_only` fails unless the address that is connected to is public.
         """
         body = target.body_of(event)
-        own_headers = _headers(event.event_id, timestamp, body, target)
-        signed = {name: own_headers[name] for name in own_headers if name.startswith("webhook-")}
-        sent = {"headers": signed, "body": body.decode()}
+        signed = signed_headers(event.event_id, timestamp, body, target.secrets)
         headers = urllib3.HTTPHeaderDict(target.headers)
-        headers.update(own_headers)
+        headers.update(OWN_HEADERS | signed)
+        if prefix := target.header_prefix:
+            headers.update({name.replace("webhook", prefix): signed[name] for name in signed})
         started = time.monotonic()
         try:
             url = parse_url(target.url)
@@ -88,13 +89,11 @@ class PushClient:
             )
         except PUSH_ERRORS as error:
             text = error_text(error)
-            if text == ADDRESS_NOT_ALLOWED:
-                return PushResult(Outcome.FAILED, _ms_since(started), error=text)
-            return PushResult(Outcome.RETRY, _ms_since(started), error=text, sent=sent)
+            outcome = Outcome.FAILED if text == ADDRESS_NOT_ALLOWED else Outcome.RETRY
+            return PushResult(outcome, _ms_since(started), error=text)
         secrets = (uri, *target.headers.values(), *map(to_base64, target.secrets))
         response_body = _read_body(response)
-        outcome = Outcome.of(response.status)
-        result = PushResult(outcome, _ms_since(started), response.status, sent=sent)
+        result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
             return result
         return replace(
@@ -110,16 +109,13 @@ class PushClient:
             manager.clear()
 
 
-def _headers(event_id: str, timestamp: int, body: bytes, target: Target) -> dict[str, str]:
-    signed = {"id": event_id, "timestamp": str(timestamp)}
-    if signatures := signature(target.secrets, event_id, timestamp, body):
-        signed["signature"] = signatures
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": f"triggers-api/{__version__}",
-    }
-    for prefix in filter(None, ("webhook", target.header_prefix)):
-        headers |= {f"{prefix}-{name}": value for name, value in signed.items()}
+def signed_headers(
+    event_id: str, timestamp: int, body: bytes, secrets: Iterable[bytes]
+) -> dict[str, str]:
+    """Return the headers of "Standard Webhooks" for a push at `timestamp` (Unix seconds)."""
+    headers = {"webhook-id": event_id, "webhook-timestamp": str(timestamp)}
+    if signatures := signature(secrets, event_id, timestamp, body):
+        headers["webhook-signature"] = signatures
     return headers
 
 

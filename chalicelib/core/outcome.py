@@ -1,10 +1,9 @@
 """What a push came to, and what follows from it: decided without I/O. `delivery` carries it out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
-from chalicelib.infra.parsing import Json
 from chalicelib.settings import Settings
 
 TIMED_OUT = "timed out"
@@ -47,7 +46,6 @@ class PushResult:
     delivered.
 
     `retry_after_seconds`: asked for by the receiver, or until the next trial of an open breaker.
-    `sent`: the signed headers and the body, if a push was made.
     """
 
     outcome: Outcome
@@ -56,7 +54,6 @@ class PushResult:
     error: str | None = None
     retry_after_seconds: float = 0.0
     response: str | None = None
-    sent: Json | None = field(default=None, repr=False, compare=False)
 
     @property
     def timed_out(self) -> bool:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from chalicelib.core import delivery, messages, posting
 from chalicelib.core.event import RESERVED_PREFIX, Attempt, Event, NewEvent, dumps
+from chalicelib.core.http_push import signed_headers
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
     DeadLetter,
@@ -26,6 +27,7 @@ from chalicelib.core.outcome import (
 from chalicelib.core.target import Target
 from chalicelib.customers.subscription import PAYLOAD, Subscription
 from chalicelib.customers.subscriptions import TARGET_ENABLED, Subscriptions
+from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
@@ -257,5 +259,11 @@ class AllTargets:
         """
         started = self.services.clock()
         timeout_seconds = self.services.settings.push_timeout_seconds
-        result = delivery.push(event, self.of(subscription), timeout_seconds, invocation)
-        return {**vars(Attempt.of(started, result)), "sent": result.sent}
+        target = self.of(subscription)
+        result = delivery.push(event, target, started, timeout_seconds, invocation)
+        sent = None
+        if result.error not in (HOST_NOT_ALLOWED, ADDRESS_NOT_ALLOWED):
+            body = target.body_of(event)
+            headers = signed_headers(event.event_id, int(started), body, target.secrets)
+            sent = {"headers": headers, "body": body.decode()}
+        return {**vars(Attempt.of(started, result)), "sent": sent}
