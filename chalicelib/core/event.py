@@ -198,8 +198,6 @@ class Event:
     def summary(self, *, include_payload: bool = False, without: str = "", **more: Any) -> str:
         """Return an event without attempts, and perhaps `without` a member, and `more` members."""
         members = {name: getattr(self, name) for name in MEMBERS if name != without}
-        if self.delivered_at:  # which another container's clock may put before
-            members["delivered_at"] = max(self.delivered_at, self.created_at)
         members["message"] = self.message
         return self._to_json(members | more, include_payload=include_payload)
 
