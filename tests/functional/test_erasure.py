@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
-from tests.support.receiver import Receiver, in_turn, status
+from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import listed, states, subscribe, subscriptions
 from tests.support.world import UNKNOWN, Answer, Json, World, assert_has
 
@@ -96,6 +96,28 @@ def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None
     assert world.event(event["event_id"])["payload"] == {"p": CONTENTS[0]}
     assert states(world, event) == ["delivered"]
     world.call("POST", f"/events/{event['event_id']}/release?lease_id={leased['lease_id']}")
+    assert erase(world, event["event_id"]).status_code == 204
+    assert stored(world) == []
+
+
+def test_the_mark_of_an_erasure_stays_as_long_as_a_copy_that_is_replayed(
+    world: World, target: Receiver
+) -> None:
+    refused = []
+
+    def erase_meanwhile(exchange: Exchange) -> None:
+        refused.append(erase(world, exchange.request.json()["source_event_id"]))
+        status(422)(exchange)
+
+    target.script(503, erase_meanwhile)
+    event = post(world)
+    world.sleep(1)
+    world.run_worker()
+    world.sleep(29 * DAY)
+    assert world.replay(event["copies"][0]).status_code == 202
+    world.sleep(2 * DAY)
+
+    assert [answer.problem for answer in refused] == [(409, "event_claimed")]
     assert erase(world, event["event_id"]).status_code == 204
     assert stored(world) == []
 
