@@ -210,7 +210,7 @@ class Subscriptions(Table):
 
     def _renew(self, secret: str | None, current: Subscription) -> Json:
         """Return what changes, unless it is the present secret."""
-        if secret == current.secret(self._services.settings.signing_secrets):
+        if secret and secret == current.secret(self._services.settings.signing_secrets):
             return {}
         return current.renewed(secret, self._clock())
 

@@ -89,3 +89,11 @@ def test_an_edit_lists_a_subscription_of_0_4_among_all(world: World, target: Rec
     edited = world.call("PATCH", path, {})
 
     assert subscriptions(world, "*") == [edited.json]
+
+
+def test_what_derives_from_nothing_is_renewed(world: World, target: Receiver) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    path = make_older(world, subscribed(world, target))
+    assert secret_of(world, path) is None
+
+    assert signers(world, target, set_secret(world, path)) == [True]
