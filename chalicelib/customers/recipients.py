@@ -68,24 +68,23 @@ def read_recipients(
     copy_ids = [copy_id for event in events for copy_id in event.copies]
     copies = services.store.get_many(copy_ids, with_content=False)
     tenants = [*dict.fromkeys((None, *(event.tenant for event in events)))]
-    listed = dict(zip(tenants, services.map(subscriptions.of_tenant, tenants), strict=True))
+    listed = services.map(subscriptions.of_tenant, tenants)
+    known = {row.subscription_id: row for rows in listed for row in rows}
     # An index may not have the latest yet.
-    known_ids = {row.subscription_id for rows in listed.values() for row in rows}
-    copied_ids = {str(copy.subscription_id) for copy in copies.values()}
-    late = subscriptions.get_many(copied_ids - known_ids)
+    owner_ids = {str(copy.subscription_id) for copy in copies.values()}
+    known |= subscriptions.get_many(owner_ids - known.keys())
+    in_order = sorted(known.values(), key=attrgetter("sort_key"))
     found = {}
     for event in events:
         own = [copies[copy_id] for copy_id in event.copies if copy_id in copies]
         copy_of = {str(copy.subscription_id): copy for copy in own}
-        known = [late[row_id] for row_id in copy_of if row_id in late]
-        for tenant in dict.fromkeys((None, event.tenant)):
-            known += listed[tenant]
         recipients = []
-        for subscription in sorted(known, key=attrgetter("sort_key")):
-            subscription_id = subscription.subscription_id
-            copy = copy_of.pop(subscription_id, None)
-            missed = Missed() if copy else _why_missed(subscription, event, services)
-            recipients.append(Recipient(subscription_id, subscription, copy, missed))
+        for subscription in in_order:
+            if subscription.tenant in (None, event.tenant):
+                subscription_id = subscription.subscription_id
+                copy = copy_of.pop(subscription_id, None)
+                missed = Missed() if copy else _why_missed(subscription, event, services)
+                recipients.append(Recipient(subscription_id, subscription, copy, missed))
         gone = [Recipient(row_id, None, copy, Missed()) for row_id, copy in copy_of.items()]
         found[event.event_id] = recipients + gone
     return found
