@@ -178,8 +178,8 @@ class EventStore(Table):
         return WriteResult(False, current if of_update["Code"] == "None" else None)
 
     def renew(self, event_id: str, expires_at: int) -> None:
-        """Keep the event of a copy, or the mark of its erasure, as long as the copy, or nobody could
-        erase that by its event.
+        """Keep the event of a copy, or the mark of its erasure, as long as the copy: else nobody
+        could erase that by its event.
         """
         while (event := self.get(event_id)) and event.expires_at < expires_at:
             values = _kept_longer(event)
@@ -206,7 +206,7 @@ class EventStore(Table):
         return self._record(
             event,
             status=Status.DELIVERED,
-            delivered_at=self._after(0),
+            delivered_at=max(self._after(0), event.created_at),
             delivered_via=DeliveredVia.PUSH,
             **CLEAR_SCHEDULE,
         )
