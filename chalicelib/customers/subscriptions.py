@@ -94,50 +94,36 @@ class Subscriptions(Table):
             found.append(existing)
             seed.append("edited")
         renewal = partial(self._add_secret, secret) if secret else None
-        same = self._find_same(found, identity, renewal, described)
-        if same:
-            return same, False
+        # One that is edited meanwhile is another: what is given for one URL never goes to another.
+        for known in found:
+            same = self.edit(known, identity, renewal, **described)
+            if same:
+                return same, False
         if len(listed) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         description = {**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}
         description["given"] = {"0": secret or new_secret()}
-        members = {"created_by": created_by, "target_url": target_url, "tenant": tenant}
-        new = self._store_new(make_id(seed), {**members, DESCRIPTION_ATTRIBUTE: dumps(description)})
-        if new:
-            return new, True
-        # Another call stored it meanwhile, or this one, if the response of boto3's first try was
-        # lost: now it is found.
-        return self.create(created_by, target_url, tenant, event_types, secret, **described)
-
-    def _find_same(
-        self,
-        found: Iterable[Subscription],
-        identity: Identity,
-        renewal: Renewal | None,
-        described: Json,
-    ) -> Subscription | None:
-        """Enable the first subscription that has this identity, and describe it; return it.
-
-        One that is edited meanwhile is another: what is given for one URL never goes to another.
-        """
-        edits = (self.edit(known, identity, renewal, **described) for known in found)
-        return next(filter(None, edits), None)
-
-    def _store_new(self, subscription_id: str, members: Json) -> Subscription | None:
-        """Store a subscription; return it, or None if there is one with this id."""
+        subscription_id = make_id(seed)
         item = serialize(
             {
                 "event_id": subscription_id,
-                "status_shard": _partition(members["tenant"]),
+                "status_shard": _partition(tenant),
                 "sort_key": f"{self._after(0)}#{subscription_id}",
                 "lookup_key": ALL,
-                **members,
+                "created_by": created_by,
+                "target_url": target_url,
+                "tenant": tenant,
+                DESCRIPTION_ATTRIBUTE: dumps(description),
             }
         )
         applied, _ = self._write("put_item", UNUSED_ID, Item=item)
         self._lists.clear()
-        return Subscription.from_item(item) if applied else None
+        if applied:
+            return Subscription.from_item(item), True
+        # Another call stored it meanwhile, or this one, if the response of boto3's first try was
+        # lost: now it is found.
+        return self.create(created_by, target_url, tenant, event_types, secret, **described)
 
     def edit(
         self,

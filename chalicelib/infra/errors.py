@@ -98,13 +98,6 @@ class StorageUnavailableError(ApiError):
         super().__init__(503, "unavailable", detail, {"Retry-After": "2"})
 
 
-class NoSigningSecretError(ApiError):
-    """409: what derives from a signing secret was asked for, and there is none."""
-
-    def __init__(self) -> None:
-        super().__init__(409, "no_signing_secret", "WEBHOOK_SIGNING_SECRETS is not set.")
-
-
 class OutOfTimeError(ApiError):
     """503: the function ends too soon for a push."""
 

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 
-from chalicelib.infra.errors import ApiError, NoSigningSecretError
+from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import ApiKey, Scope, Settings
 
@@ -24,10 +24,10 @@ def make_token(
 ) -> str:
     """Return a token made by `key`; `expires_at` is in Unix seconds.
 
-    Raises NoSigningSecretError.
+    Raises ApiError 409 if there is no signing secret.
     """
     if not settings.signing_secrets:
-        raise NoSigningSecretError
+        raise ApiError(409, "no_signing_secret", "WEBHOOK_SIGNING_SECRETS is not set.")
     return _sign(f"{tenant}\0{expires_at}\0{key.name}", key, settings.signing_secrets[0])
 
 
