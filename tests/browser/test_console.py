@@ -284,7 +284,7 @@ def test_what_is_old_says_so_older_pages_are_read_once_and_one_bad_row_spoils_no
         "100 events:1 failed99 deliveredolder ones are not counted"
     )
     console.text("#rows li >> nth=7").to_contain_text("Cannot be drawn")
-    console.text("#rows li >> nth=8").to_contain_text("after 0 ms")
+    console.text("#rows li >> nth=8").to_contain_text("after 0.0 s")
 
     console.button("Load older events").click()
 

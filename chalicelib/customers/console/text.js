@@ -1,4 +1,3 @@
-// Words and times.
 const UNITS = [
   [2 * DAY, DAY, "days"],
   [2 * HOUR, HOUR, "h"],
@@ -11,6 +10,8 @@ function duration(given, digits = 1) {
   const [, unit, name] = UNITS.find(([from]) => ms >= from) ?? UNITS.at(-1);
   return `${(ms / unit).toFixed(name === "ms" ? 0 : digits)} ${name}`;
 }
+// Return a duration for a sentence: timelines alone have milliseconds.
+const spell = (ms) => (ms < 1e3 ? `${(Math.max(ms, 0) / 1e3).toFixed(1)} s` : duration(ms));
 function relative(timestamp) {
   const ms = Date.parse(timestamp) - Date.now();
   if (Math.abs(ms) < 1000) return "now";

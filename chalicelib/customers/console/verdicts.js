@@ -17,7 +17,7 @@ function label(id) {
 }
 // Return what is to be said of one event or copy beside its status.
 function remark(one) {
-  const took = duration(Date.parse(one.delivered_at) - Date.parse(one.created_at));
+  const took = spell(Date.parse(one.delivered_at) - Date.parse(one.created_at));
   const ways = { push: `after ${took}`, pull: `acknowledged after ${took}` };
   if (one.status === "delivered") return ways[one.delivered_via] ?? "not pushed itself";
   const waits = isCopy(one.event_id) ? "" : "waits in the inbox";
@@ -74,5 +74,5 @@ function tellAmounts({ pending, failed, has_more: isMore }) {
 const isOff = ({ state }) => state === "disabled" || state === "paused";
 // Return how long deliveries take to arrive, as texts: half of them, 95 %.
 function tellArrival({ median_seconds: half, p95_seconds: most }) {
-  return Number.isFinite(half) ? [half, most].map((seconds) => duration(1000 * seconds)) : null;
+  return Number.isFinite(half) ? [half, most].map((seconds) => spell(1000 * seconds)) : null;
 }
