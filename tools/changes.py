@@ -6,7 +6,7 @@ import boto3
 
 from chalicelib.infra.clients import read_secret
 from chalicelib.infra.parsing import Json
-from chalicelib.settings import COPIES_ONLY, PULL_ONLY
+from chalicelib.settings import COPIES_ONLY, PULL_ONLY, parse
 
 # The variable that sets each parameter of the template.
 PARAMETERS = {
@@ -68,12 +68,10 @@ def outputs_of(stack: Json) -> dict[str, str]:
 def _difference(name: str, new: str, old: str) -> str:
     """Return how a value differs from the one before, without showing either."""
     if name == "API_KEYS":
-        new_keys, old_keys = (
-            set(re.findall(r"([^,:\s][^,:]*):([^,]+)", entries)) for entries in (new, old)
-        )
-        names = [f"+ {key}" for key, _ in sorted(new_keys - old_keys)]
-        names += [f"\N{MINUS SIGN} {key}" for key, _ in sorted(old_keys - new_keys)]
-        return ", ".join(names) or "another order"
+        new_keys, old_keys = (set(parse({name: keys})[0]["api_keys"]) for keys in (new, old))
+        names = [f"+ {key.name}" for key in new_keys - old_keys]
+        names += [f"\N{MINUS SIGN} {key.name}" for key in old_keys - new_keys]
+        return ", ".join(sorted(names)) or "another order"
     if not new:
         return "removed"
     if name == "ZAPIER_WEBHOOK_URL" and new.split("/")[:3] != old.split("/")[:3]:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -173,18 +172,13 @@ file_option = partial(
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print rows with headings. Texts longer than an id may be folded; ids never, so that they can
-    be copied.
-    """
-    cells = [[as_cell(value) for value in row] for row in rows]
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for texts in zip_longest(columns, *cells, fillvalue=""):
-        width = max(len(text) for text in texts if len(text) <= ID_LENGTH)
-        table.add_column(texts[0], overflow="fold", min_width=width)
-    for row in cells:
-        table.add_row(*map(Text, row))
-    console = Console() if sys.stdout.isatty() else Console(width=250)
-    console.print(table, crop=False)
+    """Print rows with headings, so wide that no id is folded: it is to be copied."""
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*(Text(as_cell(value)) for value in row))
+    Console(width=250).print(table, crop=False)
 
 
 def as_cell(value: object) -> str:

@@ -350,7 +350,7 @@ def main(stage: str, act: str, go: bool) -> None:
         stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)
         match act:
             case "check":
-                restore_record(stage, is_deleting=True)
+                restore_record(stage)
             case "delete":
                 delete(stage, stack, cloudformation)
             case _:

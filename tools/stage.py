@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,8 +41,7 @@ NOT_OWN = """\
 nothing was changed: {stage} is no stage that `make deploy` made in {here}.
   functions here, and roles: {names}
   stack that they belong to: {owners}
-  regions in which the roles were used last: {used_in}
-  place that .chalice/deployed/{stage}.json tells: {recorded}
+  other regions in which the roles were used last: {used_in}
 Roles have no region: what is done to them here is done to the stage {stage} wherever it is. Set
 AWS_REGION to its region, or choose another name for a stage here. A stack of `make package` is
 updated and deleted as docs/runbook.md tells, One stack for everything."""
@@ -179,21 +177,16 @@ def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
         last.
     """
     client = boto3.client("lambda")
-    region = client.meta.region_name
-    here = f"{region}:{boto3.client('sts').get_caller_identity()['Account']}"
-    record = _record(stage)
-    text = record.read_text() if record.exists() else ""
-    recorded = set(re.findall(r":lambda:([\w-]+:\d+):", text)) - {here}
     functions = find_functions(stage)
+    roles = find_roles(stage)
     tags = [client.list_tags(Resource=each["FunctionArn"])["Tags"] for each in functions.values()]
     owners = {tag[STACK_TAG] for tag in tags if STACK_TAG in tag}
-    roles = find_roles(stage)
-    used_in = set(jmespath.search("*.RoleLastUsed.Region", roles)) - {region}
-    is_elsewhere = any(find_functions(stage, used) for used in used_in)
+    here = client.meta.region_name
+    used_in = set(jmespath.search("*.RoleLastUsed.Region", roles)) - {here}
+    is_elsewhere = any(find_functions(stage, region) for region in used_in)
     # Plain `chalice deploy` makes functions before there is a stack.
-    is_made_here = has_stack or (functions and (text or not is_deleting))
-    is_own = is_made_here or not (functions or roles)
-    if recorded or owners or is_elsewhere or not is_own:
+    is_made_here = has_stack or (functions and not is_deleting) or not roles
+    if owners or is_elsewhere or not is_made_here:
         raise click.ClickException(
             NOT_OWN.format(
                 names=", ".join(sorted(functions | roles)),
@@ -201,19 +194,17 @@ def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
                 owners=", ".join(owners),
                 used_in=", ".join(used_in),
                 stage=stage,
-                recorded=", ".join(recorded),
             )
         )
 
 
-def restore_record(stage: str, *, is_deleting: bool = False) -> None:
+def restore_record(stage: str) -> None:
     """Write what AWS has of the stage into Chalice's record where that says otherwise: a deployment
     was interrupted, or the record is another commit's.
 
     When it deploys, Chalice finds functions, roles and rules by name; it would fail at an event
-    source that is not recorded, and create a second API. It deletes what is recorded, and fails
-    at a resource that does not exist. With `is_deleting`, entries of resources that do not exist
-    are removed.
+    source that is not recorded, or does not exist, and create a second API. It deletes what is
+    recorded, and fails at a resource that does not exist.
     """
     await_functions(stage)
     record = _record(stage)
@@ -224,12 +215,9 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
     recorded = {resource["name"]: resource for resource in content["resources"]}
     resources = dict(recorded)
     for name, found in _find_resources(stage, recorded).items():
-        if found:
-            resources[name] = recorded.get(name, {"name": name}) | found
-        elif is_deleting:
-            resources.pop(name, None)
-    if resources != recorded:
-        content["resources"] = list(resources.values())
+        resources[name] = found and {"name": name, **recorded.get(name, {}), **found}
+    content["resources"] = [resource for resource in resources.values() if resource]
+    if content["resources"] != list(recorded.values()):
         record.parent.mkdir(exist_ok=True)
         record.write_text(json.dumps(content, indent=2))
         print(f"{record.relative_to(ROOT)}: corrected by what AWS has")
