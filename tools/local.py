@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from itertools import compress
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, TextIO
@@ -383,21 +382,8 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     if hidden:
         exported += f'\n: "and, as they are set for make run: {" ".join(hidden)}"'
     is_pushed = current.webhook == receiver.hook_url
-    is_pulled = is_pushed or current.webhook == settings.PULL_ONLY
-    is_allowed = current.subscription_hosts.allows(receiver.hook_url)
-    # The blocks of TOUR: two events, retries, a dead letter, a lease, a subscription, a token, AWS
-    # (which opens a parenthesis), the dead letter
-    shown = (
-        True,
-        is_pushed,
-        is_pushed,
-        is_pulled,
-        is_allowed,
-        current.signing_secrets,
-        True,
-        is_pushed,
-    )
-    blocks = compress(TOUR.read_text().strip().split("\n\n"), shown)
+    blocks = TOUR.read_text().strip().split("\n\n")
+    blocks = [block for block in blocks if is_pushed or "RECEIVER" not in block]
     tour = "\n\n".join(blocks).replace("VARIABLES", exported)
     tour = tour.replace("RECEIVER/HOOK", receiver.hook_url).replace("RECEIVER", receiver.url)
     own_key = f" TRIGGERS_API_KEY={key}" if key else ""

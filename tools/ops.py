@@ -22,8 +22,6 @@ import boto3
 import click
 from botocore.config import Config
 
-from chalicelib.customers.subscription import Subscription
-from chalicelib.infra.errors import AWS_ERRORS
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from tools.api import MAX_CALLS, Api, printable
@@ -56,7 +54,7 @@ from tools.subscriptions import COLUMNS, disable, enable, missed, recover, send_
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
 DLQ_COLUMNS = (
-    *("destination", "name", "tenant", "reason", "letters"),
+    *("destination", "tenant", "reason", "letters"),
     *("latest", "event_id", "attempts", "last_error"),
 )
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
@@ -113,8 +111,8 @@ def dlq(stage: str, limit: int) -> None:
     """Show how many dead letters there are, and those of a sample by destination and reason, each
     with its latest.
 
-    The destination is the webhook, or a subscription with its tenant and name. Nothing is removed:
-    the messages of the sample are received and at once made visible again.
+    The destination is the webhook, or a subscription. Nothing is removed: the messages of the
+    sample are received and at once made visible again.
     """
     sqs, _, url = open_queues(stage)
     total, in_flight = depths(sqs, url)
@@ -122,36 +120,40 @@ def dlq(stage: str, limit: int) -> None:
     groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for group, letter in sorted(map(describe, sample)):
         groups.setdefault(group, []).append(letter)
-    rows = [
-        (destination, subscription_name(stage, destination), *of_one, len(letters), *letters[-1])
-        for (destination, *of_one), letters in groups.items()
-    ]
+    rows = [(*group, len(letters), *letters[-1]) for group, letters in groups.items()]
     if rows:
         print_table(DLQ_COLUMNS, rows)
     held = "is empty"
     if total:
-        held = f"holds {counted(total, 'message')}"
-        held += f", {in_flight:,} of them in flight" if in_flight else ""
-        held += f"; sample: {len(sample)}"
+        count = counted(total, "message")
+        held = f"holds {count}, {in_flight:,} of them in flight; sample: {len(sample)}"
     print(f"{url.rsplit('/', 1)[-1]} {held}")
 
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     """Receive up to `limit` messages and make them visible again."""
-    queue = Queue(sqs, url)
     seen: dict[str, Message] = {}
     try:
-        while len(seen) < limit:
-            received = queue.receive(min(BATCH_SIZE, limit - len(seen)), WAIT_SECONDS)
-            if not received:
-                break
-            seen.update((message.message_id, message) for message in received)
+        for message in receive(Queue(sqs, url), limit):
+            seen[message.message_id] = message
     finally:
         for message in seen.values():
             sqs.change_message_visibility(
                 QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0
             )
     return list(seen.values())
+
+
+def receive(queue: Queue, count: int, size: int = BATCH_SIZE) -> Iterator[Message]:
+    """Yield up to `count` messages, so that it ends even if some come back; at most `size` of them
+    are received before they are wanted.
+    """
+    while count > 0:
+        messages = queue.receive(min(size, count), WAIT_SECONDS)
+        if not messages:
+            return
+        count -= len(messages)
+        yield from messages
 
 
 def describe(message: Message) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -174,20 +176,6 @@ def describe(message: Message) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return group, (text("failed_at"), event_id, text("delivery_attempts"), text("last_error"))
 
 
-def subscription_name(stage: str, subscription_id: str) -> str:
-    """Return the name of a subscription, or "" if it has none, is gone or cannot be read."""
-    from tools.stage import table_in_use  # imports Chalice
-
-    dynamodb = boto3.client("dynamodb", config=Config(connect_timeout=5, read_timeout=5))
-    try:
-        response = dynamodb.get_item(
-            TableName=table_in_use(stage), Key={"event_id": {"S": subscription_id}}
-        )
-        return Subscription.from_item(response["Item"]).name or ""
-    except (*AWS_ERRORS, KeyError):
-        return ""
-
-
 @cli.command(short_help="Move dead letters back to the work queue.")
 @stage_option
 @rate_option
@@ -203,27 +191,15 @@ def redrive(stage: str, rate: float) -> None:
     source = Queue(sqs, dlq_url)
     total, _ = depths(sqs, dlq_url)
 
-    def receive() -> Iterator[Message]:
-        """Yield up to `total` messages, so that it ends even if some come back; at most a second's
-        worth in flight.
-        """
-        size = min(BATCH_SIZE, max(1, int(rate)))
-        left = total
-        while left > 0:
-            messages = source.receive(min(size, left), WAIT_SECONDS)
-            if not messages:
-                return
-            left -= len(messages)
-            yield from messages
-
     def move(message: Message) -> str:
         work_queue.send_many([message])
         source.delete_many([message.receipt_handle])
         return f"moved from {source.name} to {work_queue.name}"
 
+    second = min(BATCH_SIZE, max(1, int(rate)))  # so many are in flight
     act_on_each(
         "message",
-        receive(),
+        receive(source, total, second),
         move,
         total=total,
         rate=rate,

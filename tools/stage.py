@@ -92,15 +92,6 @@ def read_config(stage: str) -> dict[str, str]:
     return configured  # type: ignore[no-any-return]
 
 
-def table_in_use(stage: str) -> str:
-    """Return the name of a stage's table: after a restore, it is not the stack's."""
-    try:
-        configured = read_config(stage)
-    except click.ClickException:  # a stage of `make run` alone
-        configured = {}
-    return configured.get("EVENTS_TABLE_NAME", f"triggers-api-{stage}-events")
-
-
 def find_functions(stage: str, region: str | None = None) -> Json:
     """Return the configurations of the stage's functions that are deployed, by the functions'
     names. Without a region, in that of the environment.
