@@ -11,7 +11,7 @@ from threading import Lock
 
 from chalicelib import settings as environment
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.outcome import RetryPolicy
+from chalicelib.core.outcome import longest_retry_seconds
 from chalicelib.customers.subscriptions import Subscriptions
 from chalicelib.customers.targets import AllTargets
 from chalicelib.infra import telemetry
@@ -62,7 +62,7 @@ def initialize() -> None:
 def load_checked(environ: Variables, read_secret: SecretReader = read_secret) -> Settings:
     """Return the settings; raise SettingsError, also if retries could outlast the retention."""
     settings = environment.load(environ, read_secret)
-    days = math.ceil(RetryPolicy.of(settings).longest_seconds() / DAY_SECONDS + 1)
+    days = math.ceil(longest_retry_seconds(settings) / DAY_SECONDS + 1)
     if days > settings.event_retention_days:
         raise SettingsError(
             f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days"

@@ -199,7 +199,7 @@ def _decide(event: Event, target: Target, result: PushResult, services: CoreServ
     """Decide what follows from the latest attempt of an event."""
     if result.status_code == HTTPStatus.GONE:
         return services.targets.on_gone(target, event)
-    return decide(result, event.delivery_attempts, services.retry_policy, services.random)
+    return decide(result, event.delivery_attempts, services.settings, services.random)
 
 
 def _record_attempt(

@@ -13,7 +13,6 @@ from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SEC
 from chalicelib.core.event import Event
 from chalicelib.core.http_push import PushClient
 from chalicelib.core.lanes import FAST_PUSH_SECONDS, Lanes
-from chalicelib.core.outcome import RetryPolicy
 from chalicelib.core.store import EventStore, WriteResult
 from chalicelib.core.target import Targets
 from chalicelib.infra import telemetry
@@ -49,10 +48,6 @@ class CoreServices:
     inline_breaker: Breaker = field(default_factory=lambda: Breaker(INLINE_PATIENCE_SECONDS))
     worker_breaker: Breaker = field(default_factory=lambda: Breaker(WORKER_PATIENCE_SECONDS))
     lanes: Lanes = field(default_factory=Lanes)
-
-    @cached_property
-    def retry_policy(self) -> RetryPolicy:
-        return RetryPolicy.of(self.settings)
 
     @cached_property
     def targets(self) -> Targets:

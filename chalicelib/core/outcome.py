@@ -61,52 +61,6 @@ class PushResult:
 
 
 @dataclass(frozen=True)
-class RetryPolicy:
-    """When to push an event again.
-
-    :param max_attempts: Attempts of an event, from 1; the last one that fails makes a dead letter.
-    :param base_seconds: Upper bound of the delay after the first attempt, in seconds; it doubles
-        with each attempt.
-    :param cap_seconds: Upper bound of every delay, in seconds.
-    """
-
-    max_attempts: int
-    base_seconds: float
-    cap_seconds: float
-
-    @classmethod
-    def of(cls, settings: Settings) -> "RetryPolicy":
-        return cls(
-            settings.max_delivery_attempts,
-            settings.backoff_base_seconds,
-            settings.backoff_cap_seconds,
-        )
-
-    def delay_seconds(
-        self, attempt: int, retry_after_seconds: float, random: Callable[[], float]
-    ) -> float:
-        """Return the seconds between `attempt` (from 1), which failed, and the next.
-
-        Equal jitter: between half and all of min(cap, base * 2**(attempt - 1)), and not less than
-        `retry_after_seconds`. Source: "Exponential Backoff And Jitter", AWS Architecture Blog.
-        """
-        ceiling = self._ceiling_seconds(attempt)
-        return max(ceiling / 2 + random() * ceiling / 2, retry_after_seconds)
-
-    def longest_seconds(self) -> float:
-        """Return the sum of the longest delays; `Retry-After` can prolong each to
-        MAX_RETRY_AFTER_SECONDS.
-        """
-        return sum(
-            max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS)
-            for n in range(1, self.max_attempts)
-        )
-
-    def _ceiling_seconds(self, attempt: int) -> float:
-        return min(self.cap_seconds, self.base_seconds * 2.0 ** (attempt - 1))
-
-
-@dataclass(frozen=True)
 class Delivered:
     """The receiver took the event."""
 
@@ -161,13 +115,32 @@ Decision = Delivered | Retry | DeadLetter | NotPushed
 
 
 def decide(
-    result: PushResult, attempt: int, policy: RetryPolicy, random: Callable[[], float]
+    result: PushResult, attempt: int, settings: Settings, random: Callable[[], float]
 ) -> Delivered | Retry | DeadLetter:
     """Decide what follows from `attempt` (from 1)."""
     if result.outcome is Outcome.DELIVERED:
         return Delivered()
     if result.outcome is Outcome.FAILED:
         return DeadLetter(Reason.PERMANENT)
-    if attempt >= policy.max_attempts:
+    if attempt >= settings.max_delivery_attempts:
         return DeadLetter(Reason.EXHAUSTED)
-    return Retry(policy.delay_seconds(attempt, result.retry_after_seconds, random))
+    # Equal jitter. Source: "Exponential Backoff And Jitter", AWS Architecture Blog.
+    longest_seconds = _longest_delay_seconds(attempt, settings)
+    delay_seconds = longest_seconds / 2 + random() * longest_seconds / 2
+    return Retry(max(delay_seconds, result.retry_after_seconds))
+
+
+def longest_retry_seconds(settings: Settings) -> float:
+    """Return the sum of the longest delays between all attempts of an event; `Retry-After` can
+    prolong each to MAX_RETRY_AFTER_SECONDS.
+    """
+    return sum(
+        max(_longest_delay_seconds(attempt, settings), MAX_RETRY_AFTER_SECONDS)
+        for attempt in range(1, settings.max_delivery_attempts)
+    )
+
+
+def _longest_delay_seconds(attempt: int, settings: Settings) -> float:
+    """Return the upper bound of the delay after `attempt` (from 1): it doubles with each."""
+    growing_seconds = settings.backoff_base_seconds * 2.0 ** (attempt - 1)
+    return min(settings.backoff_cap_seconds, growing_seconds)
