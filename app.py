@@ -21,7 +21,7 @@ from chalicelib.core import posting
 from chalicelib.core.event import dumps
 from chalicelib.customers import console, recipients
 from chalicelib.customers.subscription import ENABLE, Subscription
-from chalicelib.customers.verdicts import judge
+from chalicelib.customers.verdicts import Missed, judge
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
@@ -316,16 +316,10 @@ def push_test_event(call: Call) -> Response:
     subscription = call.subscription()
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
-    tried = {
-        **targets.push_test_event(event, subscription, call),
-        "matches": None,
-        "reason": None,
-        "member": None,
-    }
-    if new_event:
-        missed = recipients.why_not_taken(subscription, event)
-        tried |= {"matches": missed.reason is None, **missed._asdict()}
-    return respond(dumps(tried))
+    tried = targets.push_test_event(event, subscription, call)
+    missed = recipients.why_not_taken(subscription, event) if new_event else Missed()
+    matches = missed.reason is None if new_event else None
+    return respond(dumps({**tried, "matches": matches, **missed._asdict()}))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", *CUSTOMERS)

@@ -10,7 +10,6 @@ copies, and their ids derive from the body, too, so that B deletes none of A's.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +22,7 @@ from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
 from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
-from chalicelib.infra.queue import BATCH_SIZE, Message
+from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
@@ -271,12 +270,10 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 def start_plan(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
     services = invocation.services
-    lanes: defaultdict[bool, list[Message]] = defaultdict(list)
-    for planned in stored.due:
-        if not planned.is_inline:
-            is_slow_lane = services.needs_slow_lane(planned.event)
-            lanes[is_slow_lane].append(messages.push_message(planned.event))
-    for is_slow_lane, sent in lanes.items():
+    queued = [planned.event for planned in stored.due if not planned.is_inline]
+    for is_slow_lane in (False, True):
+        events = [event for event in queued if services.needs_slow_lane(event) is is_slow_lane]
+        sent = [*map(messages.push_message, events)]
         batches = [sent[at : at + BATCH_SIZE] for at in range(0, len(sent), BATCH_SIZE)]
         with errors_left_to_sweep(stored.event):
             services.map(services.queue_of(is_slow_lane=is_slow_lane).send_many, batches)

@@ -14,8 +14,9 @@ MAX_COPIES = 1000  # of the events of a page: it ends before
 
 def read_outcomes(
     page: Page, services: CoreServices, subscriptions: Subscriptions
-) -> tuple[Page, list[Json]]:
-    """Return a page, which may end earlier, and for each of its events what became of it.
+) -> tuple[Page, Json]:
+    """Return a page, which may end earlier, and members that tell what became of its events, by the
+    ids of these.
 
     A copy has the outcome of its event; None: that was erased a moment ago.
     """
@@ -30,5 +31,7 @@ def read_outcomes(
         page = Page(page.events[:end], page.events[end - 1].sort_key)
     found = recipients.read_recipients(sources[:kept], services, subscriptions)
     outcomes = {source_id: judge(known[source_id], rows) for source_id, rows in found.items()}
-    shown_ids = source_ids[: len(page.events)]
-    return page, [{"outcome": outcomes.get(source_id)} for source_id in shown_ids]
+    return page, {
+        event.event_id: {"outcome": outcomes.get(event.source_event_id or event.event_id)}
+        for event in page.events
+    }

@@ -217,14 +217,14 @@ def respond_list(name: str, members: list[str], last: str | None, **more: int) -
 def respond_page(query: Query, call: Call) -> Response:
     """Return a page of events, with what became of each if the query includes that."""
     page = read_page(call.services, query)
-    more: Sequence[Json] = [{}] * len(page.events)
+    more: Json = {}
     if query.include == "outcome":
         page, more = read_outcomes(page, call.services, call.services.subscriptions)
     without = "" if query.include or query.index == BY_LOOKUP else "subject"
     has_payload = query.include == "payload"
     events = [
-        event.summary(include_payload=has_payload, without=without, **added)
-        for event, added in zip(page.events, more, strict=True)
+        event.summary(include_payload=has_payload, without=without, **more.get(event.event_id, {}))
+        for event in page.events
     ]
     return respond_list("events", events, page.next_cursor)
 
@@ -233,5 +233,8 @@ def show_subscriptions(found: Sequence[Subscription], call: Call) -> list[str]:
     """Return subscriptions as callers see them, with `deliveries` if the query includes these."""
     if "include" not in call.query:
         return [subscription.to_json() for subscription in found]
-    summaries = call.services.map(lambda row: read_deliveries(row, call.services), found)
-    return [row.to_json(deliveries=told) for row, told in zip(found, summaries, strict=True)]
+
+    def show(subscription: Subscription) -> str:
+        return subscription.to_json(deliveries=read_deliveries(subscription, call.services))
+
+    return call.services.map(show, found)
