@@ -351,11 +351,10 @@ def replay(
     if bool(event_id) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
-    event_ids = event_id
-    found: list[Json] = []
+    found = [api.get("/events", named_id) for named_id in event_id]
     if since:
         found += api.list_all("/events", **EVENTS, since=since, until=until, **query)
-        event_ids = tuple(event["event_id"] for event in found)
+    event_ids = [event["event_id"] for event in found]
 
     def how_to_push_from(first: int) -> str:
         rest = {"event_id": " ".join(event_ids[first:])}
@@ -367,8 +366,6 @@ def replay(
         print("0 events would be replayed")
         return
     if not go:
-        if not since:
-            found += [api.get("/events", each_id) for each_id in event_ids[:10]]
         print_items(EVENT_COLUMNS, found[:10])
         count = counted(len(event_ids), "event")
         print(f"{count} would be replayed. {how_to_push_from(0)}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ NOT_OWN = """\
 nothing was changed: {stage} is no stage that `make deploy` made in {here}.
   functions here, and roles: {names}
   stack that they belong to: {owners}
-  other regions in which the roles were used last: {used_in}
+  other regions that the roles or .chalice/deployed/{stage}.json name: {regions}
 Roles have no region: what is done to them here is done to the stage {stage} wherever it is. Set
 AWS_REGION to its region, or choose another name for a stage here. A stack of `make package` is
 updated and deleted as docs/runbook.md tells, One stack for everything."""
@@ -173,8 +174,11 @@ def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
     tags = [client.list_tags(Resource=each["FunctionArn"])["Tags"] for each in functions.values()]
     owners = {tag[STACK_TAG] for tag in tags if STACK_TAG in tag}
     here = client.meta.region_name
-    used_in = set(jmespath.search("*.RoleLastUsed.Region", roles)) - {here}
-    is_elsewhere = any(find_functions(stage, region) for region in used_in)
+    record = _record(stage)
+    recorded = re.findall(":lambda:([^:]+):", record.read_text() if record.exists() else "")
+    # A role tells the region of its latest use alone.
+    regions = {*jmespath.search("*.RoleLastUsed.Region", roles), *recorded} - {here}
+    is_elsewhere = any(find_functions(stage, region) for region in regions)
     # Plain `chalice deploy` makes functions before there is a stack.
     is_made_here = has_stack or (functions and not is_deleting) or not roles
     if owners or is_elsewhere or not is_made_here:
@@ -183,7 +187,7 @@ def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
                 names=", ".join(sorted(functions | roles)),
                 here=here,
                 owners=", ".join(owners),
-                used_in=", ".join(used_in),
+                regions=", ".join(regions),
                 stage=stage,
             )
         )

@@ -100,20 +100,16 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     api = Api()
     subscription = api.get("/subscriptions", subscription_id)
     since = since or begin_of_trouble(subscription)
-    enable_first = ""
-    if subscription["disabled_at"]:
+    if go and subscription["disabled_at"]:
         enabling = command_line("enable", {"subscription_id": subscription_id})
-        enable_first = f"it is {subscription['state']}; to enable it first: {enabling}"
+        state = subscription["state"]
+        raise click.ClickException(f"it is {state}; to enable it first: {enabling}")
     if not go:
         events, examined = read_missed(api, subscription_id, since, until)
         print(f"{by_reason(events)} of {counted(examined, 'event')} since {since}")
         if events:
             print(f"To recover them: {again(since=since, go='1')}")
-        if enable_first:
-            print(enable_first)
         return
-    if enable_first:
-        raise click.ClickException(enable_first)
     body: Json = {"since": since, "until": until}
     total = Counter[str]()
     with Console(stderr=True).status("recovering") as progress:

@@ -251,8 +251,8 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     [
         ("us-east-1", {"aws:cloudformation:stack-name": "one"}, True, "belong to: one"),
         ("us-east-1", {}, False, "no stage that `make deploy` made in us-east-1"),
-        ("eu-west-1", {}, True, "used last: eu-west-1"),
-        ("eu-west-1", {}, False, "used last: eu-west-1"),
+        ("eu-west-1", {}, True, "name: eu-west-1"),
+        ("eu-west-1", {}, False, "name: eu-west-1"),
     ],
 )
 def test_what_another_stack_or_region_has_is_left_alone(
@@ -261,7 +261,7 @@ def test_what_another_stack_or_region_has_is_left_alone(
     role = aws.direct("iam").create_role(
         RoleName="triggers-api-dev-worker", AssumeRolePolicyDocument="{}"
     )["Role"]["Arn"]
-    aws.direct("lambda", place).create_function(
+    function = aws.direct("lambda", place).create_function(
         FunctionName="triggers-api-dev-worker",
         Runtime=RUNTIME,
         Handler="app.worker",
@@ -269,14 +269,16 @@ def test_what_another_stack_or_region_has_is_left_alone(
         Code={"ZipFile": EMPTY_ZIP},
         Tags=tags,
     )
-    used = f"<RoleLastUsed><Region>{place}</Region></RoleLastUsed></Role>"
-    aws.replaced = {b"</Role>": used.encode()}
     review = {"StackName": STACK, "ChangeSetName": "first", "ChangeSetType": "CREATE"}
     template = '{"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}'
     aws.direct("cloudformation").create_change_set(**review, TemplateBody=template)
     if has_record:
         checkout.record.parent.mkdir()
-        checkout.record.write_text('{"resources": [], "schema_version": "2.0"}')
+        recorded = {"name": "worker", "lambda_arn": function["FunctionArn"]}
+        checkout.record.write_text(json.dumps({"resources": [recorded]}))
+    else:
+        used = f"<RoleLastUsed><Region>{place}</Region></RoleLastUsed></Role>"
+        aws.replaced = {b"</Role>": used.encode()}
     operations: list[str] = []
     aws.seen = operations.append
 
