@@ -383,7 +383,6 @@ def replay(
         rate=rate,
         rest=how_to_push_from,
     )
-    print(f"To see what fails again: {again(status='failed', go='')}")
 
 
 def find_matching(
