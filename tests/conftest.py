@@ -16,6 +16,7 @@ from tests.support.world import Clock, Json, World, world
 LONGEST = ("test_console", "test_deploy", "test_push", "test_run")
 PROGRAMMING_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 During = Callable[[Any, str, Callable[..., Any]], None]
+Once = Callable[[Any, str, Callable[[], object]], None]
 
 
 def pytest_configure() -> None:
@@ -83,6 +84,21 @@ def during() -> Iterator[During]:
     yield hook
     for events, event, handler in hooks:
         events.unregister(event, handler)
+
+
+@pytest.fixture
+def once(during: During) -> Iterator[Once]:
+    """Return a function that lets something happen at the next event of a boto3 client, which must
+    come before the test ends.
+    """
+    waiting: list[Callable[[], object]] = []
+
+    def act_at(client: Any, event: str, act: Callable[[], object]) -> None:
+        waiting.append(act)
+        during(client, event, lambda **_: waiting.pop()() if waiting else None)
+
+    yield act_at
+    assert waiting == []
 
 
 class Output:

@@ -11,7 +11,7 @@ import pytest
 from chalicelib import deps as services
 from chalicelib.infra.errors import ApiError, InvalidRequestError
 from chalicelib.infra.times import rfc3339
-from tests.conftest import During, Output
+from tests.conftest import Once, Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import (
@@ -142,16 +142,14 @@ def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
 
 
 def test_what_is_given_for_one_url_never_goes_to_another(
-    world: World, target: Receiver, during: During
+    world: World, target: Receiver, once: Once
 ) -> None:
     path = subscribed(world, target)
-    edits = [ZAPIER]
 
-    def edit_meanwhile(**_: object) -> None:
-        while edits:
-            patch(world, path, target_url=edits.pop())
+    def edit_meanwhile() -> None:
+        patch(world, path, target_url=ZAPIER)
 
-    during(world.dynamodb, "before-call.dynamodb.UpdateItem", edit_meanwhile)
+    once(world.dynamodb, "before-call.dynamodb.UpdateItem", edit_meanwhile)
     made = subscribe(world, target, name="New")
 
     assert made.status_code == 201

@@ -8,7 +8,7 @@ import pytest
 
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
-from tests.conftest import During
+from tests.conftest import Once
 from tests.functional.test_subscription_states import is_signed
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
@@ -127,15 +127,12 @@ def test_making_it_again_sets_a_secret_that_does_not_sign_yet(
 
 
 def test_of_two_first_calls_at_once_the_later_one_sets_its_secret_too(
-    world: World, target: Receiver, during: During
+    world: World, target: Receiver, once: Once
 ) -> None:
-    others = iter([FIRST])
+    def subscribe_meanwhile() -> None:
+        subscribe(world, target, secret=FIRST)
 
-    def subscribe_meanwhile(**_: object) -> None:
-        for secret in others:
-            subscribe(world, target, secret=secret)
-
-    during(world.dynamodb, "before-call.dynamodb.PutItem", subscribe_meanwhile)
+    once(world.dynamodb, "before-call.dynamodb.PutItem", subscribe_meanwhile)
     assert subscribe(world, target, secret=SECOND).json["secret"] == SECOND
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from chalicelib.core.store import ERASED_SECONDS
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
-from tests.conftest import During, Output
+from tests.conftest import During, Once, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import copies, id_of_new, listed, make_token, post_later
@@ -631,7 +631,7 @@ MEANWHILE: dict[str, Callable[[World, str, str], object]] = {
 def test_a_recovery_leaves_alone_what_somebody_changed_meanwhile(
     world: World,
     target: Receiver,
-    during: During,
+    once: Once,
     subscription_id: str,
     answer: Any,
     act: Any,
@@ -641,17 +641,15 @@ def test_a_recovery_leaves_alone_what_somebody_changed_meanwhile(
     world.sleep(60)
     found: list[Json] = []
 
-    def interrupt(**_: object) -> None:
-        if not found:
-            found.append({})
-            act(world, copy_id, subscription_id)
-            found.append(world.item(copy_id))
+    def interrupt() -> None:
+        act(world, copy_id, subscription_id)
+        found.append(world.item(copy_id))
 
-    during(world.dynamodb, "before-call.dynamodb.UpdateItem", interrupt)
+    once(world.dynamodb, "before-call.dynamodb.UpdateItem", interrupt)
     answered = recover(world, subscription_id)
 
     assert_has(answered.json, sent=0, replayed=0)
-    assert found[1] == world.item(copy_id)
+    assert found == [world.item(copy_id)]
 
 
 def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
@@ -721,23 +719,21 @@ def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> No
 
 
 def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
-    world: World, target: Receiver, during: During
+    world: World, target: Receiver, once: Once
 ) -> None:
     """Between the read of an event and the transaction another event may take its id."""
     subscription_id = subscribed(world, target, "other")
     world.sleep(10)
     bodies = [{"event_type": "a", "payload": {"n": number}} for number in range(2)]
     event = world.offer(bodies[0], idempotency_key="k").json
-    once = [True]
 
-    def post_another(**_: object) -> None:
-        if once.pop() if once else False:
-            world.call("DELETE", f"/events/{event['event_id']}")
-            world.sleep(ERASED_SECONDS)
-            world.offer(bodies[1], idempotency_key="k")
-            world.sleep(-ERASED_SECONDS)
+    def post_another() -> None:
+        world.call("DELETE", f"/events/{event['event_id']}")
+        world.sleep(ERASED_SECONDS)
+        world.offer(bodies[1], idempotency_key="k")
+        world.sleep(-ERASED_SECONDS)
 
-    during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", post_another)
+    once(world.dynamodb, "before-call.dynamodb.TransactWriteItems", post_another)
     send(world, subscription_id, event["event_id"])
     world.settle()
 
@@ -754,23 +750,21 @@ def test_a_subscription_that_no_list_has_yet_is_not_gone(
     assert recipient["state"] == "active"
 
 
-def send_during(world: World, during: During, subscription_id: str, event: Json) -> None:
+def send_during(world: World, once: Once, subscription_id: str, event: Json) -> None:
     """Send an event, too, while it is sent or recovered."""
-    others = iter([send])
 
-    def send_meanwhile(**_: object) -> None:
-        for act in others:
-            act(world, subscription_id, event["event_id"])
+    def send_meanwhile() -> None:
+        send(world, subscription_id, event["event_id"])
 
-    during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
+    once(world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
 
 
 def test_a_send_that_another_one_overtakes_replays_its_copy(
-    world: World, target: Receiver, during: During
+    world: World, target: Receiver, once: Once
 ) -> None:
     event = post_later(world)
     subscription_id = subscribed(world, target)
-    send_during(world, during, subscription_id, event)
+    send_during(world, once, subscription_id, event)
     for number in (1, 2):  # a delivered copy is replayed, too
         assert send(world, subscription_id, event["event_id"]).status_code == 202
         world.empty_inbox()
@@ -779,9 +773,9 @@ def test_a_send_that_another_one_overtakes_replays_its_copy(
 
 
 def test_a_recovery_does_not_count_what_somebody_else_sent(
-    world: World, target: Receiver, during: During
+    world: World, target: Receiver, once: Once
 ) -> None:
     event = post_later(world)
     subscription_id = subscribed(world, target)
-    send_during(world, during, subscription_id, event)
+    send_during(world, once, subscription_id, event)
     assert_has(recover(world, subscription_id).json, examined=1, sent=0, replayed=0)

@@ -6,7 +6,7 @@ from itertools import count
 import pytest
 
 from chalicelib.infra.errors import StorageUnavailableError
-from tests.conftest import During
+from tests.conftest import Once
 from tests.functional.test_given_secrets import FIRST, set_secret, signers
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver
@@ -47,20 +47,19 @@ def test_a_secret_outlasts_its_signing_secret_wherever_storing_it_was_cut_off(
 @pytest.mark.parametrize("signing_secret", [SIGNING_SECRETS[0], ""])
 @pytest.mark.parametrize("secret", [None, FIRST])
 def test_of_two_changes_at_once_none_is_lost(
-    world: World, target: Receiver, during: During, signing_secret: str, secret: str | None
+    world: World, target: Receiver, once: Once, signing_secret: str, secret: str | None
 ) -> None:
     """Store it, or set another one, while it is stored; without a signing secret it is random."""
     world.restart(WEBHOOK_SIGNING_SECRETS=signing_secret)
     path = make_older(world, subscribed(world, target))
     known = [secret_of(world, path)]
 
-    def change(**_: object) -> None:
-        if len(known) == 1:
-            known.append(secret)
-            set_secret(world, path, secret) if secret else write_secrets("dev", world.services)
-            known.append(secret_of(world, path))
+    def change() -> None:
+        known.append(secret)
+        set_secret(world, path, secret) if secret else write_secrets("dev", world.services)
+        known.append(secret_of(world, path))
 
-    during(world.dynamodb, "before-call.dynamodb.UpdateItem", change)
+    once(world.dynamodb, "before-call.dynamodb.UpdateItem", change)
     write_secrets("dev", world.services)
 
     world.restart(WEBHOOK_SIGNING_SECRETS="")

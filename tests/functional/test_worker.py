@@ -9,7 +9,7 @@ import pytest
 
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations.batch import BatchError
-from tests.conftest import During, Output
+from tests.conftest import During, Once, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Answers, Receiver, hang, status, when_all_are_here
 from tests.support.subscribing import listed
@@ -252,39 +252,30 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
 
 
 def test_a_dead_letter_replays_no_event_that_is_acknowledged_meanwhile(
-    world: World, receiver: Receiver, during: During
+    world: World, receiver: Receiver, once: Once
 ) -> None:
     receiver.script(422)
     event_id = world.post()["event_id"]
     world.move_back()
-    others = iter([world.acknowledge])
-
-    def act_meanwhile(**_: object) -> None:
-        for act in others:
-            act(event_id)
-
-    during(world.dynamodb, "after-call.dynamodb.GetItem", act_meanwhile)
+    once(world.dynamodb, "after-call.dynamodb.GetItem", lambda: world.acknowledge(event_id))
     world.empty_inbox()
 
-    assert next(others, None) is None
     assert_has(world.event(event_id), status="delivered", delivered_via="pull")
     assert len(receiver.requests) == 1
 
 
 def test_a_dead_letter_of_a_claimed_event_is_sent_on(
-    world: World, receiver: Receiver, during: During
+    world: World, receiver: Receiver, once: Once
 ) -> None:
     """The dead letter is sent before the failure is recorded: a redrive can move it back in
     between.
     """
-    redrives = iter([world.move_back])
 
-    def redrive(**_: object) -> None:
-        for move_back in redrives:
-            move_back()
-            world.run_worker()
+    def redrive() -> None:
+        world.move_back()
+        world.run_worker()
 
-    during(world.dynamodb, "before-call.dynamodb.UpdateItem", redrive)
+    once(world.dynamodb, "before-call.dynamodb.UpdateItem", redrive)
     receiver.script(422)
 
     event = world.post()

@@ -662,22 +662,20 @@ def test_a_request_that_cannot_be_made_is_a_retry(receiver: Receiver, push: Push
     assert receiver.requests == []
 
 
-@pytest.mark.parametrize("fault", ["unknown_authority", "wrong_host", "expired"])
-def test_a_certificate_that_does_not_verify_is_retried_and_nothing_is_sent(
-    fault: str, push: PushClient
+@pytest.mark.parametrize(
+    "certificate, on_accept, error",
+    [
+        ("unknown_authority", None, "certificate does not verify"),
+        ("wrong_host", None, "certificate does not verify"),
+        ("expired", None, "certificate does not verify"),
+        ("valid", behave.tls_broken_off, "TLS failed"),
+        ("valid", behave.reset_on_accept, "connection reset"),
+    ],
+)
+def test_a_handshake_that_fails_is_a_retry_and_nothing_is_sent(
+    certificate: str, on_accept: Any, error: str, push: PushClient
 ) -> None:
-    with Receiver(tls=getattr(certificates(), fault)()) as receiver:
-        assert_retry(send(push, receiver.url), "certificate does not verify")
+    with Receiver(tls=getattr(certificates(), certificate)(), on_accept=on_accept) as receiver:
+        assert_retry(send(push, receiver.url), error)
         receiver.wait_until_left()
         assert receiver.requests == []
-
-
-@pytest.mark.parametrize(
-    "on_accept, error",
-    [(behave.tls_broken_off, "TLS failed"), (behave.reset_on_accept, "connection reset")],
-)
-def test_a_handshake_that_breaks_off_is_a_retry(
-    on_accept: Any, error: str, push: PushClient
-) -> None:
-    with Receiver(tls=certificates().valid(), on_accept=on_accept) as receiver:
-        assert_retry(send(push, receiver.url), error)
