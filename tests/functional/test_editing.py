@@ -11,7 +11,7 @@ import pytest
 from chalicelib import deps as services
 from chalicelib.infra.errors import ApiError, InvalidRequestError
 from chalicelib.infra.times import rfc3339
-from tests.conftest import Once, Output
+from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import (
@@ -139,22 +139,6 @@ def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
         path = f"/{made.headers['location']}"
     hosts = [row["target_host"] for row in subscriptions(world)]
     assert hosts == ["127.0.0.1", "hooks.zapier.com", "hooks.zapier.com", "127.0.0.1"]
-
-
-def test_what_is_given_for_one_url_never_goes_to_another(
-    world: World, target: Receiver, once: Once
-) -> None:
-    path = subscribed(world, target)
-
-    def edit_meanwhile() -> None:
-        patch(world, path, target_url=ZAPIER)
-
-    once(world.dynamodb, "before-call.dynamodb.UpdateItem", edit_meanwhile)
-    made = subscribe(world, target, name="New")
-
-    assert made.status_code == 201
-    assert made.json["name"] == "New"
-    assert world.get(path)["name"] is None
 
 
 def test_a_subscription_is_found_though_the_edited_one_was_deleted(

@@ -119,10 +119,8 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(
 
     event = world.event(event_id)
     assert_has(event, status="delivered", delivered_via="push", delivery_attempts=4)
-    outcomes = [(attempt["outcome"], attempt["status_code"]) for attempt in event["attempts"]]
-    assert outcomes == [("retry", 503), ("retry", None), ("retry", 500), ("delivered", 201)]
+    assert [attempt["status_code"] for attempt in event["attempts"]] == [503, None, 500, 201]
     assert_has(event, next_attempt_at=None, last_error=None, delivered_at=rfc3339(world.clock()))
-    assert {request.headers["webhook-id"] for request in receiver.requests} == {event_id}
     assert world.messages() == []
     assert world.dead_letters() == []
     assert output.metrics()[-1]["DeliveryLatency"] == round((world.clock() - START) * 1000)

@@ -159,8 +159,3 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
     for secret in (GIVEN[6:], "secret-path", "secret-query"):
         assert secret not in said
     assert [row["created_by"] for row in subscriptions(world, "*")] == ["acme"]
-
-
-def test_a_file_without_lines_is_a_fault(file: Path) -> None:
-    write(file, " ")
-    assert "has no lines" in import_file(file, status=1)

@@ -115,7 +115,7 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     assert consumed.endswith(f'{{"acknowledged":["{event_id}"],"not_held":[]}}\n')
     subscription_id = found([subscribed], r'"subscription_id":"(\w+)"')
     assert re.search(r"cpy_\w+  responded 200, signature ok: ", subscribed)
-    url, _, key = found([token], r"(http\S+)").partition("/#key=")
+    url, _, key = found([token], r"(https?://\S+)").partition("/#key=")
     with urllib3.PoolManager(headers={"Authorization": f"Bearer {key}"}) as customer:
         [subscription] = customer.request("GET", f"{url}/subscriptions").json()["subscriptions"]
     assert subscription["subscription_id"] == subscription_id

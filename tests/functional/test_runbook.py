@@ -4,7 +4,6 @@ A `read` takes the next line that is pasted, as it does in a terminal. aws, make
 others only note how they are called; the calls of aws must be those of botocore's models.
 """
 
-import configparser
 import json
 import os
 import re
@@ -206,15 +205,3 @@ def test_the_settings_before_come_back(shell: Shell, tmp_path: Path) -> None:
 
     assert set(secret["SecretString"].splitlines()) >= {f"{name}={good[name]}" for name in good}
     assert "no changes" in no_changes
-
-
-def test_the_profile_can_be_made_again(shell: Shell, tmp_path: Path) -> None:
-    (shell.programs / "aws").unlink()
-    (shell.programs / "aws").symlink_to(install().with_name("aws"))
-    shell.paste(*BLOCKS[""])
-
-    parser = configparser.ConfigParser()
-    parser.read(tmp_path / ".aws" / "config")
-    profile = parser["profile triggers"]
-    assert profile["region"] == "us-east-1"
-    assert profile["credential_process"].endswith("--profile default --format process")

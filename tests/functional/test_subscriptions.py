@@ -152,19 +152,6 @@ def test_each_matching_subscription_gets_a_copy_of_its_own(
         assert pushed == {key: {**own, **of_event, "event_id": key} for key in event["copies"]}
 
 
-def test_copies_are_listed_but_not_in_the_inbox_nor_leased(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
-    receiver.default = target.default = 422
-    subscription_id = id_of_new(world, target)
-    event = world.post()
-
-    assert set(listed(world, "/events")) == {event["event_id"], *event["copies"]}
-    assert listed(world, f"/events?subscription_id={subscription_id}") == event["copies"]
-    for call in (("GET", "/events?source=original"), ("GET", "/inbox"), ("POST", "/inbox/lease")):
-        assert ids(world.call(*call)) == [event["event_id"]]
-
-
 def test_ten_destinations_are_pushed_at_once_others_queued(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
