@@ -75,7 +75,7 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
         **deciding._asdict(),
         "tenant": _count(tenant),
         "operator": _count(operator),
-        "own": own[0].state if own else None,
+        "own": event.status if own else None,
     }
 
 

@@ -118,7 +118,7 @@ def make(world: World, target: Receiver, kind: str, tenant: str | None) -> str:
     [
         ("200 503 422", "", "failed", "failed", "422"),
         ("200 503", "422", "failed", "retrying", "503"),
-        ("200 filter", "422", "retrying", "delivered", "200"),
+        ("200 filter", "422", "pending", "delivered", "200"),
         ("types", "200", "delivered", "not_asked", "types"),
         ("filter 200 later", "", "delivered", "not_sent", "later"),
         ("", "200 503", "delivered", "retrying", "503"),
@@ -140,7 +140,7 @@ def test_an_event_came_to_the_worst_of_its_tenant_s_webhooks_or_else_of_the_oper
     state: str,
     decided: str | None,
 ) -> None:
-    receiver.default = {"failed": 422, "retrying": 503}.get(own or "", 200)
+    receiver.default = {"failed": 422, "pending": 503}.get(own or "", 200)
     if own is None:
         world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     target.default = by_path
