@@ -84,8 +84,10 @@ def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
         assert answer.headers["www-authenticate"]
         assert answer.text == without.text
     assert aws.calls == []
-    world.restart(API_KEYS="")
-    assert world.offer().status_code == 401
+    for api_keys in ("", f"acme:{digest('')}"):
+        world.restart(API_KEYS=api_keys)
+        for value in ("", "Bearer", "Bearer ", basic("", ""), "x y", f"Bearer {KEY}"):
+            assert world.offer(authorization=value).status_code == 401
 
 
 def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -> None:

@@ -28,24 +28,10 @@ from tests.support.world import (
 
 MINE = "customer-42"
 OTHER = "customer-43"
-Foreign = tuple[list[str], list[str]]
 
 
 def me(world: World, token: str) -> Answer:
     return world.call("GET", "/me", key=token)
-
-
-@pytest.fixture
-def foreign(world: World, target: Receiver) -> Foreign:
-    """Return ids of subscriptions and of events that a token of MINE must not see: another
-    tenant's, and nobody's.
-    """
-    other = id_of_new(world, f"{target.url}1", tenant=OTHER)
-    nobody = id_of_new(world, f"{target.url}2")
-    events = [post_for(world, tenant) for tenant in (OTHER, MINE, None)]
-    event_ids = [each for event in events for each in (event["event_id"], *event["copies"])]
-    assert len(event_ids) == 3 + 4
-    return [other, nobody], event_ids
 
 
 # What a token is
@@ -131,9 +117,13 @@ def test_only_true_tokens_are_taken(world: World) -> None:
 # What a token opens
 
 
-def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
+def test_a_token_sees_nothing_of_others(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
-    (subscription_ids, event_ids) = foreign
+    # another tenant's, and nobody's
+    subscription_ids = [id_of_new(world, target, tenant=tenant) for tenant in (OTHER, None)]
+    events = [post_for(world, tenant) for tenant in (OTHER, MINE, None)]
+    event_ids = [each for event in events for each in (event["event_id"], *event["copies"])]
+    assert len(event_ids) == 3 + 4
     of_events = (("GET", ""), ("POST", "/replay"))
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
     hidden = [(verb, f"/events/{key}{path}") for key in event_ids for verb, path in of_events]
