@@ -206,13 +206,15 @@ def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
     places = MAX_INLINE_PUSHES
     chosen = []
     for planned in (plan.original, *plan.copies):
-        target = planned.target
-        is_quick = not services.needs_slow_lane(planned.event)
-        is_inline = places > 0 and target.is_enabled and is_quick
-        # The breaker is asked last, and once: to ask may begin the trial.
-        if is_inline and services.inline_breaker.acquire(target, services.clock()):
-            is_inline = False
         event = planned.event
+        target = planned.target
+        # The breaker is asked last, and once: to ask may begin the trial.
+        is_inline = (
+            places > 0
+            and target.is_enabled
+            and not services.needs_slow_lane(event)
+            and not services.inline_breaker.acquire(target, services.clock())
+        )
         if is_inline:
             places -= 1
             event = replace(event, delivery_attempts=1, claimed_until=until)

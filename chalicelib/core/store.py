@@ -81,7 +81,7 @@ ERASED_SECONDS = 3600
 
 EVENT_FIELDS = tuple(field.name for field in fields(Event))
 NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
-SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED, "attempts"}))
+SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
 
 
 @dataclass(frozen=True)
@@ -275,15 +275,12 @@ class EventStore(Table):
         """Read an event consistently; return what a write would whose condition failed."""
         return self._result(ItemResult(False, self._get(event_id)))
 
-    def get_many(
-        self, event_ids: Sequence[str], *, with_content: bool = True, more: Sequence[str] = ()
-    ) -> dict[str, Event]:
+    def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
         """Return those events that exist, by id, read consistently.
 
-        Without `with_content` they have neither payload and metadata nor attempts, unless `more`
-        names these.
+        Without `with_content` they have neither payload nor metadata.
         """
-        names = () if with_content else (*SUMMARY, *more)
+        names = () if with_content else SUMMARY
         events = map(self._unexpired, self._get_many(event_ids, names))
         present = [event for event in events if event and event.status is not Status.ERASED]
         return {event.event_id: event for event in present}

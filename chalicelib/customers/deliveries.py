@@ -36,7 +36,7 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     for status in (Status.FAILED, Status.PENDING):
         missed += [copy_id for copy_id, shard in rows[NEWEST:] if status in shard][:NEWEST]
     read_ids = [*missed, *delivered[:READ_DELIVERED]]
-    copies = services.store.get_many(read_ids, with_content=False, more=("attempts",))
+    copies = services.store.get_many(read_ids, with_content=False)
     summary = summarize([*copies.values()], services.clock())
     summary["delivered"] += len(delivered[READ_DELIVERED:])
     is_all = len(rows) == len(missed) + len(delivered)

@@ -128,8 +128,7 @@ def _sweep_partition(services: CoreServices, is_long: Mapping[bool, bool], parti
         slow = services.targets.slow_among({event.group_id for event in overdue})
         if not partition.startswith(COPY):
             tried = [event.event_id for event in overdue if event.last_error]
-            more = ("attempts",)
-            with_attempts = services.store.get_many(tried, with_content=False, more=more)
+            with_attempts = services.store.get_many(tried, with_content=False)
     lanes: dict[bool, list[Event]] = {False: [], True: []}
     for event in overdue:
         has_timed_out = with_attempts.get(event.event_id, event).has_timed_out
