@@ -44,11 +44,12 @@ from chalicelib.infra.errors import (
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.queue import Message, Queue
+from chalicelib.infra.queue import Message
 from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.api import printable
+from tools.queues import ReadableQueue
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
@@ -331,7 +332,7 @@ def _start_worker(name: str, queue_url: str, threads: int) -> None:
     client_config = ClientConfig(
         connect_timeout=1, read_timeout=30, retries={"total_max_attempts": 1}
     )
-    queue = Queue(boto3.client("sqs", config=client_config), queue_url)
+    queue = ReadableQueue(boto3.client("sqs", config=client_config), queue_url)
     receiving = Lock()
 
     def process_batch() -> None:
