@@ -24,7 +24,7 @@ from chalicelib.core.event import (
     lookup_key,
 )
 from chalicelib.core.outcome import Outcome, Reason
-from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.errors import EventNotFoundError, StorageUnavailableError
 from chalicelib.infra.table import LOWEST, NO_VALUES, ItemResult, Table, Values, key_of, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS, unix_seconds
@@ -56,8 +56,6 @@ LISTS_SAME = "(attribute_not_exists(copies) OR copies = :copies)"
 SAME_STATUS = f"{EXISTS} AND #status = :status"
 # Nothing ends earlier than it would have: EVENT_RETENTION_DAYS may have been lowered since.
 KEPT_LONGER = f"{SAME_STATUS} AND expires_at < :new_expires_at"
-IS_MARK = "#status = :erased"
-MARK_LONGER = f"{IS_MARK} AND expires_at < :new_expires_at"
 AS_READ = f"{SAME_STATUS} AND sort_key = :sort_key AND {LISTS_SAME} AND expires_at <= :until"
 # Whoever held an expired claim has ended, or finds another `claim_id` when it records.
 UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
@@ -178,20 +176,17 @@ class EventStore(Table):
         return WriteResult(False, current if of_update["Code"] == "None" else None)
 
     def renew(self, event_id: str, expires_at: int) -> None:
-        """Keep the event of a copy, or the mark of its erasure, as long as the copy: else nobody
-        could erase that by its event.
+        """Keep the event of a copy as long as the copy, or nobody could erase that by its event.
+
+        Raises EventNotFoundError if it was erased: the copy is about to go, too.
         """
         while (event := self.get(event_id)) and event.expires_at < expires_at:
             values = _kept_longer(event)
             changes = {"expires_at": expires_at, "status_shard": values[":shard"]}
             if self.change(event_id, KEPT_LONGER, changes, values).applied:
                 return
-        if event is None:
-            self.keep_mark(event_id, expires_at)
-
-    def keep_mark(self, event_id: str, expires_at: int) -> None:
-        """Keep the mark of an erasure, if there is one, at least until `expires_at`."""
-        self.change(event_id, MARK_LONGER, {"expires_at": expires_at}, {":erased": Status.ERASED})
+        if event is None and self.read(event_id).erased_until:
+            raise EventNotFoundError
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
@@ -206,7 +201,7 @@ class EventStore(Table):
         return self._record(
             event,
             status=Status.DELIVERED,
-            delivered_at=max(self._after(0), event.created_at),
+            delivered_at=self._after(0),
             delivered_via=DeliveredVia.PUSH,
             **CLEAR_SCHEDULE,
         )

@@ -11,7 +11,6 @@ from chalicelib.core.store import (
     ERASED_SECONDS,
     EVENT_FIELDS,
     EXISTS,
-    IS_MARK,
     MAX_MARK_SECONDS,
     UNCLAIMED,
     status_attributes,
@@ -29,6 +28,7 @@ REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 SAME_STATE = f"{EXISTS} AND #status = :seen AND claim_id = :holder"
 # An event, even an expired one, or the mark of its erasure until that expires.
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
+IS_MARK = "#status = :erased"
 SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
 CLAIMED = "The event is claimed; try again when the claim ends."
 # What a mark of an erasure keeps of an event; a member that is added to events goes.
@@ -165,16 +165,19 @@ def erase(event_id: str, services: CoreServices) -> None:
     if not marked.applied:
         raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
 
+    def keep_mark(condition: str) -> None:
+        expires_at = int(services.clock()) + ERASED_SECONDS
+        store.change(event_id, condition, {"expires_at": expires_at}, {":erased": Status.ERASED})
+
     def delete(copy_id: str) -> bool:
         return store.delete(copy_id, UNCLAIMED).applied
 
     # An event that is about to expire may have copies that version 0.7 kept longer.
-    expires_at = int(services.clock()) + ERASED_SECONDS
-    store.keep_mark(event_id, expires_at)
+    keep_mark(f"{IS_MARK} AND expires_at < :new_expires_at")
     if not all(services.map(delete, event.copies)):
         detail = "A copy is claimed: repeat the call to complete the erasure."
         raise EventClaimedError(detail, CLAIM_SECONDS)
-    store.change(event_id, IS_MARK, {"expires_at": expires_at}, {":erased": Status.ERASED})
+    keep_mark(IS_MARK)
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 
