@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from chalicelib.core.event import Event, Status
-from chalicelib.infra.clients import CALL_SECONDS, MAX_TRIES, make_client
+from chalicelib.infra.clients import CALL_SECONDS, CONFIG, MAX_TRIES, make_client
 from tests.simulator.simulated_world import WORKER_SECONDS, Container, SimulatedWorld
 from tests.support.receiver import Receiver, status
 
@@ -56,6 +56,14 @@ def test_a_push_leaves_the_time_to_record_it_although_every_call_takes_its_longe
     [event] = world.items().values()
     assert event.status == Status.DELIVERED
     assert world.history.violations == []
+
+
+def test_a_call_takes_at_most_call_seconds() -> None:
+    tries = CONFIG.retries["total_max_attempts"]
+    assert CONFIG.retries["mode"] == "standard"
+    assert tries * (CONFIG.connect_timeout + CONFIG.read_timeout) + 1 <= CALL_SECONDS
+    # the threads of a batch do not wait for each other's connections
+    assert CONFIG.max_pool_connections >= 64
 
 
 @pytest.fixture
