@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,15 @@ def test_the_table_of_settings_is_complete() -> None:
         row for text in TEXTS.values() for row in re.findall(r"^\|([^|]+)\|", text, re.MULTILINE)
     ]
     assert names <= {name for cell in tables for name in re.findall(r"`([A-Z][A-Z_]+)`", cell)}
+
+
+def test_no_twelve_words_in_a_row_stand_in_two_documents() -> None:
+    runs: Counter[str] = Counter()
+    for document, text in TEXTS.items():
+        if document.name != "CHANGELOG.md":
+            words = re.findall(r"[\w'-]+", text.lower())
+            runs.update({" ".join(words[at : at + 12]) for at in range(len(words) - 11)})
+    assert [run for run, documents in runs.items() if documents > 1] == []
 
 
 # The guides for receivers, consumers and operators

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,11 @@ THIRD_PARTY = {
 }
 
 
+# Of the page's scripts, which are joined into one in the order of page.html.
+NO_CODE = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*')
+DEFINITION = re.compile(r"^(const|let|(?:async )?function\*?) (\w+)", re.MULTILINE)
+
+
 def imported(path: Path) -> set[str]:
     """Return the full names of all that a module imports, inside functions too."""
     names = set()
@@ -86,6 +92,24 @@ def test_imports_go_one_way(name: str) -> None:
     } == set()
     roots = {full.split(".")[0] for full in full_names}
     assert roots - {"chalicelib"} - sys.stdlib_module_names <= THIRD_PARTY.get(name, set())
+
+
+def test_a_file_of_the_page_uses_what_stands_above_it_and_shares_variables_by_one_object() -> None:
+    page_html = (PRODUCT / "customers/console/page.html").read_text(encoding="utf-8")
+    sources = [
+        (name, NO_CODE.sub("", (PRODUCT / "customers/console" / name).read_text(encoding="utf-8")))
+        for name in re.findall(r"\{\{ (\w+\.js) \}\}", page_html)
+    ]
+    wrong = []
+    for place, (name, source) in enumerate(sources):
+        for below, (other, others_source) in enumerate(sources):
+            for kind, defined in DEFINITION.findall(others_source):
+                is_shared = below < place and kind != "let"
+                used = re.search(rf"(?<![.\w]){defined}(?!\w|\s*:)", source)
+                if other != name and used and not is_shared:
+                    wrong.append(f"{name} uses {defined} of {other}")
+    assert len(sources) > 20
+    assert wrong == []
 
 
 PASSED_ON = ("PYTHONPATH", "MUTANT_MODULE", "MUTANT_SOURCE")
