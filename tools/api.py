@@ -90,8 +90,8 @@ class Api:
         check(status, content)
         return content, headers
 
-    def get(self, path: str, item_id: str) -> Json:
-        item, _ = self.call("GET", f"{path}/{quote(item_id, safe='')}")
+    def get(self, path: str, item_id: str, **query: str) -> Json:
+        item, _ = self.call("GET", f"{path}/{quote(item_id, safe='')}", fields=query)
         return item
 
     def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[Json, bool]:

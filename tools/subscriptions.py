@@ -74,7 +74,7 @@ def missed(subscription_id: str, since: str | None, until: str, subject: str | N
     """
     api = Api()
     if not (since or subject):
-        since = begin_of_trouble(api.get("/subscriptions", subscription_id))
+        since = begin_of_trouble(api, subscription_id)
     events, examined = read_missed(api, subscription_id, since, until, subject)
     if events:
         rows = [
@@ -99,7 +99,7 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     """
     api = Api()
     subscription = api.get("/subscriptions", subscription_id)
-    since = since or begin_of_trouble(subscription)
+    since = since or begin_of_trouble(api, subscription_id)
     if go and subscription["disabled_at"]:
         enabling = command_line("enable", {"subscription_id": subscription_id})
         state = subscription["state"]
@@ -125,12 +125,15 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     print(told)
 
 
-def begin_of_trouble(subscription: Json) -> str:
+def begin_of_trouble(api: Api, subscription_id: str) -> str:
     """Return three days before a subscription began to fail, or before now: attempts last so long.
 
-    It is not before the subscription was made: what is older went to another one, or to nobody.
+    Once it is enabled, its oldest delivery that did not arrive tells when that was. It is not
+    before the subscription was made: what is older went to another one, or to nobody.
     """
+    subscription = api.get("/subscriptions", subscription_id, include="deliveries")
     known = [subscription[name] for name in ("failing_since", "disabled_at")]
+    known.append(subscription["deliveries"]["oldest_missed_at"])
     trouble_at = min(filter(None, known), default=parse_time("0s"))
     return max(rfc3339(unix_seconds(trouble_at) - MOST_SECONDS), str(subscription["created_at"]))
 

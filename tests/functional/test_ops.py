@@ -16,7 +16,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.conftest import During
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
@@ -208,6 +208,8 @@ def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver:
     receiver.default = 422
     Ran("send", "--type=a", "--subject=order-4711")
     receiver.default = 200
+    world.call("POST", f"/subscriptions/{subscription_id}/enable")
+    world.sleep(5 * DAY_SECONDS)
     asked = ("--subscription-id", subscription_id)
 
     # From three days before it failed, but not from before it was made.
