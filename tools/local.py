@@ -44,12 +44,11 @@ from chalicelib.infra.errors import (
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.queue import Message
+from chalicelib.infra.queue import Message, Queue
 from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.api import printable
-from tools.queues import ReadableQueue
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
@@ -332,7 +331,7 @@ def _start_worker(name: str, queue_url: str, threads: int) -> None:
     client_config = ClientConfig(
         connect_timeout=1, read_timeout=30, retries={"total_max_attempts": 1}
     )
-    queue = ReadableQueue(boto3.client("sqs", config=client_config), queue_url)
+    queue = Queue(boto3.client("sqs", config=client_config), queue_url)
     receiving = Lock()
 
     def process_batch() -> None:

@@ -48,7 +48,6 @@ from tools.command_line import (
     until_option,
 )
 from tools.import_subscriptions import import_subscriptions
-from tools.queues import ReadableQueue
 from tools.subscriptions import COLUMNS, disable, enable, missed, recover, send_to, subscriptions
 
 EVENTS = {"order": "oldest", "limit": "100"}
@@ -134,7 +133,7 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     """Receive up to `limit` messages and make them visible again."""
     seen: dict[str, Message] = {}
     try:
-        for message in receive(ReadableQueue(sqs, url), limit):
+        for message in receive(Queue(sqs, url), limit):
             seen[message.message_id] = message
     finally:
         for message in seen.values():
@@ -144,7 +143,7 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     return list(seen.values())
 
 
-def receive(queue: ReadableQueue, count: int, size: int = BATCH_SIZE) -> Iterator[Message]:
+def receive(queue: Queue, count: int, size: int = BATCH_SIZE) -> Iterator[Message]:
     """Yield up to `count` messages, so that it ends even if some come back; at most `size` of them
     are received before they are wanted.
     """
@@ -188,7 +187,7 @@ def redrive(stage: str, rate: float) -> None:
     """
     sqs, queue_url, dlq_url = open_queues(stage)
     work_queue = Queue(sqs, queue_url)
-    source = ReadableQueue(sqs, dlq_url)
+    source = Queue(sqs, dlq_url)
     total, _ = depths(sqs, dlq_url)
 
     def move(message: Message) -> str:

@@ -1,4 +1,4 @@
-"""The SQS client: send, delete, depth. Lambda receives.
+"""The SQS client: send, receive, delete, depth.
 
 Each operation logs one line; bodies are never logged.
 """
@@ -36,18 +36,22 @@ class Message:
 
     @classmethod
     def from_record(cls, record: Json) -> "Message":
-        """Return a message that Lambda received.
+        """Return a message that Lambda or `Queue.receive` received.
 
-        Of the attributes those that are text are kept; SQS also has binary ones.
+        The names of the members differ in case between the two. Of the attributes those that are
+        text are kept; SQS also has binary ones.
         """
-        attributes = record.get("messageAttributes", {})
-        texts = {name: value.get("stringValue") for name, value in attributes.items()}
+        members = _lowered(record)
+        texts = {
+            name: _lowered(value).get("stringvalue")
+            for name, value in members.get("messageattributes", {}).items()
+        }
         return cls(
-            body=record["body"],
+            body=members["body"],
             attributes={name: text for name, text in texts.items() if text},
-            group_id=record.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
-            message_id=record["messageId"],
-            receipt_handle=record["receiptHandle"],
+            group_id=members.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
+            message_id=members["messageid"],
+            receipt_handle=members["receipthandle"],
         )
 
 
@@ -74,6 +78,25 @@ class Queue:
             for number, message in enumerate(messages)
         ]
         self._call("send_message_batch", {"count": len(entries)}, Entries=entries)
+
+    def receive(self, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Message]:
+        """Receive up to `max_messages` (1 to 10) messages.
+
+        If there is none, wait up to `wait_seconds` (0 to 20) for the first.
+        """
+        response = self._call(
+            "receive_message",
+            {},
+            MaxNumberOfMessages=max_messages,
+            WaitTimeSeconds=wait_seconds,
+            MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=[GROUP_ID],
+        )
+        return [Message.from_record(message) for message in response.get("Messages", ())]
+
+    def delete(self, receipt_handle: str) -> None:
+        """Delete a received message."""
+        self._call("delete_message", {}, ReceiptHandle=receipt_handle)
 
     def delete_many(self, receipt_handles: Sequence[str]) -> None:
         """Delete up to BATCH_SIZE received messages."""
@@ -135,3 +158,7 @@ def _parameters(message: Message, delay_seconds: int) -> Json:
         GROUP_ID: message.group_id,
         "DelaySeconds": delay_seconds,
     }
+
+
+def _lowered(record: Json) -> Json:
+    return {name.lower(): value for name, value in record.items()}

@@ -16,6 +16,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
+from chalicelib.infra.queue import Queue
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.conftest import During
 from tests.support import receiver as receivers
@@ -25,7 +26,6 @@ from tests.support.running import ended
 from tests.support.subscribing import id_of_new, listed, post_later, subscribe
 from tests.support.world import KEY, World, assert_has
 from tools.ops import cli
-from tools.queues import ReadableQueue
 
 FAST = ("--rate", "10000")
 GO = ("--go", *FAST)
@@ -118,8 +118,7 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     )
     assert not re.search("secret|\x1b", shown)
     world.sleep(0.001)
-    dlq = ReadableQueue(world.outside, world.environ["INBOX_DLQ_URL"])
-    assert len(dlq.receive(wait_seconds=0)) == 4
+    assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
     in_flight = "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
     assert Ran("dlq").output == in_flight
 

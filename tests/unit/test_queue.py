@@ -5,7 +5,6 @@ from chalicelib.infra.errors import QueueUnavailableError
 from chalicelib.infra.queue import Message, Queue
 from tests.conftest import During, Output
 from tests.support.world import World, assert_has
-from tools.queues import ReadableQueue
 
 BODY = '{"text":"secret é \U0001f511"}'
 
@@ -21,8 +20,7 @@ def test_a_refused_entry_of_a_batch_is_an_error(
     queue: Queue, during: During, operation: str
 ) -> None:
     queue.send_many([Message(BODY, {})] * 3)
-    source = ReadableQueue(queue._client, queue._url)
-    handles = [message.receipt_handle for message in source.receive(wait_seconds=0)]
+    handles = [message.receipt_handle for message in queue.receive(wait_seconds=0)]
     refused = [{"Id": "0", "SenderFault": True, "Code": "InternalError"}]
     during(
         queue._client,
@@ -54,6 +52,8 @@ def test_each_operation_logs_a_line_without_bodies_and_failures(
     for operation in (
         lambda: queue.send(message),
         lambda: queue.send_many([message]),
+        lambda: queue.receive(wait_seconds=0),
+        lambda: queue.delete("handle"),
         lambda: queue.delete_many(["handle"]),
         queue.depth,
     ):
