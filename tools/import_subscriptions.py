@@ -48,9 +48,10 @@ def parse_line(line: bytes) -> Json:
     return wanted
 
 
-def make(api: Api, wanted: Json, headers: dict[str, str]) -> tuple[Json, str]:
+def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -> tuple[Json, str]:
     """Make the subscription of a line; return it, and what came of it.
 
+    :param before: What the API told of it, its secret included; None: it was not there.
     :param headers: Who makes it, unless that is the key.
     """
     body = {member: wanted[member] for member in GIVEN if member in wanted}
@@ -60,8 +61,9 @@ def make(api: Api, wanted: Json, headers: dict[str, str]) -> tuple[Json, str]:
     # POST /subscriptions does not set the previous secret, which signs for a day.
     if secret not in (None, made["secret"]):
         api.call("POST", path_of(made["subscription_id"], "secret"), json={"secret": secret})
+        made["secret"] = secret
     if status == 200:
-        return made, "was there"
+        return made, "there, unchanged" if made == before else "there, changed"
     if wanted.get("disabled_at"):
         made, _ = api.call("POST", path_of(made["subscription_id"], "disable"))
     return made, "made"
@@ -75,16 +77,17 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
 
     A line with `disabled_at` is disabled by hand, if this makes it: one that is there keeps its
     state. One that a customer made is the customer's again. Repeating the command sets what else
-    the file says. Lines that are refused are named, and the exit code is 1.
+    the file says, and tells what is unchanged: values of headers are not compared. Lines that are
+    refused are named, and the exit code is 1.
     """
     api = Api()
     lines = numbered_lines(file.read_bytes())
     names: dict[str, str] = {}
-    disabled: list[str] = []
+    there: dict[str, Json] = {}
     if go:
         me, _ = api.call("GET", "/me")
-        listed = api.list_all("/subscriptions", tenant="*", state="disabled")
-        disabled += [one["subscription_id"] for one in listed if one["state"] == "disabled"]
+        listed = api.list_all("/subscriptions", tenant="*")
+        there |= {subscription["subscription_id"]: subscription for subscription in listed}
 
     @cache
     def authorization(tenant: str) -> dict[str, str]:
@@ -109,10 +112,14 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
             return "can be imported"
         customer = f"tenant:{tenant}"
         headers = authorization(tenant) if wanted.get("created_by") == customer else {}
-        seed = seed_of(customer if headers else me["name"], *identity)
-        if make_id(seed) in disabled:  # POST would enable it
-            raise ApiCallError(409, f"{make_id(seed)} {DISABLED}")
-        made, what = make(api, wanted, headers)
+        subscription_id = make_id(seed_of(customer if headers else me["name"], *identity))
+        before = there.get(subscription_id)
+        if before:
+            if before["state"] == "disabled":  # POST would enable it
+                raise ApiCallError(409, f"{subscription_id} {DISABLED}")
+            told, _ = api.call("GET", path_of(subscription_id, "secret"))
+            before = {**before, "secret": told["secret"]}
+        made, what = make(api, wanted, before, headers)
         outcome = f"{what} ({made['state']})"
         former_id = wanted.get("subscription_id") or "no id"
         click.echo(printable(f"{name}, {former_id}: {made['subscription_id']} {outcome}"))

@@ -108,8 +108,8 @@ def test_importing_again_sets_what_the_file_says_but_for_the_state(
 
     again = import_file(file, "--go", status=1)
 
-    expected = "1 was there (paused), 2 was there (active), 1 refused"
-    assert f"4 of 4 lines: {expected}" in again
+    unchanged = "1 there, unchanged (paused), 1 there, unchanged (active)"
+    assert f"4 of 4 lines: {unchanged}, 1 there, changed (active), 1 refused" in again
     assert "line 4: sub_" in again
     after = exported(world, capsys)
     assert [line["state"] for line in after] == ["paused", "active", "active", "disabled"]
