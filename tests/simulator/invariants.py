@@ -350,7 +350,7 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
     for event in stored.values():
         _check_end(event, history, told)
         _check_attempts(event, history)
-        lost = set(event.copies) - stored.keys() - history.deleted
+        lost = {copy_id for copy_id in event.copies if copy_id not in stored} - history.deleted
         history.forbid(bool(lost), f"copies that were not stored: {lost}")
         source = stored.get(event.source_event_id or "")
         is_listed = not event.is_copy or (source is not None and event.event_id in source.copies)
