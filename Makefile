@@ -11,11 +11,11 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover subscriptions enable disable import-subscriptions write-secrets
+  send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
 # These take what their help names, and settings, which a test holds complete in docs/settings.md. A misspelt or empty filter would widen what is replayed or erased.
 STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover subscriptions enable disable import-subscriptions write-secrets
+  send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
@@ -102,10 +102,10 @@ deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev,
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
 	@$(PY) -m tools.gateway "$${STAGE:-dev}"
-	@exec $(PY) -m tools.resources "$${STAGE:-dev}" secrets
+	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
 
-write-secrets: $(SET_UP) ## store the secrets of subscriptions that derive from a signing secret, as make deploy does (STAGE=dev)
-	@exec $(PY) -m tools.resources "$${STAGE:-dev}" secrets
+mark-undelivered: $(SET_UP) ## let the index of what was not delivered have what failed before 0.9, as make deploy does (STAGE=dev)
+	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
 
 export-subscriptions: $(SET_UP) ## print a JSON line for each subscription, with target URL and secret (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" export

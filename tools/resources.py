@@ -20,6 +20,7 @@ from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
 from tools.changes import OF_EVENT_SOURCES, PARAMETERS, find_changes, outputs_of
 from tools.export import export_subscriptions
+from tools.mark_undelivered import mark_undelivered
 from tools.stage import (
     check_place,
     check_runtime,
@@ -30,7 +31,6 @@ from tools.stage import (
     stack_name,
     tags_of,
 )
-from tools.write_secrets import write_secrets
 
 REQUIRED = ("ZAPIER_WEBHOOK_URL", "API_KEYS")
 # the others: no keys, signatures, alarms
@@ -329,7 +329,7 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
 @click.argument("stage")
 @click.argument(
     "act",
-    type=click.Choice(["update", "deploy", "check", "delete", "export", "secrets"]),
+    type=click.Choice(["update", "deploy", "check", "delete", "export", "undelivered"]),
     default="update",
 )
 @click.option("--go", is_flag=True)
@@ -342,9 +342,9 @@ def main(stage: str, act: str, go: bool) -> None:
             case "export":
                 export_subscriptions(read_config(stage))
                 return
-            case "secrets":
+            case "undelivered":
                 loaded = deps.load_checked(read_config(stage))
-                write_secrets(stage, deps.Services(loaded, make_client=boto3.client))
+                mark_undelivered(deps.Services(loaded, make_client=boto3.client))
                 return
         is_deleting = act in ("check", "delete")
         stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)

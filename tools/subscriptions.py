@@ -126,16 +126,13 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
 
 
 def begin_of_trouble(api: Api, subscription_id: str) -> str:
-    """Return three days before a subscription began to fail, or before now: attempts last so long.
-
-    Once it is enabled, its oldest delivery that did not arrive tells when that was. It is not
-    before the subscription was made: what is older went to another one, or to nobody.
+    """Return when the oldest event was created that failed or waits; without one, three days ago,
+    but not before the subscription was made.
     """
     subscription = api.get("/subscriptions", subscription_id, include="deliveries")
-    known = [subscription[name] for name in ("failing_since", "disabled_at")]
-    known.append(subscription["deliveries"]["oldest_missed_at"])
-    trouble_at = min(filter(None, known), default=parse_time("0s"))
-    return max(rfc3339(unix_seconds(trouble_at) - MOST_SECONDS), str(subscription["created_at"]))
+    recent_at = rfc3339(unix_seconds(parse_time("0s")) - MOST_SECONDS)
+    begun_at = max(recent_at, subscription["created_at"])
+    return str(subscription["deliveries"]["oldest_missed_at"] or begun_at)
 
 
 WHY = {

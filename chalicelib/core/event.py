@@ -159,6 +159,13 @@ class Event:
         return self.event_type.startswith(RESERVED_PREFIX)
 
     @property
+    def undelivered_key(self) -> str | None:
+        """The subscription of a copy that failed, or waits after a failed attempt; else None."""
+        has_failed = self.status is Status.FAILED
+        is_waiting = self.status is Status.PENDING and self.last_error
+        return self.subscription_id if has_failed or is_waiting else None
+
+    @property
     def last_push_error(self) -> str | None:
         """The error of the latest attempt that made a push: with an open breaker, none is made."""
         errors = (attempt.error for attempt in reversed(self.attempts))

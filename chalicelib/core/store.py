@@ -239,6 +239,8 @@ class EventStore(Table):
             "delivery_attempts": event.delivery_attempts,
             "attempts": _encode_attempts(event),
             "last_error": event.last_error,
+            # set by the first record of a failure, removed by that of a delivery
+            "undelivered_key": event.undelivered_key,
         }
         result = self.change(event.event_id, RECORDABLE, outcome, {":mine": event.claim_id})
         if result.applied:
@@ -352,6 +354,7 @@ def to_attributes(event: Event) -> Values:
         **status_attributes(event.event_id, event.status),
         "sort_key": event.sort_key,
         "lookup_key": lookup_key(event.subscription_id, event.subject),
+        "undelivered_key": event.undelivered_key,
         "attempts": _encode_attempts(event),
         "copies": dumps(event.copies) if event.copies else None,
     }

@@ -69,7 +69,7 @@ class Subscription:
     `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at` and `last_error`.
     One that is `paused` was disabled by hand. Its secret was renewed so many times, the last time
     at `renewed_at`; `given` has the secrets by the numbers of the present renewal and of that
-    before, but for those that 0.7 derived, until `tools.write_secrets` writes them there. Its
+    before, but for those that 0.7 derived, if 0.8 did not write them there. Its
     pushes are slow since `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index shows it,
     and a write that changes it finds them as they were read.
     """

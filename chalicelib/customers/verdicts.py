@@ -2,14 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
-from statistics import median
 from typing import NamedTuple
 
 from chalicelib.core.event import Event, Status
 from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.infra.times import rfc3339
 
 SOON_SECONDS = 60  # a copy whose next attempt is later waits
 WORST_FIRST = ("failed", "retrying", "not_sent", "pending", "delivered", "not_asked")
@@ -93,30 +91,17 @@ def is_waiting(copy: Event, now: float) -> bool:
     return due_at is not None and due_at > rfc3339(now + SOON_SECONDS)
 
 
-def summarize(copies: Sequence[Event], now: float) -> Json:
-    """Return how deliveries go, from copies of a subscription with their attempts."""
-    counts = Counter(copy.status for copy in copies)
-    failed = [copy for copy in copies if copy.status is Status.FAILED]
-    waiting = [copy for copy in copies if is_waiting(copy, now) and not copy.is_report]
-    attempts = [copy.attempts[-1] for copy in copies if copy.attempts]
-    newest = max(attempts, key=attrgetter("at"), default=None)
-    delivered = [copy for copy in copies if copy.delivered_at]
-    seconds = sorted(map(_delivery_seconds, delivered))
+def summarize(undelivered: Sequence[Event], newest: Sequence[Event]) -> Json:
+    """Return how deliveries go, from copies that were not delivered, the oldest first, and from the
+    newest copies, the newest first.
+    """
+    counts = Counter(copy.status for copy in undelivered)
+    delivered = (copy.created_at for copy in newest if copy.status is Status.DELIVERED)
     return {
-        "delivered": counts[Status.DELIVERED],
-        "failed": len(failed),
-        "pending": counts[Status.PENDING],
-        "waiting": len(waiting),
-        "oldest_missed_at": min((copy.created_at for copy in failed + waiting), default=None),
-        "last_at": max((copy.created_at for copy in copies), default=None),
-        "last_delivered_at": max((copy.delivered_at or "" for copy in delivered), default=None),
-        "last_error": newest and newest.error,
-        "median_seconds": round(median(seconds), 3) if seconds else None,
-        "p95_seconds": seconds[-1 - len(seconds) // 20] if seconds else None,
+        "failed": counts[Status.FAILED],
+        "waiting": counts[Status.PENDING],
+        "oldest_missed_at": undelivered[0].created_at if undelivered else None,
+        "last_at": newest[0].created_at if newest else None,
+        "last_delivered_at": next(delivered, None),
+        "recent": [copy.status for copy in newest],
     }
-
-
-def _delivery_seconds(copy: Event) -> float:
-    """Return the seconds from creation, or the last replay, to delivery; clocks may differ."""
-    begun_at = copy.replayed_at or copy.created_at
-    return max(0.0, round(unix_seconds(copy.delivered_at or begun_at) - unix_seconds(begun_at), 3))

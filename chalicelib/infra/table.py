@@ -16,7 +16,13 @@ from chalicelib.infra.times import Clock, rfc3339
 BY_STATUS = "status-index"
 BY_LOOKUP = "lookup-index"
 BY_TENANT = "tenant-index"
-PARTITION_KEYS = {BY_STATUS: "status_shard", BY_LOOKUP: "lookup_key", BY_TENANT: "tenant"}
+UNDELIVERED = "undelivered-index"
+PARTITION_KEYS = {
+    BY_STATUS: "status_shard",
+    BY_LOOKUP: "lookup_key",
+    BY_TENANT: "tenant",
+    UNDELIVERED: "undelivered_key",
+}
 CONDITION_FAILED = "ConditionalCheckFailedException"
 TRANSACTION_CANCELED = "TransactionCanceledException"
 MAX_KEYS = 100  # of a BatchGetItem

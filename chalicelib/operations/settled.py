@@ -43,7 +43,8 @@ KEPT_OF_ERASED = {
     "source_event_id",
     "response_bytes",
 }
-ERASED = {*EVENT_FIELDS, "content", "status_shard", "lookup_key"} - KEPT_OF_ERASED
+KEYS = {"status_shard", "lookup_key", "undelivered_key"}  # of indexes
+ERASED = {*EVENT_FIELDS, "content", *KEYS} - KEPT_OF_ERASED
 
 
 def replay(event: Event, invocation: Invocation) -> Event:

@@ -81,6 +81,7 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         "delivered_via": DeliveredVia.PULL,
         "failed_at": None,
         "reason": None,
+        "undelivered_key": None,
         **CLEAR_SCHEDULE,
     }
     condition = UNDELIVERED  # the claim stays: a push may be running

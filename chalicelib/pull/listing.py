@@ -25,6 +25,7 @@ from chalicelib.infra.table import (
     HIGHEST,
     LOWEST,
     PARTITION_KEYS,
+    UNDELIVERED,
     serialize,
 )
 from chalicelib.infra.times import Clock
@@ -43,8 +44,8 @@ FILTERS = {
     "source": "attribute_not_exists(source_event_id)",
     "skips_reports": "NOT begins_with(event_type, :reserved)",
 }
-# The index of tenants shows neither status nor size. Until an event is read, its row counts as a
-# delivered one, which every list from that index may have.
+# The index of tenants shows neither status nor size, that of undelivered copies no size. Until an
+# event is read, its row counts as a delivered one, which every list by tenant may have.
 NOT_SHOWN = serialize({"status_shard": Status.DELIVERED, "created_by": "", "response_bytes": 0})
 
 
@@ -81,7 +82,10 @@ class Query:
         """The index that is read, and the keys of its partitions that have the events.
 
         A tenant's events that are pending or failed are found by status: they may be few of many.
+        What failed of a subscription is found among what was not delivered to it.
         """
+        if self.subscription_id and self.status == (Status.FAILED,):
+            return UNDELIVERED, [self.subscription_id]
         looked_up = lookup_key(self.subscription_id, self.subject)
         if looked_up:
             return BY_LOOKUP, [looked_up]

@@ -57,6 +57,17 @@ SUBSCRIPTION = {
     "tenant": "acme",
     "lookup_key": "subscription",
 }
+FAILED_COPY: Json = {
+    "event_id": {"S": f"cpy_{'0' * 32}"},
+    "event_type": {"S": "order.created"},
+    "status": {"S": "failed"},
+    "status_shard": {"S": "copy-failed#0"},
+    "sort_key": {"S": f"{CREATED_AT}#cpy_{'0' * 32}"},
+    "subscription_id": {"S": SUBSCRIPTION["event_id"]},
+    "created_by": {"S": "acme"},
+    "response_bytes": {"N": "2"},
+    "expires_at": {"N": "4102444800"},
+}
 EMPTY_ZIP = b"PK\5\6" + bytes(18)
 REFUSED = """\
 Error: nothing was changed. The environment has other settings than stack triggers-api-dev-resources
@@ -367,10 +378,11 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
     dynamodb = aws.direct("dynamodb")
     item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
-    for stored in range(2):
+    for marked in range(2):
         said = checkout.make("deploy", **GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
-        assert f"secrets of subscriptions stored: {stored}\n" in said
-        dynamodb.put_item(TableName=TABLE, Item=item)
+        assert f"copies that were not delivered, and are marked now: {marked}\n" in said
+        for stored in (item, FAILED_COPY):
+            dynamodb.put_item(TableName=TABLE, Item=stored)
         checkout.record.write_text("{")  # as if it had been killed there
     sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
     functions = {source["UUID"]: source["FunctionArn"] for source in sources}

@@ -138,7 +138,7 @@ def test_the_alarm_of_the_table_watches_its_indexes_and_ends_when_its_data_ends(
     # CloudWatch keeps the state of an alarm on DynamoDB's metrics while they are missing.
     expression, *metrics = PROPERTIES["TableThrottledAlarm"]["Metrics"]
     names = [metric["MetricStat"]["Metric"]["MetricName"] for metric in metrics]
-    assert names == ["WriteThrottleEvents"] * 4
+    assert names == ["WriteThrottleEvents"] * 5
     indexes = [metric["MetricStat"]["Metric"]["Dimensions"][1:] for metric in metrics]
     assert [each[0]["Value"] for each in indexes if each] == list(INDEXES)
     assert expression["Expression"] == " + ".join(f"FILL({metric['Id']}, 0)" for metric in metrics)

@@ -1,6 +1,7 @@
 """What the API tells of events and of subscriptions, so that nobody has to judge that again."""
 
 import json
+import zlib
 from collections import Counter
 from typing import Any
 from urllib.parse import urlencode
@@ -8,9 +9,9 @@ from urllib.parse import urlencode
 import pytest
 
 from chalicelib.core.event import Event, Status
-from chalicelib.core.store import compressed
+from chalicelib.core.store import SHARDS, compressed
 from chalicelib.infra.times import rfc3339
-from tests.conftest import During
+from tests.conftest import During, Once
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import (
@@ -22,6 +23,7 @@ from tests.support.subscribing import (
     subscribed,
 )
 from tests.support.world import KEY, PRODUCER_KEY, START, Json, World, assert_has
+from tools.mark_undelivered import mark_undelivered
 
 
 def test_the_body_of_a_push_is_told_as_it_would_be_sent_now(
@@ -234,66 +236,126 @@ def store_copy(world: World, subscription_id: str, number: int, state: Status, *
     world.services.store.put(copy, compressed(copy))
 
 
-def test_deliveries_are_counted_as_missed_lists_them_and_tell_the_newest_error(
+def test_what_failed_or_waits_is_counted_until_it_is_delivered(
     world: World, target: Receiver
 ) -> None:
     subscription_id = id_of_new(world, target, tenant="a")
     assert deliveries(world, subscription_id) == {
-        **dict.fromkeys(("delivered", "failed", "pending", "waiting"), 0),
-        **dict.fromkeys(("oldest_missed_at", "last_at", "last_delivered_at", "last_error")),
-        **dict.fromkeys(("median_seconds", "p95_seconds")),
+        **dict.fromkeys(("failed", "waiting"), 0),
+        **dict.fromkeys(("oldest_missed_at", "last_at", "last_delivered_at")),
+        "recent": [],
         "has_more": False,
     }
     target.script(200, 422, 503, 503)
-    events = [post_later(world, tenant="a") for _ in range(4)]
-    [waiting] = events[2]["copies"]
-    due_at = {"S": rfc3339(world.clock() + 90)}
-    world.change_item(waiting, "SET next_attempt_at = :due_at", due_at=due_at)
+    events = [post_later(world, tenant="a") for _ in range(5)]
     world.call("DELETE", f"/events/{post_later(world, tenant='a')['event_id']}")
 
     told = deliveries(world, subscription_id)
 
-    assert_has(told, delivered=1, failed=1, pending=2, waiting=1, has_more=False)
-    path = f"/subscriptions/{subscription_id}/missed?since=2026-01-01T00:00:00Z"
-    assert [row["reason"] for row in world.get(path)["events"]] == ["failed", "waiting"]
+    assert_has(told, failed=1, waiting=2, has_more=False)
     assert_has(
         told,
         oldest_missed_at=events[1]["created_at"],
-        last_at=events[3]["created_at"],
-        last_error="receiver responded 503",
+        last_at=events[4]["created_at"],
+        last_delivered_at=events[4]["created_at"],
+        recent=["delivered", "pending", "pending", "failed", "delivered"],
     )
-    assert told["last_delivered_at"] >= events[0]["created_at"]
-    world.replay(*events[1]["copies"])  # of all attempts the newest, and it delivers
+    [failed], [waiting] = events[1]["copies"], events[2]["copies"]
+    path = f"/events?subscription_id={subscription_id}&status=failed"
+    assert [row["event_id"] for row in world.get(path)["events"]] == [failed]
+
+    world.replay(failed)
+    assert_has(deliveries(world, subscription_id), failed=0, waiting=3)
+    world.acknowledge(waiting)
+    assert "undelivered_key" not in world.item(waiting)
+    assert_has(deliveries(world, subscription_id), failed=0, waiting=2)
+    world.sleep(600)
+    world.sweep()
     world.run_worker()
-    assert_has(deliveries(world, subscription_id), delivered=3, failed=0, last_error=None)
+    assert_has(deliveries(world, subscription_id), failed=0, waiting=0, oldest_missed_at=None)
+    assert world.get(path)["events"] == []
 
 
-@pytest.mark.parametrize("older, has_more", [("failed", False), ("delivered failed", True)])
-def test_of_older_copies_those_that_did_not_arrive_are_counted(
-    world: World, older: str, has_more: bool
+@pytest.mark.parametrize("count, least", [(30, 0), (5, 3)])
+def test_what_was_not_delivered_is_counted_however_old(
+    world: World, target: Receiver, count: int, least: int
 ) -> None:
-    subscription_id = id_of_new(world, "http://127.0.0.1:9/")
-    for number, name in enumerate([*older.split(), "failed", "pending"]):
-        store_copy(world, subscription_id, number, Status(name))
-    for number in range(100):
-        at = START + 100 + number
-        store_copy(
-            world,
-            subscription_id,
-            100 + number,
-            Status.DELIVERED,
-            delivered_at=rfc3339(at + number),
-        )
+    subscription_id = id_of_new(world, target)
+    target.script(422, 200, 422)
+    oldest = post_later(world)
+    for _ in range(count):
+        post_later(world)
 
     told = deliveries(world, subscription_id)
 
-    assert_has(told, delivered=100, failed=2, pending=1, has_more=has_more)
-    assert told["oldest_missed_at"] == rfc3339(START + len(older.split()) - 1)
-    # of the newest twenty
-    assert_has(told, median_seconds=89.5, p95_seconds=98.0)
+    assert_has(told, failed=2, oldest_missed_at=oldest["created_at"], has_more=False)
+    assert told["recent"].count("failed") == (2 if least else 0)
 
 
-def test_a_page_with_deliveries_has_25_subscriptions_and_reads_little(
+def test_a_report_that_failed_is_listed_and_not_counted(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    subscription_id = id_of_new(world, target, "triggers.*")
+    target.script(422)
+    receiver.script(422)
+    world.post()
+    world.run_worker()
+
+    assert_has(deliveries(world, subscription_id), failed=0, recent=["failed"])
+    path = f"/events?subscription_id={subscription_id}&status=failed"
+    assert len(world.get(path)["events"]) == 1
+
+
+def test_what_a_function_of_0_8_delivered_is_not_counted(world: World, target: Receiver) -> None:
+    """It leaves the mark that a function of now set."""
+    subscription_id = id_of_new(world, target)
+    target.script(422)
+    [copy_id] = post_later(world)["copies"]
+    shard = {"S": f"copy-delivered#{zlib.crc32(copy_id.encode()) % SHARDS}"}
+    world.change_item(copy_id, "SET status_shard = :shard", shard=shard)
+
+    assert_has(deliveries(world, subscription_id), failed=0, waiting=0, oldest_missed_at=None)
+    path = f"/events?subscription_id={subscription_id}&status=failed"
+    assert world.get(path)["events"] == []
+
+
+def test_what_failed_under_0_8_is_marked_by_a_deployment(
+    world: World, target: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subscription_id = id_of_new(world, target)
+    target.script(422, 503)
+    events = [post_later(world) for _ in range(3)]
+    for event in events:
+        world.change_item(event["copies"][0], "REMOVE undelivered_key")
+    assert_has(deliveries(world, subscription_id), failed=0, waiting=0)
+
+    for count in (2, 0):
+        mark_undelivered(world.services)
+        assert capsys.readouterr().out.endswith(f" {count}\n")
+
+    assert_has(deliveries(world, subscription_id), failed=1, waiting=1)
+
+
+def test_what_is_delivered_while_a_deployment_marks_is_not_marked(
+    world: World, target: Receiver, once: Once
+) -> None:
+    subscription_id = id_of_new(world, target)
+    target.script(422)
+    [copy_id] = post_later(world)["copies"]
+    world.change_item(copy_id, "REMOVE undelivered_key")
+
+    def deliver() -> None:
+        world.replay(copy_id)
+        world.run_worker()
+
+    once(world.dynamodb, "before-call.dynamodb.UpdateItem", deliver)
+    mark_undelivered(world.services)
+
+    assert "undelivered_key" not in world.item(copy_id)
+    assert_has(deliveries(world, subscription_id), failed=0, waiting=0)
+
+
+def test_a_page_with_deliveries_has_25_subscriptions_and_reads_no_copy(
     world: World, during: During
 ) -> None:
     found = [id_of_new(world, f"http://127.0.0.1:9/{number}", tenant="a") for number in range(26)]
@@ -318,5 +380,5 @@ def test_a_page_with_deliveries_has_25_subscriptions_and_reads_little(
     assert page["next_cursor"]
     assert {row["failed"] for row in told} == {0, 12}
     # Of rows of 300 bytes a read unit has 27, eventually consistent. Each item costs at least one.
-    assert read["rows"] <= 26 + 2 * 121
-    assert read["items"] <= 25 + 2 * (12 + 20)
+    assert read["rows"] <= 26 + 2 * (12 + 25)
+    assert read["items"] <= 25

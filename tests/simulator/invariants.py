@@ -57,6 +57,7 @@ class History:
 
     def __init__(self, item: Callable[[str], Json | None]) -> None:
         self.item = item
+        self.has_release_before = False  # whose containers neither mark nor unmark copies
         self.max_skew_seconds = 0.0  # how far the clock of a container may be off, either way
         self.accepted = dict[str, float]()  # and when their POST began
         self.acknowledged = set[str]()
@@ -93,6 +94,7 @@ class History:
     def see_write(self, before: Item | None, after: Item | None, now: float) -> None:
         """Check a write to the table."""
         item = after or before or {}
+        self._see_undelivered(before or {}, after or {})
         event_id = item["event_id"]
         if "status" not in item:
             self._see_subscription(event_id, before, after, now)
@@ -116,6 +118,23 @@ class History:
                 self._see_sent_copy(after)
         else:
             self._see_change(event_id, before, after, now)
+
+    def _see_undelivered(self, before: Item, after: Item) -> None:
+        """Check that a copy is in the index of what was not delivered from the record of its first
+        failure until it is delivered.
+        """
+        if not after.get("event_id", "").startswith(COPY_PREFIX):
+            self.forbid("undelivered_key" in after, "an event is marked as a copy is")
+            return
+        if self.has_release_before:
+            return
+        status = after["status"]
+        is_marked = "undelivered_key" in after
+        is_attempted = after.get("attempts") not in (None, before.get("attempts"))
+        is_failure = status == Status.FAILED or (status == Status.PENDING and is_attempted)
+        self.forbid(is_failure and not is_marked, "a copy failed and is not marked")
+        is_settled = status in (Status.DELIVERED, Status.ERASED)
+        self.forbid(is_settled and is_marked, "a copy was delivered or erased and is marked")
 
     def _see_sent_copy(self, copy: Item) -> None:
         """Check that a copy made after its event is in the list of that, which is not erased."""

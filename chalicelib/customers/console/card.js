@@ -24,9 +24,7 @@ function fillCardFacts(node, one) {
   const { subscription_id: id, target_host: host, filter, header_names: headers } = one;
   const { deliveries: some } = one;
   const tested = page.tests.get(id);
-  const lastError = isOff(one) ? one.last_error : (some.last_error ?? one.last_error);
   const url = page.urls.get(id);
-  const times = tellArrival(some);
   const facts = [
     ["URL", url && span("mono", url)],
     ["Host", !url && `${host} …${id.slice(-6)}`],
@@ -37,9 +35,9 @@ function fillCardFacts(node, one) {
     ["Body", one.body && "the payload alone"],
     ["Signature", one.header_prefix && `as ${one.header_prefix}-… headers, too`],
     ["Deliveries", tellDeliveries(id, some)],
-    ["Arrive in", times && `${times[0]} (half), ${times[1]} (95 %)`],
+    ["Newest", some.recent?.length && strip(some.recent)],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
-    ["Last error", say(lastError ?? "")],
+    ["Last error", say(one.last_error ?? "")],
     ["To do", one.state === "disabled" && "Mend the receiver, try it, enable, then recover."],
     ["Created", `${one.created_at}${by(one)}`],
     ["Id", span("mono", id)],
@@ -50,9 +48,12 @@ function fillCardFacts(node, one) {
 function tellDeliveries(id, some) {
   if (!some.last_at) return "none yet";
   const plus = some.has_more ? "+" : "";
-  const present = ["pending", "delivered", "failed"].filter((status) => some[status]);
-  const amounts = present.flatMap((status) => [
-    link("/", { subscription_id: id, status }, `${some[status]}${plus} ${status}`),
+  const counts = [
+    ["failed", some.failed, "failed"],
+    ["pending", some.waiting, "waiting"],
+  ].filter(([, count]) => count);
+  const amounts = counts.flatMap(([status, count, word]) => [
+    link("/", { subscription_id: id, status }, `${count}${plus} ${word}`),
     ", ",
   ]);
   return span("", ...amounts, ...sentence(`the last at ${some.last_at}`));

@@ -18,12 +18,10 @@ function fillRecover(node, one) {
   mend.onclick = () => recover(one);
   renderMissed(node, one);
 }
-// Return where to begin: three days before the trouble, because what failed then may be older, but
-// not before the webhook was made.
-function recoverFrom({ failing_since, disabled_at, created_at, deliveries }) {
-  const times = [deliveries.oldest_missed_at, failing_since, disabled_at].filter(Boolean);
-  const begun = times.length ? Date.parse(times.sort()[0]) : Date.now();
-  return Math.max(begun - 3 * DAY, Date.parse(created_at));
+// Return where to begin: with the oldest that failed or waits; without one, three days ago, but not
+// before the webhook was made.
+function recoverFrom({ created_at, deliveries: { oldest_missed_at: oldest } }) {
+  return oldest ? Date.parse(oldest) : Math.max(Date.now() - 3 * DAY, Date.parse(created_at));
 }
 // Return the time that an input shows, exactly if it was not changed.
 function sinceOf({ value, defaultValue }, one) {

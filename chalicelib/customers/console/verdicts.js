@@ -58,21 +58,23 @@ function stateOf({ state, disabled_at, failing_since, slow_since, deliveries = {
   const more = tellAmounts(deliveries);
   if (state === "dead letters") return stateSince(state, begun, "failed", 0, more);
   if (state === "failing") return stateSince(state, begun, "retried", 1, more);
-  const isRetrying = deliveries.last_error && deliveries.pending > 0;
-  if (isRetrying) return stateSince("retrying", begun, "retried", 2, more);
+  if (deliveries.waiting) return stateSince("retrying", begun, "retried", 2, more);
   if (slow_since) return stateSince("slow", slow_since, "retried", 3);
   return { text: "active", word: "active", tone: "delivered", rank: 4 };
 }
 function stateSince(word, since, tone, rank, more = "") {
   return { text: `${word}${since ? ` since ${since}` : ""}${more}`, word, since, tone, rank };
 }
-function tellAmounts({ pending, failed, has_more: isMore }) {
+function tellAmounts({ waiting, failed, has_more: isMore }) {
   const plus = isMore ? "+" : "";
-  const waits = pending ? `, ${pending}${plus} ${pending === 1 ? "waits" : "wait"}` : "";
+  const waits = waiting ? `, ${waiting}${plus} ${waiting === 1 ? "waits" : "wait"}` : "";
   return `${waits}${failed ? `, ${failed}${plus} failed` : ""}`;
 }
 const isOff = ({ state }) => state === "disabled" || state === "paused";
-// Return how long deliveries take to arrive, as texts: half of them, 95 %.
-function tellArrival({ median_seconds: half, p95_seconds: most }) {
-  return Number.isFinite(half) ? [half, most].map((seconds) => spell(1000 * seconds)) : null;
+// Draw a mark for each of the newest copies, the oldest first.
+function strip(recent) {
+  const counts = WORST_FIRST.map((state) => [state, recent.filter((one) => one === state).length]);
+  const told = counts.filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
+  const marks = recent.toReversed().map((state) => span(toneOf(state), "▮"));
+  return make("span", { class: "strip", role: "img", ariaLabel: `The newest: ${told.join(", ")}` }, ...marks);
 }

@@ -25,16 +25,15 @@ async function loadOwn({ host }) {
   const items = [...newest.found.values()];
   const pending = items.filter(({ status }) => status === "pending");
   const waiting = pending.filter((one) => stateOfPush(one) === "retrying");
-  const pushed = items.filter(({ delivered_via }) => delivered_via === "push");
-  const tried = items.find((one) => stateOfPush(one) !== "pending");
+  const pushed = items.find(({ delivered_via }) => delivered_via === "push");
   const missed = [...failed.found.values(), ...waiting].map(({ created_at }) => created_at);
   const deliveries = {
     failed: failed.found.size,
-    pending: pending.length,
+    waiting: waiting.length,
     has_more: Boolean(failed.cursor) || pending.length === PAGE,
     oldest_missed_at: missed.sort()[0],
-    last_delivered_at: pushed.map(({ delivered_at }) => delivered_at).sort().at(-1),
-    last_error: tried?.last_error,
+    last_delivered_at: pushed?.created_at,
+    recent: items.slice(0, 25).map(({ status }) => status),
   };
   const state = failed.found.size ? "dead letters" : "active";
   const name = "Your own webhook";
@@ -82,12 +81,12 @@ function fillOverview(node, one) {
   const cells = {
     tenant: one.tenant ?? "",
     since: since ?? "",
-    waiting: `${some.pending}${some.pending ? plus : ""}`,
+    waiting: `${some.waiting}${some.waiting ? plus : ""}`,
     failed: `${some.failed}${some.failed ? plus : ""}`,
-    arrival: tellArrival(some)?.join(", ") ?? "",
     last: some.last_delivered_at ?? "none",
   };
   setText(parts.name, nameOf(one));
+  redraw(parts.recent, some.recent, () => [strip(some.recent)]);
   const path = one.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
   setLink(parts.name, `#${path}${one.subscription_id}`);
   showText(parts.state, word);
