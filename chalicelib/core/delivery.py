@@ -255,7 +255,10 @@ def record(
         extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
         logger.warning("dead letter", extra=extra)
     if message_seconds is not None:
-        enqueue(event, message_seconds, services.queue_for(event))
+        # What was recovered stays in the slow lane: it may be one of thousands.
+        stays = invocation.is_slow_lane and event.replayed_at is not None
+        is_slow_lane = stays or services.needs_slow_lane(event)
+        enqueue(event, message_seconds, services.queue_of(is_slow_lane=is_slow_lane))
     if target:
         services.targets.on_recorded(target, recorded.event or event, decision)
     return recorded

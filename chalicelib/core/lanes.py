@@ -27,7 +27,7 @@ MARK_SECONDS = 300
 # How long it knows what it read of a subscription: longer than an attempt takes.
 MEMORY_SECONDS = 60
 READ_AGE_SECONDS = 10  # how old what it read may be
-OLD_MARK_SECONDS = 3600  # the next quick delivery ends a stored mark that is older
+OLD_MARK_SECONDS = 3600  # the next delivery that is not slow ends a stored mark that is older
 
 
 @dataclass
@@ -40,6 +40,7 @@ class _Pace:
     busy_seconds: float = 0.0  # of threads; what is past counts ever less
     counted_at: float = 0.0
     quick_deliveries: int = 0
+    has_old_mark: bool = False
     marked_until: float = 0.0  # by its own pushes
     read_until: float = 0.0  # by what is stored
 
@@ -76,10 +77,8 @@ class Lanes:
         """
         with self._lock:
             pace = self._pace(target)
+            pace.has_old_mark = slow_since is not None and now - slow_since > OLD_MARK_SECONDS
             if slow_since is not None:
-                # Of one delivery an hour no container lives to see ten.
-                if now - slow_since > OLD_MARK_SECONDS:
-                    pace.quick_deliveries = QUICK_DELIVERIES - 1
                 pace.read_until = now + MEMORY_SECONDS
                 return
             pace.read_until = 0.0
@@ -110,7 +109,7 @@ class Lanes:
                 # make no destination slow.
                 pace.slow_pushes += started >= pace.last_quick_at
                 # Many that begin to hang at once are marked at their first.
-                is_crowded = self._slow.crowds(busy_seconds, now)
+                is_crowded = self._slow.crowds(busy_seconds, now) and result.timed_out
                 if pace.slow_pushes >= (1 if is_crowded else SLOW_PUSHES):
                     pace.slow_pushes = 0
                     pace.marked_until = now + MARK_SECONDS
@@ -120,9 +119,13 @@ class Lanes:
             pace.slow_pushes = 0
             if is_crowding and seconds >= QUICK_SECONDS:
                 pace.marked_until = now + MARK_SECONDS
-            is_quick = seconds < QUICK_SECONDS and result.outcome is Outcome.DELIVERED
+            is_delivered = result.outcome is Outcome.DELIVERED
+            is_quick = is_delivered and seconds < QUICK_SECONDS
             pace.quick_deliveries = pace.quick_deliveries + 1 if is_quick else 0
-            if pace.quick_deliveries >= QUICK_DELIVERIES:
+            # Of one delivery an hour no container lives to see ten; and one that crowded once, and
+            # always takes a second, has no quick ones.
+            is_over = is_delivered and pace.has_old_mark
+            if is_over or pace.quick_deliveries >= QUICK_DELIVERIES:
                 pace.quick_deliveries = 0
                 pace.marked_until = 0.0
                 pace.read_until = 0.0

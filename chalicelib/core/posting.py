@@ -22,7 +22,7 @@ from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
 from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
-from chalicelib.infra.queue import BATCH_SIZE
+from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
@@ -273,12 +273,13 @@ def start_plan(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
     services = invocation.services
     queued = [planned.event for planned in stored.due if not planned.is_inline]
-    for is_slow_lane in (False, True):
-        events = [event for event in queued if services.needs_slow_lane(event) is is_slow_lane]
-        sent = [*map(messages.push_message, events)]
+    sent_to: dict[Queue, list[Message]] = {}
+    for event in queued:
+        sent_to.setdefault(services.queue_for(event), []).append(messages.push_message(event))
+    for queue, sent in sent_to.items():
         batches = [sent[at : at + BATCH_SIZE] for at in range(0, len(sent), BATCH_SIZE)]
         with errors_left_to_sweep(stored.event):
-            services.map(services.queue_of(is_slow_lane=is_slow_lane).send_many, batches)
+            services.map(queue.send_many, batches)
 
     def push(planned: Planned) -> Event:
         with errors_left_to_sweep(planned.event):

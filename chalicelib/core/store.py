@@ -201,7 +201,7 @@ class EventStore(Table):
         return self._record(
             event,
             status=Status.DELIVERED,
-            delivered_at=self._after(0),
+            delivered_at=max(self._after(0), event.created_at),
             delivered_via=DeliveredVia.PUSH,
             **CLEAR_SCHEDULE,
         )

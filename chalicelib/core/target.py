@@ -1,6 +1,6 @@
 """Where events are pushed to, and what its answers mean: the core knows no subscription."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -55,9 +55,6 @@ class Targets(Protocol):
         """Return where to push a stored event, of a copy by a consistent read, or what becomes of
         an event that is not pushed.
         """
-
-    def slow_among(self, destinations: Set[str]) -> set[str]:
-        """Return those destinations that are slow, of subscriptions by a consistent read."""
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""

@@ -45,7 +45,7 @@ ORIGINALS = replace(
     EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
 )
 RECOVERABLE = ("later", "edited", "failed", "waiting")
-LEFT_SECONDS = 60  # what a push failed so recently is not pushed again: a loop would be a flood
+LEFT_SECONDS = 60  # what was tried so recently is not pushed again: a loop would be a flood
 
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
@@ -297,9 +297,10 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
     """Get a subscription what it missed of up to 100 events, the oldest first.
 
     Makes the copies that are missing, and pushes again those that failed or wait, all in the slow
-    lane: thousands in the fast lane would make everybody else wait. Leaves those that a push failed
-    within LEFT_SECONDS. `period` has `since`, and perhaps `until` and `cursor`. Raises ApiError
-    409, and StorageUnavailableError: then a repeated call completes what this one began.
+    lane: thousands in the fast lane would make everybody else wait. Leaves those whose latest
+    attempt is younger than LEFT_SECONDS. `period` has `since`, and perhaps `until` and `cursor`.
+    Raises ApiError 409, and StorageUnavailableError: then a repeated call completes what this one
+    began.
     """
     services = invocation.services
     _require_usable(subscription, services)
@@ -315,7 +316,8 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
                 stored = _make_copy(row.event, subscription, invocation, requeue_at=mark)
                 return "sent" if stored.is_new else None
             # What failed because the subscription was disabled was not pushed.
-            if copy.reason is not Reason.DISABLED and (copy.failed_at or "") > just_now:
+            pushed_at = copy.attempts[-1].at if copy.attempts else ""
+            if copy.reason is not Reason.DISABLED and pushed_at > just_now:
                 return "left"
             settled.push_now(copy, services)
             return "replayed"

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any
 
@@ -35,7 +35,7 @@ from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
 MAX_SUBSCRIPTIONS = 100  # of each tenant
-MAX_CACHED_CHARACTERS = 4_000_000  # as they are stored; they take some 20 MB of memory
+CACHED_TENANTS = 32  # a hundred subscriptions with the longest filters take 2.5 MB
 CACHE_SECONDS = 10
 TELLING_COPIES = 5  # the newest; while one of them was delivered, a subscription is not disabled
 DELIVERED = "begins_with(status_shard, :delivered)"
@@ -65,9 +65,7 @@ class Subscriptions(Table):
         name = services.settings.events_table_name
         super().__init__(services.make_client("dynamodb"), name, clock=services.clock)
         self._services = services
-        self._lists: dict[str | None, list[Subscription]] = {}
-        self._period = 0.0
-        self._cached_characters = 0
+        self._lists = lru_cache(CACHED_TENANTS)(self._allowed)
 
     def create(
         self,
@@ -118,7 +116,7 @@ class Subscriptions(Table):
             }
         )
         applied, _ = self._write("put_item", UNUSED_ID, Item=item)
-        self._lists.clear()
+        self._lists.cache_clear()
         if applied:
             return Subscription.from_item(item), True
         # Another call stored it meanwhile, or this one, if the response of boto3's first try was
@@ -161,7 +159,7 @@ class Subscriptions(Table):
             key = current.subscription_id
             applied, item = self._update(key, UNCHANGED, attributes, _seen(current))
             if applied:
-                self._lists.clear()
+                self._lists.cache_clear()
                 return edited
             current = Subscription.from_item(item) if item else None
         return None
@@ -209,7 +207,7 @@ class Subscriptions(Table):
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
         self._write("delete_item", "attribute_exists(event_id)", Key=key_of(subscription_id))
-        self._lists.clear()
+        self._lists.cache_clear()
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, if it is there as it is known.
@@ -221,7 +219,7 @@ class Subscriptions(Table):
             key = key_of(subscription.subscription_id)
             applied, _ = self._write("delete_item", SAME_TARGET, _seen(subscription), Key=key)
         if applied:
-            self._lists.clear()
+            self._lists.cache_clear()
             logger.warning(
                 "subscription ended by its target",
                 extra={"subscription_id": subscription.subscription_id},
@@ -306,7 +304,7 @@ class Subscriptions(Table):
         is_own = serialize(changes).items() <= item.items()
         if not applied and not is_own:
             return None
-        self._lists.clear()  # so that this container sees it at once
+        self._lists.cache_clear()  # so that this container sees it at once
         return Subscription.from_item(item)
 
     def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
@@ -359,12 +357,8 @@ class Subscriptions(Table):
         the payload, which was parsed with fewer calls on the stack, is nested too deep.
         """
         period = self._clock() // CACHE_SECONDS
-        if period != self._period:
-            self._lists.clear()
-            self._period = period
-            self._cached_characters = 0
         keys = dict.fromkeys((None, event.tenant))
-        listed = [subscription for key in keys for subscription in self._allowed(key)]
+        listed = [subscription for key in keys for subscription in self._lists(key, period)]
         typed = [known for known in listed if known.matches(event.event_type)]
         if event.is_report:  # it has no payload of the caller's
             return typed
@@ -378,23 +372,10 @@ class Subscriptions(Table):
         except RecursionError:
             raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None
 
-    def _allowed(self, tenant: str | None) -> list[Subscription]:
-        """Return the subscriptions of a tenant whose hosts are allowed, and keep them for a while.
-
-        The lists that are kept are forgotten when they become too long together.
-        """
-        kept = self._lists.get(tenant)
-        if kept is not None:
-            return kept
+    def _allowed(self, tenant: str | None, _period: float) -> list[Subscription]:
+        """Return the subscriptions of a tenant whose hosts are allowed, read once in a period."""
         hosts = self._services.settings.subscription_hosts
-        listed = self.of_tenant(tenant)
-        self._cached_characters += sum(len(f"{row.target_url}{row.described}") for row in listed)
-        if self._cached_characters > MAX_CACHED_CHARACTERS:
-            self._lists.clear()
-            self._cached_characters = 0
-        allowed = [known for known in listed if hosts.allows(known.target_url)]
-        self._lists[tenant] = allowed
-        return allowed
+        return [known for known in self.of_tenant(tenant) if hosts.allows(known.target_url)]
 
 
 def _seen(subscription: Subscription) -> Values:

@@ -5,7 +5,6 @@ the promise. Nothing that a report's copy causes is reported: ten subscriptions 
 fail would make more and more of them.
 """
 
-from collections.abc import Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -163,13 +162,6 @@ class AllTargets:
         elif event.is_pushed_itself and self.webhook.is_enabled:
             target = self.webhook
         return target.body_of(event).decode() if target else None
-
-    def slow_among(self, destinations: Set[str]) -> set[str]:
-        subscriptions = self.subscriptions.get_many(destinations - {DEFAULT_GROUP_ID})
-        slow = {key for key, subscription in subscriptions.items() if subscription.slow_since}
-        if self.services.lanes.is_slow(DEFAULT_GROUP_ID, self.services.clock()):
-            slow.add(DEFAULT_GROUP_ID)
-        return slow
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         if not event.is_copy:

@@ -1,9 +1,7 @@
 """The schedules: sweep every minute for events that nobody will push; publish depths and ages."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import partial
 from heapq import nsmallest
 from operator import itemgetter
@@ -11,9 +9,7 @@ from operator import itemgetter
 from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.outcome import TIMED_OUT
 from chalicelib.core.store import (
-    COPY,
     EXPIRED,
     MAX_EXPIRED,
     MAX_MARK_SECONDS,
@@ -24,7 +20,7 @@ from chalicelib.core.store import (
     partitions,
 )
 from chalicelib.infra.errors import StorageUnavailableError
-from chalicelib.infra.queue import BATCH_SIZE, Queue
+from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
@@ -38,9 +34,9 @@ PERIOD_SECONDS = 60  # of the sweep
 MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
-# The sweep queues nothing twice before its mark, `requeue_at`. Who takes an event removes the mark:
-# version 0.7 wrote it with each transition, up to hours ahead.
-UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now)"
+# The sweep queues nothing twice before its mark, `requeue_at`. Who takes an event removes the mark.
+# Earlier versions marked up to hours ahead: no mark counts that is farther than this one makes.
+UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now OR requeue_at > :far)"
 # Its message, if there is one, would have come by now. What has expired is shown to be deleted.
 OVERDUE = f"{EXPIRED} OR (next_attempt_at <= :late AND {UNCLAIMED} AND {UNMARKED})"
 # No other sweep marked the event, and no push claimed or recorded it, since it was read.
@@ -97,104 +93,59 @@ def sweep(services: CoreServices) -> None:
     are looked for.
 
     What nobody pushes is queued again after one, two, four, eight minutes, then every
-    MAX_MARK_SECONDS. While the queue is long, queue at most MAX_SWEPT_WHILE_LONG of each, and
-    postpone `requeue_at` so far that everything overdue is queued once before anything is queued
-    twice. Raises StorageUnavailableError and QueueUnavailableError after all partitions were tried.
+    MAX_MARK_SECONDS; while a queue is long, at most MAX_SWEPT_WHILE_LONG of each partition in a
+    run. Raises StorageUnavailableError and QueueUnavailableError after all partitions were tried.
     """
     searched = partitions(Status.PENDING, of_copies=True)
     if services.settings.webhook_url:
         searched += partitions(Status.PENDING)
-    is_long = {
-        lane: services.queue_of(is_slow_lane=lane).depth() >= LONG_QUEUE for lane in (False, True)
-    }
-    counts = services.map(partial(_sweep_partition, services, is_long), searched)
-    logger.info("swept", extra={"queued": sum(counts), "queue_is_long": any(is_long.values())})
-
-
-def _sweep_partition(services: CoreServices, is_long: Mapping[bool, bool], partition: str) -> int:
-    """Queue overdue events of a partition, each in its own lane; return how many.
-
-    The rows of the index do not show attempts, only the error of the latest. Of the webhook, whose
-    mark is in containers of workers alone, they are read.
-    """
-    turns: Counter[str] = Counter()  # the events of each destination that were found
-    expired: list[str] = []
-    search = _search_overdue(services, partition, turns, expired)
-    overdue = [event for _, event in nsmallest(MAX_SWEPT, search, key=itemgetter(0))]
-    services.map(services.store.delete_expired, expired[:MAX_EXPIRED])
-    slow: set[str] = set()
-    with_attempts: dict[str, Event] = {}
-    with suppress(StorageUnavailableError):  # the fast lane sends on what it should not have
-        slow = services.targets.slow_among({event.group_id for event in overdue})
-        if not partition.startswith(COPY):
-            tried = [event.event_id for event in overdue if event.last_error]
-            with_attempts = services.store.get_many(tried, with_content=False)
-    lanes: dict[bool, list[Event]] = {False: [], True: []}
-    for event in overdue:
-        has_timed_out = with_attempts.get(event.event_id, event).has_timed_out
-        has_timed_out = has_timed_out or event.last_error == TIMED_OUT
-        is_slow_lane = has_timed_out or event.group_id in slow
-        lanes[is_slow_lane].append(event)
-    # The webhook's mark is in containers of workers alone: what is overdue here may be waiting in
-    # the slow queue, and would come there once more through the fast lane.
-    may_be_slow = bool(lanes[True]) and not partition.startswith(COPY)
-    queued = 0
-    for is_slow_lane, events in lanes.items():
-        queue = services.queue_of(is_slow_lane=is_slow_lane)
-        found = turns.total()
-        is_lane_long = is_long[is_slow_lane] or (may_be_slow and is_long[True])
-        queued += _queue_overdue(services, queue, events, found, is_long=is_lane_long)
-    return queued
-
-
-def _queue_overdue(
-    services: CoreServices, queue: Queue, overdue: list[Event], found: int, *, is_long: bool
-) -> int:
-    """Queue overdue events of a lane, up to its limit; return how many. `found`: of both lanes."""
+    # What is overdue may be waiting in either.
+    is_long = max(services.work_queue.depth(), services.slow_queue.depth()) >= LONG_QUEUE
     limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
-    grace_seconds = services.settings.message_grace_seconds
-    # Twice the time in which a run a minute gets through all: more become overdue meanwhile.
-    least_seconds = 2 * PERIOD_SECONDS * found / limit
+    counts = services.map(partial(_sweep_partition, services, limit), searched)
+    logger.info("swept", extra={"queued": sum(counts), "queue_is_long": is_long})
 
-    def mark_longer(event: Event) -> None:
-        """Leave an event alone as long again as it is overdue; the first mark is long enough for
-        twice `grace_seconds`.
-        """
-        overdue_seconds = services.clock() - unix_seconds(str(event.next_attempt_at))
-        seconds = max(least_seconds, min(overdue_seconds, MAX_MARK_SECONDS))
-        if seconds > 2 * grace_seconds:
-            _mark(services, delay_seconds + seconds, event)
 
-    overdue = overdue[:limit]
+def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
+    """Queue up to `limit` overdue events of a partition; return how many.
+
+    All go through the fast lane, whose worker sends on what belongs in the other one.
+    """
+    expired: list[str] = []
+    search = _search_overdue(services, partition, expired)
+    overdue = [event for _, event in nsmallest(limit, search, key=itemgetter(0))]
+    services.map(services.store.delete_expired, expired[:MAX_EXPIRED])
     queued = 0
     for start in range(0, len(overdue), BATCH_SIZE):
         batch = overdue[start : start + BATCH_SIZE]
         delay_seconds = PERIOD_SECONDS * queued // MAX_SWEPT
-        # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would
-        # both send.
-        mark = partial(_mark, services, delay_seconds + grace_seconds)
+        # Mark, then send: the other way round, two sweeps would both send. If the message is not
+        # sent, the event waits once more as long as it did.
+        mark = partial(_mark, services, delay_seconds)
         marked = [event for event in services.map(mark, batch) if event]
         if marked:
             sent = [messages.push_message(event) for event in marked]
-            queue.send_many(sent, delay_seconds)
+            services.work_queue.send_many(sent, delay_seconds)
             queued += len(marked)
-        # After the messages were sent: a queue that fails would hide the events for so long.
-        services.map(mark_longer, marked)
     return queued
 
 
 def _search_overdue(
-    services: CoreServices, partition: str, turns: Counter[str], expired: list[str]
+    services: CoreServices, partition: str, expired: list[str]
 ) -> Iterator[tuple[int, Event]]:
     """Yield overdue events for SEARCH_SECONDS, the oldest first.
 
     Each comes with its number among its destination's, by which destinations take turns. The ids of
     events that have expired are added to `expired`.
     """
+    turns = Counter[str]()
     now = services.clock()
     deadline = now + SEARCH_SECONDS
-    late = {":late": rfc3339(now - services.settings.message_grace_seconds)}
-    for page in services.store.pages(partition, late, FilterExpression=OVERDUE):
+    times = {
+        ":late": rfc3339(now - services.settings.message_grace_seconds),
+        ":far": rfc3339(now + 2 * MAX_MARK_SECONDS),
+    }
+    for page in services.store.pages(partition, times, FilterExpression=OVERDUE):
         for event in map(from_item, page["Items"]):
             if event.expires_at <= now:
                 expired.append(event.event_id)
@@ -205,11 +156,13 @@ def _search_overdue(
             return
 
 
-def _mark(services: CoreServices, seconds: float, event: Event) -> Event | None:
-    """Queue an event no earlier than `seconds` from now; return it, None if it was changed since it
-    was read.
+def _mark(services: CoreServices, delay_seconds: int, event: Event) -> Event | None:
+    """Leave an event alone from its message on, as long again as it is overdue, MAX_MARK_SECONDS at
+    most; return it, None if it was changed since it was read.
     """
-    requeue_at = rfc3339(services.clock() + seconds)
+    now = services.clock()
+    overdue_seconds = now - unix_seconds(str(event.next_attempt_at))
+    requeue_at = rfc3339(now + delay_seconds + min(overdue_seconds, MAX_MARK_SECONDS))
     seen = {":due": event.next_attempt_at, ":seen": event.requeue_at or ""}
     result = services.store.change(event.event_id, MARKABLE, {"requeue_at": requeue_at}, seen)
-    return replace(event, requeue_at=requeue_at) if result.applied else None
+    return event if result.applied else None

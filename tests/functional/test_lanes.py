@@ -9,6 +9,7 @@ from chalicelib.core.messages import push_message
 from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
+from tests.conftest import During
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import id_of_new
@@ -81,12 +82,12 @@ def test_ten_quick_deliveries_end_the_mark_after_a_minute(world: World, target: 
 
 
 @pytest.mark.usefixtures("copies")
-def test_one_quick_delivery_ends_a_mark_that_is_older_than_an_hour(
+def test_one_delivery_that_is_not_slow_ends_a_mark_that_is_older_than_an_hour(
     world: World, target: Receiver
 ) -> None:
     subscription_id = make_slow(world, target)
     world.sleep(3590)
-    target.script(200, after(world, 1.5))
+    target.script(200, after(world, 2.5), after(world, 1.5))
     for is_slow in (True, True, False):
         world.restart()  # containers do not live so long
         world.queued()
@@ -191,7 +192,7 @@ def test_an_event_that_timed_out_is_moved_by_whoever_gets_it_and_the_attempt_giv
 
 
 @pytest.mark.usefixtures("copies")
-def test_the_sweep_queues_each_event_in_its_own_lane(world: World, target: Receiver) -> None:
+def test_what_the_sweep_queues_is_sent_on_to_its_own_lane(world: World, target: Receiver) -> None:
     make_slow(world, target)
     id_of_new(world, target, "other")
     world.queued()
@@ -200,7 +201,40 @@ def test_the_sweep_queues_each_event_in_its_own_lane(world: World, target: Recei
     world.sleep(120)
     world.restart()
     world.sweep()
-    assert lengths(world) == (1, 2)
+    assert lengths(world) == (3, 0)
+    world.run_worker()
+    assert lengths(world) == (0, 2)
+
+
+@pytest.mark.parametrize("is_replayed", [False, True])
+def test_what_is_replayed_in_the_slow_lane_is_retried_there(
+    world: World, receiver: Receiver, is_replayed: bool
+) -> None:
+    receiver.script(503)
+    event_id = world.queued()
+    if is_replayed:
+        world.replay(event_id)
+    world.lose_messages()
+    event = world.services.store.get(event_id)
+    assert event
+    world.services.slow_queue.send(push_message(event))
+    world.run_worker()
+    assert lengths(world) == ((0, 1) if is_replayed else (1, 0))
+
+
+def test_the_lane_of_what_a_post_queues_is_decided_once(
+    world: World, target: Receiver, during: During
+) -> None:
+    id_of_new(world, target)
+    services = world.services
+    services.lanes.remember(services.targets.webhook, world.clock(), world.clock())
+    during(
+        world.services.make_client("sqs"),
+        "before-call.sqs.SendMessageBatch",
+        lambda **_: world.sleep(60),
+    )
+    world.queued()
+    assert sum(lengths(world)) == 2
 
 
 def test_only_the_failed_messages_of_a_slow_batch_come_again(
@@ -273,18 +307,6 @@ def test_an_early_message_of_the_slow_lane_stays_there(world: World, receiver: R
     [message] = world.slow_messages()
     assert message["delay_seconds"] == 55
     assert lengths(world) == (0, 1)
-
-
-def test_a_mark_that_cannot_be_read_leaves_the_event_to_the_fast_lane(
-    world: World, target: Receiver, aws: Aws
-) -> None:
-    id_of_new(world, target)
-    world.queued()
-    world.lose_messages()
-    world.sleep(120)
-    aws.fail("BatchGetItem")
-    world.sweep()
-    assert lengths(world) == (2, 0)
 
 
 def test_a_post_pushes_no_longer_than_the_timeout_of_pushes(

@@ -11,6 +11,7 @@ import pytest
 
 from chalicelib import deps as services
 from chalicelib.core.outcome import Outcome, PushResult
+from chalicelib.customers.subscriptions import CACHED_TENANTS
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws
 from tests.support.in_memory_aws import indexes
@@ -379,24 +380,21 @@ def test_listings_inbox_and_leases_can_be_of_one_tenant(
     assert len(ids(world.call("POST", "/inbox/lease", '{"tenant": null}'))) == 2
 
 
-def test_lists_of_a_bounded_size_are_kept(
-    world: World, target: Receiver, aws: Aws, monkeypatch: pytest.MonkeyPatch
+def test_lists_of_a_bounded_number_of_tenants_are_kept(
+    world: World, target: Receiver, aws: Aws
 ) -> None:
-    monkeypatch.setattr("chalicelib.customers.subscriptions.MAX_CACHED_CHARACTERS", 900)
-    for tenant in "123":
-        subscribed(world, target, tenant=tenant, name="x" * 100)
+    tenants = [f"{number}" for number in range(CACHED_TENANTS)]
+    for tenant in tenants[:2]:
+        subscribed(world, target, tenant=tenant)
 
-    def count_reads(tenants: str) -> list[int]:
+    def count_reads(*tenants: str) -> list[int]:
         reads = [aws.during(partial(read_lists, world.services, tenant)) for tenant in tenants]
         return [len(calls) for calls in reads]
 
-    assert count_reads("12131") == [2, 1, 0, 1, 2]
+    assert count_reads("0", "1", "0") == [2, 1, 0]
+    assert count_reads(*tenants[2:], "1") == [1] * (CACHED_TENANTS - 2) + [1]
     world.sleep(10)
-    assert count_reads("121") == [2, 1, 0]
-    world.sleep(10)
-    read_lists(world.services)
-    # what the present period needs
-    assert len(world.services.subscriptions._lists) == 1
+    assert count_reads("0", "1", "0") == [2, 1, 0]
 
 
 # Customers' own endpoints

@@ -82,6 +82,18 @@ def test_a_mark_is_not_ended_by_what_was_read_that_is_older(lanes: Lanes) -> Non
     assert not lanes.is_slow("sub_1", 115)
 
 
+def test_a_mark_older_than_an_hour_ends_with_a_delivery_that_is_not_slow(lanes: Lanes) -> None:
+    lanes.remember(ONE, 4000, 399)
+    push(lanes, 4000, seconds=1.9, result=FAILED)
+    push(lanes, 4001, seconds=2.0)
+    assert lanes.is_slow("sub_1", 4004)
+    push(lanes, 4004, seconds=1.9)
+    assert not lanes.is_slow("sub_1", 4006)
+    lanes.remember(ONE, 4010, 4009)
+    push(lanes, 4010, seconds=1.9)
+    assert lanes.is_slow("sub_1", 4013)
+
+
 @pytest.mark.parametrize(
     "threads, seconds, is_slow",
     [(2.2, 1.9, True), (2.2, 1.0, True), (1.6, 1.9, False), (10, 0.9, False)],
@@ -101,5 +113,8 @@ def test_while_slow_pushes_keep_two_threads_busy_one_makes_a_destination_slow(
         other = replace(ONE, destination=f"sub_{number}")
         push(lanes, 100, seconds=3, result=CUT_OFF, to=other)
         assert lanes.is_slow(f"sub_{number}", 103) is (number >= 3)
+    healthy = replace(ONE, destination="sub_7")
+    push(lanes, 102, seconds=2.2, to=healthy)  # it does not hang
+    assert not lanes.is_slow("sub_7", 105)
     push(lanes, 130, seconds=3, result=CUT_OFF)
     assert not lanes.is_slow("sub_1", 133)
