@@ -214,16 +214,15 @@ def replay_event(call: Call) -> Response:
 
 @route("POST", "/subscriptions", *CUSTOMERS)
 def create_subscription(call: Call) -> Response:
-    settings = call.services.settings
     members = validation.parse_subscription(
         call.json_body(),
-        settings.subscription_hosts,
+        call.services.settings.subscription_hosts,
         names_hosts=call.key.tenant is None,
         is_new=True,
     )
     members["tenant"] = visible_tenant(call.key, members.get("tenant"))
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
-    body = subscription.to_json(secret=subscription.secret(settings.signing_secrets))
+    body = subscription.to_json(secret=subscription.secret)
     return respond(
         body,
         201 if is_new else 200,
@@ -391,7 +390,7 @@ def prefers_async(prefer: str) -> bool:
 def respond_secret(subscription: Subscription, call: Call) -> Response:
     """Answer with the secret of a subscription and, for its owner alone, the URL in full."""
     secret = {
-        "secret": subscription.secret(call.services.settings.signing_secrets),
+        "secret": subscription.secret,
         "previous_until": subscription.previous_until(call.services.clock()),
         "target_url": subscription.target_url if call.key.tenant is not None else None,
     }

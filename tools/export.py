@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import boto3
 
 from chalicelib import settings as stage_settings
-from chalicelib.customers.subscription import Subscription, show_secret
+from chalicelib.customers.subscription import Subscription
 from chalicelib.customers.subscriptions import Subscriptions
 from chalicelib.deps import Services
 from chalicelib.infra.clients import read_secret
@@ -25,12 +25,11 @@ def export_subscriptions(variables: Variables) -> None:
     settings = stage_settings.load(variables, read_secret)
     services = Services(settings, make_client=boto3.client)
     for subscription in read_all(services.subscriptions):
-        secrets = subscription.secrets(settings.signing_secrets, services.clock())
         members = {
             "target_url": subscription.target_url,
             "headers": subscription.headers,
-            "secret": subscription.secret(settings.signing_secrets),
-            "signs_with": [show_secret(secret) for secret in secrets],
+            "secret": subscription.secret,
+            "signs_with": subscription.secrets(services.clock()),
         }
         print(subscription.to_json(**members))
 

@@ -22,6 +22,7 @@ from werkzeug.serving import make_server
 from chalicelib import deps as services
 from chalicelib.core.http_push import signature
 from chalicelib.customers.subscription import Subscription
+from chalicelib.settings import decode_secret
 from tools.export import read_all
 
 
@@ -40,9 +41,9 @@ def signature_verdict(headers: Headers, body: bytes) -> str:
         if stored := current.store.get(event_id):
             found = current.subscriptions.get_many([str(stored.subscription_id)]).values()
         secrets = [
-            secret
+            decode_secret(secret)
             for subscription in found
-            for secret in subscription.secrets(current.settings.signing_secrets, current.clock())
+            for secret in subscription.secrets(current.clock())
         ]
     timestamp = int(headers["webhook-timestamp"])
     expected = [signature([secret], event_id, timestamp, body) for secret in secrets]

@@ -1,12 +1,9 @@
 """One subscription: whose copies of which events go where, signed with which secret."""
 
-import hashlib
-import hmac
 import json
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +12,6 @@ from chalicelib.core.event import RESERVED_PREFIX, dumps
 from chalicelib.infra.errors import FieldFault, InvalidRequestError
 from chalicelib.infra.parsing import Json, to_base64
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
-from chalicelib.settings import decode_secret
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 EventTypes = list[str] | None
@@ -69,9 +65,8 @@ class Subscription:
     `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at` and `last_error`.
     One that is `paused` was disabled by hand. Its secret was renewed so many times, the last time
     at `renewed_at`; `given` has the secrets by the numbers of the present renewal and of that
-    before, but for those that 0.7 derived, if 0.8 did not write them there. Its
-    pushes are slow since `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index shows it,
-    and a write that changes it finds them as they were read.
+    before. Its pushes are slow since `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index
+    shows it, and a write that changes it finds them as they were read.
     """
 
     subscription_id: str
@@ -140,26 +135,15 @@ class Subscription:
         prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
         return event_type in entries or event_type.startswith(prefixes)
 
-    def secrets(self, signing_secrets: Sequence[bytes], now: float) -> list[bytes]:
+    def secrets(self, now: float) -> list[str]:
         """Return the secrets that its copies are signed with at `now` (Unix seconds).
 
-        There is the one that is stored, or, of 0.7, one of each signing secret; for
-        PREVIOUS_SECONDS after a renewal, those before it, too.
+        There is the present one and, for PREVIOUS_SECONDS after a renewal, the one before it.
         """
         number = self.renewals or 0
-        secrets = self._secrets_of(number, signing_secrets)
-        if self.previous_until(now):
-            secrets += self._secrets_of(number - 1, signing_secrets)
-        return secrets
-
-    def _secrets_of(self, number: int, signing_secrets: Sequence[bytes]) -> list[bytes]:
-        """Return the secrets after so many renewals."""
-        given = self.given.get(f"{number}")
-        if given:
-            return [decode_secret(given)]
-        text = f"{self.subscription_id}.{self.created_at}"
-        text += f".{number}" if number else ""
-        return [hmac.digest(key, text.encode(), hashlib.sha256) for key in signing_secrets]
+        numbers = (number, number - 1) if self.previous_until(now) else (number,)
+        secrets = (self.given.get(f"{signing}") for signing in numbers)
+        return [secret for secret in secrets if secret]
 
     def renewed(self, secret: str | None, now: float) -> Json:
         """Return what changes when the secret is renewed at `now` (Unix seconds), or one is given.
@@ -179,10 +163,10 @@ class Subscription:
         given = {previous: self.given.get(previous), f"{number}": secret or new_secret()}
         return {"given": given, "renewals": number, "renewed_at": renewed_at}
 
-    def secret(self, signing_secrets: Sequence[bytes]) -> str | None:
-        """Return the secret that its owner is shown; of 0.7 there may be none."""
-        present = self.secrets(signing_secrets[:1], math.inf)
-        return show_secret(present[0]) if present else None
+    @property
+    def secret(self) -> str | None:
+        """The secret that its owner is shown."""
+        return self.given.get(f"{self.renewals or 0}")
 
     def previous_until(self, now: float) -> str | None:
         """Return until when the secret before the last renewal signs, too; None: it does not."""

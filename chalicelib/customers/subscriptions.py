@@ -21,7 +21,6 @@ from chalicelib.customers.subscription import (
     Subscription,
     check_headers,
     new_secret,
-    show_secret,
 )
 from chalicelib.infra.errors import (
     ApiError,
@@ -194,15 +193,14 @@ class Subscriptions(Table):
 
     def _renew(self, secret: str | None, current: Subscription) -> Json:
         """Return what changes, unless it is the present secret."""
-        if secret and secret == current.secret(self._services.settings.signing_secrets):
+        if secret and secret == current.secret:
             return {}
         return current.renewed(secret, self._clock())
 
     def _add_secret(self, secret: str, current: Subscription) -> Json:
         """Return what changes, unless it is a secret that signs now."""
         now = self._clock()
-        signing = current.secrets(self._services.settings.signing_secrets, now)
-        return {} if secret in map(show_secret, signing) else current.renewed(secret, now)
+        return {} if secret in current.secrets(now) else current.renewed(secret, now)
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""

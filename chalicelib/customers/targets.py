@@ -32,7 +32,7 @@ from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
-from chalicelib.settings import COPIES_ONLY
+from chalicelib.settings import COPIES_ONLY, decode_secret
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
@@ -113,15 +113,13 @@ class AllTargets:
     def of(self, subscription: Subscription) -> SubscriptionTarget:
         """Return the target of a subscription; the container remembers whether that is slow."""
         now = self.services.clock()
-        settings = self.services.settings
-        hosts = settings.subscription_hosts
+        hosts = self.services.settings.subscription_hosts
         url = subscription.target_url
-        secrets = subscription.secrets(settings.signing_secrets, now)
         target = SubscriptionTarget(
             url=url,
             destination=subscription.subscription_id,
             owner=f"tenant {subscription.tenant or ''}",
-            secrets=tuple(secrets),
+            secrets=tuple(map(decode_secret, subscription.secrets(now))),
             is_enabled=subscription.disabled_at is None,
             subscription_id=subscription.subscription_id,
             fault=None if hosts.allows(url) else HOST_NOT_ALLOWED,
