@@ -407,7 +407,8 @@ class FakeSQS:
         received: list[Json] = []
         candidates = self.visible(QueueUrl)
         if self._shuffle:
-            self._shuffle.shuffle(candidates)
+            most = min(len(candidates), MaxNumberOfMessages)
+            candidates = self._shuffle.sample(candidates, most)
         for message in map(queue.__getitem__, candidates):
             if len(received) == MaxNumberOfMessages:
                 break
