@@ -20,7 +20,8 @@ from chalicelib import settings as environment
 from chalicelib.core import posting
 from chalicelib.core.event import dumps
 from chalicelib.customers import console, recipients
-from chalicelib.customers.subscription import ENABLE, Subscription
+from chalicelib.customers.subscription import Subscription
+from chalicelib.customers.subscriptions import why_not_taken
 from chalicelib.customers.verdicts import Missed, judge
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
@@ -282,7 +283,7 @@ def disable_subscription(call: Call) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/enable", *CUSTOMERS)
 def enable_subscription(call: Call) -> Response:
     subscription = call.subscription()
-    return respond(require(call.services.subscriptions.edit(subscription, **ENABLE)).to_json())
+    return respond(require(call.services.subscriptions.enable(subscription)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
@@ -316,7 +317,7 @@ def push_test_event(call: Call) -> Response:
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     tried = targets.push_test_event(event, subscription, call)
-    missed = recipients.why_not_taken(subscription, event) if new_event else Missed()
+    missed = why_not_taken(subscription, event) if new_event else Missed()
     matches = missed.reason is None if new_event else None
     return respond(dumps({**tried, "matches": matches, **missed._asdict()}))
 

@@ -11,9 +11,8 @@ from chalicelib.core.event import EVENT_ID, Event, Status, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import Reason
 from chalicelib.core.posting import Stored
-from chalicelib.customers import filters
 from chalicelib.customers.subscription import Subscription
-from chalicelib.customers.subscriptions import Subscriptions
+from chalicelib.customers.subscriptions import Subscriptions, why_not_taken
 from chalicelib.customers.verdicts import Missed, Recipient, is_waiting
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import (
@@ -117,19 +116,6 @@ def _why_missed(subscription: Subscription, event: Event, services: CoreServices
     if not_taken.reason:
         return not_taken
     return Missed("later" if subscription.created_at > event.created_at else "edited")
-
-
-def why_not_taken(subscription: Subscription, event: Event) -> Missed:
-    """Return why the types or the filter of a subscription do not take an event, if so."""
-    if not subscription.matches(event.event_type):
-        return Missed("event_types")
-    if subscription.filter is None or event.is_report:
-        return Missed()
-    try:
-        member = filters.mismatch(subscription.filter, event.payload)
-    except RecursionError:  # the payload is nested too deep for a filter
-        return Missed("filter")
-    return Missed() if member is None else Missed("filter", member)
 
 
 def send(event_id: str, subscription: Subscription, invocation: Invocation) -> Event:

@@ -194,9 +194,8 @@ def problem(error: ApiError) -> Response:
         "status": error.status_code,
         "detail": str(error),
         "code": error.code,
+        **error.members,
     }
-    if error.errors:
-        document["errors"] = [vars(fault) for fault in error.errors]
     headers: Json = {"Content-Type": "application/problem+json", **error.headers}
     return Response(dumps(document), headers, error.status_code)
 
