@@ -485,7 +485,6 @@ PATHS = {
         for what, others in {
             "edit": (edit(target_url=B),),
             "edit with headers": (edit(target_url=B, headers={"x-for": B}),),
-            "edit to and fro": (each(edit(target_url=B), edit(target_url=A)),),
             "make it again and edit": (subscribe_with_headers, edit(target_url=B)),
         }.items()
     },
