@@ -35,7 +35,6 @@ TRY_SECONDS = 2 * CALL_SECONDS
 
 AT_ONCE = 8
 LAST_BATCH_SECONDS = 12  # of the time that is left: with less, no batch begins
-ENABLE_FIRST = "The subscription is disabled; enable it first."
 NO_LONGER_ALLOWED = "The host of the target URL is no longer allowed."
 REPORT = "Reports go to the subscriptions that name them."
 IN_PROGRESS = "A POST that is in progress stored the copy; try again."
@@ -132,8 +131,9 @@ def send(event_id: str, subscription: Subscription, invocation: Invocation) -> E
 
 def _require_usable(subscription: Subscription, services: CoreServices) -> None:
     """Raise ApiError 409 if nothing can be pushed to a subscription."""
-    if subscription.disabled_at:
-        raise ApiError(409, "subscription_disabled", ENABLE_FIRST)
+    refusal = subscription.refusal(services.settings)
+    if refusal:
+        raise refusal
     if not services.settings.subscription_hosts.allows(subscription.target_url):
         raise ApiError(409, "host_not_allowed", NO_LONGER_ALLOWED)
 
