@@ -34,7 +34,7 @@ MAX_HEADERS = 5
 # Headers that a push has by itself, those for the next hop alone, and cookies. Some receivers read
 # an underscore as a hyphen.
 RESERVED = (
-    "content-type|user-agent|webhook-(id|timestamp|signature)|host|connection|content-length"
+    "content-type|user-agent|webhook-(id|timestamp|signature|event-type)|host|connection|content-length"
     "|content-encoding|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
     "|cookie|proxy-.*"
 ).replace("-", "[-_]")
