@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import dumps
+from chalicelib.core.event import NewEvent, dumps
+from chalicelib.core.posting import Stored
 from chalicelib.customers import console, recipients
 from chalicelib.customers.subscription import Subscription
 from chalicelib.customers.subscriptions import why_not_taken
@@ -29,6 +30,7 @@ from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
     InvalidRequestError,
+    OutOfTimeError,
 )
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message
@@ -43,11 +45,12 @@ from chalicelib.web.routes import (
     remaining_seconds,
     require,
     respond,
+    respond_batch,
     respond_list,
     respond_page,
     show_subscriptions,
 )
-from chalicelib.web.validation import encode_cursor
+from chalicelib.web.validation import encode_cursor, parse_new_event
 
 deploy_settings, faults = environment.parse(os.environ)
 STAGE = deploy_settings["stage"]
@@ -56,6 +59,7 @@ app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the nam
 route = partial(routes.route, app)
 # who has subscriptions: operators and, with a token, customers
 CUSTOMERS = (Scope.CONSUME, TOKEN)
+BEGIN_SECONDS = 15  # with less time left, no event is stored
 MOST_WITH_DELIVERIES = 25  # subscriptions of a page
 # Chalice would answer 415 for other content types
 public = partial(app.route, methods=["GET"], content_types=[])
@@ -120,21 +124,18 @@ def get_console() -> Response:
 
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
-    respond_async = prefers_async(call.request.headers.get("prefer", ""))
-    new_event = validation.parse_new_event(
-        call.json_body(), call.request.headers.get("idempotency-key")
-    )
-    stored = posting.post(
-        new_event,
-        call,
-        created_by=call.key.name,
-        respond_async=respond_async,
-    )
-    headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
-    headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
-    return respond(
-        stored.event.summary(), 202, Location=f"events/{stored.event.event_id}", **headers
-    )
+    key = call.request.headers.get("idempotency-key")
+    [response] = post(call, [call.json_body()], lambda body: parse_new_event(body, key))
+    return response
+
+
+@route("POST", "/events/batch", Scope.PRODUCE)
+def post_events(call: Call) -> Response:
+    if "idempotency-key" in call.request.headers:
+        raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
+    bodies = [dumps(event).encode() for event in call.body(validation.BATCH_BODY)["events"]]
+    parse = partial(parse_new_event, members=validation.BATCHED_MEMBERS)
+    return respond_batch(post(call, bodies, parse))
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
@@ -381,6 +382,30 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> 
     context: Any = event.context
     with telemetry.request_id(context.aws_request_id):
         work(deps.get())
+
+
+def post(call: Call, bodies: Sequence[bytes], parse: Callable[[bytes], NewEvent]) -> list[Response]:
+    """Store events in turn, so that of two with one Idempotency-Key the first counts, and push them
+    at the same time; return a response about each.
+    """
+    respond_async = prefers_async(call.request.headers.get("prefer", ""))
+
+    def store(body: bytes) -> Stored:
+        if call.seconds_left() < BEGIN_SECONDS:
+            raise OutOfTimeError
+        name = call.key.name
+        return posting.store(parse(body), call, created_by=name, respond_async=respond_async)
+
+    def push(stored: Stored | Response) -> Response:
+        if isinstance(stored, Response):  # a problem
+            return stored
+        event = posting.start_plan(stored, call)
+        headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
+        headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
+        return respond(event.summary(), 202, Location=f"events/{event.event_id}", **headers)
+
+    stored = [routes.answer(partial(store, body), call.request) for body in bodies]
+    return call.services.map(push, stored)
 
 
 def prefers_async(prefer: str) -> bool:

@@ -27,9 +27,12 @@ CALLS_PER_SECOND = 200
 BURST = 400
 PUBLIC_CALLS_PER_SECOND = 20  # of each path that needs no key
 PUBLIC_BURST = 40
+BATCHES_PER_SECOND = 20  # of up to ten events
+BATCH_BURST = 40
 # of a path and its method; `~1` is a slash
 LIMITS = {
     "*/*": (CALLS_PER_SECOND, BURST),
+    "~1events~1batch/POST": (BATCHES_PER_SECOND, BATCH_BURST),
     "~1/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
     "~1health/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
     "~1openapi.json/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),

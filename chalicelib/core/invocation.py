@@ -108,7 +108,8 @@ class Invocation:
     """One invocation of a function: its services, and the Unix seconds by which it must end.
 
     `is_slow_lane`: it is one of the slow lane's worker. `may_wait`: it may wait for an attempt in
-    process, because nothing else waits for it to end.
+    process, because nothing else waits for it to end. `inline_ids`: of what it pushes while a
+    caller waits.
     """
 
     services: CoreServices
@@ -116,6 +117,7 @@ class Invocation:
     _: KW_ONLY
     is_slow_lane: bool = False
     may_wait: bool = False
+    inline_ids: list[str] = field(default_factory=list)
 
     @property
     def is_fast_lane(self) -> bool:

@@ -1,9 +1,10 @@
 """Routes: what every call has in common, from the API key to the problem document."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from chalice.app import Chalice, Request, Response
 
@@ -30,6 +31,7 @@ LOGGED = {
     403: "key refused",
     503: "unavailable",
 }
+T = TypeVar("T")
 View = Callable[["Call"], Response]
 
 
@@ -117,22 +119,7 @@ def route(
         def handle(**ids: str) -> Response:
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
-                try:
-                    return view(_make_call(request, scopes, parameters, ids))
-                except ApiError as error:
-                    if error.status_code in LOGGED:
-                        extra = {
-                            "status_code": error.status_code,
-                            "path": path,
-                            "source_ip": request.context.get("identity", {}).get("sourceIp"),
-                            "error": str(error),
-                        }
-                        telemetry.logger.warning(LOGGED[error.status_code], extra=extra)
-                    return problem(error)
-                except Exception:
-                    telemetry.logger.exception("request failed", extra={"path": path})
-                    detail = "Internal error; the log has the details."
-                    return problem(ApiError(500, "internal_error", detail))
+                return answer(lambda: view(_make_call(request, scopes, parameters, ids)), request)
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
         app.route(
@@ -144,6 +131,26 @@ def route(
         return view
 
     return register
+
+
+def answer(act: Callable[[], T], request: Any) -> T | Response:
+    """Return what a part of a request returns, or the problem document of what it raises."""
+    try:
+        return act()
+    except ApiError as error:
+        if error.status_code in LOGGED:
+            extra = {
+                "status_code": error.status_code,
+                "path": request.path,
+                "source_ip": request.context.get("identity", {}).get("sourceIp"),
+                "error": str(error),
+            }
+            telemetry.logger.warning(LOGGED[error.status_code], extra=extra)
+        return problem(error)
+    except Exception:
+        telemetry.logger.exception("request failed", extra={"path": request.path})
+        detail = "Internal error; the log has the details."
+        return problem(ApiError(500, "internal_error", detail))
 
 
 def _make_call(
@@ -202,6 +209,31 @@ def problem(error: ApiError) -> Response:
 
 def respond(body: str, status_code: int = 200, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
+
+
+def respond_batch(responses: Sequence[Response]) -> Response:
+    """Return the responses about the events of a batch as one.
+
+    If none was accepted, and one not stored, that is the response: clients repeat it, and an alarm
+    counts it.
+    """
+    statuses = [response.status_code for response in responses]
+    if 202 not in statuses and 503 in statuses:
+        return responses[statuses.index(503)]
+    shown = list(map(_show_posted, responses, range(len(responses))))
+    failed_count = len(statuses) - statuses.count(202)
+    return respond(dumps({"failed_count": failed_count, "events": shown}))
+
+
+def _show_posted(response: Response, number: int) -> Json:
+    """Return a response about an event of a batch; faults are told by their paths in that."""
+    document = json.loads(response.body)
+    if response.status_code == 202:
+        replayed = "Idempotency-Replayed" in response.headers
+        return {"status": 202, "replayed": replayed, "event": document}
+    for fault in document.get("errors", ()):
+        fault["field"] = f"events[{number}].{fault['field']}".removesuffix(".body")
+    return {"status": response.status_code, "problem": document}
 
 
 def respond_list(name: str, members: list[str], last: str | None, **more: int) -> Response:
