@@ -147,9 +147,11 @@ SIGNING_SECRETS = parser(
     _signing_secrets,
 )
 # tenants are named as event types are
-NAMES = rf"{EVENT_TYPE.pattern}(\s*,\s*{EVENT_TYPE.pattern})*"
-EVENT_TYPES = parser(NAMES, "event types, separated by commas", EVENT_TYPE.findall)
-TENANTS = parser(NAMES, "tenants, separated by commas", EVENT_TYPE.findall)
+NAMES = parser(
+    rf"{EVENT_TYPE.pattern}(\s*,\s*{EVENT_TYPE.pattern})*",
+    "event types, or tenants, separated by commas",
+    EVENT_TYPE.findall,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +176,8 @@ class Settings:
     push_connect_timeout_seconds: float = _number(5.0, 0.01, 20)
     inline_push_timeout_seconds: float = _number(5.0, 0.01, 8)
     breaker_open_seconds: float = _number(30.0, 0, DAY_SECONDS)
-    event_types: list[str] | None = _setting(EVENT_TYPES, None)
-    suspended_tenants: Sequence[str] = _setting(TENANTS, ())
+    event_types: list[str] | None = _setting(NAMES, None)
+    suspended_tenants: Sequence[str] = _setting(NAMES, ())
     event_retention_days: int = _integer(30, 1, 3650)
     subscription_disable_days: float = _number(3.0, 0, 3650)
     stage: str = _setting(parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")

@@ -223,7 +223,7 @@ def _choose_inline(plan: Plan, invocation: Invocation) -> Plan:
 
 
 def store_plan(plan: Plan, invocation: Invocation) -> Stored:
-    """Store a plan, copies first. Raises what `post` raises."""
+    """Store a plan, copies first. Raises what `store` raises."""
     services = invocation.services
     event = plan.original.event
     put = partial(services.store.put, content=compressed(event))
