@@ -19,7 +19,7 @@ from chalicelib import __version__, deps, settings
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
 from tools.changes import OF_EVENT_SOURCES, PARAMETERS, find_changes, outputs_of
-from tools.export import export_subscriptions
+from tools.export import export_subscriptions, read_all
 from tools.mark_undelivered import mark_undelivered
 from tools.stage import (
     check_place,
@@ -59,6 +59,10 @@ version made. Update the checkout. To go back to older code (docs/runbook.md, A 
 undone), in a checkout of version {newer}:
   git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
   chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
+DERIVED = """\
+a subscription of {stage} has no stored secret, and this version would not sign its pushes. Store
+it first, in a checkout of version 0.8.0:
+  make write-secrets STAGE={stage}"""
 NAME_IS_TAKEN = """\
 {reason}
 Something has a name of this stage already: a queue, topic, secret or alarm made by hand,
@@ -101,6 +105,19 @@ def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Jso
         stack = None
     check_place(stage, has_stack=stack is not None, is_deleting=is_deleting)
     return stack
+
+
+def check_secrets(stage: str) -> None:
+    """Raise ClickException if a subscription has no stored secret: those of 0.7 derived."""
+    if not all(
+        subscription.secret for subscription in read_all(load_services(stage).subscriptions)
+    ):
+        raise click.ClickException(DERIVED.format(stage=stage))
+
+
+def load_services(stage: str) -> deps.Services:
+    """Return what the functions of a deployed stage work with."""
+    return deps.Services(deps.load_checked(read_config(stage)), make_client=boto3.client)
 
 
 def update_stage(
@@ -343,8 +360,7 @@ def main(stage: str, act: str, go: bool) -> None:
                 export_subscriptions(read_config(stage))
                 return
             case "undelivered":
-                loaded = deps.load_checked(read_config(stage))
-                mark_undelivered(deps.Services(loaded, make_client=boto3.client))
+                mark_undelivered(load_services(stage))
                 return
         is_deleting = act in ("check", "delete")
         stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)
@@ -356,6 +372,8 @@ def main(stage: str, act: str, go: bool) -> None:
             case _:
                 if act == "deploy":
                     check_runtime(stage)
+                    if stack and find_functions(stage):
+                        check_secrets(stage)
                 update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
     except (ApiError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None

@@ -81,7 +81,7 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         dead_letter = DeadLetter(Reason.EXHAUSTED)
         record(event.without_attempt(), dead_letter, invocation, target)
         return dead_letter
-    if invocation.is_fast_lane and services.needs_slow_lane(event):
+    if services.needs_slow_lane(event) and not invocation.is_slow_lane:
         # Recorded, then sent: a message that came first would find the event claimed.
         return _record_unpushed(event, Retry(delay_seconds=0), invocation)
     return _attempt(event, target, budget_seconds, invocation)
@@ -184,14 +184,13 @@ def push(
     if breaker:  # a trial that was not made has ended, too
         open_seconds = settings.breaker_open_seconds
         breaker.record(target, started, services.clock(), result, open_seconds)
-        if settings.slow_queue_url and not target.fault:
-            services.lanes.record(
-                target,
-                started,
-                services.clock(),
-                result,
-                in_fast_lane=invocation.is_fast_lane,
-            )
+        services.lanes.record(
+            target,
+            started,
+            services.clock(),
+            result,
+            in_fast_lane=not invocation.is_slow_lane,
+        )
     return result
 
 

@@ -148,9 +148,8 @@ class Subscription:
     def renewed(self, secret: str | None, now: float) -> Json:
         """Return what changes when the secret is renewed at `now` (Unix seconds), or one is given.
 
-        Functions of 0.7 read it, too. Within RENEWAL_SECONDS of the last renewal nothing is
-        renewed, because clients repeat calls; another secret takes the place of the present one,
-        which was mistyped.
+        Within RENEWAL_SECONDS of the last renewal nothing is renewed, because clients repeat calls;
+        another secret takes the place of the present one, which was mistyped.
         """
         number = self.renewals or 0
         renewed_at = self.renewed_at or ""

@@ -152,7 +152,6 @@ class Subscriptions(Table):
             attributes = {
                 "target_url": edited.target_url,
                 DESCRIPTION_ATTRIBUTE: edited.description(),
-                "lookup_key": ALL,  # which some of 0.4 may not have
             }
             attributes |= {name: wanted[name] for name in STATE if name in wanted}
             key = current.subscription_id

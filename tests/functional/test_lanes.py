@@ -251,37 +251,6 @@ def test_only_the_failed_messages_of_a_slow_batch_come_again(
 
 
 @pytest.mark.usefixtures("copies")
-def test_in_one_lane_a_subscription_that_was_slow_is_pushed_to_at_once(
-    world: World, target: Receiver
-) -> None:
-    make_slow(world, target)
-    del world.environ["SLOW_QUEUE_URL"]
-    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-
-    world.post()
-
-    assert target.count == 4
-
-
-def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
-    world: World, receiver: Receiver
-) -> None:
-    del world.environ["SLOW_QUEUE_URL"]
-    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
-    receiver.script(*[after(world, 2.5, 503)] * 3, hang)
-    for _ in range(3):
-        world.post()
-    world.sleep(10)
-    world.empty_inbox()
-    world.queued()
-    world.run_worker()
-    world.sleep(2)
-    world.empty_inbox()
-    assert not world.services.lanes.is_slow("webhook", world.clock())
-    assert receiver.count == 8
-
-
-@pytest.mark.usefixtures("copies")
 def test_test_pushes_count_for_no_mark_and_no_breaker(world: World, target: Receiver) -> None:
     subscription_id = id_of_new(world, target)
     target.script(*[after(world, 9, 503)] * 4)
