@@ -168,6 +168,8 @@ def test_the_receivers_of_the_guide_take_genuine_pushes_and_refuse_forged_ones(
     ]
     forged = [
         (headers, body + b" "),
+        (headers, b"\xff"),
+        ({**headers, "webhook-signature": "v1"}, body),
         pushed(world, receiver),
         pushed(world, receiver, secret, seconds_ago=360),
         pushed(world, receiver, SIGNING_SECRETS[1]),
