@@ -15,23 +15,26 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import urllib3
 
 from chalicelib.settings import BY_VARIABLE, decode_secret
+from tests.support.aws_calls import Aws
 from tests.support.loopback import serve_app
 from tests.support.ministack import free_port
 from tests.support.receiver import Receiver
 from tests.support.subscribing import post_for, subscribe
-from tests.support.world import CONSUMER_KEY, ROOT, SIGNING_SECRETS, World, digest
+from tests.support.world import CONSUMER_KEY, KEY, ROOT, SIGNING_SECRETS, World, digest
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {document: document.read_text(encoding="utf-8") for document in DOCUMENTS}
 GUIDES = [
     TEXTS[ROOT / "docs" / f"{name}.md"]
-    for name in ("receiving", "consuming", "customers", "moving")
+    for name in ("api", "receiving", "consuming", "customers", "moving")
 ]
 SNIPPET = re.compile(
     r"^```\w+\n((?:<\?php\n)?(?:#|//) ([\w.]+)\n.*?)^```$", re.MULTILINE | re.DOTALL
@@ -213,6 +216,29 @@ def test_a_product_gives_a_customer_the_page_of_its_webhooks(world: World) -> No
     page, _, token = product["webhooks_page"]("customer-42").partition("#key=")
     assert page == f"{os.environ['TRIGGERS_URL']}/"
     assert world.get("/me", key=token)["tenant"] == "customer-42"
+
+
+@pytest.mark.usefixtures("snippets")
+def test_producers_repeat_a_call_until_it_is_accepted_or_refused(
+    world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIGGERS_API_KEY", KEY)
+    programs = [(sys.executable, "post.py")] + [("node", "post.js")] * bool(shutil.which("node"))
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    aws.fail("PutItem")
+    with ThreadPoolExecutor() as pool:
+        accepted = pool.map(run, programs)
+        while aws.faults < len(programs):
+            pass  # until the test's time is over
+        aws.heal()
+    world.restart(API_KEYS="")
+    refused = map(run, programs)
+
+    [event] = world.items()
+    assert {ended.stdout for ended in accepted} == {event["event_id"]["S"] + "\n"}
+    for ended in refused:
+        assert ended.stdout == ""
+        assert '"code":"unauthorized"' in ended.stderr
 
 
 @pytest.mark.usefixtures("snippets")
