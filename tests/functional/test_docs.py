@@ -5,6 +5,7 @@ runs.
 import base64
 import contextlib
 import hmac
+import json
 import os
 import re
 import runpy
@@ -203,8 +204,8 @@ def test_a_secret_of_any_form_becomes_one_that_signs_alike(length: int) -> None:
 def test_the_content_of_an_exported_item_is_decoded(world: World) -> None:
     event = world.post({"price": "12 €"})
     content = world.item(event["event_id"])["content"]["B"]
-    exported = {"content": {"B": base64.b64encode(content).decode()}}
-    assert runpy.run_path("export.py")["decode"](exported) == ({"price": "12 €"}, None)
+    line = json.dumps({"Item": {"content": {"B": base64.b64encode(content).decode()}}})
+    assert runpy.run_path("export.py")["decode"](line) == ({"price": "12 €"}, None)
 
 
 @pytest.mark.usefixtures("snippets")
