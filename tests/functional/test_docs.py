@@ -11,6 +11,7 @@ import re
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -180,13 +181,15 @@ def test_the_receivers_of_the_guide_take_genuine_pushes_and_refuse_forged_ones(
     ]
     until_it_listens = urllib3.Retry(900, backoff_factor=0.1, backoff_max=0.1)
 
+    def answers(pushes: list[Pushed]) -> list[int]:
+        call = partial(urllib3.request, "POST", url, retries=until_it_listens)
+        return [call(headers=headers, body=body).status for headers, body in pushes]
+
     with started(language) as url:
-        statuses = [
-            urllib3.request(
-                "POST", url, headers=headers, body=body, retries=until_it_listens
-            ).status
-            for headers, body in (*genuine, *forged)
-        ]
+        statuses = answers(genuine)
+        with socket.create_connection(("127.0.0.1", urllib3.util.parse_url(url).port)) as client:
+            client.sendall(b"POST /hook HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        statuses += answers(forged)
 
     assert genuine[3][1] == '{"price":"12 €"}'.encode()
     assert statuses == [204] * len(genuine) + [401] * len(forged)
