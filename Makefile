@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
+.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
@@ -32,6 +32,8 @@ help: ## show this
 
 run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
+
+dev: $(SET_UP_DEV) ## set up what tests need, for one test: .venv/bin/python -m pytest -n 0 path::test
 
 test: $(SET_UP_DEV) ## run every test
 	@$(PY) -m pytest
