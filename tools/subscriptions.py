@@ -149,11 +149,12 @@ def begin_of_trouble(subscription: Json) -> str:
     times = [subscription[name] for name in ("since", "failing_since", "disabled_at")]
     begun_at = min(filter(None, times), default=parse_time("0s"))
     since = rfc3339(unix_seconds(begun_at) - MOST_SECONDS)
-    return max(since, subscription["created_at"], subscription["dismissed_until"] or "")
+    dismissed_until = subscription["dismissed_until"] or ""
+    return max(since, str(subscription["created_at"]), dismissed_until)
 
 
 def tell_taken(api: Api, subscription_id: str, since: str | None, until: str, examined: int) -> str:
-    """Return what a subscription took of the events that were looked at, of which it missed none."""
+    """Return how many of the events that were looked at a subscription took, which missed none."""
     query = {"subscription_id": subscription_id, "since": since, "until": until, "limit": "100"}
     types = (copy["event_type"] for copy in api.list_all("/events", **query))
     taken = sum(not event_type.startswith(RESERVED_PREFIX) for event_type in types)
