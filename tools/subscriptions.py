@@ -3,7 +3,6 @@ what it missed.
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -77,16 +76,14 @@ def missed(subscription_id: str, since: str | None, until: str, subject: str | N
     api = Api()
     if not (since or subject):
         since = begin_of_trouble(read_subscription(api, subscription_id))
-    events, examined = read_missed(api, subscription_id, since, until, subject)
+    events, told = read_missed(api, subscription_id, since, until, subject)
     if events:
         rows = [
             (event["event_id"], event["created_at"], event["subject"], tell_why(event))
             for event in events
         ]
         print_table(("event_id", "created_at", "subject", "why"), rows)
-    print(f"{by_reason(events)} of {counted(examined, 'event')}")
-    if not (events or subject):
-        print(tell_taken(api, subscription_id, since, until, examined))
+    print(told)
 
 
 @click.command(short_help="Count what a subscription missed, or get it there (--go).")
@@ -109,12 +106,10 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
         state = subscription["state"]
         raise click.ClickException(f"it is {state}; to enable it first: {enabling}")
     if not go:
-        events, examined = read_missed(api, subscription_id, since, until)
-        print(f"{by_reason(events)} of {counted(examined, 'event')} since {since}")
+        events, told = read_missed(api, subscription_id, since, until)
+        print(f"{told} since {since}")
         if events:
             print(f"To recover them: {again(since=since, go='1')}")
-        else:
-            print(tell_taken(api, subscription_id, since, until, examined))
         return
     body: Json = {"since": since, "until": until}
     total = Counter[str]()
@@ -153,15 +148,6 @@ def begin_of_trouble(subscription: Json) -> str:
     return max(since, str(subscription["created_at"]), dismissed_until)
 
 
-def tell_taken(api: Api, subscription_id: str, since: str | None, until: str, examined: int) -> str:
-    """Return how many of the events that were looked at a subscription took, which missed none."""
-    query = {"subscription_id": subscription_id, "since": since, "until": until, "limit": "100"}
-    types = (copy["event_type"] for copy in api.list_all("/events", **query))
-    taken = sum(not event_type.startswith(RESERVED_PREFIX) for event_type in types)
-    left_out = f"types and filter leave out {examined - taken:,}"
-    return f"It got all that it takes: {taken:,} of {examined:,}; {left_out}"
-
-
 WHY = {
     "event_types": "not asked for: event_types",
     "filter": "not asked for: filter",
@@ -183,23 +169,26 @@ def tell_why(event: Json) -> str:
 
 def read_missed(
     api: Api, subscription_id: str, since: str | None, until: str, subject: str | None = None
-) -> tuple[list[Json], int]:
-    """Return what a subscription missed, and how many events were looked at."""
-    path = path_of(subscription_id, "missed")
+) -> tuple[list[Json], str]:
+    """Return what a subscription missed, and how many for each reason; if it missed none, how many
+    it took of the events that were looked at.
+    """
+    query = {"since": since, "until": until, "subject": subject}
     events: list[Json] = []
     examined = 0
     with Console(stderr=True).status("counting") as progress:
-        for page in api.pages(path, since=since, until=until, subject=subject):
+        for page in api.pages(path_of(subscription_id, "missed"), **query):
             events += page["events"]
             examined += page["examined"]
             progress.update(f"{len(events):,} of {counted(examined, 'event')}")
-    return events, examined
-
-
-def by_reason(events: Iterable[Json]) -> str:
-    """Return how many events were missed for each reason."""
-    counts = Counter(event["reason"] or "not missed" for event in events)
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "0 missed"
+    if events:
+        counts = Counter(event["reason"] or "not missed" for event in events)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+        return events, f"{reasons} of {counted(examined, 'event')}"
+    copies = api.list_all("/events", **query, subscription_id=subscription_id)
+    taken = sum(not copy["event_type"].startswith(RESERVED_PREFIX) for copy in copies)
+    left_out = f"types and filter leave out {examined - taken:,}"
+    return events, f"It got all that it takes: {taken:,} of {examined:,}; {left_out}"
 
 
 one_option = option("--subscription-id", metavar="SUBSCRIPTION_ID", help="Which subscription.")
@@ -273,11 +262,16 @@ def change(
 @click.command(short_help="List subscriptions.")
 @option("--tenant", metavar="TENANT", default="*", help="Those of this tenant; * is all.")
 @option("--state", type=click.Choice(["active", "failing", "paused", "disabled"]))
-def subscriptions(**query: str) -> None:
+@option("--stage", metavar="NAME", help="The stage that TRIGGERS_URL must be of.")
+def subscriptions(stage: str | None, **query: str) -> None:
     """List subscriptions, the oldest first: those of a tenant, and those in a state; disabled has
     those that are paused, too. Each has how many copies failed or wait, and since when.
     """
-    listed = Api().list_all("/subscriptions", **query, include="deliveries")
+    api = Api()
+    own_stage = api.call("GET", "/me")[0]["stage"]
+    if stage not in (None, own_stage):
+        raise click.ClickException(f"TRIGGERS_URL is of stage {own_stage}")
+    listed = api.list_all("/subscriptions", **query, include="deliveries")
     found = [*map(with_deliveries, listed)]
     if found:
         print_items(DELIVERY_COLUMNS, found)
