@@ -284,11 +284,6 @@ def test_what_failed_or_waits_is_counted_until_it_is_delivered(
     assert undelivered(world, subscription_id) == []
 
 
-def test_undelivered_copies_are_listed_of_one_subscription_alone(world: World) -> None:
-    for key in (KEY, make_token(world, "a")):
-        assert world.call("GET", "/events?status=undelivered", key=key).faults == ["status"]
-
-
 def test_what_was_lost_is_counted_however_old_and_no_copy_is_read(
     world: World, target: Receiver, aws: Aws
 ) -> None:
