@@ -10,6 +10,7 @@ import pytest
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.store import SHARDS, compressed
+from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Once
 from tests.support.aws_calls import Aws
@@ -376,7 +377,7 @@ def test_what_was_dismissed_does_not_count_and_is_taken_back(
 
 
 def test_what_0_8_left_is_marked_once_a_minute_after_the_functions_were_updated(
-    world: World, target: Receiver, capsys: pytest.CaptureFixture[str]
+    world: World, target: Receiver, aws: Aws, capsys: pytest.CaptureFixture[str]
 ) -> None:
     subscription_id = id_of_new(world, target)
     target.script(422, 503)
@@ -386,8 +387,13 @@ def test_what_0_8_left_is_marked_once_a_minute_after_the_functions_were_updated(
     marked = {"S": subscription_id}
     world.change_item(delivered, "SET undelivered_key = :marked", marked=marked)
     updated_at = world.clock() - 20
+    aws.fail("UpdateItem", at=2)
+    with pytest.raises(StorageUnavailableError):  # it is cut off
+        mark_undelivered(world.services, updated_at)
+    aws.heal()
+    assert "waiting 40 s" in capsys.readouterr().out
 
-    for count in (3, 0):
+    for count in (2, 0):
         mark_undelivered(world.services, updated_at)
         assert f"copies: {count} marks" in capsys.readouterr().out
         # and at most three hundred a second
