@@ -77,6 +77,7 @@ def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
     world: World, target: Receiver, act: Callable[[World, Receiver], Any]
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
+    listed(world)  # reads for how long events are kept, too
     event = act(world, target)
     world.empty_inbox()
     world.sleep(15 * DAY_SECONDS)
@@ -145,6 +146,7 @@ def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = 503
+    listed(world)  # reads for how long events are kept, too
     event = post_later(world)
     subscription_id = subscribed(world, target.url)
     world.clock.sleep(2 * DAY_SECONDS)
@@ -356,6 +358,7 @@ def test_a_report_is_not_sent_nor_filtered_where_its_recipients_are_asked_for(
 
     assert send(world, other, report["event_id"]).problem == (409, "not_pushed")
     world.empty_inbox()
+    world.sleep(60)
     assert_has(recover(world, other).json, sent=0, replayed=0)
     subscribed(world, f"{target.url}&later", "triggers.*", filter={"x": [1]})
     assert [row["reason"] for row in recipients(world, report)] == [None, None, "later"]
