@@ -677,18 +677,6 @@ def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
     assert world.event(copy_id)["delivery_attempts"] == 12
 
 
-def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: Receiver) -> None:
-    events = [post_later(world) for _ in range(103)]
-    subscription_id = subscribed(world, target)
-    since, until = (events[number]["created_at"] for number in (1, 4))
-
-    assert recover(world, subscription_id, since=since, until=until).json["sent"] == 3
-    first = recover(world, subscription_id).json
-    assert_has(first, examined=100, sent=97)
-    last = recover(world, subscription_id, cursor=first["next_cursor"]).json
-    assert_has(last, examined=3, sent=3, next_cursor=None)
-
-
 def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
     world: World, target: Receiver, during: During
 ) -> None:
