@@ -585,12 +585,13 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
 
 
 def test_a_pause_is_made_up_for(world: World, target: Receiver, subscription_id: str) -> None:
-    target.script(WAIT)
+    target.script(status(503, headers={"retry-after": "20"}))
     post_later(world)
     world.call("POST", f"/subscriptions/{subscription_id}/disable")
     world.sleep(10)
     post_later(world)
-    world.settle()
+    world.sleep(11)
+    world.empty_inbox()
     assert [way for _, way in reasons(missed(world, subscription_id))] == ["failed"] * 2
     world.call("POST", f"/subscriptions/{subscription_id}/enable")
     world.sleep(10)
