@@ -44,14 +44,15 @@ check: $(SET_UP_DEV) ## format, lint, types, tests
 	@$(PY) -m mypy
 	@$(PY) -m pytest
 
-chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one), then kill a real system
+chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one) and all pairs of them, then kill a real system
 	@$(PY) -m tests.simulator.chaos
+	@test -n "$$SEED" || PAIRS=9999999 $(PY) -m pytest --dist load tests/crash/test_crash_points.py
 	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
 
 outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
 	@exec $(PY) -m tests.simulator.outage
 
-year: $(SET_UP_DEV) ## simulate a year of a stage, and compare its quiet days with the first ones
+year: $(SET_UP_DEV) ## simulate a year of a stage (MONTHS=13), and compare its quiet days with the first ones
 	@exec $(PY) -m tests.simulator.year
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
@@ -62,7 +63,7 @@ languages: $(SET_UP_DEV) ## run the receivers of docs/receiving.md (Go, Java, No
 
 zapier: $(SET_UP_DEV) ## validate and test the Zapier integration (needs Node)
 	@cd examples/zapier && npm ci --no-audit --no-fund --silent && npm run --silent validate
-	@exec $(PY) -m pytest -n 0 tests/zapier
+	@ZAPIER=1 $(PY) -m pytest -n 0 tests/zapier
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume; erase must be named)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"

@@ -192,9 +192,7 @@ class Subscriptions(Table):
 
     def _renew(self, secret: str | None, current: Subscription) -> Json:
         """Return what changes, unless it is the present secret."""
-        if secret and secret == current.secret:
-            return {}
-        return current.renewed(secret, self._clock())
+        return {} if secret == current.secret else current.renewed(secret, self._clock())
 
     def _add_secret(self, secret: str, current: Subscription) -> Json:
         """Return what changes, unless it is a secret that signs now."""

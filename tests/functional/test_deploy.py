@@ -349,26 +349,6 @@ def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
     newer.resources()
 
 
-def test_resources_waits_for_a_deletion_that_an_interrupted_run_began_and_goes_on(
-    checkout: Checkout, aws: Ministack
-) -> None:
-    checkout.resources(**GIVEN)
-    cloudformation = aws.direct("cloudformation")
-    cloudformation.update_termination_protection(StackName=STACK, EnableTerminationProtection=False)
-    aws.replaced = {b"CREATE_COMPLETE": b"DELETE_IN_PROGRESS"}
-
-    def complete(operation: str) -> None:
-        if operation.startswith("DescribeStacks") and aws.replaced:
-            aws.replaced = {}
-            cloudformation.delete_stack(StackName=STACK)
-
-    aws.seen = complete
-    output = checkout.resources(**GIVEN)
-
-    assert f"waiting for stack {STACK}: DELETE_IN_PROGRESS\n" in output
-    assert "Import  EventsTable" in output
-
-
 def test_the_policy_of_the_deployer_allows_what_commands_call(
     checkout: Checkout, aws: Ministack
 ) -> None:

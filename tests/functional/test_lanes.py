@@ -9,7 +9,6 @@ from chalicelib.core.messages import push_message
 from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
-from tests.conftest import During
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import id_of_new
@@ -191,21 +190,6 @@ def test_an_event_that_timed_out_is_moved_by_whoever_gets_it_and_the_attempt_giv
     assert lengths(world) == (1, 0)
 
 
-@pytest.mark.usefixtures("copies")
-def test_what_the_sweep_queues_is_sent_on_to_its_own_lane(world: World, target: Receiver) -> None:
-    make_slow(world, target)
-    id_of_new(world, target, "other")
-    world.queued()
-    world.queued(event_type="other")
-    world.lose_messages()
-    world.sleep(120)
-    world.restart()
-    world.sweep()
-    assert lengths(world) == (3, 0)
-    world.run_worker()
-    assert lengths(world) == (0, 2)
-
-
 @pytest.mark.parametrize("is_replayed", [False, True])
 def test_what_is_replayed_in_the_slow_lane_is_retried_there(
     world: World, receiver: Receiver, is_replayed: bool
@@ -220,21 +204,6 @@ def test_what_is_replayed_in_the_slow_lane_is_retried_there(
     world.services.slow_queue.send(push_message(event))
     world.run_worker()
     assert lengths(world) == ((0, 1) if is_replayed else (1, 0))
-
-
-def test_the_lane_of_what_a_post_queues_is_decided_once(
-    world: World, target: Receiver, during: During
-) -> None:
-    id_of_new(world, target)
-    services = world.services
-    services.lanes.remember(services.targets.webhook, world.clock(), world.clock())
-    during(
-        world.services.make_client("sqs"),
-        "before-call.sqs.SendMessageBatch",
-        lambda **_: world.sleep(60),
-    )
-    world.queued()
-    assert sum(lengths(world)) == 2
 
 
 def test_only_the_failed_messages_of_a_slow_batch_come_again(
