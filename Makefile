@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
+.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
@@ -33,6 +33,8 @@ help: ## show this
 run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
 
+dev: $(SET_UP_DEV) ## set up what tests need, for one test: .venv/bin/python -m pytest -n 0 path::test
+
 test: $(SET_UP_DEV) ## run every test
 	@$(PY) -m pytest
 
@@ -42,14 +44,15 @@ check: $(SET_UP_DEV) ## format, lint, types, tests
 	@$(PY) -m mypy
 	@$(PY) -m pytest
 
-chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one), then kill a real system
+chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one) and all pairs of them, then kill a real system
 	@$(PY) -m tests.simulator.chaos
+	@test -n "$$SEED" || PAIRS=9999999 $(PY) -m pytest --dist load tests/crash/test_crash_points.py
 	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
 
 outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
 	@exec $(PY) -m tests.simulator.outage
 
-year: $(SET_UP_DEV) ## simulate a year of a stage, and compare its quiet days with the first ones
+year: $(SET_UP_DEV) ## simulate a year of a stage (MONTHS=13), and compare its quiet days with the first ones
 	@exec $(PY) -m tests.simulator.year
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
@@ -60,7 +63,7 @@ languages: $(SET_UP_DEV) ## run the receivers of docs/receiving.md (Go, Java, No
 
 zapier: $(SET_UP_DEV) ## validate and test the Zapier integration (needs Node)
 	@cd examples/zapier && npm ci --no-audit --no-fund --silent && npm run --silent validate
-	@exec $(PY) -m pytest -n 0 tests/zapier
+	@ZAPIER=1 $(PY) -m pytest -n 0 tests/zapier
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume; erase must be named)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
@@ -142,10 +145,10 @@ missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION
 recover: $(SET_UP) ## count what a subscription missed, by reason, or get it there: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
 	@exec $(PY) -m tools.ops recover $(GO_FLAG)
 
-subscriptions: $(SET_UP) ## list subscriptions with their states (TENANT= STATE=)
+subscriptions: $(SET_UP) ## list subscriptions with their states, and what each lost (STAGE=dev TENANT= STATE=)
 	@exec $(PY) -m tools.ops subscriptions
 
-enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=), or count a tenant's or enable them: GO=1 (TENANT=)
+enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID= DISMISS=1), or count a tenant's or enable them: GO=1 (TENANT=)
 	@exec $(PY) -m tools.ops enable $(GO_FLAG)
 
 disable: $(SET_UP) ## push nothing to a subscription until it is enabled (SUBSCRIPTION_ID=), or count a tenant's or disable them: GO=1 (TENANT=)

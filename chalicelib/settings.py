@@ -29,7 +29,6 @@ MESSAGE_GRACE_SECONDS = 55
 PULL_ONLY = "none"
 COPIES_ONLY = "subscriptions"
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
-REMOVED = {"BREAKER_FAILURES", "METRICS_NAMESPACE"}  # settings of earlier versions
 Variables = Mapping[str, str]
 SecretReader = Callable[[str], str]  # returns the text of a secret by its name
 
@@ -161,7 +160,7 @@ class Settings:
     events_table_name: str = _setting(str, expected="the name of the DynamoDB table")
     inbox_queue_url: str = _setting(QUEUE_URL, expected="the URL of the work queue")
     inbox_dlq_url: str = _setting(QUEUE_URL, expected="the URL of the dead letter queue")
-    slow_queue_url: str | None = _setting(QUEUE_URL, None)
+    slow_queue_url: str = _setting(QUEUE_URL, expected="the URL of the slow queue")
     webhook: str = _setting(_webhook, name="ZAPIER_WEBHOOK_URL", expected=WEBHOOK, secret=True)
     api_keys: tuple[ApiKey, ...] = _setting(_api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting(
@@ -216,14 +215,12 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
     precedence over the secret.
     """
     variables = _set_variables(environ)
-    unknown = REMOVED & variables.keys()
     if "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED.keys():
         text = read_secret(variables["SETTINGS_SECRET"])
         # NAME=value lines; others, such as # comments, are skipped.
         lines = dict(re.findall(r"^ *([A-Z_]+) *=(.*)$", text, re.MULTILINE))
         variables = _set_variables(lines) | variables
-        unknown |= lines.keys() - PARSERS.keys()
-    _warn_of(*sorted(unknown))
+        _warn_of(*sorted(lines.keys() - PARSERS.keys()))
     values, faults = parse(variables)
     missing = [
         f"{name} is missing: it {expected}"

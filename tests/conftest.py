@@ -13,7 +13,7 @@ from tests.support.receiver import Receiver
 from tests.support.world import Clock, Json, World, world
 
 # test_push measures memory, which is no longer quiet after test_run.
-LONGEST = ("test_console", "test_deploy", "test_push", "test_run")
+LONGEST = ("test_deploy", "test_console", "test_crash_points", "test_push", "test_run")
 PROGRAMMING_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 During = Callable[[Any, str, Callable[..., Any]], None]
 Once = Callable[[Any, str, Callable[[], object]], None]

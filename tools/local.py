@@ -314,14 +314,13 @@ def _check_connections() -> None:
 
 
 def _start_workers() -> None:
-    """Start the workers of both lanes; without SLOW_QUEUE_URL there is one."""
+    """Start the workers of both lanes."""
     telemetry.logger.addFilter(
         lambda record: record.levelno > logging.INFO or record.getMessage() != "sqs receive_message"
     )
     started = services.get().settings
     _start_worker("worker", started.inbox_queue_url, started.worker_max_concurrency)
-    if started.slow_queue_url:
-        _start_worker("slow_worker", started.slow_queue_url, started.slow_max_concurrency)
+    _start_worker("slow_worker", started.slow_queue_url, started.slow_max_concurrency)
 
 
 def _start_worker(name: str, queue_url: str, threads: int) -> None:

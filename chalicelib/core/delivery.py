@@ -81,7 +81,7 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         dead_letter = DeadLetter(Reason.EXHAUSTED)
         record(event.without_attempt(), dead_letter, invocation, target)
         return dead_letter
-    if invocation.is_fast_lane and services.needs_slow_lane(event):
+    if services.needs_slow_lane(event) and not invocation.is_slow_lane:
         # Recorded, then sent: a message that came first would find the event claimed.
         return _record_unpushed(event, Retry(delay_seconds=0), invocation)
     return _attempt(event, target, budget_seconds, invocation)
@@ -184,14 +184,13 @@ def push(
     if breaker:  # a trial that was not made has ended, too
         open_seconds = settings.breaker_open_seconds
         breaker.record(target, started, services.clock(), result, open_seconds)
-        if settings.slow_queue_url and not target.fault:
-            services.lanes.record(
-                target,
-                started,
-                services.clock(),
-                result,
-                in_fast_lane=invocation.is_fast_lane,
-            )
+        services.lanes.record(
+            target,
+            started,
+            services.clock(),
+            result,
+            in_fast_lane=not invocation.is_slow_lane,
+        )
     return result
 
 
@@ -226,6 +225,7 @@ def record(
     services = invocation.services
     store = services.store
     now = rfc3339(services.clock())
+    is_customers = target is not None and target.is_customers
     message_seconds: float | None = None  # the delay of the message that follows, if one does
     write: Callable[[Event], WriteResult]
     match decision:
@@ -236,8 +236,11 @@ def record(
             message_seconds = None if is_in_process else delay_seconds
         case DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=now)
-            # Before the record: a crash in between makes a second message, never a silent failure.
-            services.dlq.send(messages.dead_letter(event))
+            # Before the record: a crash in between tells it twice, never not at all.
+            if is_customers:
+                _log_dead_letter(event)
+            else:
+                services.dlq.send(messages.dead_letter(event))
             write = store.record_failed
         case KeptFailed(error):
             last_error = error or event.last_error
@@ -250,10 +253,8 @@ def record(
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
-    if isinstance(decision, DeadLetter):
-        metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
-        extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
-        logger.warning("dead letter", extra=extra)
+    if isinstance(decision, DeadLetter) and not is_customers:
+        _log_dead_letter(event)
     if message_seconds is not None:
         # What was recovered stays in the slow lane: it may be one of thousands.
         stays = invocation.is_slow_lane and event.replayed_at is not None
@@ -262,6 +263,13 @@ def record(
     if target:
         services.targets.on_recorded(target, recorded.event or event, decision)
     return recorded
+
+
+def _log_dead_letter(event: Event) -> None:
+    """Log one line with the metric."""
+    metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
+    extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
+    logger.warning("dead letter", extra=extra)
 
 
 def _log_attempt(

@@ -225,21 +225,13 @@ class Event:
     @property
     def message(self) -> str:
         """The state of an event as one sentence for a person."""
-        # A replay does not begin `attempts` anew.
-        kept = len(self.attempts)
-        is_replayed = kept > self.delivery_attempts
-        count = f"{kept} (replayed)" if is_replayed else str(self.delivery_attempts)
         if self.status is not Status.PENDING:
-            ending = self.delivered_via or self.reason or Reason.EXHAUSTED
-            return SETTLED[ending].format(count)
+            return SETTLED[self.delivered_via or self.reason or Reason.EXHAUSTED]
         if self.claimed_until is not None:
             return f"Claimed by a push or a lease until {self.claimed_until} at the latest."
         if self.next_attempt_at is None:
             return "Waits in the inbox for a consumer."
-        if self.delivery_attempts == 0:
-            what = "Replayed; the next" if self.attempts else "Stored; the first"
-            return f"{what} attempt is due at {self.next_attempt_at}."
-        return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
+        return f"The next attempt is due at {self.next_attempt_at}."
 
     def _to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
         """Return an object of id, type and `members`, payload and metadata as they are stored."""
@@ -266,11 +258,11 @@ MEMBERS = (  # besides id, type and content, in this order
 KEPT = "It is kept and can be replayed."
 SETTLED: dict[str, str] = {
     DeliveredVia.PULL: "A consumer acknowledged it.",
-    DeliveredVia.PUSH: "Delivered by attempt {}.",
+    DeliveredVia.PUSH: "Delivered.",
     DeliveredVia.SUBSCRIPTIONS: (
         "Not pushed itself; each copy for a subscription tells its own state."
     ),
-    Reason.PERMANENT: f"Not delivered: attempt {{}} failed permanently. {KEPT}",
-    Reason.EXHAUSTED: f"Not delivered: attempt {{}} was the last one allowed. {KEPT}",
+    Reason.PERMANENT: f"Not delivered: the latest attempt failed permanently. {KEPT}",
+    Reason.EXHAUSTED: f"Not delivered: the latest attempt was the last one allowed. {KEPT}",
     Reason.DISABLED: f"Not delivered: its subscription was disabled. {KEPT}",
 }

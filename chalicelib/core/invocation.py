@@ -63,25 +63,22 @@ class CoreServices:
 
     @cached_property
     def slow_queue(self) -> Queue:
-        url = self.settings.slow_queue_url or self.settings.inbox_queue_url
-        return Queue(self.make_client("sqs"), url)
+        return Queue(self.make_client("sqs"), self.settings.slow_queue_url)
 
     @cached_property
     def dlq(self) -> Queue:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     def queue_of(self, *, is_slow_lane: bool) -> Queue:
-        """Return the queue of a lane; without SLOW_QUEUE_URL both lanes are one."""
+        """Return the queue of a lane."""
         return self.slow_queue if is_slow_lane else self.work_queue
 
     def needs_slow_lane(self, event: Event) -> bool:
-        """Return whether an event belongs in the slow lane; without SLOW_QUEUE_URL there is none.
+        """Return whether an event belongs in the slow lane.
 
         An event that timed out does, whatever its destination: one that is slow for some types and
         quick for others is never marked, and each push in the fast lane would be cut off.
         """
-        if self.settings.slow_queue_url is None:
-            return False
         return event.has_timed_out or self.lanes.is_slow(event.group_id, self.clock())
 
     def queue_for(self, event: Event) -> Queue:
@@ -120,11 +117,6 @@ class Invocation:
     inline_ids: list[str] = field(default_factory=list)
 
     @property
-    def is_fast_lane(self) -> bool:
-        """Whether slow events belong in another lane: if there is only one, they do not."""
-        return not self.is_slow_lane and self.services.settings.slow_queue_url is not None
-
-    @property
     def queue(self) -> Queue:
         """The queue of the lane."""
         return self.services.queue_of(is_slow_lane=self.is_slow_lane)
@@ -133,7 +125,7 @@ class Invocation:
     def push_timeout_seconds(self) -> float:
         """The timeout of a push by the worker of the lane."""
         seconds = self.services.settings.push_timeout_seconds
-        return min(FAST_PUSH_SECONDS, seconds) if self.is_fast_lane else seconds
+        return seconds if self.is_slow_lane else min(FAST_PUSH_SECONDS, seconds)
 
     def seconds_left(self) -> float:
         return self.deadline - self.services.clock()

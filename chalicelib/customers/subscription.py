@@ -32,10 +32,12 @@ DESCRIBED = (
     "renewals",
     "renewed_at",
     "slow_since",
+    "dismissed_until",
 )
 SHOWN = (
     "body",
     "header_prefix",
+    "dismissed_until",
     "state",
     "event_types",
     "tenant",
@@ -68,8 +70,9 @@ class Subscription:
     `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at` and `last_error`.
     One that is `paused` was disabled by hand. Its secret was renewed so many times, the last time
     at `renewed_at`; `given` has the secrets by the numbers of the present renewal and of that
-    before. Its pushes are slow since `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index
-    shows it, and a write that changes it finds them as they were read.
+    before. Its pushes are slow since `slow_since`. Copies that were created until `dismissed_until`
+    do not count as undelivered: its owner does not want them. DESCRIPTION_ATTRIBUTE has these, too:
+    the index shows it, and a write that changes it finds them as they were read.
     """
 
     subscription_id: str
@@ -91,6 +94,7 @@ class Subscription:
     renewals: int | None
     renewed_at: str | None
     slow_since: str | None
+    dismissed_until: str | None
     described: str = field(repr=False)
 
     @classmethod
@@ -157,9 +161,8 @@ class Subscription:
     def renewed(self, secret: str | None, now: float) -> Json:
         """Return what changes when the secret is renewed at `now` (Unix seconds), or one is given.
 
-        Functions of 0.7 read it, too. Within RENEWAL_SECONDS of the last renewal nothing is
-        renewed, because clients repeat calls; another secret takes the place of the present one,
-        which was mistyped.
+        Within RENEWAL_SECONDS of the last renewal nothing is renewed, because clients repeat calls;
+        another secret takes the place of the present one, which was mistyped.
         """
         number = self.renewals or 0
         renewed_at = self.renewed_at or ""

@@ -178,7 +178,6 @@ class Subscriptions(Table):
             attributes = {
                 "target_url": edited.target_url,
                 DESCRIPTION_ATTRIBUTE: edited.description(),
-                "lookup_key": ALL,  # which some of 0.4 may not have
             }
             attributes |= {name: changes[name] for name in STATE if name in changes}
             key = current.subscription_id
@@ -231,9 +230,7 @@ class Subscriptions(Table):
 
     def _renew(self, secret: str | None, current: Subscription) -> Json:
         """Return what changes, unless it is the present secret."""
-        if secret and secret == current.secret:
-            return {}
-        return current.renewed(secret, self._clock())
+        return {} if secret == current.secret else current.renewed(secret, self._clock())
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
@@ -266,12 +263,7 @@ class Subscriptions(Table):
         """
         changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
         disabled = self._change(subscription, condition, changes)
-        if disabled:
-            extra = {
-                "subscription_id": disabled.subscription_id,
-                "metrics": {"SubscriptionsDisabled": 1},
-            }
-            logger.warning("subscription disabled", extra=extra)
+        _tell(disabled, "disabled")
         return disabled
 
     def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
@@ -295,7 +287,9 @@ class Subscriptions(Table):
     def set_failing(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Set `failing_since` unless it is set; return the subscription if this call set it."""
         changes = {"failing_since": self._after(0), "last_error": error}
-        return self._change(subscription, NOT_FAILING, changes)
+        failing = self._change(subscription, NOT_FAILING, changes)
+        _tell(failing, "failing")
+        return failing
 
     def clear_failing(self, subscription: Subscription) -> None:
         """Clear `failing_since` if the subscription is known to have it, and has no newer one."""
@@ -418,6 +412,14 @@ def why_not_taken(subscription: Subscription, event: Event) -> Missed:
     except RecursionError:
         return TOO_DEEP
     return Missed() if member is None else Missed("filter", member)
+
+
+def _tell(changed: Subscription | None, change: str) -> None:
+    """Log that a subscription became failing or disabled, with the metric, if it did."""
+    if changed:
+        metrics = {f"Subscriptions{change.capitalize()}": 1}
+        extra = {"subscription_id": changed.subscription_id, "metrics": metrics}
+        logger.warning(f"subscription {change}", extra=extra)
 
 
 def _seen(subscription: Subscription) -> Values:

@@ -52,7 +52,7 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
     with request_id(message.message_id):
         try:
             is_slow = services.lanes.is_slow(message.group_id, services.clock())
-            if is_slow and invocation.is_fast_lane:
+            if is_slow and not invocation.is_slow_lane:
                 services.slow_queue.send(message)
                 return True
             match messages.parse(message.body):

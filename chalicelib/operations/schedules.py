@@ -35,7 +35,7 @@ MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
 # The sweep queues nothing twice before its mark, `requeue_at`. Who takes an event removes the mark.
-# Earlier versions marked up to hours ahead: no mark counts that is farther than this one makes.
+# Version 0.8 marked up to hours ahead: no mark counts that is farther than this one makes.
 UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now OR requeue_at > :far)"
 # Its message, if there is one, would have come by now. What has expired is shown to be deleted.
 OVERDUE = f"{EXPIRED} OR (next_attempt_at <= :late AND {UNCLAIMED} AND {UNMARKED})"
@@ -54,9 +54,8 @@ def publish_depths(services: CoreServices) -> None:
     metrics: dict[str, float] = {
         "DLQDepth": services.dlq.depth(),
         "InboxDepth": services.work_queue.depth(),
+        "SlowDepth": services.slow_queue.depth(),
     }
-    if services.settings.slow_queue_url:
-        metrics["SlowDepth"] = services.slow_queue.depth()
     visible = metrics["DLQDepth"]
     if visible:
         extra = {"queue": services.dlq.name, "visible": visible}

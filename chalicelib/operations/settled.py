@@ -173,7 +173,7 @@ def erase(event_id: str, services: CoreServices) -> None:
     def delete(copy_id: str) -> bool:
         return store.delete(copy_id, UNCLAIMED).applied
 
-    # An event that is about to expire may have copies that version 0.7 kept longer.
+    # Also of an event that is about to expire: another eraser may be deleting its copies.
     keep_mark(f"{IS_MARK} AND expires_at < :new_expires_at")
     if not all(services.map(delete, event.copies)):
         detail = "A copy is claimed: repeat the call to complete the erasure."

@@ -348,7 +348,7 @@ const postEvent = {
       tenant: "customer-42",
       subject: "order-12345",
       last_error: null,
-      message: "Delivered by attempt 1.",
+      message: "Delivered.",
       subscription_id: null,
       source_event_id: null,
       copies: ["cpy_0123456789abcdef0123456789abcdef"],

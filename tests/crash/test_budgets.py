@@ -82,7 +82,7 @@ def test_a_call_does_not_wait_as_long_as_a_response_asks(client: Any, receiver: 
     with pytest.raises(ClientError):
         client.list_tables()
     assert receiver.count == 2
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
 
 
 def test_a_write_that_meets_a_transaction_is_tried_again_but_not_for_ever(

@@ -477,7 +477,7 @@ def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> N
 def test_every_fault_of_what_events_alone_are_asked_for_is_named(world: World, aws: Aws) -> None:
     times = "yesterday 2026-11-18 2026-11-18T11:06 2026-02-30T00:00:00Z 0001-01-01T00:00:00%2B01:00"
     for name, values in {
-        "status": ["gone", "", "Failed"],
+        "status": ["gone", "", "Failed", "undelivered"],
         "include": ["", "all"],
         "subscription_id": ["", "sub_1"],
         "since": ["", *times.split()],
@@ -550,12 +550,6 @@ def test_no_event_is_delivered_before_it_is_created(world: World, receiver: Rece
     world.acknowledge(event_id)
     event = world.event(event_id)
     assert event["delivered_at"] == event["created_at"]
-    # as version 0.7 may have stored it
-    world.change_item(event_id, "SET delivered_at = :early", early={"S": rfc3339(0)})
-    shown = [world.event(event_id), *world.get("/events")["events"]]
-    assert {event["delivered_at"] for event in shown} == {
-        each["created_at"] for each in (pushed, made, event)
-    }
 
 
 @pytest.mark.parametrize("code", [200, 503, 422])
@@ -612,12 +606,10 @@ def test_an_event_of_any_status_can_be_replayed(
         next_attempt_at=rfc3339(START + 100),
         delivered_via=None,
     )
-    assert event["message"].startswith("Replayed; the next attempt is due at ")
     output.lines()
     world.sleep(5)
     world.run_worker()
     event = world.event(event_id)
     assert_has(event, status="delivered", delivered_via="push", delivery_attempts=1)
-    assert event["message"] == "Delivered by attempt 2 (replayed)."
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id] * 2
     assert output.metrics()[0]["DeliveryLatency"] == 5000

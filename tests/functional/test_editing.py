@@ -198,11 +198,11 @@ def test_an_edit_keeps_what_another_one_changed_meanwhile(
 def test_an_edit_of_a_subscription_that_was_made_anew_meanwhile_is_one_of_the_new(
     world: World, target: Receiver
 ) -> None:
-    path = subscribed(world, target)
+    path = subscribed(world, target, secret=GIVEN)
     [seen] = world.services.subscriptions.of_tenant(None)
     world.call("DELETE", path)
     world.sleep(1)
-    assert subscribed(world, target) == path
+    assert subscribed(world, target, secret=GIVEN) == path
 
     edited = world.services.subscriptions.describe(seen, name="New")
 

@@ -9,7 +9,6 @@ from chalicelib.core.messages import push_message
 from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
-from tests.conftest import During
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import id_of_new
@@ -191,21 +190,6 @@ def test_an_event_that_timed_out_is_moved_by_whoever_gets_it_and_the_attempt_giv
     assert lengths(world) == (1, 0)
 
 
-@pytest.mark.usefixtures("copies")
-def test_what_the_sweep_queues_is_sent_on_to_its_own_lane(world: World, target: Receiver) -> None:
-    make_slow(world, target)
-    id_of_new(world, target, "other")
-    world.queued()
-    world.queued(event_type="other")
-    world.lose_messages()
-    world.sleep(120)
-    world.restart()
-    world.sweep()
-    assert lengths(world) == (3, 0)
-    world.run_worker()
-    assert lengths(world) == (0, 2)
-
-
 @pytest.mark.parametrize("is_replayed", [False, True])
 def test_what_is_replayed_in_the_slow_lane_is_retried_there(
     world: World, receiver: Receiver, is_replayed: bool
@@ -222,21 +206,6 @@ def test_what_is_replayed_in_the_slow_lane_is_retried_there(
     assert lengths(world) == ((0, 1) if is_replayed else (1, 0))
 
 
-def test_the_lane_of_what_a_post_queues_is_decided_once(
-    world: World, target: Receiver, during: During
-) -> None:
-    id_of_new(world, target)
-    services = world.services
-    services.lanes.remember(services.targets.webhook, world.clock(), world.clock())
-    during(
-        world.services.make_client("sqs"),
-        "before-call.sqs.SendMessageBatch",
-        lambda **_: world.sleep(60),
-    )
-    world.queued()
-    assert sum(lengths(world)) == 2
-
-
 def test_only_the_failed_messages_of_a_slow_batch_come_again(
     world: World, receiver: Receiver, aws: Aws
 ) -> None:
@@ -248,37 +217,6 @@ def test_only_the_failed_messages_of_a_slow_batch_come_again(
     with pytest.raises(BatchError):
         world.run_worker()
     assert lengths(world) == (0, 1)
-
-
-@pytest.mark.usefixtures("copies")
-def test_in_one_lane_a_subscription_that_was_slow_is_pushed_to_at_once(
-    world: World, target: Receiver
-) -> None:
-    make_slow(world, target)
-    del world.environ["SLOW_QUEUE_URL"]
-    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-
-    world.post()
-
-    assert target.count == 4
-
-
-def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
-    world: World, receiver: Receiver
-) -> None:
-    del world.environ["SLOW_QUEUE_URL"]
-    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
-    receiver.script(*[after(world, 2.5, 503)] * 3, hang)
-    for _ in range(3):
-        world.post()
-    world.sleep(10)
-    world.empty_inbox()
-    world.queued()
-    world.run_worker()
-    world.sleep(2)
-    world.empty_inbox()
-    assert not world.services.lanes.is_slow("webhook", world.clock())
-    assert receiver.count == 8
 
 
 @pytest.mark.usefixtures("copies")

@@ -9,7 +9,6 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import app
 from chalicelib import __version__
-from tests.support.aws_calls import Aws
 from tests.support.openapi import DOCUMENT, resolve
 from tests.support.receiver import Receiver
 from tests.support.subscribing import make_token
@@ -76,19 +75,6 @@ def test_each_operation_requires_its_scopes(
     )
     assert [key for key in answers if key not in refused] == taken
     assert schemes - {"token"} in ({"bearer", "basic"}, set())
-
-
-@for_each_operation
-def test_unknown_parameters_are_faults(
-    world: World, aws: Aws, method: str, path: str, operation: Json
-) -> None:
-    key = accepted_keys(operation)[0]
-
-    answer = world.call(method, f"{example_path(path)}?lease-id=lse_1", key=key)
-
-    assert answer.status_code == (400 if operation["security"] else 200)
-    assert not operation["security"] or answer.faults == ["lease-id"]
-    assert aws.calls == []
 
 
 @for_each_operation

@@ -77,6 +77,7 @@ def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
     world: World, target: Receiver, act: Callable[[World, Receiver], Any]
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
+    listed(world)  # reads for how long events are kept, too
     event = act(world, target)
     world.empty_inbox()
     world.sleep(15 * DAY_SECONDS)
@@ -145,6 +146,7 @@ def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = 503
+    listed(world)  # reads for how long events are kept, too
     event = post_later(world)
     subscription_id = subscribed(world, target.url)
     world.clock.sleep(2 * DAY_SECONDS)
@@ -356,6 +358,7 @@ def test_a_report_is_not_sent_nor_filtered_where_its_recipients_are_asked_for(
 
     assert send(world, other, report["event_id"]).problem == (409, "not_pushed")
     world.empty_inbox()
+    world.sleep(60)
     assert_has(recover(world, other).json, sent=0, replayed=0)
     subscribed(world, f"{target.url}&later", "triggers.*", filter={"x": [1]})
     assert [row["reason"] for row in recipients(world, report)] == [None, None, "later"]
@@ -539,7 +542,7 @@ def test_missed_events_are_listed_in_pages_of_two_reads(
 
     assert pages == [([], 3), ([events[4]["event_id"]], 1)]
     calls = aws.during(lambda: missed(world, subscription_id))
-    assert Counter(calls) == {"GetItem": 1, "Query": 15, "BatchGetItem": 2}
+    assert Counter(calls) == {"GetItem": 1, "Query": 14, "BatchGetItem": 2}
     for query, faults in (
         ("", ["since"]),
         ("limit=0&since=2h&subject=+x", ["limit", "since", "subject"]),
@@ -582,12 +585,13 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
 
 
 def test_a_pause_is_made_up_for(world: World, target: Receiver, subscription_id: str) -> None:
-    target.script(WAIT)
+    target.script(status(503, headers={"retry-after": "20"}))
     post_later(world)
     world.call("POST", f"/subscriptions/{subscription_id}/disable")
     world.sleep(10)
     post_later(world)
-    world.settle()
+    world.sleep(11)
+    world.empty_inbox()
     assert [way for _, way in reasons(missed(world, subscription_id))] == ["failed"] * 2
     world.call("POST", f"/subscriptions/{subscription_id}/enable")
     world.sleep(10)
@@ -672,18 +676,6 @@ def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
     assert minutes < 15  # its schedule takes an hour and more
     assert len(world.dead_letters()) == 1
     assert world.event(copy_id)["delivery_attempts"] == 12
-
-
-def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: Receiver) -> None:
-    events = [post_later(world) for _ in range(103)]
-    subscription_id = subscribed(world, target)
-    since, until = (events[number]["created_at"] for number in (1, 4))
-
-    assert recover(world, subscription_id, since=since, until=until).json["sent"] == 3
-    first = recover(world, subscription_id).json
-    assert_has(first, examined=100, sent=97)
-    last = recover(world, subscription_id, cursor=first["next_cursor"]).json
-    assert_has(last, examined=3, sent=3, next_cursor=None)
 
 
 def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(

@@ -9,11 +9,11 @@ import pytest
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations import schedules
-from tests.conftest import During, Output
+from tests.conftest import Once, Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
 from tests.support.subscribing import subscribe
-from tests.support.world import START, Json, World, assert_has
+from tests.support.world import START, World, assert_has
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", ""])
@@ -34,9 +34,7 @@ def test_the_sweep_waits_for_the_batch_window(
     assert counts == [0, 1, 1, 2]
 
 
-def test_what_cannot_be_sent_waits(
-    world: World, during: During, monkeypatch: pytest.MonkeyPatch, aws: Aws
-) -> None:
+def test_what_cannot_be_sent_waits(world: World, monkeypatch: pytest.MonkeyPatch, aws: Aws) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT_WHILE_LONG", 1)
     monkeypatch.setattr(schedules, "LONG_QUEUE", 0)
     for number in range(12):
@@ -71,31 +69,21 @@ def fail_all(world: World) -> None:
         store.record_retry(claim.event, delay_seconds=30)
 
 
-def sweep(world: World) -> None:
-    world.sweep()
-
-
 def mark(world: World, event_id: str, requeue_at: float) -> None:
     world.change_item(event_id, "SET requeue_at = :at", at={"S": rfc3339(requeue_at)})
 
 
-@pytest.mark.parametrize("other, count", [(sweep, 1), (lease_all, 0), (fail_all, 0)])
+@pytest.mark.parametrize("other, count", [(World.sweep, 1), (lease_all, 0), (fail_all, 0)])
 def test_of_two_at_once_one_takes_an_overdue_event(
-    world: World, during: During, other: Callable[[World], None], count: int
+    world: World, once: Once, other: Callable[[World], None], count: int
 ) -> None:
     world.post(prefer="respond-async")
     world.lose_messages()
     world.sleep(60)
-    others = iter([other])
+    once(world.dynamodb, "before-call.dynamodb.UpdateItem", lambda: other(world))
 
-    def act_meanwhile(parsed: Json, **_: object) -> None:
-        for act in others if parsed["Count"] else ():
-            act(world)
+    world.sweep()
 
-    during(world.dynamodb, "after-call.dynamodb.Query", act_meanwhile)
-    sweep(world)
-
-    assert next(others, None) is None
     assert len(world.messages()) == count
 
 

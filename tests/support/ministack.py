@@ -5,6 +5,7 @@ IAM is enforced: a function may do what the policies of its role allow. No AWS a
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -231,16 +232,21 @@ def without_metric_math(template: str) -> str:
 
 
 def install() -> Path:
-    """Return the Python of a venv that has the packages of requirements/e2e.txt."""
+    """Return the Python of a venv that has the packages of requirements/e2e.txt.
+
+    One process at a time makes it: in CI `make ways` runs beside the tests.
+    """
     python = VENV / "bin" / "python"
     made_from = VENV / ".made-from"
     wanted = f"{sys.version}\n{REQUIREMENTS.read_text()}"
-    if made_from.is_file() and made_from.read_text() == wanted:
-        return python
-    venv.create(VENV, clear=True, symlinks=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
-    subprocess.run([*pip, "--quiet", "-r", REQUIREMENTS], check=True)
-    made_from.write_text(wanted)
+    VENV.parent.mkdir(exist_ok=True)
+    with VENV.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made_from.is_file() or made_from.read_text() != wanted:
+            venv.create(VENV, clear=True, symlinks=True)
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
+            subprocess.run([*pip, "--quiet", "-r", REQUIREMENTS], check=True)
+            made_from.write_text(wanted)
     return python
 
 

@@ -333,8 +333,7 @@ class World:
 
     def slow_messages(self) -> list[Message]:
         """Return every message in the queue of slow destinations, hidden or not."""
-        queue_url = self.environ.get("SLOW_QUEUE_URL")
-        return self.queues.messages(queue_url) if queue_url else []
+        return self.queues.messages(self.environ["SLOW_QUEUE_URL"])
 
     def dead_letters(self) -> list[Message]:
         """Return every message in the dead letter queue."""

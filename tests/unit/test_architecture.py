@@ -125,7 +125,7 @@ with contextlib.suppress(SettingsError):
     app.deps.get()
 print(*made)
 """
-URLS = "INBOX_QUEUE_URL=https://a\nINBOX_DLQ_URL=https://b\nZAPIER_WEBHOOK_URL=none"
+URLS = "INBOX_QUEUE_URL=https://a\nINBOX_DLQ_URL=https://b\nSLOW_QUEUE_URL=https://c\nZAPIER_WEBHOOK_URL=none"
 SECRET = status(
     200, body=json.dumps({"SecretString": f"EVENTS_TABLE_NAME=events\n{URLS}\nAPI_KEYS="}).encode()
 )

@@ -161,9 +161,12 @@ def test_the_work_of_all_filters_that_an_event_meets_is_bounded(entries: Any, va
     payload = json.dumps({"a": values})
     assert len(payload) > 200_000
     began = time.thread_time()
+    for _ in range(10):
+        json.loads(payload)
+    parsed_at = time.thread_time()
     for _ in range(200):
         mismatch({"a": entries}, payload)
-    assert time.thread_time() - began < 0.5
+    assert time.thread_time() - parsed_at < 15 * (parsed_at - began)
 
 
 @pytest.mark.parametrize("value", [None, "a", 1, {}, [], [1] * 51, nested(4), {"b": []}])

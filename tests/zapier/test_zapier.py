@@ -1,7 +1,6 @@
 """The Zapier integration against a running system, in Zapier's own test harness."""
 
 import os
-import shutil
 import subprocess
 
 import pytest
@@ -13,10 +12,8 @@ INTEGRATION = ROOT / "examples" / "zapier"
 
 pytestmark = [
     pytest.mark.timeout(180),
-    pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js"),
-    pytest.mark.skipif(
-        not (INTEGRATION / "node_modules").exists(), reason="needs `make zapier`, which installs it"
-    ),
+    # What `make zapier` installs may be half there when other tests run.
+    pytest.mark.skipif("ZAPIER" not in os.environ, reason="`make zapier` sets ZAPIER"),
 ]
 
 

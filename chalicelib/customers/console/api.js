@@ -57,7 +57,7 @@ async function listAll(path, given, { enough, least = enough, signal, tellSize, 
   }
   return { found, cursor: next };
 }
-const OURS = { rows: "", text: "", copies: "" }; // of addresses, also of 0.7; the API knows none
+const OURS = { rows: "", text: "" }; // of addresses; the API knows none
 async function listEvents(given, options) {
   const isOwn = given.subscription_id === OWN;
   const own = isOwn ? { subscription_id: "", source: "original" } : {};
