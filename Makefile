@@ -7,6 +7,11 @@ SET_UP_DEV := .venv/.set-up-dev
 # Bytecode, which some environments turn off, halves the time to start. Beside the sources, Chalice would package it.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
+# The AWS CLI goes by AWS_REGION first; boto3 and Chalice do not read it.
+ifneq ($(AWS_REGION),)
+override AWS_DEFAULT_REGION := $(AWS_REGION)
+export AWS_DEFAULT_REGION
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
@@ -94,12 +99,12 @@ pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today 
 bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tests.bench
 
-resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev); other settings than it has: GO=1
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme); other settings than it has: GO=1
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" $(GO_FLAG)
 
-deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev, GO=1; RUNTIME=python3.13 changes their Python)
-	$(say-python)
+deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme, GO=1; RUNTIME=python3.13 changes their Python)
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
+	$(say-python)
 	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
 	@$(PY) -m tools.gateway "$${STAGE:-dev}"
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
@@ -121,10 +126,10 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 # These read the variables named here from the environment, into which make puts what is given on its command line.
 # Only there does GO count: one that a shell exported would push, erase or change what was to be counted or shown.
 GO_FLAG := $(if $(filter GO,$(GIVEN)),$(if $(filter 1,$(GO)),--go))
-dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
+dlq: $(SET_UP) ## show the dead letter queue (STAGE=prod LIMIT=100)
 	@exec $(PY) -m tools.ops dlq
 
-redrive: $(SET_UP) ## move dead letters back to the work queue (STAGE=dev RATE=20)
+redrive: $(SET_UP) ## move dead letters back to the work queue (STAGE=prod RATE=20)
 	@exec $(PY) -m tools.ops redrive
 
 show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_... or SUBJECT=order-4711)

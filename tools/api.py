@@ -47,6 +47,7 @@ class Api:
             )
         if not (key and key.isascii() and key.isprintable()):
             raise click.ClickException("set TRIGGERS_API_KEY to an API key")
+        click.echo(f"asking {self.url}", err=True)
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
         self._pool = urllib3.PoolManager(
             maxsize=MAX_CALLS, timeout=urllib3.Timeout(connect=5, read=35)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import boto3
 import click
 from botocore.exceptions import NoCredentialsError, NoRegionError
 from rich.console import Console
@@ -36,7 +37,7 @@ UNIT_SECONDS = {
     "d": 86400,
 }
 PASTE = (
-    " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last "
+    " (credentials and AWS_REGION must be set; for `make run`, paste the last "
     "export that it printed)"
 )
 
@@ -90,7 +91,12 @@ def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 stage_option = click.option(
-    "--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues."
+    "--stage",
+    envvar="STAGE",
+    metavar="NAME",
+    default=lambda: "dev" if "AWS_ENDPOINT_URL" in os.environ else None,
+    required=True,
+    help="Whose queues; dev with an emulator such as that of `make run`.",
 )
 rate_option = option(
     "--rate",
@@ -207,6 +213,14 @@ def numbered_lines(content: bytes) -> dict[str, bytes]:
 
 def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def tell_place(stage: str) -> str:
+    """Print which account, region and stage a command is about, and return the account."""
+    sts = boto3.client("sts")
+    account = str(sts.get_caller_identity()["Account"])
+    print(f"account {account}, region {sts.meta.region_name}, stage {stage}", flush=True)
+    return account
 
 
 def command_line(command: str, options: Mapping[str, object]) -> str:

@@ -44,6 +44,7 @@ from tools.command_line import (
     rate_option,
     since_option,
     stage_option,
+    tell_place,
     tenant_option,
     until_option,
 )
@@ -76,7 +77,10 @@ def cli() -> None:
 
 
 def open_queues(stage: str) -> tuple[Any, str, str]:
-    """Return an SQS client and the URLs of the work queue and of the dead letter queue."""
+    """Return an SQS client and the URLs of the work queue and of the dead letter queue; print where
+    they are.
+    """
+    tell_place(stage)
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
     try:
