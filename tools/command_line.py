@@ -90,13 +90,13 @@ def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
 
 
+WITHOUT_STAGE: Any = {"default": "dev"} if "AWS_ENDPOINT_URL" in os.environ else {"required": True}
 stage_option = click.option(
     "--stage",
     envvar="STAGE",
     metavar="NAME",
-    default=lambda: "dev" if "AWS_ENDPOINT_URL" in os.environ else None,
-    required=True,
     help="Whose queues; dev with an emulator such as that of `make run`.",
+    **WITHOUT_STAGE,
 )
 rate_option = option(
     "--rate",

@@ -18,7 +18,7 @@ from chalice.local import LambdaEventConverter, RouteMatcher
 
 from tests.support.checkout import Checkout, copy_repository, is_write
 from tests.support.iam import is_allowed, requests_of
-from tests.support.ministack import Ministack, ministack, without_metric_math
+from tests.support.ministack import Ministack, install, ministack, without_metric_math
 from tests.support.world import ROOT, Json, assert_has
 from tools import api_key, gateway
 from tools.stage import read_template
@@ -76,6 +76,8 @@ Error: nothing was changed. The environment has other settings than stack trigge
   WORKER_MAX_CONCURRENCY: another value
 Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command.
 """
+PLACE = "account 000000000000, region us-east-1, stage dev\n"
+ELSEWHERE = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "eu-west-1"}
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
@@ -148,7 +150,7 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     kept_table = "kept, for the next stack to adopt: the table triggers-api-dev-events"
     assert kept_table in second.resources("delete")
     absent = "there is no stack triggers-api-dev-resources in us-east-1\n"
-    assert second.resources("delete") == absent
+    assert second.resources("delete") == f"{PLACE}{absent}"
     assert not any(what_is_deployed(aws).values())
     assert not aws.client("sqs").list_queues().get("QueueUrls")
 
@@ -249,12 +251,31 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     aws.seen = lambda operation: (
         aws.replaced.clear() if operation.startswith("DescribeStacks") else None
     )
-    output = checkout.resources()
+    output = checkout.resources("deploy")
 
     assert f"waiting for stack {STACK}: UPDATE_IN_PROGRESS\n" in output
     assert f"waiting for {TABLE}, 0 min: tenant-index CREATING" in output
     assert ": no changes\n" in output
     assert aws.looks_left == 0
+
+
+def test_no_function_is_deployed_onto_a_table_that_lacks_an_index(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    table = read_template("dev")["Resources"]["EventsTable"]["Properties"]
+    keys = ("BillingMode", "TableName", "AttributeDefinitions", "KeySchema")
+    indexes = table["GlobalSecondaryIndexes"][:-1]
+    kept = {key: table[key] for key in keys} | {"GlobalSecondaryIndexes": indexes}
+    kept["AttributeDefinitions"] = table["AttributeDefinitions"][:-1]
+    aws.direct("dynamodb").create_table(**kept)
+
+    output = checkout.make("deploy", **GIVEN, status=1)
+
+    assert f"no function was deployed: the table {TABLE} lacks undelivered-index" in output
+    assert what_is_deployed(aws)["functions"] == []
+    command = output[output.index("aws dynamodb") : output.index("make: ")]
+    checkout.run(["bash", "-c", f"{install().with_name('aws')}{command.removeprefix('aws')}"], 0)
+    assert "no changes" in checkout.resources("deploy")
 
 
 @pytest.mark.parametrize(
@@ -312,8 +333,8 @@ def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Minis
 
     assert aws.client("cloudwatch").list_dashboards()["DashboardEntries"] == []
     assert "no changes" in checkout.resources(**given)
-    entries = f"{api_key.entry('oncall', NEW_KEY)}, {GIVEN['API_KEYS']}"
-    assert refused(checkout, ZAPIER_WEBHOOK_URL=f"{webhook}/2", API_KEYS=entries) == [
+    oncall = api_key.entry("oncall", NEW_KEY)
+    assert refused(checkout, ZAPIER_WEBHOOK_URL=f"{webhook}/2", API_KEYS=oncall) == [
         "ZAPIER_WEBHOOK_URL: another value",
         "API_KEYS: + oncall",
     ]
@@ -321,7 +342,6 @@ def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Minis
     secrets = {"WEBHOOK_SIGNING_SECRETS": other_secret, "QUIET_ALARM_HOURS": "0"}
     assert refused(checkout, **others, **secrets, API_KEYS="", ALARM_EMAIL="a@example.com") == [
         "ZAPIER_WEBHOOK_URL: another host",
-        "API_KEYS: \N{MINUS SIGN} acme",
         "WEBHOOK_SIGNING_SECRETS: another value",
         "ALARM_EMAIL: another value",
         "ALARM_URL: removed",
@@ -332,6 +352,42 @@ def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Minis
         "ZAPIER_WEBHOOK_URL: none",
         "DASHBOARD: another value",
     ]
+
+
+def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    acme, twin, oncall = (
+        api_key.entry(name, api_key.new_key()) for name in ("acme", "acme", "oncall")
+    )
+    checkout.resources(**{**GIVEN, "API_KEYS": acme})
+    said = checkout.resources("--go", API_KEYS=oncall)
+    assert "API_KEYS: + oncall\n" in said
+    assert "not in API_KEYS, and kept: acme (to take them out: REMOVE_KEY=acme)\n" in said
+    checkout.resources("--go", API_KEYS=f"{acme},{twin}")
+    aws.looks_left = 1000  # an index fills
+
+    for key, names in (("shop", 3), ("acme:ffffffffz", 3)):
+        unknown = checkout.resources("--go", REMOVE_KEY=key, status=1)
+        assert checkout.status == 2
+        assert f"no API key is {key}; there are: " in unknown
+        assert len(re.findall(r"acme:\w{8}\b|oncall:\w{8}\b", unknown)) == names
+    assert refused(checkout, REMOVE_KEY="acme") == [
+        "API_KEYS: \N{MINUS SIGN} acme, \N{MINUS SIGN} acme"
+    ]
+    said = checkout.make("resources", f"REMOVE_KEY={acme[:13]}", "GO=1")
+
+    assert said.startswith(PLACE)
+    assert keys_in_use(aws) == {twin, oncall}
+    # By a list from yesterday.
+    checkout.resources("--go", API_KEYS=acme, REMOVE_KEY="oncall")
+    assert keys_in_use(aws) == {acme}
+
+
+def keys_in_use(aws: Ministack) -> set[str]:
+    secret = aws.client("secretsmanager").get_secret_value(SecretId="triggers-api-dev-settings")
+    [keys] = re.findall("^API_KEYS=(.*)", secret["SecretString"], re.MULTILINE)
+    return {*keys.split(",")}
 
 
 def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
@@ -349,6 +405,28 @@ def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
         assert "git checkout GOOD_COMMIT && git checkout @{-1} -- .chalice/deployed\n" in output
     assert not any(map(is_write, operations))
     newer.resources()
+
+
+def test_another_account_and_an_unknown_stage_are_refused_before_anything_is_called(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    checkout.record.parent.mkdir()
+    arn = "arn:aws:lambda:us-east-1:999999999999:function:triggers-api-dev-worker"
+    checkout.record.write_text(json.dumps({"resources": [{"name": "worker", "lambda_arn": arn}]}))
+
+    for command in (["deploy"], ["resources"], ["destroy", "CONFIRM=dev"]):
+        output = checkout.make(*command, **GIVEN, status=1)
+        assert output.startswith(PLACE)
+        assert "names functions of account 999999999999, and these" in output
+    unknown = checkout.make("destroy", "STAGE=dve", "CONFIRM=dve", status=1)
+    assert "STAGE is unusable: .chalice/config.json has dev and prod" in unknown
+    config = checkout.path / ".chalice" / "config.json"
+    long = f'"EVENT_TYPES": "{"a," * 2000}a", "STAGE": "dev"'
+    config.write_text(config.read_text().replace('"STAGE": "dev"', long))
+    checkout.record.unlink()
+    assert "shorten EVENT_TYPES" in checkout.make("deploy", **GIVEN, status=1)
+    assert list(checkout.record.parent.iterdir()) == []
+    assert {call.service for call in aws.calls} == {"sts"}
 
 
 def test_resources_waits_for_a_deletion_that_an_interrupted_run_began_and_goes_on(
@@ -374,8 +452,12 @@ def test_resources_waits_for_a_deletion_that_an_interrupted_run_began_and_goes_o
 def test_the_policy_of_the_deployer_allows_what_commands_call(
     checkout: Checkout, aws: Ministack
 ) -> None:
-    policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
+    policy, oncall = (
+        json.loads((ROOT / "docs" / f"{name}-policy.json").read_text())
+        for name in ("deployer", "oncall")
+    )
     assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
+    checkout.account |= ELSEWHERE
     dynamodb = aws.direct("dynamodb")
     item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
     for marked in range(2):
@@ -402,9 +484,16 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     letter = {"event_id": "cpy_1", "subscription_id": SUBSCRIPTION["event_id"]}
     sqs.send_message(QueueUrl=dlq, MessageBody=json.dumps(letter))
 
-    assert "cpy_1" in checkout.make("dlq")
-    assert "moved" in checkout.make("redrive")
-    exported = json.loads(checkout.make("export-subscriptions"))
+    first = len(aws.calls)
+    assert re.match(f"{PLACE}.*\n.*cpy_1", checkout.make("dlq"))
+    assert re.match(f"{PLACE}.* moved", checkout.make("redrive"))
+    checkout.make("resources", "REMOVE_KEY=acme", "GO=1")
+    exported_to = checkout.path / "subscriptions.jsonl"
+    on_call = [request for call in aws.calls[first:] for request in requests_of(call, functions)]
+    export = "make -o .venv/.set-up STAGE=dev export-subscriptions > subscriptions.jsonl"
+    checkout.run(["bash", "-c", export], 0, MAKEFLAGS="")
+    exported = json.loads(exported_to.read_text())
+    assert exported_to.stat().st_mode & 0o777 == 0o600
     assert "stack deleted" in checkout.make("destroy", "CONFIRM=dev")
 
     assert_has(exported, target_url=SUBSCRIPTION["target_url"], tenant="acme")
@@ -414,6 +503,11 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     assert exported["secret"] == f"whsec_{derived}"
     asked = [request for call in aws.calls for request in requests_of(call, functions)]
     assert [request for request in asked if not is_allowed(policy, request)] == []
+    assert [request for request in on_call if not is_allowed(oncall, request)] == []
+    deploying = [request.action for request in asked if not is_allowed(oncall, request)]
+    assert {"lambda:UpdateFunctionCode", "iam:PutRolePolicy"} <= {*deploying}
+    regions = {call.region for call in aws.calls if call.service != "iam"}  # which has no region
+    assert regions == {"us-east-1"}
 
 
 def refused(checkout: Checkout, **variables: str) -> list[str]:

@@ -73,7 +73,8 @@ class Ran:
         self.output = "".join(
             line for line in result.stdout.splitlines(keepends=True) if not line.startswith('{"')
         )
-        self.errors = result.stderr
+        asked, _, self.errors = result.stderr.rpartition(f"asking {os.environ['TRIGGERS_URL']}\n")
+        assert asked == ""
         assert result.exit_code == status, result.output
 
 
@@ -99,7 +100,9 @@ def send_dead_letter(world: World, body: str) -> None:
 def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     world: World, receiver: Receiver
 ) -> None:
-    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq is empty\n"
+    dlq = ("dlq", "--stage=dev")
+    place = "account 123456789012, region us-east-1, stage dev\n"
+    assert Ran(*dlq).output == f"{place}triggers-api-dev-inbox-dlq is empty\n"
     *_, latest = fail(world, receiver, 2)
     subscription_id = subscribe_tenant(world, receiver, "acme")
     letter = {"event_id": f"cpy_{0:032}", "failed_at": "", "reason": "\x1b[2Jodd"}
@@ -107,7 +110,7 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     send_dead_letter(world, json.dumps(of_tenant))
     send_dead_letter(world, "secret text")
 
-    shown = Ran("dlq").output
+    shown = Ran(*dlq).output
 
     found = rf"webhook +permanent +2 +\S+Z +{latest} +1 +receiver responded 422 *\n"
     assert re.search(found, shown)
@@ -120,7 +123,7 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     world.sleep(0.001)
     assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
     in_flight = "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
-    assert Ran("dlq").output == in_flight
+    assert Ran(*dlq).output == place + in_flight
 
 
 def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
@@ -130,13 +133,14 @@ def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
     dead_letters = [{**message, "id": ""} for message in world.dead_letters()]
     stop_before("sqs.DeleteMessageBatch", 11)
 
-    errors = Ran("redrive", *FAST, status=130).errors
+    errors = Ran("redrive", "--stage=dev", *FAST, status=130).errors
 
     assert errors.startswith("10 of 15 messages: 10 moved ")
     assert [{**message, "id": ""} for message in world.messages()] == dead_letters[:11]
     world.sleep(31)  # what was received is visible again
     said = Ran(*command_in(errors, "To move the rest.*")).output
     assert said == (
+        "account 123456789012, region us-east-1, stage dev\n"
         "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
     )
     assert world.dead_letters() == []
@@ -429,6 +433,8 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
 @pytest.mark.parametrize(
     "command, names",
     [
+        ("dlq", ["STAGE="]),
+        ("redrive", ["STAGE="]),
         ("show", ["EVENT_ID="]),
         ("show 4711", ["SUBJECT="]),
         ("enable", ["SUBSCRIPTION_ID=", "TENANT="]),

@@ -94,7 +94,7 @@ class Checkout:
     def environ(self, **variables: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
         aws = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
-        return {**inherited, **self.account, **aws, **variables}
+        return {**inherited, **aws, **self.account, **variables}
 
     def run(self, command: list[str], status: int, **variables: str) -> str:
         """Return the output of a command, which must end with this status of make or a tool."""
