@@ -14,7 +14,7 @@ export AWS_DEFAULT_REGION
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
+.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
@@ -37,6 +37,8 @@ help: ## show this
 
 run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
+
+dev: $(SET_UP_DEV) ## set up what tests need, for one test: .venv/bin/python -m pytest -n 0 path::test
 
 test: $(SET_UP_DEV) ## run every test
 	@$(PY) -m pytest
@@ -85,7 +87,7 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 	$(say-python)
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
-ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six)
+ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six, deployed again or destroyed by turns)
 	@exec $(PY) -m tests.e2e.ways
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
@@ -147,7 +149,7 @@ missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION
 recover: $(SET_UP) ## count what a subscription missed, by reason, or get it there: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
 	@exec $(PY) -m tools.ops recover $(GO_FLAG)
 
-subscriptions: $(SET_UP) ## list subscriptions with their states (TENANT= STATE=)
+subscriptions: $(SET_UP) ## list subscriptions with their states (STAGE= TENANT= STATE=)
 	@exec $(PY) -m tools.ops subscriptions
 
 enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=), or count a tenant's or enable them: GO=1 (TENANT=)

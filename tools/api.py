@@ -33,7 +33,7 @@ class ApiCallError(click.ClickException):
 
 class Api:
     """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After,
-    10 s at most.
+    10 s at most. If the environment has a STAGE, the API must be of that stage.
     """
 
     def __init__(self) -> None:
@@ -47,11 +47,18 @@ class Api:
             )
         if not (key and key.isascii() and key.isprintable()):
             raise click.ClickException("set TRIGGERS_API_KEY to an API key")
-        click.echo(f"asking {self.url}", err=True)
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
         self._pool = urllib3.PoolManager(
             maxsize=MAX_CALLS, timeout=urllib3.Timeout(connect=5, read=35)
         )
+        click.echo(f"asking {self.url}", err=True)
+        stage = os.environ.get("STAGE")
+        if stage:
+            health, _ = self.call("GET", "/health")
+            if health["stage"] != stage:
+                raise click.ClickException(
+                    f"TRIGGERS_URL is not of {stage}: {printable(str(health))}"
+                )
 
     def request(
         self,

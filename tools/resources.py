@@ -67,6 +67,7 @@ NEWER = """\
 version made. Update the checkout. To go back to older code (docs/runbook.md, A bad deploy must be
 undone), in a checkout of version {newer}:
   git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
+  export AWS_DEFAULT_REGION={region}
   chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
 NAME_IS_TAKEN = """\
 {reason}
@@ -339,7 +340,10 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
         return None
     newer = outputs_of(stack).get("Version", "0")
     if _numbers(newer) > _numbers(__version__):
-        raise click.ClickException(NEWER.format(stage=stage, newer=newer, own=__version__))
+        region = cloudformation.meta.region_name
+        raise click.ClickException(
+            NEWER.format(stage=stage, newer=newer, own=__version__, region=region)
+        )
     return stack  # type: ignore[no-any-return]
 
 

@@ -237,7 +237,7 @@ def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver:
 
 
 def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_listed(
-    world: World, receiver: Receiver
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = [subscribe_tenant(world, f"{receiver.url}{number}", "acme") for number in range(2)]
     subscribe_tenant(world, receiver, "other")
@@ -251,6 +251,9 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
     assert disabled == f"{mine[1]} (CRM): disabled\n"
     paused = Ran("subscriptions", "--tenant=acme", "--state=paused").output
     assert sorted(re.findall(r"\n(sub_\w+) .* paused", paused)) == sorted(mine)
+    monkeypatch.setenv("STAGE", "prod")  # of `make subscriptions STAGE=prod`
+    assert "TRIGGERS_URL is not of prod: " in Ran("subscriptions", status=1).errors
+    monkeypatch.setenv("STAGE", "dev")
     assert Ran("subscriptions").output.endswith("\n3 subscriptions\n")
     refused = Ran("recover", "--subscription-id", mine[0], "--go", status=1).errors
     Ran(*command_in(refused, "it is paused; to enable it first"))

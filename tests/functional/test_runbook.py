@@ -172,14 +172,6 @@ def test_a_restored_table_is_pointed_to_and_so_is_the_stacks_own_again(shell: Sh
         assert variables["EVENTS_TABLE_NAME"] == table
 
 
-def test_the_key_of_the_person_on_call_stands_beside_those_in_use(shell: Shell) -> None:
-    [block] = BLOCKS["A key for the person on call"]
-    calls = shell.paste(block)
-
-    _, keys, _ = settings_of(calls, "make", "resources", "STAGE=prod")
-    assert keys == f"{ACME},{ONCALL}"
-
-
 @pytest.mark.timeout(300)
 def test_the_settings_before_come_back(shell: Shell, tmp_path: Path) -> None:
     """By the AWS CLI and make themselves."""
