@@ -107,7 +107,8 @@ resources: $(SET_UP) ## create or update the stack of a stage's resources and se
 deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme, GO=1; RUNTIME=python3.13 changes their Python)
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	$(say-python)
-	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" \
+	  || { echo 'If somebody else deploys this stage, wait until that is done. Then make deploy again, which completes it.' >&2; exit 1; }
 	@$(PY) -m tools.gateway "$${STAGE:-dev}"
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
 

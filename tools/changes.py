@@ -40,29 +40,25 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
 
     :param removed: Names, or names with the beginning of a digest, separated by commas.
     """
-    entries = _entries(given)
-    names = {_name_of(entry) for entry in entries}
-    kept = [entry for entry in _entries(in_use) if _name_of(entry) not in names]
-    if given and kept:
-        kept_names = ",".join(dict.fromkeys(map(_name_of, kept)))
-        print(
-            f"not in API_KEYS, and kept: {kept_names} (to take them out: REMOVE_KEY={kept_names})"
-        )
+    entries = split_keys(given)
+    names = tuple(f"{_name_of(entry)}:" for entry in entries)
+    kept = [entry for entry in split_keys(in_use) if not entry.startswith(names)]
+    if names and kept:
+        told = ",".join(sorted(set(map(_name_of, kept))))
+        print(f"not in API_KEYS, and kept: {told} (to take them out: REMOVE_KEY={told})")
     entries = kept + entries
-    for key in filter(None, removed.split(",")):
+    for key in split_keys(removed):
         beginning = key if ":" in key else f"{key}:"
         left = [entry for entry in entries if not entry.startswith(beginning)]
         if left == entries:
             known = ", ".join(entry[: len(_name_of(entry)) + 9] for entry in entries)
             raise UnconfirmedError(f"nothing was changed: no API key is {key}; there are: {known}")
         entries = left
-    if set(entries) == set(_entries(in_use)):
-        return in_use
-    return ",".join(entries)
+    return in_use if set(entries) == set(split_keys(in_use)) else ",".join(entries)
 
 
-def _entries(keys: str) -> list[str]:
-    return [entry.strip() for entry in keys.split(",") if entry.strip()]
+def split_keys(keys: str) -> list[str]:
+    return keys.replace(",", " ").split()
 
 
 def _name_of(entry: str) -> str:
@@ -111,8 +107,8 @@ def outputs_of(stack: Json) -> dict[str, str]:
 def _difference(name: str, new: str, old: str) -> str:
     """Return how a value differs from the one before, without showing either."""
     if name == "API_KEYS":
-        new_keys = set(_entries(new))
-        old_keys = set(_entries(old))
+        new_keys = set(split_keys(new))
+        old_keys = set(split_keys(old))
         names = [f"+ {_name_of(entry)}" for entry in new_keys - old_keys]
         names += [f"\N{MINUS SIGN} {_name_of(entry)}" for entry in old_keys - new_keys]
         return ", ".join(sorted(names))

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -224,21 +223,9 @@ def tell_place(stage: str) -> str:
 
 
 def command_line(command: str, options: Mapping[str, object]) -> str:
-    """Return one of these commands, to be pasted into the same shell: of make if that was used."""
-    words = [os.path.relpath(sys.executable), "-m", "tools.ops", command]
-    if is_make():
-        words = ["make", command]
-    for name, value in options.items():
-        if not value:
-            continue
-        if is_make():
-            words.append(f"{variable(name)}={value}")
-        elif name == "event_id":
-            words += str(value).split()
-        elif name == "go":
-            words.append("--go")
-        else:
-            words.append(f"--{name.replace('_', '-')}={value}")
+    """Return one of these commands, to be pasted into the same shell."""
+    words = ["make", command]
+    words += [f"{variable(name)}={value}" for name, value in options.items() if value]
     return shlex.join(words)
 
 

@@ -177,23 +177,17 @@ def check_indexes(stage: str) -> None:
     table_name = read_config(stage).get("EVENTS_TABLE_NAME", properties["TableName"])
     states = await_indexes(table_name)
     for index in properties["GlobalSecondaryIndexes"]:
-        if index["IndexName"] in states:
-            continue
-        keys = [key["AttributeName"] for key in index["KeySchema"]]
-        attributes = [
-            attribute
-            for attribute in properties["AttributeDefinitions"]
-            if attribute["AttributeName"] in keys
-        ]
-        updates = [{"Create": index}]
-        raise click.ClickException(
-            NO_INDEX.format(
+        if index["IndexName"] not in states:
+            keys = [key["AttributeName"] for key in index["KeySchema"]]
+            definitions = properties["AttributeDefinitions"]
+            attributes = [each for each in definitions if each["AttributeName"] in keys]
+            command = NO_INDEX.format(
                 table=table_name,
                 index=index["IndexName"],
                 attributes=json.dumps(attributes),
-                updates=json.dumps(updates),
+                updates=json.dumps([{"Create": index}]),
             )
-        )
+            raise click.ClickException(command)
 
 
 def await_indexes(table_name: str) -> dict[str, str]:
@@ -275,13 +269,11 @@ def _explain(reason: str) -> None:
 
 def _print_changes(change_set: dict[str, str], cloudformation: Any) -> dict[str, str]:
     """Print what a change set does, and return each action by the resource's logical id."""
-    actions = {}
     paginator = cloudformation.get_paginator("describe_change_set")
-    pages = paginator.paginate(**change_set)
-    for change in pages.search("Changes[].ResourceChange"):
+    changes = list(paginator.paginate(**change_set).search("Changes[].ResourceChange"))
+    for change in changes:
         print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}")
-        actions[change["LogicalResourceId"]] = change["Action"]
-    return actions
+    return {change["LogicalResourceId"]: change["Action"] for change in changes}
 
 
 def check_alarms(stage: str, cloudformation: Any) -> None:
@@ -404,12 +396,12 @@ def main(stage: str, act: str, go: bool) -> None:
                 restore_record(stage)
             case "delete":
                 delete(stage, stack, cloudformation)
-            case "update":
+            case _:
+                if act == "deploy":
+                    check_runtime(stage)
                 update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
-            case "deploy":
-                check_runtime(stage)
-                update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
-                check_indexes(stage)
+                if act == "deploy":
+                    check_indexes(stage)
     except (ApiError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 

@@ -306,8 +306,20 @@ def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver) -> 
 
 
 def command_in(text: str, what: str) -> list[str]:
-    [command] = re.findall(rf"{what}: \S+ -m tools.ops (.*)", text)
-    return shlex.split(command)
+    """Return the arguments of a command that is printed for make."""
+    [command] = re.findall(rf"{what}: make (.*)", text)
+    name, *variables = shlex.split(command)
+    arguments = [name]
+    for variable in variables:
+        given, _, value = variable.partition("=")
+        option = given.lower().replace("_", "-")
+        if given == "GO":
+            arguments.append("--go")
+        elif (name, given) == ("replay", "EVENT_ID"):
+            arguments += value.split()
+        else:
+            arguments.append(f"--{option}={value}")
+    return arguments
 
 
 def test_the_copies_of_one_subscription_are_replayed(world: World, receiver: Receiver) -> None:
