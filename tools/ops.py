@@ -227,7 +227,7 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
         raise click.UsageError(
             f"{event_id!r} is not the beginning of an id (evt_, cpy_ or sub_): is it a --subject?"
         )
-    api = Api()
+    api = Api(is_told=True)
     path = "/events"
     columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
     query = {"limit": "100", "subject": subject, "include": subject and "outcome"}
@@ -353,7 +353,7 @@ def replay(
     """
     if bool(event_id) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
-    api = Api()
+    api = Api(is_told=True)
     found = [api.get("/events", named_id) for named_id in event_id]
     if since:
         found += api.list_all("/events", **EVENTS, since=since, until=until, **query)
