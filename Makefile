@@ -18,17 +18,41 @@ endif
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
-# These take what their help names, and settings, which a test holds complete in docs/settings.md. A misspelt or empty filter would widen what is replayed or erased.
-STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
+# What these goals take, beside SETTINGS, which a test holds complete in docs/settings.md. A misspelt or empty filter would
+# widen what is replayed or erased.
+TAKES_run := PORT
+TAKES_api-key := NAME SCOPES
+TAKES_signing-secret :=
+TAKES_package := STAGE
+TAKES_resources := STAGE REMOVE_KEY GO
+TAKES_deploy := STAGE REMOVE_KEY GO RUNTIME
+TAKES_destroy := STAGE CONFIRM
+TAKES_export-subscriptions := STAGE
+TAKES_smoke := TARGET_URL
+TAKES_dlq := STAGE LIMIT
+TAKES_redrive := STAGE RATE
+TAKES_show := EVENT_ID SUBJECT
+TAKES_replay := GO SINCE UNTIL STATUS EVENT_TYPE TENANT SUBSCRIPTION_ID EVENT_ID RATE
+TAKES_erase := GO METADATA TENANT SINCE UNTIL RATE
+TAKES_send := TYPE PAYLOAD METADATA TENANT SUBJECT FILE
+TAKES_token := TENANT EXPIRES_IN
+TAKES_send-to := SUBSCRIPTION_ID EVENT_ID
+TAKES_missed := SUBSCRIPTION_ID SINCE UNTIL SUBJECT
+TAKES_recover := GO SUBSCRIPTION_ID SINCE UNTIL
+TAKES_subscriptions := STAGE TENANT STATE
+TAKES_enable := SUBSCRIPTION_ID GO TENANT
+TAKES_disable := SUBSCRIPTION_ID GO TENANT
+TAKES_import-subscriptions := GO FILE
+TAKES_mark-undelivered := STAGE
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.
 $(foreach _name,$(GIVEN),$(eval override $(_name) := $$(value $(_name)))$(eval export $(_name)))
-$(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach _name,$(filter-out $(SETTINGS),$(GIVEN)),\
-  $(if $(shell grep '^$(goal):.*[^A-Z_]$(_name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(_name)))\
-  $(if $($(_name)),,$(error make $(goal) wants a value for $(_name)))))
+STRICT := $(patsubst TAKES_%,%,$(filter TAKES_%,$(.VARIABLES)))
+$(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),\
+  $(foreach _name,$(filter-out $(SETTINGS) $(TAKES_$(goal)),$(GIVEN)),$(error make $(goal) does not take $(_name)))\
+  $(foreach _name,$(filter-out $(SETTINGS),$(GIVEN)),$(if $($(_name)),,$(error make $(goal) wants a value for $(_name)))))
 
 $(if $(filter destroy,$(MAKECMDGOALS)),$(if $(STAGE),,$(error make destroy needs the stage: make destroy STAGE=dev)))
 

@@ -44,6 +44,7 @@ RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
 SLOW_ARN = INBOX_ARN.replace("inbox", "slow")
 TABLE = "triggers-api-dev-events"
+RESTORED = f"{TABLE}-restored"
 CREATED_AT = "2026-11-25T00:00:00.000000Z"
 SUBSCRIPTION = {
     "event_id": f"sub_{'0' * 32}",
@@ -263,13 +264,15 @@ def test_no_function_is_deployed_onto_a_table_that_lacks_an_index(
     table = read_template("dev")["Resources"]["EventsTable"]["Properties"]
     keys = ("BillingMode", "TableName", "AttributeDefinitions", "KeySchema")
     indexes = table["GlobalSecondaryIndexes"][:-1]
-    kept = {key: table[key] for key in keys} | {"GlobalSecondaryIndexes": indexes}
-    kept["AttributeDefinitions"] = table["AttributeDefinitions"][:-1]
-    aws.direct("dynamodb").create_table(**kept)
+    restored = {key: table[key] for key in keys} | {"GlobalSecondaryIndexes": indexes}
+    restored["AttributeDefinitions"] = table["AttributeDefinitions"][:-1]
+    restored["TableName"] = RESTORED
+    aws.direct("dynamodb").create_table(**restored)
+    checkout.set_variable("EVENTS_TABLE_NAME", RESTORED)
 
     output = checkout.make("deploy", **GIVEN, status=1)
 
-    assert f"no function was deployed: the table {TABLE} lacks undelivered-index" in output
+    assert f"no function was deployed: the table {RESTORED} lacks undelivered-index" in output
     assert what_is_deployed(aws)["functions"] == []
     command = output[output.index("aws dynamodb") : output.index("make: ")]
     checkout.run(["bash", "-c", f"{install().with_name('aws')}{command.removeprefix('aws')}"], 0)
@@ -418,9 +421,7 @@ def test_another_account_and_an_unknown_stage_are_refused_before_anything_is_cal
         assert "names functions of account 999999999999, and these" in output
     unknown = checkout.make("destroy", "STAGE=dve", "CONFIRM=dve", status=1)
     assert "STAGE is unusable: .chalice/config.json has dev and prod" in unknown
-    config = checkout.path / ".chalice" / "config.json"
-    long = f'"EVENT_TYPES": "{"a," * 2000}a", "STAGE": "dev"'
-    config.write_text(config.read_text().replace('"STAGE": "dev"', long))
+    checkout.set_variable("EVENT_TYPES", "a," * 2000 + "a")
     checkout.record.unlink()
     assert "shorten EVENT_TYPES" in checkout.make("deploy", **GIVEN, status=1)
     assert list(checkout.record.parent.iterdir()) == []
@@ -467,17 +468,11 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
         checkout.record.write_text("{")  # as if it had been killed there
     sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
     functions = {source["UUID"]: source["FunctionArn"] for source in sources}
-    restored = f"{TABLE}-restored"
     dynamodb.restore_table_to_point_in_time(
-        SourceTableName=TABLE, TargetTableName=restored, UseLatestRestorableTime=True
+        SourceTableName=TABLE, TargetTableName=RESTORED, UseLatestRestorableTime=True
     )
     dynamodb.delete_item(TableName=TABLE, Key={"event_id": item["event_id"]})
-    config = checkout.path / ".chalice" / "config.json"
-    config.write_text(
-        config.read_text().replace(
-            '"STAGE": "dev"', f'"EVENTS_TABLE_NAME": "{restored}", "STAGE": "dev"'
-        )
-    )
+    checkout.set_variable("EVENTS_TABLE_NAME", RESTORED)
     sqs = aws.direct("sqs")
     dlq = sqs.get_queue_url(QueueName="triggers-api-dev-inbox-dlq")["QueueUrl"]
     letter = {"event_id": "cpy_1", "subscription_id": SUBSCRIPTION["event_id"]}

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -67,6 +68,13 @@ class Checkout:
         self.account = {name.upper(): value for name, value in ACCOUNT.items()}
         self.status = 0  # of the latest command
         self.record = path / ".chalice" / "deployed" / "dev.json"
+
+    def set_variable(self, name: str, value: str) -> None:
+        """Set a variable of the stage in .chalice/config.json."""
+        path = self.path / ".chalice" / "config.json"
+        config = json.loads(path.read_text())
+        config["stages"]["dev"]["environment_variables"][name] = value
+        path.write_text(json.dumps(config))
 
     def make(self, *arguments: str, status: int = 0, **variables: str) -> str:
         """Run make with the .venv of the repository."""
