@@ -116,7 +116,7 @@ def find_functions(stage: str, region: str | None = None) -> Json:
     client = boto3.client("lambda", region_name=region)
     pages = client.get_paginator("list_functions").paginate()
     functions = {function["FunctionName"]: function for function in pages.search("Functions[]")}
-    return {name: functions[name] for name in names & functions.keys()}
+    return {name: function for name, function in functions.items() if name in names}
 
 
 def await_functions(stage: str) -> None:
