@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import boto3
 import pytest
@@ -68,8 +69,8 @@ def stop_before(world: World, during: During) -> Before:
 class Ran:
     """What a command wrote. The app runs in the same process: its JSON lines are left out."""
 
-    def __init__(self, *arguments: str, status: int = 0) -> None:
-        result = CliRunner().invoke(cli, arguments)
+    def __init__(self, *arguments: str, status: int = 0, **variables: str) -> None:
+        result = CliRunner().invoke(cli, arguments, env=variables)
         self.output = "".join(
             line for line in result.stdout.splitlines(keepends=True) if not line.startswith('{"')
         )
@@ -137,7 +138,7 @@ def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
     assert errors.startswith("10 of 15 messages: 10 moved ")
     assert [{**message, "id": ""} for message in world.messages()] == dead_letters[:11]
     world.sleep(31)  # what was received is visible again
-    said = Ran(*command_in(errors, "To move the rest.*")).output
+    said = paste(errors, "To move the rest.*").output
     assert said == (
         "account 123456789012, region us-east-1, stage dev\n"
         "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
@@ -228,7 +229,7 @@ def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver:
     )
     assert world.messages() == []
     world.sleep(60)
-    told = Ran(*command_in(counted, "To recover them")).output
+    told = paste(counted, "To recover them").output
     assert told == "101 sent, 1 replayed, 0 left of 102 events\n"
     assert len(world.messages()) == 102
     world.empty_inbox()
@@ -246,7 +247,7 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
 
     assert re.search(rf"\n{mine[1]} +CRM +acme +127\.0\.0\.1 +active *\n1 subscription ", counted)
     assert mine[0] not in counted
-    disabled = Ran(*command_in(counted, "To disable them")).output
+    disabled = paste(counted, "To disable them").output
     assert disabled == f"{mine[1]} (CRM): disabled\n"
     paused = Ran("subscriptions", "--tenant=acme", "--state=paused").output
     assert sorted(re.findall(r"\n(sub_\w+) .* paused", paused)) == sorted(mine)
@@ -255,7 +256,7 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
     monkeypatch.setenv("STAGE", "dev")
     assert Ran("subscriptions").output.endswith("\n3 subscriptions\n")
     refused = Ran("recover", "--subscription-id", mine[0], "--go", status=1).errors
-    Ran(*command_in(refused, "it is paused; to enable it first"))
+    paste(refused, "it is paused; to enable it first")
     Ran("enable", "--tenant=acme", "--go")
     assert Ran("subscriptions", "--state=disabled").output == "0 subscriptions\n"
 
@@ -298,27 +299,20 @@ def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver) -> 
     assert re.search(rf"\n{first} +\S+Z +order.created .*\n{second} +\S+Z +order", ran.output)
     assert "\n2 events would be replayed. " in ran.output
     assert world.messages() == []
-    queued = Ran(*command_in(ran.output, "To push them")).output
+    queued = paste(ran.output, "To push them").output
     assert queued.startswith("2 of 2 events: 2 queued\n")
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
     assert "0 events" in Ran("replay", "--since", since, "--until", until).output
 
 
-def command_in(text: str, what: str) -> list[str]:
-    """Return the arguments of a command that is printed for make."""
+def paste(text: str, what: str, *arguments: str) -> Ran:
+    """Run the make command that a text has, as make does."""
     [command] = re.findall(rf"{what}: make (.*)", text)
-    name, *variables = shlex.split(command)
-    arguments = [name]
-    for variable in variables:
-        given, _, value = variable.partition("=")
-        option = given.lower().replace("_", "-")
-        if given == "GO":
-            arguments.append("--go")
-        elif (name, given) == ("replay", "EVENT_ID"):
-            arguments += value.split()
-        else:
-            arguments.append(f"--{option}={value}")
-    return arguments
+    name, *given = shlex.split(command)
+    variables: Any = dict(variable.split("=", 1) for variable in given)
+    if variables.pop("GO", ""):
+        arguments = ("--go", *arguments)
+    return Ran(name, *arguments, MAKELEVEL="1", **variables)
 
 
 def test_the_copies_of_one_subscription_are_replayed(world: World, receiver: Receiver) -> None:
@@ -373,7 +367,7 @@ def test_a_persons_events_are_counted_then_erased(world: World) -> None:
     found = "\n".join([*matching, "matching: events 2, copies 0, subscriptions 0\nTo erase them: "])
     assert counted.startswith(found)
     assert all(exist(world, *matching, *kept))
-    erased = Ran(*command_in(counted, "To erase them"), *FAST).output
+    erased = paste(counted, "To erase them", *FAST).output
     assert erased.endswith("\n2 of 2 items: 2 erased\n")
     assert exist(world, *matching) == [False] * 2
     assert exist(world, *kept) == [True] * 5
