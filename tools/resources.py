@@ -116,17 +116,8 @@ def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Jso
 def update_stage(
     stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation: Any
 ) -> None:
-    """Update the stack, and what else `chalice deploy` and the functions need."""
-    update(stage, stack, is_confirmed=is_confirmed, cloudformation=cloudformation)
-    cloudformation.update_termination_protection(
-        StackName=stack_name(stage), EnableTerminationProtection=True
-    )
-    restore_record(stage)
-    check_alarms(stage, cloudformation)
-
-
-def update(stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation: Any) -> None:
-    """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises.
+    """Create or update the stack, and what else `chalice deploy` and the functions need; raise
+    ClickException, SettingsError, or what boto3 raises.
 
     :param is_confirmed: Whether settings that differ from those of the stage are applied.
     """
@@ -156,7 +147,12 @@ def update(stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation
         print(f"stack {stack_name(stage)}: no changes")
     else:
         print(told)
-        actions = _print_changes(change_set, cloudformation)
+        pages = cloudformation.get_paginator("describe_change_set").paginate(**change_set)
+        actions = {}
+        for change in pages.search("Changes[].ResourceChange"):
+            name = change["LogicalResourceId"]
+            actions[name] = change["Action"]
+            print(f"  {actions[name]:<7} {name}  {change['ResourceType']}")
         if actions.get("EventsTable") == "Modify":  # DynamoDB changes one index at a time
             await_indexes(table_name)
         cloudformation.execute_change_set(**change_set)
@@ -167,6 +163,11 @@ def update(stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation
         print("done")
     if not known:
         print(BUDGET)
+    cloudformation.update_termination_protection(
+        StackName=stack_name(stage), EnableTerminationProtection=True
+    )
+    restore_record(stage)
+    check_alarms(stage, cloudformation)
 
 
 def check_indexes(stage: str) -> None:
@@ -265,15 +266,6 @@ def _explain(reason: str) -> None:
     if "ResourceExistenceCheck" in reason:
         reason = NAME_IS_TAKEN.format(reason=reason)
     raise click.ClickException(reason) from None
-
-
-def _print_changes(change_set: dict[str, str], cloudformation: Any) -> dict[str, str]:
-    """Print what a change set does, and return each action by the resource's logical id."""
-    paginator = cloudformation.get_paginator("describe_change_set")
-    changes = list(paginator.paginate(**change_set).search("Changes[].ResourceChange"))
-    for change in changes:
-        print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}")
-    return {change["LogicalResourceId"]: change["Action"] for change in changes}
 
 
 def check_alarms(stage: str, cloudformation: Any) -> None:

@@ -361,6 +361,7 @@ def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
     acme, twin, oncall = (
         api_key.entry(name, api_key.new_key()) for name in ("acme", "acme", "oncall")
     )
+    checkout.account |= ELSEWHERE
     checkout.resources(**{**GIVEN, "API_KEYS": acme})
     said = checkout.resources("--go", API_KEYS=oncall)
     assert "API_KEYS: + oncall\n" in said
