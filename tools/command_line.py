@@ -89,13 +89,8 @@ def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
 
 
-WITHOUT_STAGE: Any = {"default": "dev"} if "AWS_ENDPOINT_URL" in os.environ else {"required": True}
 stage_option = click.option(
-    "--stage",
-    envvar="STAGE",
-    metavar="NAME",
-    help="Whose queues; dev with an emulator such as that of `make run`.",
-    **WITHOUT_STAGE,
+    "--stage", envvar="STAGE", metavar="NAME", required=True, help="Whose queues."
 )
 rate_option = option(
     "--rate",
