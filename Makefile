@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
+.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
@@ -32,6 +32,8 @@ help: ## show this
 
 run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
+
+dev: $(SET_UP_DEV) ## set up what tests need, for one test: .venv/bin/python -m pytest -n 0 path::test
 
 test: $(SET_UP_DEV) ## run every test
 	@$(PY) -m pytest
@@ -143,10 +145,10 @@ missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION
 recover: $(SET_UP) ## count what a subscription missed, by reason, or get it there: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
 	@exec $(PY) -m tools.ops recover $(GO_FLAG)
 
-subscriptions: $(SET_UP) ## list subscriptions with their states (TENANT= STATE=)
+subscriptions: $(SET_UP) ## list subscriptions with their states, and what each lost (STAGE=dev TENANT= STATE=)
 	@exec $(PY) -m tools.ops subscriptions
 
-enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=), or count a tenant's or enable them: GO=1 (TENANT=)
+enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID= DISMISS=1), or count a tenant's or enable them: GO=1 (TENANT=)
 	@exec $(PY) -m tools.ops enable $(GO_FLAG)
 
 disable: $(SET_UP) ## push nothing to a subscription until it is enabled (SUBSCRIPTION_ID=), or count a tenant's or disable them: GO=1 (TENANT=)

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 import boto3
@@ -59,10 +60,6 @@ version made. Update the checkout. To go back to older code (docs/runbook.md, A 
 undone), in a checkout of version {newer}:
   git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
   chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
-DERIVED = """\
-a subscription of {stage} has no stored secret, and this version would not sign its pushes. Store
-it first, in a checkout of version 0.8.0:
-  make write-secrets STAGE={stage}"""
 NAME_IS_TAKEN = """\
 {reason}
 Something has a name of this stage already: a queue, topic, secret or alarm made by hand,
@@ -80,6 +77,11 @@ prints:
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
+DERIVED = """\
+nothing was changed: a subscription has no secret of its own, which version 0.8.0 stores. Type in a
+checkout of 0.8.0, the second if it is deployed already:
+  make deploy STAGE={stage}
+  make write-secrets STAGE={stage}"""
 WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 # How an interrupted run may have left the stack, which can then be created or updated again.
@@ -105,19 +107,6 @@ def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Jso
         stack = None
     check_place(stage, has_stack=stack is not None, is_deleting=is_deleting)
     return stack
-
-
-def check_secrets(stage: str) -> None:
-    """Raise ClickException if a subscription has no stored secret: those of 0.7 derived."""
-    if not all(
-        subscription.secret for subscription in read_all(load_services(stage).subscriptions)
-    ):
-        raise click.ClickException(DERIVED.format(stage=stage))
-
-
-def load_services(stage: str) -> deps.Services:
-    """Return what the functions of a deployed stage work with."""
-    return deps.Services(deps.load_checked(read_config(stage)), make_client=boto3.client)
 
 
 def update_stage(
@@ -315,6 +304,18 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
     return stack  # type: ignore[no-any-return]
 
 
+def _open(stage: str) -> deps.Services:
+    return deps.Services(deps.load_checked(read_config(stage)), make_client=boto3.client)
+
+
+def check_secrets(stage: str) -> None:
+    """Raise ClickException if a subscription has no stored secret: up to 0.7 it derived from a
+    signing secret.
+    """
+    if any(row.secret is None for row in read_all(_open(stage).subscriptions)):
+        raise click.ClickException(DERIVED.format(stage=stage))
+
+
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")]
 
@@ -360,7 +361,11 @@ def main(stage: str, act: str, go: bool) -> None:
                 export_subscriptions(read_config(stage))
                 return
             case "undelivered":
-                mark_undelivered(load_services(stage))
+                services = _open(stage)
+                updates = [row["LastModified"] for row in find_functions(stage).values()]
+                if not updates:
+                    raise click.ClickException(f"no functions of {stage} are deployed here")
+                mark_undelivered(services, max(map(datetime.fromisoformat, updates)).timestamp())
                 return
         is_deleting = act in ("check", "delete")
         stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)
@@ -372,7 +377,7 @@ def main(stage: str, act: str, go: bool) -> None:
             case _:
                 if act == "deploy":
                     check_runtime(stage)
-                    if stack and find_functions(stage):
+                    if stack and outputs_of(stack):  # it was made
                         check_secrets(stage)
                 update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
     except (ApiError, *AWS_ERRORS) as error:

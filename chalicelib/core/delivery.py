@@ -225,6 +225,7 @@ def record(
     services = invocation.services
     store = services.store
     now = rfc3339(services.clock())
+    is_customers = target is not None and target.is_customers
     message_seconds: float | None = None  # the delay of the message that follows, if one does
     write: Callable[[Event], WriteResult]
     match decision:
@@ -235,8 +236,11 @@ def record(
             message_seconds = None if is_in_process else delay_seconds
         case DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=now)
-            # Before the record: a crash in between makes a second message, never a silent failure.
-            services.dlq.send(messages.dead_letter(event))
+            # Before the record: a crash in between tells it twice, never not at all.
+            if is_customers:
+                _log_dead_letter(event)
+            else:
+                services.dlq.send(messages.dead_letter(event))
             write = store.record_failed
         case KeptFailed(error):
             last_error = error or event.last_error
@@ -249,10 +253,8 @@ def record(
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
-    if isinstance(decision, DeadLetter):
-        metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
-        extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
-        logger.warning("dead letter", extra=extra)
+    if isinstance(decision, DeadLetter) and not is_customers:
+        _log_dead_letter(event)
     if message_seconds is not None:
         # What was recovered stays in the slow lane: it may be one of thousands.
         stays = invocation.is_slow_lane and event.replayed_at is not None
@@ -261,6 +263,13 @@ def record(
     if target:
         services.targets.on_recorded(target, recorded.event or event, decision)
     return recorded
+
+
+def _log_dead_letter(event: Event) -> None:
+    """Log one line with the metric."""
+    metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
+    extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
+    logger.warning("dead letter", extra=extra)
 
 
 def _log_attempt(

@@ -5,33 +5,38 @@ runs.
 import base64
 import contextlib
 import hmac
+import json
 import os
 import re
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 import urllib3
 
 from chalicelib.settings import BY_VARIABLE, decode_secret
+from tests.support.aws_calls import Aws
 from tests.support.loopback import serve_app
 from tests.support.ministack import free_port
 from tests.support.receiver import Receiver
 from tests.support.subscribing import post_for, subscribe
-from tests.support.world import CONSUMER_KEY, ROOT, SIGNING_SECRETS, World, digest
+from tests.support.world import CONSUMER_KEY, KEY, ROOT, SIGNING_SECRETS, World, digest
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {document: document.read_text(encoding="utf-8") for document in DOCUMENTS}
 GUIDES = [
     TEXTS[ROOT / "docs" / f"{name}.md"]
-    for name in ("receiving", "consuming", "customers", "moving")
+    for name in ("api", "receiving", "consuming", "customers", "moving")
 ]
 SNIPPET = re.compile(
     r"^```\w+\n((?:<\?php\n)?(?:#|//) ([\w.]+)\n.*?)^```$", re.MULTILINE | re.DOTALL
@@ -168,19 +173,23 @@ def test_the_receivers_of_the_guide_take_genuine_pushes_and_refuse_forged_ones(
     ]
     forged = [
         (headers, body + b" "),
+        (headers, b"\xff"),
+        ({**headers, "webhook-signature": "v1"}, body),
         pushed(world, receiver),
         pushed(world, receiver, secret, seconds_ago=360),
         pushed(world, receiver, SIGNING_SECRETS[1]),
     ]
     until_it_listens = urllib3.Retry(900, backoff_factor=0.1, backoff_max=0.1)
 
+    def answers(pushes: list[Pushed]) -> list[int]:
+        call = partial(urllib3.request, "POST", url, retries=until_it_listens)
+        return [call(headers=headers, body=body).status for headers, body in pushes]
+
     with started(language) as url:
-        statuses = [
-            urllib3.request(
-                "POST", url, headers=headers, body=body, retries=until_it_listens
-            ).status
-            for headers, body in (*genuine, *forged)
-        ]
+        statuses = answers(genuine)
+        with socket.create_connection(("127.0.0.1", urllib3.util.parse_url(url).port)) as client:
+            client.sendall(b"POST /hook HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        statuses += answers(forged)
 
     assert genuine[3][1] == '{"price":"12 €"}'.encode()
     assert statuses == [204] * len(genuine) + [401] * len(forged)
@@ -198,8 +207,8 @@ def test_a_secret_of_any_form_becomes_one_that_signs_alike(length: int) -> None:
 def test_the_content_of_an_exported_item_is_decoded(world: World) -> None:
     event = world.post({"price": "12 €"})
     content = world.item(event["event_id"])["content"]["B"]
-    exported = {"content": {"B": base64.b64encode(content).decode()}}
-    assert runpy.run_path("export.py")["decode"](exported) == ({"price": "12 €"}, None)
+    line = json.dumps({"Item": {"content": {"B": base64.b64encode(content).decode()}}})
+    assert runpy.run_path("export.py")["decode"](line) == ({"price": "12 €"}, None)
 
 
 @pytest.mark.usefixtures("snippets")
@@ -211,6 +220,29 @@ def test_a_product_gives_a_customer_the_page_of_its_webhooks(world: World) -> No
     page, _, token = product["webhooks_page"]("customer-42").partition("#key=")
     assert page == f"{os.environ['TRIGGERS_URL']}/"
     assert world.get("/me", key=token)["tenant"] == "customer-42"
+
+
+@pytest.mark.usefixtures("snippets")
+def test_producers_repeat_a_call_until_it_is_accepted_or_refused(
+    world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIGGERS_API_KEY", KEY)
+    programs = [(sys.executable, "post.py")] + [("node", "post.js")] * bool(shutil.which("node"))
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    aws.fail("PutItem")
+    with ThreadPoolExecutor() as pool:
+        accepted = pool.map(run, programs)
+        while aws.faults < len(programs):
+            pass  # until the test's time is over
+        aws.heal()
+    world.restart(API_KEYS="")
+    refused = map(run, programs)
+
+    [event] = world.items()
+    assert {ended.stdout for ended in accepted} == {event["event_id"]["S"] + "\n"}
+    for ended in refused:
+        assert ended.stdout == ""
+        assert '"code":"unauthorized"' in ended.stderr
 
 
 @pytest.mark.usefixtures("snippets")
