@@ -30,10 +30,12 @@ function tell(answer, text, tone = "", isSo = null) {
 // `before`. Show in `answer` what `describe` makes of the result: [text, tone, isSo].
 async function act(button, answer, given) {
   const { method = "POST", path, body, before = [], describe, consequence, question, tone } = given;
+  if (button.ariaBusy === "true") return; // a second click
   const { id } = page.view;
   const action = button.textContent;
   const asked = [question ?? `${action}?`, consequence, action, "Cancel", tone];
   if (consequence && !(await confirm(...asked))) return;
+  button.ariaBusy = "true";
   tell(answer, "Waiting for the answer…");
   clearTimeout(page.timer);
   page.refreshing.abort(); // it would ask for what is deleted meanwhile
@@ -42,6 +44,7 @@ async function act(button, answer, given) {
     return describe(await call(method, path, [], body));
   };
   const said = await run().catch((error) => [error.message, "failed"]);
+  button.ariaBusy = null;
   if (page.view.id === id) tell(answer, ...said);
   await hooks.refreshAll();
   focusNear(button);

@@ -28,8 +28,14 @@ function makeFacts(facts) {
 function showText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
+function setHidden(node, isHidden) {
+  if (node.hidden !== isHidden) node.hidden = isHidden;
+}
+function setTitle(node, text) {
+  if (node.title !== text) node.title = text;
+}
 function setText(node, text) {
-  node.hidden = text === "";
+  setHidden(node, text === "");
   showText(node, text);
 }
 function showSentence(node, text) {
@@ -37,7 +43,7 @@ function showSentence(node, text) {
   if (!isSame) node.replaceChildren(...sentence(text));
 }
 function setSentence(node, text) {
-  node.hidden = text === "";
+  setHidden(node, text === "");
   showSentence(node, text);
 }
 function setTone(node, kind, tone) {
@@ -65,11 +71,11 @@ function showItems(list, items, id, template, fill) {
   const nodes = items.map((item) => old.get(item[id]) ?? blank());
   for (const node of old.values()) if (!nodes.includes(node)) node.remove();
   nodes.forEach((node, index) => {
-    node.dataset.id = items[index][id];
+    if (node.dataset.id !== items[index][id]) node.dataset.id = items[index][id];
     if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
     try {
       fill(node, items[index]);
-      node.title = "";
+      setTitle(node, "");
     } catch ({ message }) {
       const first = node.querySelector("[data-part]");
       showText(first, `Cannot be drawn: ${message}`);

@@ -23,11 +23,12 @@ function becameOf({ event, recipients, outcome }) {
   const none = others
     ? `It matched none of ${number(others, "webhook")}.`
     : "It matched no webhook: there is none that could have had it.";
-  const state = wordOf(outcome.state);
+  const worst = worstOf(outcome);
+  const state = wordOf(worst);
   if (isOwnAlone({ outcome })) return { state, tone: toneOf(outcome.state), text: none };
   const became = tellBecame(outcome, event.tenant);
   const without = others && /^\d/.test(became) ? `; ${number(others, "other")} got no copy` : "";
-  return { state, tone: toneOf(outcome.state), text: `${became}${without}` };
+  return { state, tone: toneOf(worst), text: `${became}${without}` };
 }
 function fillEvent() {
   const { event, recipients, me, webhooks } = page;

@@ -136,7 +136,7 @@ async function save(form, one, answer) {
   }
   fillForm(form);
   location.hash = `#/subscriptions/${body.subscription_id}`;
-  const was = answered.isNew ? " is added" : " was there already";
+  const was = answered.isNew ? " is added" : " was there already, and is now as typed";
   await showSecret(body, body, was);
   focusFirst();
 }

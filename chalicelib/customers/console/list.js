@@ -48,7 +48,7 @@ function rowsOf(items) {
   for (const one of items) {
     const id = isOfOne() ? one.event_id : (one.source_event_id ?? one.event_id);
     const isEvent = id === one.event_id;
-    const state = isOfOne() ? stateOfPush(one) : (one.outcome?.state ?? "deleted");
+    const state = isOfOne() ? stateOfPush(one) : (one.outcome ? worstOf(one.outcome) : "deleted");
     const row = { id, one, isEvent, state, time: Date.parse(one.created_at) };
     if (isEvent || !rows.has(id)) rows.set(id, row);
   }
@@ -67,7 +67,7 @@ function fillRow(node, { id, one, isEvent, state }) {
   setText(parts.tries, attempts ? number(attempts, "attempt") : "");
   const clocked = page.me.tenant ? `, ${one.created_at}` : "";
   setSentence(parts.age, `${relative(one.created_at)}${clocked}`);
-  parts.age.title = utc(one.created_at);
+  setTitle(parts.age, utc(one.created_at));
   setLink(node.firstElementChild, `#/events/${id}`);
 }
 function toldOf(one, isOwn) {

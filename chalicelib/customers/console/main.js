@@ -16,6 +16,7 @@ async function refresh() {
   const { signal } = page.refreshing;
   show();
   if (!page.key) return;
+  let asked = 0; // seconds, by an answer
   try {
     if (!page.me) return welcome(await get("me"));
     const { tenant, name, stage, expires_at } = page.me;
@@ -26,11 +27,11 @@ async function refresh() {
     show();
   } catch (error) {
     if (signal.aborted || !showFailure(error)) return;
+    asked = error.wait || 0;
   }
   if (signal.aborted) return;
   dropPassed();
-  const isList = ["list", "subscriptions"].includes(page.view.name);
-  const wait = CALL_MS * (isList ? Math.max(page.calls, 1) : 1);
+  const wait = Math.max(CALL_MS * Math.max(page.calls, 1), 1000 * asked);
   page.timer = setTimeout(() => document.hidden || refresh(), wait);
 }
 function refreshAll() {
@@ -86,6 +87,7 @@ function route(isTyped = false) {
   }
   if (VIEWS[path]) page.filters = given;
   if (!isTyped) fillFields();
+  else if (view.name === "subscriptions" && page.listed) renderSubscriptions(); // as it is known
   const isSearch = !me?.tenant && (path === "/find" || ID.test(sought));
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");

@@ -48,7 +48,8 @@ async function countMissed(node, one, since) {
   if (missed.end === "counted") setSentence($("announcement"), tellMissed(missed, one));
 }
 // Say how much was missed, and while it is counted what is known of the deliveries already.
-function tellMissed({ rows, examined, since, end }, { deliveries }) {
+function tellMissed({ rows, examined, since, end }, one) {
+  const { deliveries } = one;
   const isCounted = end === "counted";
   const count = (group) => rows.filter((row) => groupOf(row) === group).length;
   const counted = { failed: count("failed"), waiting: count("waiting") };
@@ -63,7 +64,7 @@ function tellMissed({ rows, examined, since, end }, { deliveries }) {
   const looked = `${number(examined, "event")} since ${since}`;
   const told = parts.length
     ? `${total} that it missed since ${since}: ${parts.join(", ")}`
-    : `It missed nothing of ${looked}`;
+    : `It got all that it takes of ${looked}${one.filter || one.event_types ? "; its types and filter do not take the others" : ""}`;
   if (isCounted) return told;
   return end ? `${told}. ${end}` : `${told}. Looking for what was never sent, at ${looked} …`;
 }

@@ -32,8 +32,12 @@ async function openSubject(subject) {
 function spellings(sought) {
   const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
+  const isNumber = /^\d+$/.test(sought);
+  const shaped = [...page.seen.subjects].map((one) => one.replace(/\d+/, sought));
+  const often = (shape) => shaped.filter((one) => one === shape).length;
+  const shapes = isNumber ? [...new Set(shaped)].sort((a, b) => often(b) - often(a)) : [];
   const guesses = ["-", "_", ""].map((sign) => words.join(sign));
-  const others = [...known, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
+  const others = [...known, ...shapes, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
   return [...new Set(others)].filter((other) => other && other !== sought).slice(0, 8);
 }
 const NEWEST = 500; // events that are looked at

@@ -39,9 +39,15 @@ function tellRest(counts) {
 function tellGot(counts) {
   return `${counts.delivered} of ${number(sentTo(counts), "webhook")} got it${tellRest(counts)}`;
 }
+// The worst of all, with its own push: an alarm is about that.
+const worstOf = ({ state, own }) => (own === "failed" ? own : state);
 // Return whether an event has no webhook's verdict: its own push is all that there is.
 const isOwnAlone = ({ outcome }) => outcome && !isAny(outcome.tenant) && !sentTo(outcome.operator);
-function tellBecame({ tenant: theirs, operator: yours, own, state }, tenant) {
+function tellBecame(outcome, tenant) {
+  const failed = outcome.own === "failed" ? "; your own webhook did not: a dead letter" : "";
+  return tellOthers(outcome, tenant) + failed;
+}
+function tellOthers({ tenant: theirs, operator: yours, own, state }, tenant) {
   if (!isAny(theirs)) return tellGot(yours);
   const unsent = theirs.not_sent ? `not sent to ${tenant}` : `not asked for by ${tenant}`;
   const first = sentTo(theirs) ? tellGot(theirs) : unsent;
@@ -59,6 +65,7 @@ function stateOf({ state, disabled_at, failing_since, slow_since, deliveries = {
   if (state === "dead letters") return stateSince(state, begun, "failed", 0, more);
   if (state === "failing") return stateSince(state, begun, "retried", 1, more);
   if (deliveries.waiting) return stateSince("retrying", begun, "retried", 2, more);
+  if (deliveries.failed) return stateSince("missed some", begun, "failed", 2, more);
   if (slow_since) return stateSince("slow", slow_since, "retried", 3);
   return { text: "active", word: "active", tone: "delivered", rank: 4 };
 }
