@@ -11,8 +11,8 @@ function parse(text) {
     return {}; // 204, or a gateway's page
   }
 }
-// Return {isNew, body}. Throws an Error that says what went wrong; it has `status` (0: no answer),
-// `code`, `errors`, `wait` in seconds.
+// Return {isNew, body}. Throws an Error that says what went wrong; it has the members of the answer,
+// `status` (0: no answer), and `wait` in seconds.
 async function call(method, path, signals = [], given = undefined) {
   page.calls += 1;
   const fitting = page.key?.replace(/[^\x20-\xff]/g, "?"); // no other character fits a header
@@ -21,18 +21,27 @@ async function call(method, path, signals = [], given = undefined) {
   const body = given && JSON.stringify(given);
   const sent = fetch(API + path, { method, headers, credentials: "omit", signal, body });
   const { response, text } = await sent
-    .then(async (response) => ({ response, text: await response.text() }))
+    .then(async (got) => ({ response: got, text: await got.text() }))
     .catch(({ message }) => Promise.reject(Object.assign(new Error(message), { status: 0 })));
   const answer = parse(text);
   if (response.ok) return { isNew: response.status === 201, body: answer };
   const wait = response.headers.get("retry-after");
-  const { code, errors, title = response.statusText, detail = "" } = answer;
+  const { code, title = response.statusText, detail = "" } = answer;
   const said = REFUSALS[code]?.() || say(`${response.status} ${title}. ${detail}`.trim());
   const error = new Error(wait ? `${said} Try again in ${wait} s.` : said);
-  throw Object.assign(error, { status: response.status, code, errors, wait: Number(wait) });
+  throw Object.assign(error, { ...answer, status: response.status, wait: Number(wait) });
 }
+// Read; wait as long as an answer asks for, and try again, until the view is left.
 async function get(path, signal = page.refreshing.signal) {
-  return (await call("GET", path, [signal])).body;
+  for (;;) {
+    try {
+      return (await call("GET", path, [signal])).body;
+    } catch (error) {
+      if (!error.wait || signal.aborted) throw error;
+      setText($("banner"), error.message);
+      await sleep(1000 * error.wait);
+    }
+  }
 }
 async function* pagesOf(path, given, signal, cursor = null) {
   do {

@@ -37,7 +37,8 @@ function fillCardFacts(node, one) {
     ["Deliveries", tellDeliveries(id, some)],
     ["Newest", some.recent?.length && strip(some.recent)],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
-    ["Last error", say(one.last_error ?? "")],
+    ["Last error", say(some.last_error ?? one.last_error ?? "")],
+    ["Dismissed", one.dismissed_until && `what came before ${one.dismissed_until}`],
     ["To do", one.state === "disabled" && "Mend the receiver, try it, enable, then recover."],
     ["Created", `${one.created_at}${by(one)}`],
     ["Id", span("mono", id)],
@@ -60,17 +61,22 @@ function tellDeliveries(id, some) {
 }
 function fillCardButtons(parts, one) {
   const { subscription_id: id } = one;
-  parts.enable.hidden = !isOff(one);
-  parts.pause.hidden = isOff(one);
-  for (const [name, { path, verb, describe, ...more }] of Object.entries(CALLS)) {
+  hide(parts.enable, !isOff(one));
+  hide(parts.pause, isOff(one));
+  hide(parts.dismiss, !isMissing(one));
+  hide(parts.restore, !one.dismissed_until);
+  hide(parts.open, page.me.tenant || !one.tenant);
+  parts.open.onclick = () => openAsCustomer(parts.open, one.tenant, parts.answer);
+  for (const [name, { path, verb, describe, body, ...more }] of Object.entries(CALLS)) {
     const button = parts[name];
-    button.ariaDescription = nameOf(one);
+    set(button, { ariaDescription: nameOf(one) });
     button.onclick = () =>
       act(button, parts.answer, {
         ...more,
         path: `subscriptions/${id}${path}`,
+        body: body?.(),
         question: `${verb} ${nameOf(one)}?`,
-        describe: ({ body }) => describe(one, body),
+        describe: (answer) => describe(one, answer.body),
       });
   }
 }
@@ -87,6 +93,21 @@ const CALLS = {
     consequence: "Nothing is sent to it until it is enabled: what waits or comes meanwhile counts \
 as failed, and Recover gets it that.",
   },
+  dismiss: {
+    method: "PATCH",
+    path: "",
+    body: () => ({ dismissed_until: new Date().toISOString() }),
+    describe: () => ["It is dismissed.", ""],
+    verb: "Dismiss what did not arrive at",
+    consequence: "What failed or waits by now counts as trouble no more, and Recover begins after \
+it. Nothing is deleted, what waits is tried on, and Undo dismissal takes it back.",
+  },
+  restore: {
+    method: "PATCH",
+    path: "",
+    body: () => ({ dismissed_until: null }),
+    describe: () => ["What was dismissed counts again.", ""],
+  },
   secret: { method: "GET", path: "/secret", describe: showSecret },
   renew: {
     path: "/secret",
@@ -99,14 +120,24 @@ too: put the new one into your receiver meanwhile.",
     method: "DELETE",
     path: "",
     describe: (one) => {
-      location.hash = "#/subscriptions";
-      return [`${nameOf(one)} is deleted.`, ""];
+      history.pushState(null, "", "#/subscriptions");
+      hooks.route();
+      tell($("told"), `${nameOf(one)} is deleted.`);
+      return ["", ""];
     },
     verb: "Delete",
     consequence: "Nothing is sent to it any more, and what waits for it is deleted, too.",
     tone: "danger",
   },
 };
+// Open the page of a tenant in a tab of its own, with a token of an hour.
+function openAsCustomer(button, tenant, answer) {
+  const describe = ({ body }) => {
+    open(`${API}#key=${body.token}`, "_blank", "noopener");
+    return ["", ""];
+  };
+  return act(button, answer, { path: "tokens", body: { tenant }, describe });
+}
 // Load the URL of a customer's webhook once; an edit forgets it.
 async function loadUrl({ subscription_id: id }) {
   if (page.urls.has(id)) return;

@@ -21,7 +21,7 @@ function countLink(state, count, status) {
   const text = `${count.toLocaleString("en")} ${wordOf(state)}`;
   const filter = state === "retrying" ? "pending" : state;
   const name = `badge ${toneOf(state)}`;
-  if (!WORST_FIRST.includes(filter)) return span(name, text);
+  if (isOfAll() || !WORST_FIRST.includes(filter)) return span(name, text);
   const isOn = filter === status;
   const href = address("/", { ...page.filters, rows: "", status: isOn ? "" : filter });
   return make("a", { class: name, href, ...(isOn && { "aria-current": "true" }) }, text);
@@ -39,7 +39,7 @@ function drawChart(items) {
     ...minutes.map((states, index) => column(sumsOf(states), index, first, peak)),
   ]);
   const sums = sumsOf(minutes.flat()).map(tellState);
-  $("chart").ariaLabel = `Events created in the last hour: ${sums.join(", ") || "none"}`;
+  set($("chart"), { ariaLabel: `Events created in the last hour: ${sums.join(", ") || "none"}` });
 }
 const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
 // The part of the hour that is not loaded.

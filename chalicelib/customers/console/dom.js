@@ -24,18 +24,15 @@ function makeFacts(facts) {
   const asPair = ([name, value]) => [make("dt", {}, name), make("dd", {}, ...asNodes(value))];
   return shown.flatMap(asPair);
 }
-// Change only what differs: else a selection would be lost.
-function showText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+// Change only what differs: else a selection would be lost, and screen readers would read it again.
+function set(node, properties) {
+  for (const [name, value] of Object.entries(properties))
+    if (node[name] !== value) node[name] = value;
 }
-function setHidden(node, isHidden) {
-  if (node.hidden !== isHidden) node.hidden = isHidden;
-}
-function setTitle(node, text) {
-  if (node.title !== text) node.title = text;
-}
+const hide = (node, isHidden) => set(node, { hidden: Boolean(isHidden) });
+const showText = (node, textContent) => set(node, { textContent });
 function setText(node, text) {
-  setHidden(node, text === "");
+  hide(node, text === "");
   showText(node, text);
 }
 function showSentence(node, text) {
@@ -43,13 +40,10 @@ function showSentence(node, text) {
   if (!isSame) node.replaceChildren(...sentence(text));
 }
 function setSentence(node, text) {
-  setHidden(node, text === "");
+  hide(node, text === "");
   showSentence(node, text);
 }
-function setTone(node, kind, tone) {
-  const name = `${kind} ${tone}`;
-  if (node.className !== name) node.className = name;
-}
+const setTone = (node, kind, tone) => set(node, { className: `${kind} ${tone}`.trim() });
 function setLink(node, hash) {
   if (node.getAttribute("href") !== hash) node.href = hash;
 }
@@ -75,7 +69,7 @@ function showItems(list, items, id, template, fill) {
     if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
     try {
       fill(node, items[index]);
-      setTitle(node, "");
+      set(node, { title: "" });
     } catch ({ message }) {
       const first = node.querySelector("[data-part]");
       showText(first, `Cannot be drawn: ${message}`);
@@ -103,7 +97,7 @@ function explain(errors, form) {
       around.append(make("span", { class: "fault", role: "alert" }));
     const node = around.querySelector(".fault");
     if (node) setText(node, fault?.message ?? "");
-    if (field.type !== "fieldset") field.ariaInvalid = String(Boolean(fault));
+    if (field.type !== "fieldset") set(field, { ariaInvalid: String(Boolean(fault)) });
     return fault;
   });
   return faults.some(Boolean);

@@ -23,19 +23,20 @@ function becameOf({ event, recipients, outcome }) {
   const none = others
     ? `It matched none of ${number(others, "webhook")}.`
     : "It matched no webhook: there is none that could have had it.";
-  const worst = worstOf(outcome);
-  const state = wordOf(worst);
-  if (isOwnAlone({ outcome })) return { state, tone: toneOf(outcome.state), text: none };
+  const state = wordOf(outcome.state);
+  const tone = toneOf(outcome.state);
+  const alone = [none, upper(tellOwn(outcome, true))].filter(Boolean).join(" ");
+  if (isOwnAlone({ outcome })) return { state, tone, text: alone };
   const became = tellBecame(outcome, event.tenant);
   const without = others && /^\d/.test(became) ? `; ${number(others, "other")} got no copy` : "";
-  return { state, tone: toneOf(worst), text: `${became}${without}` };
+  return { state, tone, text: `${became}${without}` };
 }
 function fillEvent() {
   const { event, recipients, me, webhooks } = page;
   const { subject, event_type: type, status, delivered_via } = event;
   const isOne = isCopy(event.event_id);
   const { state, tone, text } = becameOf(page);
-  document.title = `${subject ?? type}: ${state}`;
+  set(document, { title: `${subject ?? type}: ${state}` });
   setText($("type"), subject ?? type);
   setText($("kind"), subject ? type : "");
   setText($("status"), state);
@@ -53,11 +54,11 @@ function fillEvent() {
   const owner = webhooks.get(event.subscription_id);
   const name = owner && isOff(owner) ? "Enable and replay" : "Replay";
   setText($("replay"), isOne ? name : "Replay to your own webhook");
-  $("own").hidden = $("replay").hidden = !isOne && delivered_via === "subscriptions";
+  for (const id of ["own", "replay"]) hide($(id), !isOne && delivered_via === "subscriptions");
   setTone($("replay"), "", isOne ? "primary" : "");
-  $("replay-copies").hidden = isOne || !recipients?.some((one) => one.copy);
-  $("acknowledge").hidden = status === "delivered";
-  $("erase").hidden = !me.scopes.includes("erase");
+  hide($("replay-copies"), isOne || !recipients?.some((one) => one.copy));
+  hide($("acknowledge"), status === "delivered");
+  hide($("erase"), !me.scopes.includes("erase"));
 }
 function fillFacts(isOne) {
   const { event_id: id, tenant, subject, subscription_id, source_event_id: source } = page.event;
@@ -73,7 +74,9 @@ function fillFacts(isOne) {
     ["Copy of", !isCustomers && isOne && link(`/events/${source}`, {}, source)],
   ];
   redraw($("facts"), [id, to && to.textContent], () => makeFacts(facts));
-  const isElsewhere = isCustomers && !$("back").hash.includes(subscription_id);
+  const { hash } = $("back");
+  const isFrom = hash.includes(subscription_id) || hash.includes("undelivered");
+  const isElsewhere = isCustomers && !isFrom;
   if (isElsewhere) setLink($("back"), address("/", { subscription_id }));
 }
 function fillContent() {
@@ -82,17 +85,17 @@ function fillContent() {
   const names = ["Content-Type", "User-Agent", "webhook-id", "webhook-timestamp"];
   const svix = owner?.header_prefix ? ["svix-id", "svix-timestamp", "svix-signature"] : [];
   const all = [...names, "webhook-signature", ...svix, ...(owner?.header_names ?? [])];
-  $("sending").hidden = !body;
+  hide($("sending"), !body);
   setText($("sent"), `As it would be sent now, with the headers ${all.join(", ")}.`);
   setText($("body"), body ?? "");
   setText($("payload"), JSON.stringify(payload, null, 2));
   setText($("metadata"), JSON.stringify(metadata, null, 2));
-  $("metadata").parentNode.hidden = metadata === null;
+  hide($("metadata").parentNode, metadata === null);
 }
 
 $("replay").onclick = () => {
-  const { event, view, webhooks } = page;
-  return replayOne($("replay"), view.id, $("answer"), webhooks.get(event.subscription_id));
+  const { event, webhooks } = page;
+  return replayOne($("replay"), event, $("answer"), webhooks.get(event.subscription_id));
 };
 // Replay the copies that failed or, if none did, all.
 $("replay-copies").onclick = async () => {
@@ -103,7 +106,7 @@ $("replay-copies").onclick = async () => {
   const question = `Replay ${number(some.length, "copy")}, ${which}?`;
   const consequence = "Each is queued to be sent again, with the same webhook-id. Your own webhook \
 gets nothing.";
-  if (await confirm(question, consequence, "Replay")) await replayMany(some.map(idOf));
+  if (await confirm(question, consequence, "Replay")) await replayMany(some);
 };
 $("acknowledge").onclick = () =>
   act($("acknowledge"), $("answer"), {

@@ -121,7 +121,12 @@ async function save(form, one, answer) {
   const answered = await call(one ? "PATCH" : "POST", path, [], given).catch((error) => error);
   const { body } = answered;
   const isExplained = explain((answered.errors ?? []).map(asSentence), form);
-  setText(partsOf(form).fault, isExplained || body ? "" : answered.message);
+  const { fault } = partsOf(form);
+  setText(fault, isExplained || body ? "" : answered.message);
+  if (answered.code === "subscription_exists") {
+    const said = `This URL has a webhook already, with another ${answered.differs.join(", ")}: `;
+    fault.replaceChildren(said, link(`/subscriptions/${answered.subscription_id}`, {}, "edit it"));
+  }
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;
@@ -136,7 +141,7 @@ async function save(form, one, answer) {
   }
   fillForm(form);
   location.hash = `#/subscriptions/${body.subscription_id}`;
-  const was = answered.isNew ? " is added" : " was there already, and is now as typed";
+  const was = answered.isNew ? " is added" : " was there already";
   await showSecret(body, body, was);
   focusFirst();
 }

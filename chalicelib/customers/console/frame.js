@@ -12,18 +12,18 @@ function isBlank() {
 function show() {
   const { me, view, key } = page;
   const shown = me && !isBlank() ? view.name : "-";
-  for (const node of document.querySelectorAll("[data-view]")) {
-    node.hidden = node.dataset.view !== shown;
-  }
-  $("loading").hidden = !key || shown !== "-";
-  $("top").hidden = !me;
-  $("login").hidden = Boolean(key);
+  for (const node of document.querySelectorAll("[data-view]"))
+    hide(node, node.dataset.view !== shown);
+  hide($("loading"), !key || shown !== "-");
+  hide($("top"), !me);
+  hide($("login"), key);
   for (const node of $("nav").children) {
-    node.ariaCurrent = VIEWS[node.hash.slice(1)] === view.name && !view.id ? "page" : null;
+    const isHere = VIEWS[node.hash.slice(1)] === view.name && !view.id;
+    set(node, { ariaCurrent: isHere ? "page" : null });
   }
-  $("clear").hidden = !isFiltered();
-  const set = FIELDS.filter(({ name }) => page.filters[name] && !kept()[name]);
-  const names = set.map((field) => field.closest("label").firstChild.textContent.trim());
+  hide($("clear"), !isFiltered());
+  const given = FIELDS.filter(({ name }) => page.filters[name] && !kept()[name]);
+  const names = given.map((field) => field.closest("label").firstChild.textContent.trim());
   setText($("folded"), ["Filters", names.join(", ")].filter(Boolean).join(": "));
   for (const id of ["types", "tenants"]) offer($(id), page.seen[id]);
   if (!focusedBefore || shown === "-") return;

@@ -27,7 +27,8 @@ async function runJob(work) {
   setText($("announcement"), told);
   $("stop").textContent = "Close";
   $("progress").hidden = true;
-  hooks.refreshAll();
+  await hooks.refreshAll();
+  focusNear(opener ?? $("stop")); // what had the focus may be gone
 }
 function stopped(error, signal, text) {
   if (!signal.aborted) setText($("job-fault"), error.message);
@@ -36,8 +37,7 @@ function stopped(error, signal, text) {
 function endJob() {
   page.job = null;
   $("job").hidden = true;
-  if (opener?.offsetParent) opener.focus();
-  else focusNear(opener ?? $("stop"));
+  focusNear(opener ?? $("stop"));
 }
 $("stop").onclick = () => (isRunning() ? page.job.abort() : endJob());
 onbeforeunload = (leaving) => {
@@ -49,7 +49,7 @@ async function insist(method, path, signal, body) {
     try {
       return await call(method, path, [], body); // to its end: what was done is counted
     } catch (error) {
-      const isPassing = error.status === 0 || error.status >= 500;
+      const isPassing = [0, 429].includes(error.status) || error.status >= 500;
       if (signal.aborted || !isPassing || repeats >= REPEATS) throw error;
       setText($("job-fault"), `${error.message} It goes on by itself.`);
       await sleep(1000 * (error.wait || 2));
@@ -82,15 +82,16 @@ disables a webhook, the rest for it is refused.";
     const verb = isMended ? "Enable and replay" : "Replay";
     if (!(await confirm(`${verb} ${tellIds(ids)}${whatever}?`, consequence, verb))) return null;
     if (isMended) await insist("POST", `subscriptions/${owner.subscription_id}/enable`, signal);
-    const told = await replayEach(ids, signal);
+    const told = await replayEach(pushed, signal);
     if (signal.aborted || given.status !== "failed") return told;
     const left = await listEvents(given, { enough: PAGE, signal });
     return `${told}; ${left.found.size}${left.cursor ? "+" : ""} left as failed`;
   });
 }
-const replayMany = (ids) => runJob((signal) => replayEach(ids, signal));
+const replayMany = (all) => runJob((signal) => replayEach(all, signal));
 // Return how many were queued, and how many refused and why.
-async function replayEach(ids, signal) {
+async function replayEach(all, signal) {
+  const ids = all.map(idOf);
   const refused = new Map(); // how many, by reason
   const total = tellIds(ids);
   let done = 0;
@@ -103,7 +104,7 @@ async function replayEach(ids, signal) {
       const path = `events/${id}/replay`;
       const error = await insist("POST", path, signal).then(() => null, (reason) => reason);
       if (!error) done += 1;
-      else if (![404, 409].includes(error.status)) throw error;
+      else if (!error.code || ![404, 409].includes(error.status)) throw error;
       else refused.set(error.message, (refused.get(error.message) ?? 0) + 1);
       if (error) setText($("job-fault"), `${id}: ${error.message}`);
       await sleep(REPLAY_MS);
@@ -113,5 +114,6 @@ async function replayEach(ids, signal) {
   }
   const tellRefused = ([reason, count]) => `, ${count} refused: ${reason.replace(/\.$/, "")}`;
   const reasons = [...refused].map(tellRefused);
-  return `${done.toLocaleString("en")} queued${reasons.join("")}${end}`;
+  const letters = done ? tellLetters(all) : "";
+  return `${done.toLocaleString("en")} queued${reasons.join("")}${end}${letters}`;
 }

@@ -1,14 +1,16 @@
 // The list: one row for an event and its copies. Of one webhook, and for a customer, a row is one
 // delivery.
-const isOfOne = () => Boolean(page.filters.subscription_id);
+const isOfOne = () => isOfAll() || Boolean(page.filters.subscription_id);
 const shownItems = () => Math.min(Math.max(Number(page.filters.rows) || PAGE, PAGE), MOST_SHOWN);
 // Forget what was read under other filters; its rows stay until there are new ones.
 function resetList() {
   page.isListed = false;
   page.loaded = new Map();
+  page.undelivered = new Map();
   page.olderCursor = null;
 }
 async function loadList() {
+  if (isOfAll()) return loadUndelivered();
   const hasCopies = isOfOne() || page.filters.status; // what matches may be a copy alone
   const source = hasCopies ? "" : "original";
   const given = { ...page.filters, include: isOfOne() ? "subject" : "outcome", source };
@@ -20,10 +22,38 @@ async function loadList() {
     page.olderCursor = older.cursor;
   }
   page.isListed = true;
-  $("older").hidden = !page.olderCursor || page.loaded.size >= MOST_SHOWN;
+  hide($("older"), !page.olderCursor || page.loaded.size >= MOST_SHOWN);
   markShown();
   renderList();
   await learn();
+  renderList();
+}
+// Load what did not arrive at a customer's webhooks: those are asked that have some, and again when
+// their counts changed or an attempt is due.
+async function loadUndelivered() {
+  await loadWebhooks({ include: "deliveries" });
+  const before = page.undelivered;
+  page.undelivered = new Map();
+  for (const one of [...page.webhooks.values()].filter(isMissing)) {
+    const { subscription_id: id, dismissed_until } = one;
+    const { failed, waiting, oldest_missed_at, last_error } = one.deliveries;
+    const key = JSON.stringify([failed, waiting, oldest_missed_at, last_error, dismissed_until]);
+    const isDue = ({ next_attempt_at: next }) => next && Date.parse(next) < Date.now();
+    const known = before.get(id);
+    const isSame = known?.key === key && ![...known.found.values()].some(isDue);
+    const { since = dismissed_until, ...others } = page.filters;
+    const given = { ...others, since, subscription_id: id, include: "subject" };
+    const listed = isSame ? known : await listEvents(given, { enough: PAGE });
+    page.undelivered.set(id, { ...listed, key });
+  }
+  const all = [...page.undelivered.values()];
+  const found = new Map(all.flatMap((listed) => [...listed.found]));
+  const items = keep(found).sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
+  page.loaded = new Map(items.slice(0, MOST_SHOWN).map((one) => [idOf(one), one]));
+  page.olderCursor = all.find(({ cursor }) => cursor)?.cursor ?? null;
+  page.isListed = true;
+  hide($("older"), true);
+  markShown();
   renderList();
 }
 // Put the newest page above what was loaded before it, if the two meet.
@@ -48,7 +78,7 @@ function rowsOf(items) {
   for (const one of items) {
     const id = isOfOne() ? one.event_id : (one.source_event_id ?? one.event_id);
     const isEvent = id === one.event_id;
-    const state = isOfOne() ? stateOfPush(one) : (one.outcome ? worstOf(one.outcome) : "deleted");
+    const state = isOfOne() ? stateOfPush(one) : (one.outcome?.state ?? "deleted");
     const row = { id, one, isEvent, state, time: Date.parse(one.created_at) };
     if (isEvent || !rows.has(id)) rows.set(id, row);
   }
@@ -67,36 +97,38 @@ function fillRow(node, { id, one, isEvent, state }) {
   setText(parts.tries, attempts ? number(attempts, "attempt") : "");
   const clocked = page.me.tenant ? `, ${one.created_at}` : "";
   setSentence(parts.age, `${relative(one.created_at)}${clocked}`);
-  setTitle(parts.age, utc(one.created_at));
+  set(parts.age, { title: utc(one.created_at) });
   setLink(node.firstElementChild, `#/events/${id}`);
 }
 function toldOf(one, isOwn) {
   const { tenant, outcome, delivered_via } = one;
+  if (isOfAll()) return [`to ${nameById(one.subscription_id)}`, remark(one)];
   if (page.me.tenant) return [remark(one)];
   const whose = tenant && `for ${tenant}`;
   if (isOfOne()) return [whose, `to ${label(page.filters.subscription_id)}`, remark(one)];
   if (isOwn) return [whose, delivered_via === "subscriptions" ? "matched no webhook" : remark(one)];
   if (!outcome) return [whose]; // the event was erased a moment ago
-  const became = tellBecame(outcome, tenant);
-  const { error, subscription_id: id } = outcome;
-  const reason = error && `${id ? shortLabel(id) : "your own webhook"}: ${say(error)}`;
-  return [!became.startsWith("not ") && whose, became, reason];
+  const became = tellBecame(outcome, tenant, true);
+  return [!became.startsWith("not ") && whose, became];
 }
 
 function renderList() {
   const { me, isListed, filters, isRefused } = page;
   const rows = rowsOf(page.loaded.values());
   if (isListed || isRefused) showItems($("rows"), rows, "id", "row", fillRow);
-  $("rows").ariaBusy = String(!isListed);
+  set($("rows"), { ariaBusy: String(!isListed) });
   const none = me.tenant ? "Nothing was sent yet." : "No events yet. Post one:";
-  const empty = isFiltered() ? "No event matches." : none;
+  const nothing = isOfAll() ? "Nothing failed, and nothing waits." : none;
+  const empty = isFiltered() ? "No event matches." : nothing;
   const kind = filters.subscription_id === OWN ? "Pushes" : "Deliveries";
-  setText($("list-name"), isOfOne() ? `${kind} to ${label(filters.subscription_id)}` : "Events");
+  const name = filters.subscription_id ? `${kind} to ${label(filters.subscription_id)}` : "Events";
+  setText($("list-name"), isOfAll() ? "What did not arrive" : name);
   setTone($("list-title"), "", isOfOne() ? "" : "unseen");
   setText($("empty-text"), isRefused ? "Correct the filters." : isListed ? empty : "Loading…");
-  $("empty").hidden = $("rows").children.length > 0;
-  $("example").hidden = isFiltered() || !isListed || isRefused || Boolean(me.tenant);
-  $("replay-all").hidden = !rows.length || !(isFiltered() || isOfOne());
+  hide($("empty"), $("rows").children.length > 0);
+  hide($("example"), isFiltered() || !isListed || isRefused || me.tenant);
+  hide($("replay-all"), !rows.length || isOfAll() || !(isFiltered() || isOfOne()));
+  hide($("filters").elements.status.parentNode, isOfAll());
   drawWebhookOptions();
   if (!isListed) return;
   drawCounts(rows, isOfOne() ? "delivery" : "event");

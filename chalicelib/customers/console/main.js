@@ -16,7 +16,6 @@ async function refresh() {
   const { signal } = page.refreshing;
   show();
   if (!page.key) return;
-  let asked = 0; // seconds, by an answer
   try {
     if (!page.me) return welcome(await get("me"));
     const { tenant, name, stage, expires_at } = page.me;
@@ -27,27 +26,27 @@ async function refresh() {
     show();
   } catch (error) {
     if (signal.aborted || !showFailure(error)) return;
-    asked = error.wait || 0;
   }
   if (signal.aborted) return;
   dropPassed();
-  const wait = Math.max(CALL_MS * Math.max(page.calls, 1), 1000 * asked);
+  const wait = CALL_MS * Math.max(page.calls, 1);
   page.timer = setTimeout(() => document.hidden || refresh(), wait);
 }
 function refreshAll() {
   page.namesAt = 0;
-  page.areOrdersDue = true;
   resetList(); // older pages are read again, too
   return refresh();
 }
 Object.assign(hooks, { refresh, refreshAll, go, route });
-// Say what failed, above what was shown before; return whether to try again.
+// Say what failed, above what was shown before; return whether to try again. Only a code of this API
+// is believed: a proxy has answers of its own.
 function showFailure(error) {
-  const { status, message } = error;
+  const { status, code, message } = error;
   const { me, view, shownAt } = page;
-  if (status === 403 && me?.tenant) return miss("There is no such webhook: it was deleted.");
-  if (status === 401 || status === 403) return forget(status);
-  if (status === 404 && view.id) return miss(`There is no ${view.id}: it expired or was deleted.`);
+  if (code === "forbidden" && me?.tenant) return miss("There is no such webhook: it was deleted.");
+  if (code in ENDED) return forget(code);
+  if (code === "not_found" && view.id)
+    return miss(`There is no ${view.id}: it expired or was deleted.`);
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
   const faults = {
@@ -79,7 +78,8 @@ function route(isTyped = false) {
   page.view = view;
   page.isRefused = false;
   if (me?.tenant) delete given.tenant; // its own is known
-  if (me?.tenant && view.name === "list" && !given.subscription_id) view.name = "subscriptions";
+  if (me?.tenant && view.name === "list" && !isOfCustomer(given))
+    view.name = "subscriptions";
   if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;
   if (view.name === "list") {
     $("back").href = location.hash || "#/";
@@ -87,7 +87,6 @@ function route(isTyped = false) {
   }
   if (VIEWS[path]) page.filters = given;
   if (!isTyped) fillFields();
-  else if (view.name === "subscriptions" && page.listed) renderSubscriptions(); // as it is known
   const isSearch = !me?.tenant && (path === "/find" || ID.test(sought));
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
@@ -105,9 +104,9 @@ function viewOf(path, sought) {
 }
 function enter(left) {
   explain([], $("filters"));
-  setText($("answer"), "");
-  document.title = page.me?.tenant ?? "Triggers API";
-  page.areOrdersDue = true;
+  for (const id of ["answer", "told"]) tell($(id), "");
+  set(document, { title: page.me?.tenant ?? "Triggers API" });
+  page.acted = null;
   page.listed = null;
   page.shownAt = null;
   $("fold").open = false;
@@ -157,7 +156,8 @@ $("clear").onclick = () => {
 $("replay-all").onclick = () => replayAll(page.filters);
 $("find").onsubmit = () => {
   const next = address("/find", { text: $("find-text").value.trim() });
-  if (next === location.hash) refreshAll(); // it is sought once more
+  if (next === location.hash) page.acted = null; // it is sought once more
+  if (next === location.hash) refreshAll();
   location.hash = next;
   $("find").reset();
 };

@@ -2,21 +2,22 @@
 const MOST_READ = 10; // webhooks whose deliveries are looked through
 async function loadOrders() {
   const { sought } = page.view;
-  const isOther = $("orders").dataset.sought !== sought;
-  if (!page.areOrdersDue && !isOther) return;
-  if (isOther) page.orders = [];
-  $("orders").dataset.sought = sought;
+  if (page.ordersOf !== sought) page.orders = [];
+  page.ordersOf = sought;
+  const isFirst = page.acted === null; // later on the others would tell nothing new
+  const rows = page.orders.flatMap((order) => order.webhooks);
+  const again = rows.filter((row) => isUnderWay(row) || page.acted?.has(row.subscription_id));
+  const ids = new Set(again.map((row) => row.subscription_id));
+  if (!isFirst && !ids.size) return;
   await loadWebhooks();
   renderOrders("Looking at each webhook…");
   const all = [...page.webhooks.values()];
-  const before = page.orders.flatMap((order) => order.webhooks);
-  const ids = new Set(before.filter(isUnderWay).map((row) => row.subscription_id));
-  const isAgain = page.areOrdersDue === "some" && !isOther; // the others will tell nothing new
-  const webhooks = isAgain ? all.filter((one) => ids.has(one.subscription_id)) : all;
+  const asked = isFirst ? all : all.filter((one) => ids.has(one.subscription_id));
   const isId = sought.startsWith("evt_");
-  const found = isId ? [] : await findSubject(webhooks, page.orders[0]?.subject ?? sought);
-  if (!found.length) return lookFurther(webhooks, sought, isId);
-  if (isAgain) found.push(...before.filter((row) => !ids.has(row.subscription_id)));
+  const found = isId ? [] : await findSubject(asked, page.orders[0]?.subject ?? sought);
+  if (!isFirst) found.push(...rows.filter((row) => !ids.has(row.subscription_id)));
+  if (!found.length) found.push(...(await lookFurther(all, sought, isId)));
+  if (!found.length) return;
   const byEvent = new Map();
   for (const row of found) {
     const order = byEvent.get(row.event_id) ?? { ...row, webhooks: [] };
@@ -24,8 +25,8 @@ async function loadOrders() {
     byEvent.set(row.event_id, order);
   }
   page.orders = [...byEvent.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
-  page.areOrdersDue = found.some(isUnderWay) && "some";
-  page.calls = Math.min(page.calls, 2); // all were asked, which happens once
+  page.acted = new Set();
+  if (isFirst) page.calls = 2; // what comes next are few
   markShown();
   renderOrders("");
 }
@@ -49,23 +50,26 @@ async function findSubject(webhooks, sought) {
   }
   return [];
 }
-// Look among the newest deliveries of the first webhooks for that of an event, or for subjects.
+// Look among the newest deliveries of the first webhooks for that of an event, or for subjects, and
+// return what is found by these.
 async function lookFurther(webhooks, sought, isId) {
   for (const { subscription_id } of webhooks.slice(0, MOST_READ)) {
     const given = { subscription_id, include: "subject" };
     const { found } = await listEvents(given, { enough: PAGE, least: 1 });
     const made = [...found.values()].find((one) => isId && one.source_event_id === sought);
-    if (made) return location.replace(`#/events/${made.event_id}`);
+    if (made) location.replace(`#/events/${made.event_id}`);
+    if (made) return [];
   }
-  if (isId) return miss(`None of the newest deliveries to your webhooks is of ${sought}.`);
-  const other = spellings(sought).find((spelling) => page.seen.subjects.has(spelling));
-  if (other) return location.replace(address("/find", { text: other }));
-  miss(`No event has the subject ${sought}.`);
-  propose(sought, "A subject is found by all of its letters and digits.");
+  const found = isId ? [] : await findSubject(webhooks, sought);
+  if (found.length) return found;
+  if (isId) miss(`None of the newest deliveries to your webhooks is of ${sought}.`);
+  else miss(`No event has the subject ${sought}.`);
+  if (!isId) propose(sought, "A subject is found by all of its letters and digits.");
+  return [];
 }
 function renderOrders(looking) {
   const subject = page.orders[0]?.subject ?? page.view.sought;
-  document.title = `${subject}: ${page.me.tenant}`;
+  set(document, { title: `${subject}: ${page.me.tenant}` });
   setText($("orders-title"), subject);
   setText($("orders-none"), page.orders.length ? "" : looking);
   showItems($("orders"), page.orders, "event_id", "order", fillOrder);

@@ -2,8 +2,8 @@
 const CUSTOMERS_STATES = { "no copy": "not sent", pending: "waiting", retrying: "waiting" };
 const ENABLED_FIRST = "The webhook is enabled: what comes is sent to it again.";
 const REPLAYED = "It is queued to be sent again, with all its attempts and the same webhook-id.";
-const rankOf = ({ copy: made }) => (made ? rank(made) : WORST_FIRST.length);
-const inOrder = (all) => all.toSorted((a, b) => rankOf(a) - rankOf(b));
+const turnOf = ({ copy: made }) => (made ? rankOf(made) : WORST_FIRST.length);
+const inOrder = (all) => all.toSorted((a, b) => turnOf(a) - turnOf(b));
 // Fill the row of one recipient of `given`, an event.
 function fillRecipient(node, one, given) {
   const parts = partsOf(node);
@@ -15,8 +15,8 @@ function fillRecipient(node, one, given) {
   setLink(parts.name, made ? `#/events/${made.event_id}` : `#/subscriptions/${id}`);
   setSentence(parts.about, made ? aboutCopy(one) : `${aboutOwner(one)}${whyNot(one, given)}`);
   setLink(parts.webhook, `#/subscriptions/${id}`);
-  parts.webhook.ariaLabel = `Webhook ${nameOf(one)}`;
-  parts.webhook.hidden = !made || one.state === "gone";
+  set(parts.webhook, { ariaLabel: `Webhook ${nameOf(one)}` });
+  hide(parts.webhook, !made || one.state === "gone");
   fillButton(parts.act, one, given, parts.answer);
 }
 function aboutOwner(one) {
@@ -37,9 +37,12 @@ function fillButton(button, one, given, answer) {
   const isRefused = state === "gone" || reason === "host";
   const name = isOff(one) ? `Enable and ${action}` : made ? "Replay" : "Send";
   setText(button, isRefused ? "" : name);
-  button.ariaDescription = nameOf(one);
-  const push = () => replayOne(button, made.event_id, answer, one);
-  button.onclick = made ? push : () => send(button, one, given.event_id, answer);
+  set(button, { ariaDescription: nameOf(one) });
+  const push = () => replayOne(button, made, answer, one);
+  button.onclick = () => {
+    page.acted?.add(one.subscription_id);
+    return made ? push() : send(button, one, given.event_id, answer);
+  };
 }
 const enableFirst = (owner) =>
   owner && isOff(owner) ? [`subscriptions/${owner.subscription_id}/enable`] : [];
@@ -53,12 +56,13 @@ function tellQueued(name, { event_id, message }) {
   return [`Queued${name}. ${say(message)}`, "pending", () => isPending(event_id)];
 }
 // Replay an event or copy; `owner`: its webhook, which is enabled first if it is disabled.
-function replayOne(button, id, answer = $("answer"), owner = null) {
+function replayOne(button, made, answer = $("answer"), owner = null) {
   const before = enableFirst(owner);
+  const letter = tellLetters([made]);
   return act(button, answer, {
-    path: `events/${id}/replay`,
+    path: `events/${made.event_id}/replay`,
     before,
-    describe: ({ body }) => tellQueued("", body),
+    describe: ({ body }) => (letter ? [`It is replayed${letter}.`, ""] : tellQueued("", body)),
     consequence: before.length ? `${ENABLED_FIRST} ${REPLAYED}` : REPLAYED,
   });
 }
@@ -75,7 +79,7 @@ function send(button, one, event_id, answer) {
   });
 }
 function showRecipients(list, all, given) {
-  list.hidden = !all.length;
+  hide(list, !all.length);
   const fill = (node, one) => fillRecipient(node, one, given);
   showItems(list, all, "subscription_id", "recipient", fill);
 }

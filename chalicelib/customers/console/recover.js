@@ -7,7 +7,7 @@ const inGroups = (a, b) => GROUPS.indexOf(groupOf(a)) - GROUPS.indexOf(groupOf(b
 function fillRecover(node, one) {
   const { since, halt, mend } = partsOf(node);
   const { subscription_id: id } = one;
-  since.defaultValue = asInput(recoverFrom(one)); // what was typed stays
+  set(since, { defaultValue: asInput(recoverFrom(one)) }); // what was typed stays
   const begin = () => since.value && countMissed(node, one, sinceOf(since, one));
   node.ontoggle = () => {
     if (!node.open) return page.counting?.abort();
@@ -18,10 +18,13 @@ function fillRecover(node, one) {
   mend.onclick = () => recover(one);
   renderMissed(node, one);
 }
-// Return where to begin: with the oldest that failed or waits; without one, three days ago, but not
-// before the webhook was made.
-function recoverFrom({ created_at, deliveries: { oldest_missed_at: oldest } }) {
-  return oldest ? Date.parse(oldest) : Math.max(Date.now() - 3 * DAY, Date.parse(created_at));
+// Return where to begin: three days, which attempts last, before the trouble, or before now, but not
+// before the webhook was made, nor with what was dismissed.
+function recoverFrom({ created_at, dismissed_until, failing_since, disabled_at, deliveries }) {
+  const { oldest_missed_at: oldest } = deliveries;
+  const [begun = Date.now()] = [oldest, failing_since, disabled_at].filter(Boolean).sort();
+  const bounds = [created_at, dismissed_until].filter(Boolean);
+  return Math.max(new Date(begun) - 3 * DAY, ...bounds.map((time) => Date.parse(time)));
 }
 // Return the time that an input shows, exactly if it was not changed.
 function sinceOf({ value, defaultValue }, one) {
@@ -35,25 +38,49 @@ async function countMissed(node, one, since) {
   const missed = { since, until: new Date().toISOString(), rows: [], examined: 0, end: "" };
   page.missed.set(one.subscription_id, missed);
   const tellRows = (rows, examined) => {
-    Object.assign(missed, { rows: rows.toSorted(inGroups), examined });
+    const last = rows.at(-1)?.created_at;
+    Object.assign(missed, { rows: rows.toSorted(inGroups), examined, last });
     renderMissed(node, one);
   };
   renderMissed(node, one);
   const given = { since, until: missed.until };
-  missed.end = await listMissed(one.subscription_id, given, signal, tellRows).then(
+  const count = async () => {
+    await listMissed(one.subscription_id, given, signal, tellRows);
+    if (!missed.rows.length && !takesAll(one)) missed.made = await countMade(one, given, signal);
+  };
+  missed.end = await count().then(
     () => "counted",
-    ({ message }) => (signal.aborted ? "It was stopped: there may be more." : message),
+    ({ message }) => (signal.aborted ? "Stopped" : message.replace(/\.$/, "")),
   );
   renderMissed(node, one);
   if (missed.end === "counted") setSentence($("announcement"), tellMissed(missed, one));
 }
+const takesAll = (one) => !one.event_types && !one.filter;
+// Return how many deliveries a webhook has of a time, {all, delivered}; null: more than can be shown.
+async function countMade({ subscription_id }, given, signal) {
+  const options = { enough: MOST_SHOWN, signal };
+  const { found, cursor } = await listEvents({ ...given, subscription_id }, options);
+  const made = [...found.values()].filter((one) => !one.event_type.startsWith("triggers."));
+  const delivered = made.filter(({ status }) => status === "delivered").length;
+  return cursor ? null : { all: made.length, delivered };
+}
+function tellGotAll({ examined, since, made }, one) {
+  const looked = `${number(examined, "event")} since ${since}`;
+  if (takesAll(one)) return `It got all of ${looked}`;
+  if (!made) return `It got all that its types and filter take of ${looked}`;
+  const { all, delivered } = made;
+  const way = all > delivered ? `, ${all - delivered} under way` : "";
+  const left = Math.max(examined - all, 0);
+  return `It got all that it takes: ${delivered} of ${looked}${way}; types and filter leave out ${left}`;
+}
 // Say how much was missed, and while it is counted what is known of the deliveries already.
-function tellMissed({ rows, examined, since, end }, one) {
-  const { deliveries } = one;
+function tellMissed(missed, one) {
+  const { rows, examined, since, end, last } = missed;
   const isCounted = end === "counted";
   const count = (group) => rows.filter((row) => groupOf(row) === group).length;
   const counted = { failed: count("failed"), waiting: count("waiting") };
-  const { failed, waiting } = isCounted ? counted : deliveries;
+  const isKnown = !end && since <= one.deliveries.oldest_missed_at; // all of them are of that time
+  const { failed, waiting } = isKnown ? one.deliveries : counted;
   const amounts = [
     [count(""), "never sent"],
     [failed, "failed"],
@@ -61,12 +88,13 @@ function tellMissed({ rows, examined, since, end }, one) {
   ].filter(([amount]) => amount);
   const total = amounts.reduce((sum, [amount]) => sum + amount, 0).toLocaleString("en");
   const parts = amounts.map(([amount, words]) => `${amount.toLocaleString("en")} ${words}`);
-  const looked = `${number(examined, "event")} since ${since}`;
-  const told = parts.length
-    ? `${total} that it missed since ${since}: ${parts.join(", ")}`
-    : `It got all that it takes of ${looked}${one.filter || one.event_types ? "; its types and filter do not take the others" : ""}`;
-  if (isCounted) return told;
-  return end ? `${told}. ${end}` : `${told}. Looking for what was never sent, at ${looked} …`;
+  const looked = number(examined, "event");
+  const told = `${total} that it missed since ${since}: ${parts.join(", ")}`;
+  if (isCounted) return parts.length ? told : tellGotAll(missed, one);
+  const some = parts.length ? `${told}. ` : "";
+  const came = last ? `, at one of ${last}` : "";
+  if (end) return `${some}${end}, after ${looked}${came}: there may be more.`;
+  return `${some}Looking for what was never sent since ${since}, at ${looked} …`;
 }
 function renderMissed(node, one) {
   const { missed: told, reasons, mend, halt } = partsOf(node);
@@ -120,6 +148,7 @@ async function recover(one) {
     } while (cursor);
     page.missed.delete(id);
     const again = left ? `; ${left} failed less than a minute ago: recover these again then` : "";
-    return `${number(done, "event")} queued for ${nameOf(one)}${again}`;
+    const letters = tellLetters(rows.map((row) => row.copy).filter(Boolean));
+    return `${number(done, "event")} queued for ${nameOf(one)}${again}${done ? letters : ""}`;
   });
 }

@@ -32,10 +32,13 @@ async function openSubject(subject) {
 function spellings(sought) {
   const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
-  const isNumber = /^\d+$/.test(sought);
-  const shaped = [...page.seen.subjects].map((one) => one.replace(/\d+/, sought));
-  const often = (shape) => shaped.filter((one) => one === shape).length;
-  const shapes = isNumber ? [...new Set(shaped)].sort((a, b) => often(b) - often(a)) : [];
+  const isNumber = /^\d+$/.test(sought); // it is tried in the shapes of subjects, the usual ones first
+  const counts = new Map();
+  for (const one of isNumber ? page.seen.subjects : []) {
+    const shape = one.replace(/\d+/, sought);
+    counts.set(shape, (counts.get(shape) ?? 0) + 1);
+  }
+  const shapes = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a));
   const guesses = ["-", "_", ""].map((sign) => words.join(sign));
   const others = [...known, ...shapes, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
   return [...new Set(others)].filter((other) => other && other !== sought).slice(0, 8);

@@ -28,7 +28,9 @@ const nothingKnown = () => ({
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
   missed: new Map(), // what was counted of each webhook, by id
   orders: [], // what a customer's search found
-  areOrdersDue: true, // each webhook is asked once for a search, and after an action
+  ordersOf: null, // what was sought then
+  acted: null, // ids of webhooks that are asked again; null: all are, once for a search
+  undelivered: new Map(), // of a customer's webhooks, by id: {key, found, cursor}
   seen: { types: new Set(), tenants: new Set(), subjects: new Set() },
 });
 const page = {
@@ -49,8 +51,15 @@ const wipe = () => Object.assign(page, nothingKnown());
 const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route, go
 const isCopy = (id) => id.startsWith("cpy_");
 const idOf = (one) => one.event_id;
+// Return whether filters name what a customer's list can be of: one webhook, or what did not arrive.
+const isOfCustomer = (given) => Boolean(given.subscription_id) || given.status === "undelivered";
+// Return whether the list is of what did not arrive, over all webhooks of a customer.
+const isOfAll = () => Boolean(page.me?.tenant) && !page.filters.subscription_id;
 // What of the filters stays when a customer clears them: whose deliveries these are.
-const kept = () => (page.me?.tenant ? { subscription_id: page.filters.subscription_id } : {});
+function kept() {
+  const { subscription_id, status } = page.filters;
+  return isOfAll() ? { status } : page.me?.tenant ? { subscription_id } : {};
+}
 const isFiltered = () =>
   Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
 const markShown = () => (page.shownAt = Date.now());

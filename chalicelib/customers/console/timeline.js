@@ -41,8 +41,8 @@ function lastStep(one, before, claimedUntil) {
     return step(Date.parse(delivered_at), 0, status, name, message);
   }
   if (status === "failed") {
-    const isOff = message.includes("disabled"); // then no dead letter tells of it
-    const name = isOff ? "not sent" : page.me.tenant ? "given up" : "dead letter";
+    const isUnsent = message.includes("disabled"); // then no dead letter tells of it
+    const name = isUnsent ? "not sent" : page.me.tenant ? "given up" : "dead letter";
     return step(before.to, 0, status, name, message);
   }
   if (claimedUntil) {
@@ -74,8 +74,8 @@ function drawTimeline() {
     drawn.push(...drawStep(one, steps[index - 1], x, LINE * (index + 1.5)));
   });
   listSteps(steps, start);
-  $("timeline").setAttribute("height", bottom);
-  $("timeline").replaceChildren(...drawn);
+  redraw($("timeline"), [bottom, drawn.map((node) => node.outerHTML)], () => drawn);
+  $("timeline").style.height = `${bottom}px`;
 }
 function drawStep({ from, to, name, tone }, before, x, y) {
   const drawn = [make("text", { class: `name ${tone}`, y: y + 4 }, name)];

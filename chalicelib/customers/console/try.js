@@ -32,7 +32,7 @@ async function findLast({ tenant, subscription_id: own }, event_type) {
 }
 // A test with a type and a payload, at first those of the last event.
 function fillTry(node, one) {
-  const { type, payload, send, result, sent } = partsOf(node);
+  const { type, payload, send: button, result, sent } = partsOf(node);
   offer($("offered"), page.me.event_types ?? page.seen.types);
   // Fill in the last event, unless something is typed: the default is what was filled in.
   const fill = async (event_type) => {
@@ -51,7 +51,7 @@ function fillTry(node, one) {
     fill("").catch(() => {});
   }
   type.onchange = () => fill(type.value).catch(() => {});
-  send.onclick = () => {
+  button.onclick = () => {
     const given = { event_type: type.value.trim() };
     try {
       given.payload = JSON.parse(payload.value, exactly);
@@ -59,7 +59,7 @@ function fillTry(node, one) {
       return tell(result, `The payload must be JSON: ${message}`, "failed");
     }
     setText(sent, "");
-    return act(send, result, {
+    return act(button, result, {
       path: `subscriptions/${one.subscription_id}/test`,
       body: given,
       describe: (answer) => describeTest(answer, one, given, sent),
