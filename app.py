@@ -19,6 +19,7 @@ from chalicelib import __version__, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
 from chalicelib.core.event import dumps
+from chalicelib.core.store import UNSETTLED
 from chalicelib.customers import console, recipients
 from chalicelib.customers.subscription import ENABLE, Subscription
 from chalicelib.customers.verdicts import Missed, judge
@@ -155,6 +156,8 @@ def list_recipients(call: Call) -> Response:
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
 def list_events(call: Call) -> Response:
     query = replace(listing.EVENTS, **call.query)
+    if query.status == UNSETTLED and not query.subscription_id:
+        raise InvalidRequestError(FieldFault("status", "undelivered needs subscription_id"))
     if call.key.tenant is not None:
         visible_tenant(call.key, query.tenant)
         if query.include == "outcome":
@@ -218,7 +221,6 @@ def create_subscription(call: Call) -> Response:
         call.json_body(),
         call.services.settings.subscription_hosts,
         names_hosts=call.key.tenant is None,
-        is_new=True,
     )
     members["tenant"] = visible_tenant(call.key, members.get("tenant"))
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
@@ -254,7 +256,10 @@ def get_subscription(call: Call) -> Response:
 def edit_subscription(call: Call) -> Response:
     hosts = call.services.settings.subscription_hosts
     changes = validation.parse_subscription(
-        call.json_body(), hosts, names_hosts=call.key.tenant is None, is_new=False
+        call.json_body(),
+        hosts,
+        names_hosts=call.key.tenant is None,
+        now=rfc3339(call.services.clock()),
     )
     subscription = call.subscription()
     edited = call.services.subscriptions.describe(subscription, **changes)

@@ -236,8 +236,8 @@ def record(
             message_seconds = None if is_in_process else delay_seconds
         case DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=now)
-            # Before the record: a crash in between makes a second message, never a silent failure.
-            services.dlq.send(messages.dead_letter(event))
+            # Before the record: a crash in between tells it twice, never not at all.
+            _tell_dead_letter(event, target, services)
             write = store.record_failed
         case KeptFailed(error):
             last_error = error or event.last_error
@@ -250,10 +250,6 @@ def record(
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
-    if isinstance(decision, DeadLetter):
-        metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
-        extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
-        logger.warning("dead letter", extra=extra)
     if message_seconds is not None:
         # What was recovered stays in the slow lane: it may be one of thousands.
         stays = invocation.is_slow_lane and event.replayed_at is not None
@@ -262,6 +258,17 @@ def record(
     if target:
         services.targets.on_recorded(target, recorded.event or event, decision)
     return recorded
+
+
+def _tell_dead_letter(event: Event, target: Target | None, services: CoreServices) -> None:
+    """Send the DLQ message of an event, unless a customer's target failed, and log one line with
+    the metric.
+    """
+    if not (target and target.is_customers):
+        services.dlq.send(messages.dead_letter(event))
+    metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
+    extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
+    logger.warning("dead letter", extra=extra)
 
 
 def _log_attempt(

@@ -77,8 +77,8 @@ class Retry:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """The event will not be pushed again unless someone asks; a message in the DLQ tells a
-    person.
+    """The event will not be pushed again unless someone asks; a message in the DLQ tells the
+    operator, unless it failed at a customer's target.
     """
 
     reason: Reason

@@ -1,12 +1,13 @@
 """How the deliveries of a subscription go, at the cost of few read units."""
 
+from collections import Counter
+
 from chalicelib.core.event import RESERVED_PREFIX, Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import COPY, NOT_EXPIRED, from_item
 from chalicelib.customers.subscription import Subscription
-from chalicelib.customers.verdicts import summarize
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.table import BY_LOOKUP, UNDELIVERED
+from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, UNDELIVERED
 from chalicelib.pull.listing import NOT_SHOWN
 
 NEWEST = 25  # copies whose status is told
@@ -18,14 +19,27 @@ NO_REPORT = "NOT begins_with(event_type, :reserved)"
 def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     """Return what was not delivered to a subscription, and how its newest copies are.
 
-    Two queries: 1 MB of the first index has some 3,000 copies; newer ones are not counted.
+    The oldest that 1 MB of the index has, some 3,000 copies, are counted: `has_more` says whether
+    there is more. Without trouble, this takes two queries.
     """
     key = subscription.subscription_id
-    values = {":delivered": f"{COPY}{Status.DELIVERED}", ":reserved": RESERVED_PREFIX}
-    conditions = f"{NOT_EXPIRED} AND {NOT_DELIVERED} AND {NO_REPORT}"
-    undelivered = services.store.pages(
-        key, values, IndexName=UNDELIVERED, FilterExpression=conditions
+    pages = services.store.pages(
+        key,
+        {
+            # after all copies of that moment
+            ":low": f"{subscription.dismissed_until or LOWEST}{HIGHEST}",
+            ":delivered": f"{COPY}{Status.DELIVERED}",
+            ":reserved": RESERVED_PREFIX,
+        },
+        IndexName=UNDELIVERED,
+        FilterExpression=f"{NOT_EXPIRED} AND {NOT_DELIVERED} AND {NO_REPORT}",
     )
+    undelivered: list[Event] = []
+    has_more = True
+    while has_more and not undelivered:  # a page may have nothing that counts
+        page = next(pages)
+        undelivered = _copies(page)
+        has_more = "LastEvaluatedKey" in page
     newest = services.store.pages(
         key,
         IndexName=BY_LOOKUP,
@@ -33,9 +47,22 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
         Limit=NEWEST,
         FilterExpression=NOT_EXPIRED,
     )
-    page = next(undelivered)
-    summary = summarize(_copies(page), _copies(next(newest)))
-    return {**summary, "has_more": "LastEvaluatedKey" in page}
+    recent = _copies(next(newest))
+    counts = Counter(copy.status for copy in undelivered)
+    oldest_missed_at = last_error = None
+    if undelivered:
+        oldest_missed_at = undelivered[0].created_at
+        latest = services.store.get(undelivered[-1].event_id)
+        last_error = latest and latest.last_error
+    return {
+        "failed": counts[Status.FAILED],
+        "waiting": counts[Status.PENDING],
+        "has_more": has_more,
+        "oldest_missed_at": oldest_missed_at,
+        "last_error": last_error,
+        "last_at": recent[0].created_at if recent else None,
+        "recent": [copy.status for copy in recent],
+    }
 
 
 def _copies(page: Json) -> list[Event]:

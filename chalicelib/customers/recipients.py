@@ -23,11 +23,10 @@ from chalicelib.infra.errors import (
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.table import UNDELIVERED
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import settled
-from chalicelib.pull.listing import EVENTS, LAST_ID, read_page
+from chalicelib.pull.listing import EVENTS, read_page
 
 MAX_COPIES = 500  # 39 bytes each in the event's item, which may have 400 KB
 FIRST_WAIT_SECONDS = 0.05  # for another transaction with the same event
@@ -240,19 +239,12 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
 
     With a subject, all events that have it, also what it got or did not ask for. `asked` has fields
     of `listing.Query`. Events and copies are read as they are now: what the id of a copy derives
-    from is in no index. Reports are left out. Without a subject, no copy is read that is known to
-    be delivered, or to have no failure yet.
+    from is in no index. Reports are left out.
     """
     query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
     page = read_page(services, query)
     copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in page.events]
-    to_read = copy_ids
-    if not query.subject and page.events:
-        # A POST that crashed may have left a copy that its event does not list.
-        listed = {copy_id for event in page.events for copy_id in event.copies}
-        unlisted = [copy_id for copy_id in copy_ids if copy_id not in listed]
-        to_read = unlisted + _find_undelivered(subscription, page.events, services)
-    copies = services.store.get_many(to_read, with_content=False)
+    copies = services.store.get_many(copy_ids, with_content=False)
     now = services.clock()
     rows = []
     for number, event in enumerate(page.events, 1):
@@ -267,18 +259,6 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
         if is_listed:
             rows.append(Row(number, event, copy, missed))
     return Rows(rows, len(page.events), page.next_cursor)
-
-
-def _find_undelivered(
-    subscription: Subscription, events: Sequence[Event], services: CoreServices
-) -> list[str]:
-    """Return the ids of copies that were not delivered to a subscription, of events in order.
-
-    A copy has the moment of its event in its sort key.
-    """
-    between = {":low": events[0].created_at, ":high": f"{events[-1].created_at}#{LAST_ID}"}
-    pages = services.store.pages(subscription.subscription_id, between, IndexName=UNDELIVERED)
-    return [item["event_id"]["S"] for found in pages for item in found["Items"]]
 
 
 class Recovered(NamedTuple):

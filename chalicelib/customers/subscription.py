@@ -31,10 +31,12 @@ DESCRIBED = (
     "renewals",
     "renewed_at",
     "slow_since",
+    "dismissed_until",
 )
 SHOWN = (
     "body",
     "header_prefix",
+    "dismissed_until",
     "state",
     "event_types",
     "tenant",
@@ -65,8 +67,9 @@ class Subscription:
     `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at` and `last_error`.
     One that is `paused` was disabled by hand. Its secret was renewed so many times, the last time
     at `renewed_at`; `given` has the secrets by the numbers of the present renewal and of that
-    before. Its pushes are slow since `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index
-    shows it, and a write that changes it finds them as they were read.
+    before. Its pushes are slow since `slow_since`. Copies that were created until `dismissed_until`
+    do not count as undelivered: its owner does not want them. DESCRIPTION_ATTRIBUTE has these, too:
+    the index shows it, and a write that changes it finds them as they were read.
     """
 
     subscription_id: str
@@ -88,6 +91,7 @@ class Subscription:
     renewals: int | None
     renewed_at: str | None
     slow_since: str | None
+    dismissed_until: str | None
     described: str = field(repr=False)
 
     @classmethod

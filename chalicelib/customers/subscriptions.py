@@ -233,12 +233,7 @@ class Subscriptions(Table):
         """
         changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
         disabled = self._change(subscription, condition, changes)
-        if disabled:
-            extra = {
-                "subscription_id": disabled.subscription_id,
-                "metrics": {"SubscriptionsDisabled": 1},
-            }
-            logger.warning("subscription disabled", extra=extra)
+        _tell(disabled, "disabled")
         return disabled
 
     def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
@@ -262,7 +257,9 @@ class Subscriptions(Table):
     def set_failing(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Set `failing_since` unless it is set; return the subscription if this call set it."""
         changes = {"failing_since": self._after(0), "last_error": error}
-        return self._change(subscription, NOT_FAILING, changes)
+        failing = self._change(subscription, NOT_FAILING, changes)
+        _tell(failing, "failing")
+        return failing
 
     def clear_failing(self, subscription: Subscription) -> None:
         """Clear `failing_since` if the subscription is known to have it, and has no newer one."""
@@ -374,6 +371,14 @@ class Subscriptions(Table):
         """Return the subscriptions of a tenant whose hosts are allowed, read once in a period."""
         hosts = self._services.settings.subscription_hosts
         return [known for known in self.of_tenant(tenant) if hosts.allows(known.target_url)]
+
+
+def _tell(changed: Subscription | None, change: str) -> None:
+    """Log that a subscription became failing or disabled, with the metric, if it did."""
+    if changed:
+        metrics = {f"Subscriptions{change.capitalize()}": 1}
+        extra = {"subscription_id": changed.subscription_id, "metrics": metrics}
+        logger.warning(f"subscription {change}", extra=extra)
 
 
 def _seen(subscription: Subscription) -> Values:

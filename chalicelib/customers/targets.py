@@ -1,8 +1,8 @@
 """Where events go, and what follows from an attempt for a subscription.
 
-Reports are events about events and subscriptions, made at best effort: the DLQ and its alarm are
-the promise. Nothing that a report's copy causes is reported: ten subscriptions that get reports and
-fail would make more and more of them.
+Reports are events about events and subscriptions, made at best effort: the state in the table, the
+DLQ for what is the operator's, and the alarms are the promise. Nothing that a report's copy causes
+is reported: ten subscriptions that get reports and fail would make more and more of them.
 """
 
 from dataclasses import dataclass, replace
@@ -121,6 +121,7 @@ class AllTargets:
             owner=f"tenant {subscription.tenant or ''}",
             secrets=tuple(map(decode_secret, subscription.secrets(now))),
             is_enabled=subscription.disabled_at is None,
+            is_customers=subscription.tenant is not None,
             subscription_id=subscription.subscription_id,
             fault=None if hosts.allows(url) else HOST_NOT_ALLOWED,
             public_only=not hosts.names(url),

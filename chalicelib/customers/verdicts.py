@@ -1,7 +1,7 @@
 """What became of events and how deliveries go, judged once: the page and commands say the same."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from chalicelib.core.event import Event, Status
@@ -11,6 +11,7 @@ from chalicelib.infra.times import rfc3339
 
 SOON_SECONDS = 60  # a copy whose next attempt is later waits
 WORST_FIRST = ("failed", "retrying", "not_sent", "pending", "delivered", "not_asked")
+TROUBLE = ("failed", "retrying")
 NOT_SENT = ("later", "edited")  # the reasons for which a copy is missing that can be sent
 
 
@@ -52,7 +53,8 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
     """Return what became of an event, as callers see it.
 
     The webhooks of its tenant decide or, if that has none, those of the operator, among which those
-    that are gone count, and the event's own push.
+    that are gone count. The event's own push counts beside those of the operator, and beside those
+    of the tenant, too, while it is failed or retried: nobody may take such an event for delivered.
     """
     tenant: list[Verdict] = []
     operator: list[Verdict] = []
@@ -64,8 +66,9 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
         side = tenant if subscription and subscription.tenant else operator
         side.append(verdict)
     own = [Verdict(state_of(event), event.last_error, None)] if event.is_pushed_itself else []
+    in_trouble = [verdict for verdict in own if verdict.state in TROUBLE]
     deciding = min(
-        tenant or operator + own,
+        tenant + in_trouble if tenant else operator + own,
         key=lambda verdict: WORST_FIRST.index(verdict.state),
         default=Verdict("no_webhook", None, None),
     )
@@ -89,19 +92,3 @@ def is_waiting(copy: Event, now: float) -> bool:
     """
     due_at = copy.next_attempt_at
     return due_at is not None and due_at > rfc3339(now + SOON_SECONDS)
-
-
-def summarize(undelivered: Sequence[Event], newest: Sequence[Event]) -> Json:
-    """Return how deliveries go, from copies that were not delivered, the oldest first, and from the
-    newest copies, the newest first.
-    """
-    counts = Counter(copy.status for copy in undelivered)
-    delivered = (copy.created_at for copy in newest if copy.status is Status.DELIVERED)
-    return {
-        "failed": counts[Status.FAILED],
-        "waiting": counts[Status.PENDING],
-        "oldest_missed_at": undelivered[0].created_at if undelivered else None,
-        "last_at": newest[0].created_at if newest else None,
-        "last_delivered_at": next(delivered, None),
-        "recent": [copy.status for copy in newest],
-    }

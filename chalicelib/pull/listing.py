@@ -82,9 +82,8 @@ class Query:
         """The index that is read, and the keys of its partitions that have the events.
 
         A tenant's events that are pending or failed are found by status: they may be few of many.
-        What failed of a subscription is found among what was not delivered to it.
         """
-        if self.subscription_id and self.status == (Status.FAILED,):
+        if self.subscription_id and self.status == UNSETTLED:
             return UNDELIVERED, [self.subscription_id]
         looked_up = lookup_key(self.subscription_id, self.subject)
         if looked_up:

@@ -16,7 +16,6 @@ from chalicelib.customers.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
 from chalicelib.infra.parsing import Json, Parser, Parsers
-from chalicelib.infra.table import BY_LOOKUP, UNDELIVERED
 from chalicelib.pull.listing import Query, read_page
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.web.auth import authenticate
@@ -220,7 +219,7 @@ def respond_page(query: Query, call: Call) -> Response:
     more: Json = {}
     if query.include == "outcome":
         page, more = read_outcomes(page, call.services, call.services.subscriptions)
-    without = "" if query.include or query.index in (BY_LOOKUP, UNDELIVERED) else "subject"
+    without = "" if query.include or query.subject or query.subscription_id else "subject"
     has_payload = query.include == "payload"
     events = [
         event.summary(include_payload=has_payload, without=without, **more.get(event.event_id, {}))

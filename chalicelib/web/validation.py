@@ -15,6 +15,7 @@ from chalicelib.core.event import (
     Status,
     dumps,
 )
+from chalicelib.core.store import UNSETTLED
 from chalicelib.customers.filters import filter_fault
 from chalicelib.customers.subscription import PAYLOAD, SUBSCRIPTION_ID, SVIX, show_secret
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts, parse_push_url
@@ -218,9 +219,9 @@ PARAMETERS = {
     "since": _time,
     "source": parser("original", "original"),
     "status": parser(
-        "pending|delivered|failed",
-        "pending, delivered or failed",
-        lambda status: (Status(status),),
+        "pending|delivered|failed|undelivered",
+        "pending, delivered, failed or undelivered",
+        lambda status: UNSETTLED if status == "undelivered" else (Status(status),),
     ),
     "subject": parser(SUBJECT, SUBJECT_FORM),
     "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
@@ -297,9 +298,10 @@ def parse_subscription(
     hosts: AllowedHosts,
     *,
     names_hosts: bool,
-    is_new: bool,
+    now: str | None = None,
 ) -> Json:
-    """Return the members of the body of POST or PATCH /subscriptions.
+    """Return the members of the body of POST /subscriptions or, with the time of the call, of
+    PATCH.
 
     Raises what `parse_object` raises. A fault of the URL names the hosts that are allowed only
     with `names_hosts`.
@@ -323,8 +325,16 @@ def parse_subscription(
         **DESCRIPTION_MEMBERS,
         **SECRET_MEMBER,
     }
-    if is_new:
+    if now is None:
         return parse_object(body, {**members, "tenant": parse_name}, ("target_url",))
+
+    def parse_past(text: Any) -> str:
+        time = str(_time(text))
+        if time > now:
+            raise InvalidValueError("must not lie ahead")
+        return time
+
+    members["dismissed_until"] = parse_past
     return parse_object(body, members, never_null=("target_url", "secret"))
 
 
