@@ -1,4 +1,4 @@
-// What the list has loaded, in a line by state, and as a strip of the last hour.
+// chart.js: what the list has loaded, in a line by state, and as a strip of the last hour.
 const ORDER = ["failed", "retrying", "not_sent", "pending", "delivered", "not_asked", "no_webhook"];
 const MINUTES = 60;
 function sumsOf(states) {
@@ -11,11 +11,9 @@ function drawCounts(items, name) {
   const sums = sumsOf(items.map(({ state }) => state));
   const older = page.olderCursor ? "older ones are not counted" : "";
   const total = `${number(items.length, name)}${sums.length ? ":" : ""}`;
-  redraw($("counted"), [total, sums, older, page.filters], () => [
-    total,
-    ...sums.map(([state, count]) => countLink(state, count, status)),
-    ...(older ? [span("muted", older)] : []),
-  ]);
+  const links = () => sums.map(([state, count]) => countLink(state, count, status));
+  const draw = () => [total, ...links(), ...(older ? [span("muted", older)] : [])];
+  redraw($("counted"), [total, sums, older, page.filters], draw);
 }
 function countLink(state, count, status) {
   const text = `${count.toLocaleString("en")} ${wordOf(state)}`;

@@ -1,4 +1,4 @@
-// One event, or one delivery: what became of it first.
+// event.js: one event, or one delivery: what became of it first.
 async function loadEvent() {
   const event = await get(`events/${page.view.id}`);
   const isOpened = page.event?.event_id !== event.event_id;
@@ -20,16 +20,13 @@ function becameOf({ event, recipients, outcome }) {
   if (isCopy(event.event_id)) return { state: own, tone: toneOf(own), text: say(event.message) };
   if (!outcome) return { state: "…", tone: "", text: "Looking who got it…" };
   const others = recipients.filter((one) => !one.copy && one.reason !== "deleted").length;
-  const none = others
-    ? `It matched none of ${number(others, "webhook")}.`
-    : "It matched no webhook: there is none that could have had it.";
-  const state = wordOf(outcome.state);
-  const tone = toneOf(outcome.state);
-  const alone = [none, upper(tellOwn(outcome, true))].filter(Boolean).join(" ");
-  if (isOwnAlone({ outcome })) return { state, tone, text: alone };
+  const there = others ? `none of ${number(others, "webhook")}` : "no webhook: there is none";
+  const none = `It matched ${there}.`;
   const became = tellBecame(outcome, event.tenant);
   const without = others && /^\d/.test(became) ? `; ${number(others, "other")} got no copy` : "";
-  return { state, tone, text: `${became}${without}` };
+  const alone = [none, upper(tellOwn(outcome, true))].filter(Boolean).join(" ");
+  const text = isOwnAlone({ outcome }) ? alone : `${became}${without}`;
+  return { state: wordOf(outcome.state), tone: toneOf(outcome.state), text };
 }
 function fillEvent() {
   const { event, recipients, me, webhooks } = page;
@@ -74,17 +71,16 @@ function fillFacts(isOne) {
     ["Copy of", !isCustomers && isOne && link(`/events/${source}`, {}, source)],
   ];
   redraw($("facts"), [id, to && to.textContent], () => makeFacts(facts));
-  const { hash } = $("back");
-  const isFrom = hash.includes(subscription_id) || hash.includes("undelivered");
-  const isElsewhere = isCustomers && !isFrom;
-  if (isElsewhere) setLink($("back"), address("/", { subscription_id }));
+  const isFrom = (place) => $("back").hash.includes(place);
+  if (isCustomers && !isFrom(subscription_id) && !isFrom("undelivered"))
+    setLink($("back"), address("/", { subscription_id }));
 }
 function fillContent() {
   const { push_body: body, subscription_id, payload, metadata } = page.event;
   const owner = page.webhooks.get(subscription_id);
-  const names = ["Content-Type", "User-Agent", "webhook-id", "webhook-timestamp"];
-  const svix = owner?.header_prefix ? ["svix-id", "svix-timestamp", "svix-signature"] : [];
-  const all = [...names, "webhook-signature", ...svix, ...(owner?.header_names ?? [])];
+  const prefixes = ["webhook", ...(owner?.header_prefix ? ["svix"] : [])];
+  const signed = prefixes.flatMap((name) => [`${name}-id`, `${name}-timestamp`, `${name}-signature`]);
+  const all = ["Content-Type", "User-Agent", ...signed, ...(owner?.header_names ?? [])];
   hide($("sending"), !body);
   setText($("sent"), `As it would be sent now, with the headers ${all.join(", ")}.`);
   setText($("body"), body ?? "");
@@ -92,11 +88,8 @@ function fillContent() {
   setText($("metadata"), JSON.stringify(metadata, null, 2));
   hide($("metadata").parentNode, metadata === null);
 }
-
-$("replay").onclick = () => {
-  const { event, webhooks } = page;
-  return replayOne($("replay"), event, $("answer"), webhooks.get(event.subscription_id));
-};
+$("replay").onclick = ({ target }) =>
+  replayOne(target, page.event, $("answer"), page.webhooks.get(page.event.subscription_id));
 // Replay the copies that failed or, if none did, all.
 $("replay-copies").onclick = async () => {
   const made = page.recipients.map((one) => one.copy).filter(Boolean);
@@ -104,8 +97,7 @@ $("replay-copies").onclick = async () => {
   const some = failed.length ? failed : made;
   const which = failed.length ? "that failed" : "none of which failed";
   const question = `Replay ${number(some.length, "copy")}, ${which}?`;
-  const consequence = "Each is queued to be sent again, with the same webhook-id. Your own webhook \
-gets nothing.";
+  const consequence = "Each is queued with the same webhook-id. Your own webhook gets nothing.";
   if (await confirm(question, consequence, "Replay")) await replayMany(some);
 };
 $("acknowledge").onclick = () =>
@@ -128,6 +120,5 @@ const COPIED = {
   body: () => page.event.push_body,
   payload: () => $("payload").textContent,
 };
-for (const [name, read] of Object.entries(COPIED)) {
+for (const [name, read] of Object.entries(COPIED))
   $(`copy-${name}`).onclick = (click) => copy(click, `Copy ${name}`, read());
-}

@@ -1,8 +1,7 @@
-// Which view is shown, with its filters and the focus.
+// frame.js: which view is shown, with its filters and the focus.
 const VIEWS = { "": "list", "/": "list", "/subscriptions": "subscriptions" };
 const FIELDS = [...$("filters").querySelectorAll("[name]")];
-// What had the focus when a view was entered: its heading has it once it is there, unless it moved.
-let focusedBefore = null;
+let focusedBefore = null; // when a view was entered: its heading has it then, unless it moved
 const askFocus = () => (focusedBefore = document.activeElement);
 function isBlank() {
   const { me, view, event, listed } = page;
@@ -17,10 +16,8 @@ function show() {
   hide($("loading"), !key || shown !== "-");
   hide($("top"), !me);
   hide($("login"), key);
-  for (const node of $("nav").children) {
-    const isHere = VIEWS[node.hash.slice(1)] === view.name && !view.id;
-    set(node, { ariaCurrent: isHere ? "page" : null });
-  }
+  const isHere = ({ hash }) => VIEWS[hash.slice(1)] === view.name && !view.id;
+  for (const node of $("nav").children) set(node, { ariaCurrent: isHere(node) ? "page" : null });
   hide($("clear"), !isFiltered());
   const given = FIELDS.filter(({ name }) => page.filters[name] && !kept()[name]);
   const names = given.map((field) => field.closest("label").firstChild.textContent.trim());
@@ -34,10 +31,8 @@ function show() {
 // Focus the row that was opened last, if it is there, or a card, or else the heading.
 function focusFirst() {
   const { name, from } = page.view;
-  const places = {
-    list: [...$("rows").children].find((row) => row.dataset.id === from)?.firstElementChild,
-    subscriptions: $("subscriptions").querySelector("h2 a"),
-  };
+  const row = [...$("rows").children].find((one) => one.dataset.id === from)?.firstElementChild;
+  const places = { list: row, subscriptions: $("subscriptions").querySelector("h2 a") };
   (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: true });
 }
 function tellAge() {

@@ -1,4 +1,4 @@
-// The key: in sessionStorage, and handed within the browser to a tab of this page that asks.
+// key.js: the key, in sessionStorage, and handed within the browser to a tab that asks for it.
 const channel = new BroadcastChannel(API);
 const tabId = Math.random();
 let former = null; // whose page this was: what was typed is kept for who opens it again
@@ -21,7 +21,6 @@ function setKey(value, refusal = "") {
   setText($("refusal"), refusal);
   hooks.refresh();
 }
-// Forget what was loaded and typed.
 function forgetAll() {
   wipe();
   former = null;
@@ -29,10 +28,9 @@ function forgetAll() {
   for (const id of lists) $(id).replaceChildren();
 }
 async function takeKey(linked) {
-  const isOther = page.key && page.key !== linked;
   const question = ["Use the key of this link?", "This tab uses another one.", "Use it"];
-  if (isOther && !(await confirm(...question))) return;
-  if (page.key !== linked) setKey(linked);
+  const isOther = page.key !== linked;
+  if (isOther && (!page.key || (await confirm(...question)))) setKey(linked);
 }
 // What ends a page, by the code of the answer: what an operator reads, and in ENDS a customer.
 const ENDED = {

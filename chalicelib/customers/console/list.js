@@ -1,18 +1,15 @@
-// The list: one row for an event and its copies. Of one webhook, and for a customer, a row is one
-// delivery.
+// list.js: one row for an event and its copies; of one webhook, and for a customer, for a delivery.
 const isOfOne = () => isOfAll() || Boolean(page.filters.subscription_id);
 const shownItems = () => Math.min(Math.max(Number(page.filters.rows) || PAGE, PAGE), MOST_SHOWN);
 // Forget what was read under other filters; its rows stay until there are new ones.
 function resetList() {
   page.isListed = false;
   page.loaded = new Map();
-  page.undelivered = new Map();
   page.olderCursor = null;
 }
 async function loadList() {
   if (isOfAll()) return loadUndelivered();
-  const hasCopies = isOfOne() || page.filters.status; // what matches may be a copy alone
-  const source = hasCopies ? "" : "original";
+  const source = isOfOne() || page.filters.status ? "" : "original"; // a copy alone may match
   const given = { ...page.filters, include: isOfOne() ? "subject" : "outcome", source };
   const options = { enough: PAGE, least: 1 };
   takeNewest(await listEvents(given, options));
@@ -28,29 +25,20 @@ async function loadList() {
   await learn();
   renderList();
 }
-// Load what did not arrive at a customer's webhooks: those are asked that have some, and again when
-// their counts changed or an attempt is due.
+// Load what did not arrive at a customer's webhooks, of those that have some.
 async function loadUndelivered() {
   await loadWebhooks({ include: "deliveries" });
-  const before = page.undelivered;
-  page.undelivered = new Map();
+  const found = [];
+  page.olderCursor = null;
   for (const one of [...page.webhooks.values()].filter(isMissing)) {
-    const { subscription_id: id, dismissed_until } = one;
-    const { failed, waiting, oldest_missed_at, last_error } = one.deliveries;
-    const key = JSON.stringify([failed, waiting, oldest_missed_at, last_error, dismissed_until]);
-    const isDue = ({ next_attempt_at: next }) => next && Date.parse(next) < Date.now();
-    const known = before.get(id);
-    const isSame = known?.key === key && ![...known.found.values()].some(isDue);
-    const { since = dismissed_until, ...others } = page.filters;
-    const given = { ...others, since, subscription_id: id, include: "subject" };
-    const listed = isSame ? known : await listEvents(given, { enough: PAGE });
-    page.undelivered.set(id, { ...listed, key });
+    const { since = one.dismissed_until, ...others } = page.filters;
+    const given = { ...others, since, subscription_id: one.subscription_id, include: "subject" };
+    const listed = await listEvents(given, { enough: PAGE });
+    found.push(...listed.found);
+    page.olderCursor ??= listed.cursor;
   }
-  const all = [...page.undelivered.values()];
-  const found = new Map(all.flatMap((listed) => [...listed.found]));
-  const items = keep(found).sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
+  const items = keep(new Map(found)).sort(newestFirst);
   page.loaded = new Map(items.slice(0, MOST_SHOWN).map((one) => [idOf(one), one]));
-  page.olderCursor = all.find(({ cursor }) => cursor)?.cursor ?? null;
   page.isListed = true;
   hide($("older"), true);
   markShown();
@@ -95,8 +83,8 @@ function fillRow(node, { id, one, isEvent, state }) {
   const old = page.shownAt - one.readAt > OLD_MS && asOf(one.readAt);
   setSentence(parts.remark, [...toldOf(one, isOwn), old].filter(Boolean).join(", "));
   setText(parts.tries, attempts ? number(attempts, "attempt") : "");
-  const clocked = page.me.tenant ? `, ${one.created_at}` : "";
-  setSentence(parts.age, `${relative(one.created_at)}${clocked}`);
+  const ago = relative(one.created_at);
+  setSentence(parts.age, page.me.tenant ? `${ago}, ${one.created_at}` : ago);
   set(parts.age, { title: utc(one.created_at) });
   setLink(node.firstElementChild, `#/events/${id}`);
 }
@@ -111,7 +99,6 @@ function toldOf(one, isOwn) {
   const became = tellBecame(outcome, tenant, true);
   return [!became.startsWith("not ") && whose, became];
 }
-
 function renderList() {
   const { me, isListed, filters, isRefused } = page;
   const rows = rowsOf(page.loaded.values());

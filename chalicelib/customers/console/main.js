@@ -1,11 +1,6 @@
-// The address says what is shown, and the filters; the view is loaded anew every few seconds.
-const LOADERS = {
-  list: loadList,
-  event: loadEvent,
-  subscriptions: loadSubscriptions,
-  missing: search,
-  orders: loadOrders,
-};
+// main.js: the address says what is shown, with filters; that is loaded anew every few seconds.
+const LOADERS = { list: loadList, event: loadEvent, missing: search, orders: loadOrders };
+LOADERS.subscriptions = loadSubscriptions;
 let typing;
 let scrolledTo = 0;
 async function refresh() {
@@ -37,9 +32,8 @@ function refreshAll() {
   resetList(); // older pages are read again, too
   return refresh();
 }
-Object.assign(hooks, { refresh, refreshAll, go, route });
-// Say what failed, above what was shown before; return whether to try again. Only a code of this API
-// is believed: a proxy has answers of its own.
+Object.assign(hooks, { refresh, refreshAll, route });
+// Say what failed; return whether to try again. Only a code of this API is believed, not a proxy.
 function showFailure(error) {
   const { status, code, message } = error;
   const { me, view, shownAt } = page;
@@ -49,26 +43,21 @@ function showFailure(error) {
     return miss(`There is no ${view.id}: it expired or was deleted.`);
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
-  const faults = {
-    0: `The API does not respond (${message}). Trying again.`,
-    undefined: `This page has a fault and cannot draw all of it (${message}). The API responds.`,
-  };
+  const faults = { 0: `The API does not respond (${message}). Trying again.` };
+  faults[undefined] = `This page has a fault and cannot draw all of it (${message}).`;
   const since = shownAt ? ` What is shown is of ${new Date(shownAt).toISOString()}.` : "";
   setSentence($("banner"), isExplained ? "" : `${faults[status] ?? message}${since}`);
   if (status === undefined) console.error(error);
   page.isRefused ||= status === 400;
-  if (page.isRefused && view.name === "list") {
-    resetList();
-    renderList();
-  }
+  if (page.isRefused && view.name === "list") resetList();
+  if (page.isRefused && view.name === "list") renderList();
   return !page.isRefused; // until the filters change
 }
-
 function route(isTyped = false) {
   const hash = location.hash.replace(/^#key=/, "#/?key=");
   const [, path, text] = hash.match(/^#?([^?]*)\??(.*)$/);
-  const values = Object.fromEntries(new URLSearchParams(text.replaceAll("+", "%2B")));
-  const { key: linked, ...given } = values;
+  const values = new URLSearchParams(text.replaceAll("+", "%2B"));
+  const { key: linked, ...given } = Object.fromEntries(values);
   if (linked !== undefined) history.replaceState(null, "", address(path || "/", given));
   const { view: left, me } = page;
   page.counting?.abort();
@@ -78,8 +67,7 @@ function route(isTyped = false) {
   page.view = view;
   page.isRefused = false;
   if (me?.tenant) delete given.tenant; // its own is known
-  if (me?.tenant && view.name === "list" && !isOfCustomer(given))
-    view.name = "subscriptions";
+  if (me?.tenant && view.name === "list" && !isOfCustomer(given)) view.name = "subscriptions";
   if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;
   if (view.name === "list") {
     $("back").href = location.hash || "#/";
@@ -106,9 +94,7 @@ function enter(left) {
   explain([], $("filters"));
   for (const id of ["answer", "told"]) tell($(id), "");
   set(document, { title: page.me?.tenant ?? "Triggers API" });
-  page.acted = null;
-  page.listed = null;
-  page.shownAt = null;
+  Object.assign(page, { acted: null, listed: null, shownAt: null });
   $("fold").open = false;
   if (left.name) askFocus();
   show();
@@ -126,19 +112,16 @@ function readFields() {
   const given = Object.fromEntries(new FormData($("filters")));
   const { event_type: type } = given;
   const isWhole = !type || type.endsWith("*") || page.seen.types.has(type);
-  const timeOf = (name) => {
-    const before = page.filters[name] ?? "";
-    return asInput(before) === given[name] ? before : fromInput(given[name]);
-  };
+  const before = { since: "", until: "", ...page.filters };
+  const timeOf = (name) =>
+    asInput(before[name]) === given[name] ? before[name] : fromInput(given[name]);
   const event_type = isWhole ? type : `${type}*`; // what is typed is a beginning
   return { ...given, event_type, since: timeOf("since"), until: timeOf("until") };
 }
-// Put filters into the address and show what they match; `isTyped`: while someone types, without a
-// step for "back".
+// Put filters into the address and show what they match; `isTyped`: without a step for "back".
 function go(changes, isTyped = false) {
   clearTimeout(typing);
-  const base = page.view.name === "list" ? "/" : "/subscriptions";
-  const next = address(base, { ...page.filters, rows: "", ...changes });
+  const next = address("/", { ...page.filters, rows: "", ...changes });
   if (next === (location.hash || "#/")) return fillFields();
   history[isTyped ? "replaceState" : "pushState"](null, "", next);
   route(isTyped);
@@ -156,7 +139,7 @@ $("clear").onclick = () => {
 $("replay-all").onclick = () => replayAll(page.filters);
 $("find").onsubmit = () => {
   const next = address("/find", { text: $("find-text").value.trim() });
-  if (next === location.hash) page.acted = null; // it is sought once more
+  page.acted = null; // it may be sought once more
   if (next === location.hash) refreshAll();
   location.hash = next;
   $("find").reset();

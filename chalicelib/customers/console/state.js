@@ -1,4 +1,4 @@
-// Limits, and what the page knows: all that more than one file reads and changes is in `page`.
+// state.js: limits, and what the page knows: all that more than one file changes is in `page`.
 const $ = (id) => document.getElementById(id);
 // A stage may be opened without the slash at its end.
 const API = location.origin + location.pathname.replace(/\/*$/, "/");
@@ -19,8 +19,8 @@ const nothingKnown = () => ({
   olderCursor: null, // of what is older than those
   isListed: false,
   event: null,
-  recipients: null, // of an event; null: not read yet
-  outcome: null, // of an event
+  recipients: null, // of an event, as its outcome; null: not read yet
+  outcome: null,
   webhooks: new Map(), // by id, as they were last read
   namesAt: 0, // when all of them were read
   listed: null, // those of the table or the card; null: not read yet
@@ -30,7 +30,6 @@ const nothingKnown = () => ({
   orders: [], // what a customer's search found
   ordersOf: null, // what was sought then
   acted: null, // ids of webhooks that are asked again; null: all are, once for a search
-  undelivered: new Map(), // of a customer's webhooks, by id: {key, found, cursor}
   seen: { types: new Set(), tenants: new Set(), subjects: new Set() },
 });
 const page = {
@@ -48,10 +47,11 @@ const page = {
   ...nothingKnown(),
 };
 const wipe = () => Object.assign(page, nothingKnown());
-const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route, go
+const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route
 const isCopy = (id) => id.startsWith("cpy_");
 const idOf = (one) => one.event_id;
-// Return whether filters name what a customer's list can be of: one webhook, or what did not arrive.
+const newestFirst = (a, b) => (a.created_at < b.created_at ? 1 : -1);
+// Return whether a customer can have a list of this: of one webhook, or of what did not arrive.
 const isOfCustomer = (given) => Boolean(given.subscription_id) || given.status === "undelivered";
 // Return whether the list is of what did not arrive, over all webhooks of a customer.
 const isOfAll = () => Boolean(page.me?.tenant) && !page.filters.subscription_id;
@@ -60,6 +60,5 @@ function kept() {
   const { subscription_id, status } = page.filters;
   return isOfAll() ? { status } : page.me?.tenant ? { subscription_id } : {};
 }
-const isFiltered = () =>
-  Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
+const isFiltered = () => Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
 const markShown = () => (page.shownAt = Date.now());

@@ -1,4 +1,4 @@
-// A test of one's own, and what came of the last one, which this tab remembers.
+// try.js: a test of one's own, and what came of the last one, which this tab remembers.
 function readTests() {
   const tests = JSON.parse(sessionStorage.getItem("tests") ?? "[]");
   for (const [id, test] of tests) page.tests.set(id, test);
@@ -9,14 +9,10 @@ function describeTest({ body }, one, given, sent) {
   sessionStorage.setItem("tests", JSON.stringify([...page.tests]));
   const headers = Object.entries(body.sent?.headers ?? {}).map((pair) => pair.join(": "));
   setText(sent, body.sent ? [...headers, "", body.sent.body].join("\n") : "");
-  const texts = [`Test at ${body.at}: ${told}`, body.response, tellMatch(body, one, given)];
+  const why = body.matches ? "" : whyNot({ ...one, ...body }, given);
+  const match = why ? `would not be sent: ${nameOf(one)} ${why}.` : "would be sent.";
+  const texts = [`Test at ${body.at}: ${told}`, body.response, `An event like this ${match}`];
   return [texts.filter(Boolean).join(". "), body.outcome];
-}
-// Say whether an event like that of a test would have been sent.
-function tellMatch({ matches, reason, member }, one, given) {
-  if (matches) return "An event like this would be sent.";
-  const why = whyNot({ subscription_id: one.subscription_id, reason, member }, given);
-  return `An event like this would not be sent: ${nameOf(one)} ${why}.`;
 }
 // Return the last event of a type, or of any, that a webhook of its tenant got.
 async function findLast({ tenant, subscription_id: own }, event_type) {

@@ -1,4 +1,4 @@
-// What became of events and how webhooks are, in words: the API judges.
+// verdicts.js: what became of events and how webhooks are, in words: the API judges.
 const WORST_FIRST = ["failed", "retrying", "pending", "delivered"];
 // The words of states of events that no webhook was sent.
 const WORDS = { not_asked: "not asked for", not_sent: "not sent", no_webhook: "no webhook" };
@@ -10,10 +10,10 @@ const nameOf = ({ name, target_host: host, subscription_id: id }) =>
   name ?? `${host ?? "webhook"} …${id.slice(-6)}`;
 const nameById = (id) => (page.webhooks.has(id) ? nameOf(page.webhooks.get(id)) : label(id));
 function label(id) {
-  if (id === OWN) return "your own webhook";
   const one = page.webhooks.get(id);
   const end = `…${id.slice(-6)}`; // tells those of one name apart
-  return one ? `${one.name ?? typesOf(one)} (${one.target_host} ${end})` : `webhook ${end}`;
+  const named = one ? `${one.name ?? typesOf(one)} (${one.target_host} ${end})` : `webhook ${end}`;
+  return id === OWN ? "your own webhook" : named;
 }
 // Return what is to be said of one event or copy beside its status.
 function remark(one) {
@@ -24,46 +24,39 @@ function remark(one) {
   const next = one.next_attempt_at ? `next attempt ${due(one.next_attempt_at)}` : waits;
   return [say(one.last_error ?? ""), one.status === "pending" && next].filter(Boolean).join(", ");
 }
-// Say what takes the operator's dead letters out of the DLQ, if some of what is replayed had one. A
-// customer's copy has none, nor has one that was not pushed.
+// Say what ends the alarm, if what is replayed had dead letters: a customer's copy has none.
 function tellLetters(all) {
   const isOperators = ({ event_id: id, subscription_id: owner }) =>
     !isCopy(id) || page.webhooks.get(owner)?.tenant === null;
-  const hasLetter = (one) =>
-    one.status === "failed" && !one.last_error?.startsWith("not pushed") && isOperators(one);
-  if (page.me.tenant || !all.some(hasLetter)) return "";
+  const isLetter = (one) => one.status === "failed" && isOperators(one);
+  if (page.me.tenant || !all.some(isLetter)) return "";
   const command = `make redrive STAGE=${page.me.stage}`;
   return `; once delivered, ${command} takes the dead letters out of the DLQ, which ends the alarm`;
 }
 // Return the state of one push: what failed and waits is retrying.
-function stateOfPush({ status, last_error, delivery_attempts }) {
-  return status === "pending" && last_error && delivery_attempts ? "retrying" : status;
-}
+const stateOfPush = ({ status, last_error, delivery_attempts }) =>
+  status === "pending" && last_error && delivery_attempts ? "retrying" : status;
 const rankOf = (one) => WORST_FIRST.indexOf(stateOfPush(one));
 // What became of an event: counts of its webhooks by state, in words.
 const isAny = (counts) => Object.values(counts).some(Boolean);
 const sentTo = (counts) => WORST_FIRST.reduce((sum, state) => sum + counts[state], 0);
-function tellRest(counts) {
-  const states = ["failed", "retrying", "pending", "not_sent"].filter((state) => counts[state]);
-  return states.map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
-}
-function tellGot(counts) {
-  return `${counts.delivered} of ${number(sentTo(counts), "webhook")} got it${tellRest(counts)}`;
-}
+const tellRest = (counts) =>
+  ["failed", "retrying", "pending", "not_sent"].filter((state) => counts[state])
+    .map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
+const tellGot = (counts) =>
+  `${counts.delivered} of ${number(sentTo(counts), "webhook")} got it${tellRest(counts)}`;
 // Return whether an event has no webhook's verdict: its own push is all that there is.
 const isOwnAlone = ({ outcome }) => outcome && !isAny(outcome.tenant) && !sentTo(outcome.operator);
 // Say what became of an event, with the error beside those whom it is about.
 function tellBecame(outcome, tenant, hasError = false) {
   const { tenant: theirs, operator: yours, state, error, subscription_id: id } = outcome;
   const told = hasError && error && id ? `, ${nameById(id)}: ${say(error)}` : "";
-  const own = tellOwn(outcome, hasError);
-  if (!isAny(theirs)) return [`${tellGot(yours)}${told}`, own].filter(Boolean).join("; ");
   const unsent = theirs.not_sent ? `not sent to ${tenant}` : `not asked for by ${tenant}`;
-  const first = sentTo(theirs) ? tellGot(theirs) : unsent;
-  const isNoise = !sentTo(yours) || (state === "delivered" && !tellRest(yours));
+  const first = !isAny(theirs) ? tellGot(yours) : sentTo(theirs) ? tellGot(theirs) : unsent;
+  const isNoise = !isAny(theirs) || !sentTo(yours) || (state === "delivered" && !tellRest(yours));
   const second = isNoise ? "" : `${yours.delivered} of yours got it${tellRest(yours)}`;
-  const isOwns = outcome.own === "delivered" && !sentTo(theirs) && !second;
-  const third = isOwns ? "your own webhook got it" : own;
+  const isOwns = outcome.own === "delivered" && first === unsent && !second;
+  const third = isOwns ? "your own webhook got it" : tellOwn(outcome, hasError);
   return [`${first}${told}`, second, third].filter(Boolean).join("; ");
 }
 // Say that an event's own push fails, which the alarm is about.
@@ -76,8 +69,8 @@ function tellOwn({ own, state, error, subscription_id: id }, hasError) {
 // Return the state of a webhook: {text, word, since, tone, rank}. Trouble has a low rank.
 function stateOf({ state, disabled_at, failing_since, slow_since, deliveries = {} }) {
   const { failed, waiting, oldest_missed_at: oldest } = deliveries;
-  const keeps = tellAmounts(deliveries, "kept");
-  if (state === "paused") return stateSince(state, disabled_at, "pending", QUIET, keeps);
+  if (state === "paused")
+    return stateSince(state, disabled_at, "pending", QUIET, tellAmounts(deliveries, "kept"));
   if (state === "disabled") return stateSince(state, disabled_at, "failed", 0);
   const begun = [oldest, failing_since].filter(Boolean).sort()[0];
   const more = tellAmounts(deliveries, "failed");
@@ -91,20 +84,21 @@ function stateOf({ state, disabled_at, failing_since, slow_since, deliveries = {
   return { text: "active", word: "active", tone: "delivered", rank: QUIET + 1 };
 }
 const QUIET = 4; // the rank from which on a webhook is not in trouble
-const isTroubled = (one) => stateOf(one).rank < QUIET;
-// What of its deliveries did not arrive, and is not dismissed.
 const isMissing = ({ deliveries: some }) => some.failed > 0 || some.waiting > 0 || some.has_more;
-function stateSince(word, since, tone, rank, more = "") {
-  return { text: `${word}${since ? ` since ${since}` : ""}${more}`, word, since, tone, rank };
-}
-const amountOf = (count, { has_more: isMore }) => `${count.toLocaleString("en")}${isMore ? "+" : ""}`;
-function tellAmounts(deliveries, word) {
-  const { waiting, failed } = deliveries;
-  const waits = waiting === 1 ? "waits" : "wait";
-  const some = [[waiting, waits], [failed, word]].filter(([count]) => count);
-  return some.map(([count, verb]) => `, ${amountOf(count, deliveries)} ${verb}`).join("");
+const stateSince = (word, since, tone, rank, more = "") =>
+  ({ text: `${word}${since ? ` since ${since}` : ""}${more}`, word, since, tone, rank });
+const amountOf = (count, some) => `${count.toLocaleString("en")}${some.has_more ? "+" : ""}`;
+function tellAmounts(some, word) {
+  const { waiting, failed } = some;
+  const waits = waiting ? `, ${amountOf(waiting, some)} ${waiting === 1 ? "waits" : "wait"}` : "";
+  return `${waits}${failed ? `, ${amountOf(failed, some)} ${word}` : ""}`;
 }
 const isOff = ({ state }) => state === "disabled" || state === "paused";
+// Return what ended a webhook or, while it is sent to, what its newest missing delivery said.
+function errorOf(one) {
+  const { last_error: newest } = one.deliveries;
+  return say((isOff(one) ? one.last_error : (newest ?? one.last_error)) ?? "");
+}
 // Draw a mark for each of the newest copies, the oldest first.
 function strip(recent) {
   const counts = WORST_FIRST.map((state) => [state, recent.filter((one) => one === state).length]);

@@ -1,4 +1,4 @@
-// Webhooks: a table, those in trouble first, or the card of one.
+// webhooks.js: a table, those in trouble first, or the card of one.
 let isAll = true; // all webhooks are known
 // A customer's only webhook has its card at once.
 const isTable = () => !page.view.id && !(page.me.tenant && page.listed.length === 1);
@@ -38,8 +38,8 @@ async function loadOwn({ host }) {
   };
   const waits = late.length && !late.some(isRetrying) ? "waiting" : "active";
   const state = failed.found.size ? "dead letters" : waits;
-  const name = "Your own webhook";
-  return { subscription_id: OWN, name, target_host: host, state, deliveries };
+  const named = { subscription_id: OWN, name: "Your own webhook", target_host: host };
+  return { ...named, state, deliveries };
 }
 // Return those that match what is sought, those in trouble first, after the operator's own.
 function matching() {
@@ -53,10 +53,8 @@ function matching() {
 function renderSubscriptions() {
   const { me, listed, view, filters } = page;
   const some = matching();
-  const troubled = listed.filter(isTroubled).length;
-  const none = me.tenant
-    ? "There are no webhooks yet. Add the URL of a receiver: events are sent to it by POST."
-    : "There are no webhooks yet. Add one.";
+  const troubled = listed.filter((one) => stateOf(one).rank < QUIET).length;
+  const none = "There are no webhooks yet. Add the URL of a receiver: events are POSTed to it.";
   const missed = `No webhook has “${filters.text}” in its name, tenant, host or state.`;
   const isOther = $("nobody").hidden !== some.length > 0; // there are none, or some again
   setText($("nobody"), some.length ? "" : listed.length ? missed : none);
@@ -79,18 +77,19 @@ function renderSubscriptions() {
 function fillOverview(node, one) {
   const parts = partsOf(node);
   const { word, tone, since } = stateOf(one);
-  const isKept = one.state === "paused" && one.deliveries.failed > 0;
   const { deliveries: some } = one;
+  const isKept = one.state === "paused" && some.failed > 0;
   const cells = {
     since: since ?? "",
     waiting: some.waiting ? amountOf(some.waiting, some) : "0",
     failed: some.failed ? amountOf(some.failed, some) : "0",
-    error: say(some.last_error ?? one.last_error ?? ""),
+    error: errorOf(one),
     last: some.last_at ?? "none",
   };
   setText(parts.name, nameOf(one));
   setText(parts.open, one.tenant ?? "");
-  set(parts.open, { title: "Open as customer", ariaDescription: "Open as customer" });
+  set(parts.open, { title: `Open as customer ${one.tenant}` });
+  set(parts.error, { title: cells.error });
   parts.open.onclick = () => openAsCustomer(parts.open, one.tenant, $("told"));
   redraw(parts.recent, some.recent, () => [strip(some.recent)]);
   const path = one.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
@@ -99,7 +98,8 @@ function fillOverview(node, one) {
   setTone(parts.state, "badge", tone);
   for (const [name, text] of Object.entries(cells)) showSentence(parts[name], text);
   const isSelecting = () => !getSelection().isCollapsed;
-  node.onclick = ({ target }) => target.closest("a, button") ?? (isSelecting() || parts.name.click());
+  node.onclick = ({ target }) =>
+    target.closest("a, button") ?? (isSelecting() || parts.name.click());
 }
 // What is typed filters what is there at once, and is in the address; nothing is loaded for it.
 $("sought").oninput = () => {
