@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Route, expect, sync_playwright
 
+from chalicelib.customers.console import page as join_page
 from tests.support.console import Console
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.running import Run, running
@@ -57,16 +59,21 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def axe() -> str:
-    """Return the script of axe-core, installed with npm if it is not there."""
+def packages() -> Path:
+    """Return the folder of what npm installs, after it did."""
     folder = ROOT / "tests" / "browser"
-    script = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists():
+    if not (folder / "node_modules" / "oxlint").exists():
         if not shutil.which("npm"):
             pytest.skip("no npm; on Debian and Ubuntu: apt-get install npm")
         command = "npm ci --ignore-scripts --no-audit --no-fund --loglevel=error"
         subprocess.run(command.split(), cwd=folder, check=True, timeout=100)
-    return script.read_text(encoding="utf-8")
+    return folder / "node_modules"
+
+
+@pytest.fixture(scope="module")
+def axe(packages: Path) -> str:
+    """Return the script of axe-core."""
+    return (packages / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -87,6 +94,20 @@ def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Conso
     for one in console.api("GET", "/subscriptions?tenant=*")["subscriptions"]:
         system.call("DELETE", f"/subscriptions/{one['subscription_id']}")
     assert console.faults == []
+
+
+def test_the_script_names_nothing_undefined_unused_redeclared_or_shadowed(
+    packages: Path, tmp_path: Path
+) -> None:
+    [script] = re.findall(r'<script type="module">(.*?)</script>', join_page()[0], re.DOTALL)
+    joined = tmp_path / "page.js"
+    joined.write_text(script, encoding="utf-8")
+    config = ROOT / "tests/browser/.oxlintrc.json"
+    command = [str(packages / ".bin" / "oxlint"), "--config", str(config), str(joined)]
+
+    linted = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert linted.returncode == 0, linted.stdout
 
 
 # The key
@@ -266,7 +287,7 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console.text("#status").to_have_text("failed")
     console.press("Replay to your own webhook")
     console.text("#answer").to_have_text(re.compile("once delivered, make redrive STAGE=dev takes"))
-    console.subscribe(receiver.url, name="Corp too", tenant="corp")
+    console.subscribe(f"{receiver.url}/too", name="Corp too", tenant="corp")
     console.go("/?event_type=tone.judged")
     expect(console.row(foreign)).to_contain_text("1 of 1 webhook got it")
     expect(console.row(dead)).to_contain_text("1 of 1 webhook got it, 1 not sent")
@@ -417,7 +438,7 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
             receiver.url, name=name, tenant="acme", event_types=["order.*", name], **more
         )
     console.subscribe(receiver.url, name="Audit", event_types=["invoice.*"])
-    receiver.default = status(422)
+    receiver.default = refuse_copies
     members = {"tenant": "acme", "subject": "order 4711", "payload": {"order": {"total": 80}}}
     event = console.post("order.paid", **members)
     console.open()
@@ -461,14 +482,15 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
     console.text("#became").to_have_text("It matched none of 1 webhook.")
 
 
+def refuse_copies(exchange: Exchange) -> None:
+    is_copy = exchange.request.headers["webhook-id"].startswith("cpy_")
+    status(422 if is_copy else 200, body=HOSTILE.encode())(exchange)
+
+
 def test_what_copies_carry_never_runs(console: Console, receiver: Receiver) -> None:
     page = console.page
     for event_types in (["javascript:*"], ["javascript:hacked"]):
         console.subscribe(receiver.url, name=HOSTILE, event_types=event_types)
-
-    def refuse_copies(exchange: Exchange) -> None:
-        is_copy = exchange.request.headers["webhook-id"].startswith("cpy_")
-        status(422 if is_copy else 200, body=HOSTILE.encode())(exchange)
 
     receiver.default = refuse_copies
     payload = {HOSTILE: [HOSTILE], "__proto__": {"big": 12345678901234567890123}}
@@ -498,7 +520,8 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
         receiver.url, tenant="acme", name="CRM", event_types=["ledger.*", "acme"]
     )
     bank = console.subscribe(receiver.url, tenant="other", name="Bank", event_types=["ledger.*"])
-    cards, clock = page.locator("#subscriptions > li"), r"\d\d:\d\d"
+    cards = page.locator("#subscriptions > li")
+    clock, said = r"\d\d:\d\d", "receiver responded"
     console.post("ledger.booked", tenant="other")
     receiver.default = status(503, headers={"Retry-After": "60"})
     console.post("ledger.booked", tenant="other")
@@ -516,13 +539,17 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
     console.text("#troubled").to_have_text("3 of 4 webhooks in trouble")
     console.text("#overview tr").to_have_text(
         [
-            re.compile(rf"Your own webhook\s*dead letters\s*{clock}\s*\d+\s*\d+\+?\s*{clock}"),
-            re.compile(rf"CRM\s*acme\s*disabled\s*{clock}\s*0\s*{failed}\s*none"),
-            re.compile(rf"Bank\s*other\s*retrying\s*1\s*0\s*[\d.]+ m?s, .*{clock}"),
-            re.compile(r"Audit\s*active\s*0\s*0\s*none"),
+            re.compile(rf"Your own webhook\s*dead letters{clock}{said} 422\d+▮+{clock}"),
+            re.compile(rf"CRM\s*acme\s*disabled{clock}{said} 4220{failed}▮{{{failed}}}{clock}"),
+            re.compile(rf"Bank\s*other\s*retrying{clock}{said} 50310▮▮{clock}"),
+            re.compile(r"Audit\s*active00none"),
         ]
     )
     console.check_looks("webhooks", axe)
+    with page.context.expect_page() as opened:
+        console.button("acme").click()
+    expect(opened.value.get_by_role("heading", name="Webhooks of acme")).to_be_focused()
+    opened.value.close()
     begun = {  # before the newest deliveries
         "state": "failing",
         "failing_since": "2026-01-20T22:00:00.000000Z",
@@ -558,6 +585,40 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
     told = f"0 events queued for CRM; {failed} failed less than a minute ago"
     console.text("#job-title").to_contain_text(told)  # a loop of this would be a flood
     expect(cards.get_by_text("active")).to_be_visible()
+
+
+def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
+    console: Console, receiver: Receiver
+) -> None:
+    page, clock = console.page, r"\d\d:\d\d"
+    console.subscribe(receiver.url, name="CRM", tenant="acme", event_types=["lost.*"])
+    receiver.default = refuse_copies
+    console.post("lost.found", tenant="acme")
+    receiver.default = status(200)
+    for _ in range(2):
+        console.post("lost.found", tenant="acme")
+    console.post("not.asked", tenant="acme")
+    console.open("/subscriptions")
+    row = page.locator("#overview tr", has_text="CRM")
+    expect(row).to_contain_text(re.compile(rf"missed 1{clock}receiver responded 42201▮▮▮{clock}"))
+    page.get_by_label("Find", exact=True).fill("missed")
+    console.text("#overview tr").to_have_count(1)
+    page.get_by_role("link", name="CRM").click()
+    state = page.locator("#subscriptions h2 + [data-part=state]")
+    expect(state).to_have_text(re.compile(f"^missed 1 since {clock}$"))
+
+    console.press("Dismiss")
+
+    expect(state).to_have_text("active")
+    page.get_by_text("Recover", exact=True).click()
+    expect(page.locator("[data-part=missed]")).to_have_text(
+        re.compile(
+            "^It got all that it takes: 1 of 2 events since .*; types and filter leave out 1$"
+        )
+    )
+    console.button("Undo dismissal").click()
+    expect(state).to_have_text(re.compile("^missed 1 since"))
+    expect(console.button("Undo dismissal")).to_be_hidden()
 
 
 def test_a_subscription_is_made_and_its_secret_is_shown(
@@ -715,6 +776,7 @@ def test_a_token_opens_the_page_of_its_tenant(
     customer.go("/subscriptions")
     page.locator("#subscriptions").get_by_text("Edit").click()
     customer.press("Delete")
+    customer.text("#told").to_have_text("Ledger is deleted.")
     customer.text("#nobody").to_contain_text("There are no webhooks yet.")
 
 
@@ -732,11 +794,17 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     card.get_by_text("Try it").click()
     expect(payload).to_have_value(re.compile("120"))
     payload.fill('{"order": {"total": 80}}')
-    console.button("Send as a test").click()
+    before = len(receiver.requests)
+    console.button("Send as a test").click(click_count=3)
     result = "would not be sent: CRM takes order.total ≥ 100; this has 80."
     expect(card.get_by_role("status").filter(visible=True)).to_contain_text(result)
     expect(card).to_contain_text(re.compile(r"Last test\d\d:\d\d: delivered, status 200"))
+    assert len(receiver.requests) == before + 1
     console.check_looks("webhook", axe)
+    box = console.button("Pause").bounding_box()
+    card.get_by_text("Edit").dblclick()
+    card.get_by_text("Edit").click()
+    assert console.button("Pause").bounding_box() == box
 
     console.press("New secret")
     console.text("#consequence").to_contain_text("The one before signs, too, until")
@@ -783,9 +851,10 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
     customer.find(event["event_id"])  # which a token may not read: its own delivery opens
     customer.heading("order-99").to_be_visible()
     customer.text("#facts").to_contain_text("Idcpy_")
-    customer.find("99")
-    page.get_by_role("link", name="Subject order-99").click()
+    customer.find("99")  # in the shape of the subject that was seen
     customer.heading("order-99").to_be_focused()
+    customer.find("der-99")
+    page.get_by_role("link", name="Subject order-99").click()
 
     customer.find("ORDER 99")
 
@@ -797,6 +866,22 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
         ]
     )
     customer.check_looks("order-of-a-customer", axe)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("link", name="All webhooks").click()
+    page.get_by_role("link", name="What did not arrive").click()
+    customer.text("#rows li").to_have_text(
+        [
+            re.compile(r"failed\s+order-99\s+order.made\s+to Shop, not pushed"),
+            re.compile(r"failed\s+order-99\s+order.made\s+to Ledger, receiver responded 422"),
+        ]
+    )
+    customer.check_looks("undelivered", axe)
+    assert len({url for url in asked if "status=undelivered" in url}) == 2  # not of Mail
+    page.get_by_role("link", name="to Ledger").click()
+    page.get_by_role("link", name="All deliveries").click()
+    customer.heading("What did not arrive").to_be_visible()
+    customer.find("order-99")
     for name, button in (("Shop", "Enable and replay"), ("Mail", "Send")):
         rows.filter(has_text=name).get_by_role("button").click()
         page.get_by_role("dialog").get_by_role("button", name=button).click()
@@ -806,10 +891,14 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
 def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> None:
     page, url = customer.page, "https://hooks.example/typed"
     page.get_by_label("URL").fill(url)
-    page.route("**/subscriptions?*", lambda route: route.fulfill(status=401, json={}))
+    refused = "**/subscriptions?*"
+    page.route(refused, lambda route: route.fulfill(status=403, json={"message": "by a proxy"}))
+    customer.text("#banner").to_contain_text("403 Forbidden")
+    customer.heading("Webhooks of acme").to_be_visible()
+    page.route(refused, lambda route: route.fulfill(status=401, json={"code": "unauthorized"}))
     customer.heading("This page has ended").to_be_visible()
-    customer.forgive("status of 401")
-    page.unroute("**/subscriptions?*")
+    customer.forgive("40")
+    page.unroute(refused)
 
     customer.go(f"key={customer.api('POST', '/tokens', tenant='acme')['token']}")
 
@@ -819,7 +908,10 @@ def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> Non
     customer.heading("You are signed out").to_be_visible()
     customer.go("key=trt_cut")
     customer.heading("This link opens no page").to_be_visible()
-    customer.forgive("status of 401")
+    page.route("**/me", lambda route: route.fulfill(status=403, json={"code": "suspended"}))
+    customer.go("key=trt_suspended")
+    customer.heading("Your webhooks are suspended").to_be_visible()
+    customer.forgive("40")
 
 
 def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies(
@@ -892,35 +984,68 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     console.tab_through("Recover,Try it,Edit,Pause,Show secret,New secret")
 
 
-def test_lists_show_eight_rows_ask_twenty_times_a_minute_and_keep_a_selection(
+FREEZE = """() => {
+    const now = Date.now();
+    Date.now = () => now;
+    window.writes = [];
+    const note = ({ target, attributeName: name }) => `${target.outerHTML ?? target.data} ${name}`;
+    const watch = { attributes: true, characterData: true, childList: true, subtree: true };
+    const observer = new MutationObserver((all) => window.writes.push(...all.map(note)));
+    setTimeout(() => observer.observe(document, watch), 3000);
+}"""
+
+
+def test_views_ask_twenty_times_a_minute_write_no_more_than_changes_and_lists_show_eight_rows(
     console: Console, receiver: Receiver
 ) -> None:
     page, asked = console.page, []
-    for number in range(60):
+    for number in range(20):
         url = f"{receiver.url}/{number}"
         console.subscribe(url, name=f"Watch {number}", event_types=["none"])
     for number in range(12):
-        console.post("list.shown", subject=f"order-{number}")
+        event = console.post("list.shown", subject=f"order-{number}")
+    for number in range(40):
+        url = f"{receiver.url}/acme/{number}"
+        made = console.subscribe(url, name=f"Acme {number}", tenant="acme")
+    receiver.default = status(503, headers={"Retry-After": "59"})  # under way, for a minute
+    console.post("list.shown", tenant="acme", subject="order-40")
     page.on("request", lambda request: asked.append(request.url))
-    for place, rows in (
-        ("/?event_type=list.shown", "#rows li"),
-        ("/subscriptions", "#overview tr"),
+    token = console.api("POST", "/tokens", tenant="acme")["token"]
+    for key, place, rows in (
+        ("shop-key", "/?event_type=list.shown", "#rows li"),
+        ("shop-key", "/subscriptions", "#overview tr"),
+        ("shop-key", f"/events/{event['event_id']}", "#steps li"),
+        ("shop-key", f"/subscriptions/{made['subscription_id']}", "#subscriptions > li"),
+        (token, "/find?text=order-40", "#orders li li"),
+        (token, "/?status=undelivered", "#rows li"),
+        (token, "/", "#overview tr"),
     ):
         page.set_viewport_size({"width": 1280, "height": 720})
-        console.open(place)
-        row = page.locator(f"{rows} >> nth=7")
-        row.wait_for()
-        top, bottom = page.locator(rows).evaluate_all(EDGES)
-        assert top <= 300
-        assert bottom <= 720
+        if key != "shop-key" and place.startswith("/find"):
+            console.button("Forget key").click()
+        console.open(place, key)
+        row = page.locator(rows)
+        row.first.wait_for()
+        page.wait_for_load_state("networkidle")
+        if "undelivered" in place or "find" in place:
+            console.text(rows).to_have_count(40)
         chosen = row.locator("[data-part=subject], [data-part=name]")
-        chosen.evaluate("node => getSelection().selectAllChildren(node)")
+        is_list = rows in ("#rows li", "#overview tr")
+        if is_list:
+            top, bottom = row.evaluate_all(EDGES)
+            assert top <= 300
+            assert bottom <= 720
+            chosen.nth(7).evaluate("node => getSelection().selectAllChildren(node)")
+        page.evaluate(FREEZE)
         asked.clear()
         page.wait_for_timeout(6000)  # a tenth of a minute, at ten times the speed
-        assert 3 < len(asked) <= 21
-        assert page.evaluate("String(getSelection())") == chosen.inner_text()
-        page.set_viewport_size({"width": 720, "height": 450})  # 1440 x 900 at 200 %
-        assert page.locator(rows).evaluate_all(EDGES)[0] < 400
+        assert len(asked) <= 21, place
+        assert page.evaluate("window.writes") == [], place
+        if is_list:
+            assert asked
+            assert page.evaluate("String(getSelection())") == chosen.nth(7).inner_text()
+            page.set_viewport_size({"width": 720, "height": 450})  # 1440 x 900 at 200 %
+            assert row.evaluate_all(EDGES)[0] < 400
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:

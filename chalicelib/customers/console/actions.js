@@ -26,11 +26,11 @@ function tell(answer, text, tone = "", isSo = null) {
 }
 // Make a button's call, after asking if it has a `consequence`; show what `describe` makes of it.
 async function act(button, answer, given) {
-  const { method = "POST", path, body, before = [], describe, consequence, question, tone } = given;
+  const { method = "POST", path, body, before = [], describe, consequence, tone } = given;
   if (button.ariaBusy === "true") return; // a second click
   const { id } = page.view;
   const action = button.textContent;
-  const asked = [question ?? `${action}?`, consequence, action, "Cancel", tone];
+  const asked = [given.question ?? `${action}?`, consequence, action, "Cancel", tone];
   if (consequence && !(await confirm(...asked))) return;
   button.ariaBusy = "true";
   tell(answer, "Waiting for the answer…");
@@ -69,10 +69,7 @@ async function showSecret(one, { secret, previous_until: until }, added = "") {
   const note = `Check signatures with this secret.${before}`;
   const closed = confirm(`${nameOf(one)}${added}`, note, "Copy secret", "Done");
   setText($("secret"), secret);
-  $("yes").onclick = (click) => {
-    click.preventDefault();
-    copy(click, "Copy secret", secret);
-  };
+  $("yes").onclick = (click) => click.preventDefault() ?? copy(click, "Copy secret", secret);
   $("yes").focus();
   await closed;
   setText($("secret"), "");

@@ -2,14 +2,13 @@
 function fillCard(node, one) {
   const parts = partsOf(node);
   const { text, tone } = stateOf(one);
-  const { failed, waiting } = one.deliveries;
   setText(parts.name, nameOf(one));
   setLink(parts.name, address("/", { subscription_id: one.subscription_id }));
   setSentence(parts.state, text);
   setTone(parts.state, "badge", tone);
   fillCardFacts(parts.facts, one);
   fillCardButtons(parts, one);
-  const primary = isOff(one) ? "enable" : failed || waiting ? "recover" : "try";
+  const primary = isOff(one) ? "enable" : isMissing(one) ? "recover" : "try";
   for (const name of ["recover", "try"])
     setTone(parts[name].firstElementChild, "", name === primary ? "primary" : "quiet");
   const isEmpty = () => !parts.form.children.length; // else what was typed stays

@@ -78,8 +78,9 @@ function fillFacts(isOne) {
 function fillContent() {
   const { push_body: body, subscription_id, payload, metadata } = page.event;
   const owner = page.webhooks.get(subscription_id);
-  const prefixes = ["webhook", ...(owner?.header_prefix ? ["svix"] : [])];
-  const signed = prefixes.flatMap((name) => [`${name}-id`, `${name}-timestamp`, `${name}-signature`]);
+  const prefixes = ["webhook", owner?.header_prefix].filter(Boolean);
+  const ends = ["id", "timestamp", "signature"];
+  const signed = prefixes.flatMap((prefix) => ends.map((end) => `${prefix}-${end}`));
   const all = ["Content-Type", "User-Agent", ...signed, ...(owner?.header_names ?? [])];
   hide($("sending"), !body);
   setText($("sent"), `As it would be sent now, with the headers ${all.join(", ")}.`);

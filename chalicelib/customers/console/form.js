@@ -120,7 +120,7 @@ async function save(form, one, answer) {
   setText(fault, isExplained || body ? "" : answered.message);
   const { code, differs, subscription_id: there } = answered;
   if (code === "subscription_exists")
-    fault.append(` It differs in ${differs.join()}: `, link(`/subscriptions/${there}`, {}, "edit it"));
+    fault.append(` Differs: ${differs.join()}. `, link(`/subscriptions/${there}`, {}, "Edit it"));
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;

@@ -11,8 +11,7 @@ function isBlank() {
 function show() {
   const { me, view, key } = page;
   const shown = me && !isBlank() ? view.name : "-";
-  for (const node of document.querySelectorAll("[data-view]"))
-    hide(node, node.dataset.view !== shown);
+  for (const node of document.querySelectorAll("[data-view]")) hide(node, node.dataset.view !== shown);
   hide($("loading"), !key || shown !== "-");
   hide($("top"), !me);
   hide($("login"), key);
@@ -36,7 +35,6 @@ function focusFirst() {
   (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: true });
 }
 function tellAge() {
-  const { key, shownAt } = page;
-  const isOld = key && shownAt && Date.now() - shownAt > OLD_MS;
-  setText($("as-of"), isOld ? asOf(shownAt) : "");
+  const isOld = page.key && page.shownAt && Date.now() - page.shownAt > OLD_MS;
+  setText($("as-of"), isOld ? asOf(page.shownAt) : "");
 }

@@ -107,6 +107,5 @@ async function replayEach(ids, signal) {
     end = stopped(error, signal, ", then stopped");
   }
   const tellRefused = ([reason, count]) => `, ${count} refused: ${reason.replace(/\.$/, "")}`;
-  const reasons = [...refused].map(tellRefused);
-  return `${done.toLocaleString("en")} queued${reasons.join("")}${end}`;
+  return `${done.toLocaleString("en")} queued${[...refused].map(tellRefused).join("")}${end}`;
 }

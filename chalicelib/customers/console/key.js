@@ -14,8 +14,7 @@ function setKey(value, refusal = "") {
   sessionStorage.clear();
   if (value) sessionStorage.setItem("key", value);
   former = page.me ?? former;
-  page.key = value;
-  page.me = null;
+  Object.assign(page, { key: value, me: null });
   page.job?.abort();
   page.counting?.abort();
   setText($("refusal"), refusal);

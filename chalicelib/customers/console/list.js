@@ -3,9 +3,7 @@ const isOfOne = () => isOfAll() || Boolean(page.filters.subscription_id);
 const shownItems = () => Math.min(Math.max(Number(page.filters.rows) || PAGE, PAGE), MOST_SHOWN);
 // Forget what was read under other filters; its rows stay until there are new ones.
 function resetList() {
-  page.isListed = false;
-  page.loaded = new Map();
-  page.olderCursor = null;
+  Object.assign(page, { isListed: false, loaded: new Map(), olderCursor: null });
 }
 async function loadList() {
   if (isOfAll()) return loadUndelivered();
@@ -31,8 +29,8 @@ async function loadUndelivered() {
   const found = [];
   page.olderCursor = null;
   for (const one of [...page.webhooks.values()].filter(isMissing)) {
-    const { since = one.dismissed_until, ...others } = page.filters;
-    const given = { ...others, since, subscription_id: one.subscription_id, include: "subject" };
+    const { subscription_id, dismissed_until: since } = one;
+    const given = { since, ...page.filters, subscription_id, include: "subject" };
     const listed = await listEvents(given, { enough: PAGE });
     found.push(...listed.found);
     page.olderCursor ??= listed.cursor;

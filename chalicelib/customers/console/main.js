@@ -39,8 +39,8 @@ function showFailure(error) {
   const { me, view, shownAt } = page;
   if (code === "forbidden" && me?.tenant) return miss("There is no such webhook: it was deleted.");
   if (code in ENDED) return forget(code);
-  if (code === "not_found" && view.id)
-    return miss(`There is no ${view.id}: it expired or was deleted.`);
+  const gone = `There is no ${view.id}: it expired or was deleted.`;
+  if (code === "not_found" && view.id) return miss(gone);
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
   const faults = { 0: `The API does not respond (${message}). Trying again.` };
@@ -49,7 +49,7 @@ function showFailure(error) {
   setSentence($("banner"), isExplained ? "" : `${faults[status] ?? message}${since}`);
   if (status === undefined) console.error(error);
   page.isRefused ||= status === 400;
-  if (page.isRefused && view.name === "list") resetList();
+  if (page.isRefused) resetList();
   if (page.isRefused && view.name === "list") renderList();
   return !page.isRefused; // until the filters change
 }
@@ -64,8 +64,7 @@ function route(isTyped = false) {
   const found = path.match(/^\/(?:events|subscriptions)\/(.+)$/);
   const sought = (path === "/find" ? given.text : found?.[1]) ?? "";
   const view = { ...viewOf(path, sought), from: left.id };
-  page.view = view;
-  page.isRefused = false;
+  Object.assign(page, { view, isRefused: false });
   if (me?.tenant) delete given.tenant; // its own is known
   if (me?.tenant && view.name === "list" && !isOfCustomer(given)) view.name = "subscriptions";
   if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;

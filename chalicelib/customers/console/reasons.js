@@ -16,7 +16,7 @@ function whyFiltered(filter, member, payload) {
   const wanted = filter && memberAt(filter, member);
   const values = memberAt(payload, member);
   const has = values === undefined ? "none" : short(tellValue(values));
-  const end = payload === undefined ? "" : `; this has ${has}`; // a customer's search has no payloads
+  const end = payload === undefined ? "" : `; this has ${has}`; // a search has no payloads
   return wanted ? `takes ${member} ${tellFilter(wanted)}${end}` : `its filter on ${member}${end}`;
 }
 // Return the member at a path, whose names may have dots; in lists, of each of their objects.

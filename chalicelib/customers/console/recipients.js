@@ -45,8 +45,8 @@ const enableFirst = (owner) =>
   owner && isOff(owner) ? [`subscriptions/${owner.subscription_id}/enable`] : [];
 // Return whether an event or copy, of those that are shown, is pending.
 function isPending(id) {
-  const made = [page.recipients, ...page.orders.map(({ webhooks }) => webhooks)].flat();
-  const all = [page.event, ...made.map((one) => one?.copy)];
+  const rows = [page.recipients, ...page.orders.map(({ webhooks }) => webhooks)].flat();
+  const all = [page.event, ...rows.map((row) => row?.copy)];
   return all.some((one) => one?.event_id === id && one.status === "pending");
 }
 const tellQueued = (name, { event_id, message }) =>
@@ -74,6 +74,5 @@ function send(button, one, event_id, answer) {
 }
 function showRecipients(list, all, given) {
   hide(list, !all.length);
-  const fill = (node, one) => fillRecipient(node, one, given);
-  showItems(list, all, "subscription_id", "recipient", fill);
+  showItems(list, all, "subscription_id", "recipient", (...row) => fillRecipient(...row, given));
 }

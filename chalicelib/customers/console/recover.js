@@ -84,9 +84,9 @@ function tellMissed(missed, one) {
   const told = `${total} that it missed since ${since}: ${parts.join(", ")}`;
   if (isCounted) return parts.length ? told : tellGotAll(missed, one);
   const came = `${looked}${last ? `, at one of ${last}` : ""}`;
-  const stopped = `${end}, after ${came}: there may be more.`;
+  const halted = `${end}, after ${came}: there may be more.`;
   const going = `Looking for what was never sent since ${since}, at ${looked} …`;
-  return `${parts.length ? `${told}. ` : ""}${end ? stopped : going}`;
+  return `${parts.length ? `${told}. ` : ""}${end ? halted : going}`;
 }
 function renderMissed(node, one) {
   const { missed: told, reasons, mend, halt } = partsOf(node);
@@ -98,10 +98,9 @@ function renderMissed(node, one) {
   setText(mend, rows.length ? verb : "");
   const shown = rows.slice(0, SHOWN);
   const more = rows.length - shown.length;
-  redraw(reasons, [missed?.until, shown, more], () => [
-    ...shown.map((row) => make("li", {}, tellRow(row, one))),
-    ...(more ? [make("li", { class: "muted" }, `and ${more.toLocaleString("en")} more`)] : []),
-  ]);
+  const rest = () => make("li", { class: "muted" }, `and ${more.toLocaleString("en")} more`);
+  const items = () => shown.map((row) => make("li", {}, tellRow(row, one)));
+  redraw(reasons, [missed?.until, shown, more], () => [...items(), ...(more ? [rest()] : [])]);
 }
 function tellRow(row, one) {
   const { subject, event_type, event_id, created_at, copy: made } = row;

@@ -6,7 +6,6 @@ function duration(given, digits = 1) {
   const [, unit, name] = UNITS.find(([from]) => ms >= from) ?? UNITS.at(-1);
   return `${(ms / unit).toFixed(name === "ms" ? 0 : digits)} ${name}`;
 }
-// Return a duration for a sentence: timelines alone have milliseconds.
 const spell = (ms) => (ms < 1e3 ? `${(Math.max(ms, 0) / 1e3).toFixed(1)} s` : duration(ms));
 function relative(timestamp) {
   const ms = Date.parse(timestamp) - Date.now();
@@ -15,8 +14,7 @@ function relative(timestamp) {
 }
 const due = (timestamp) =>
   Date.parse(timestamp) < Date.now() + 1000 ? "due now" : relative(timestamp);
-// Times of the API, which stand in sentences until they are shown.
-const TIMES = /(\d{4}-\d\d-\d\dT[\d:.]+Z)/g;
+const TIMES = /(\d{4}-\d\d-\d\dT[\d:.]+Z)/g; // of the API, in sentences until they are shown
 const utc = (time) => `${new Date(time).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 const local = (time) => new Date(time).toLocaleString("sv"); // 2026-01-20 22:00:05
 // Return a local time as 01:18, with its date unless that is today's.
@@ -27,7 +25,6 @@ function clock(time, end = 16) {
 }
 const inMilliseconds = (time) => `${clock(time, 19)}${new Date(time).toISOString().slice(19, 23)}`;
 const asOf = (time) => `as of ${clock(time, 19)}`;
-// The value of an input for a local time, and back.
 const asInput = (time) => (time ? local(time).slice(0, 16).replace(" ", "T") : "");
 const fromInput = (value) => (value ? new Date(value).toISOString() : "");
 // Return a text of the API in the words of this page.

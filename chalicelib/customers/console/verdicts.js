@@ -1,6 +1,5 @@
 // verdicts.js: what became of events and how webhooks are, in words: the API judges.
 const WORST_FIRST = ["failed", "retrying", "pending", "delivered"];
-// The words of states of events that no webhook was sent.
 const WORDS = { not_asked: "not asked for", not_sent: "not sent", no_webhook: "no webhook" };
 const toneOf = (state) => (state === "retrying" ? "retried" : WORDS[state] ? "absent" : state);
 const wordOf = (state) => WORDS[state] ?? state;

@@ -60,9 +60,9 @@ function renderSubscriptions() {
   setText($("nobody"), some.length ? "" : listed.length ? missed : none);
   if (isOther) $("adding").open = !listed.length;
   hide($("undelivered"), !me.tenant || !listed.some(isMissing));
-  const total = number(listed.length, "webhook", !isAll);
   const isShown = isTable() && listed.length > 0;
-  setText($("troubled"), isShown ? `${troubled || "None"} of ${total} in trouble` : "");
+  const told = `${troubled || "None"} of ${number(listed.length, "webhook", !isAll)} in trouble`;
+  setText($("troubled"), isShown ? told : "");
   const isRed = listed.some((one) => stateOf(one).rank === 0);
   setTone($("troubled"), "badge", isRed ? "failed" : troubled ? "retried" : "delivered");
   hide($("all-webhooks"), !view.id || (me.tenant && page.webhooks.size === 1));
