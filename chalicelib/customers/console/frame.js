@@ -11,7 +11,8 @@ function isBlank() {
 function show() {
   const { me, view, key } = page;
   const shown = me && !isBlank() ? view.name : "-";
-  for (const node of document.querySelectorAll("[data-view]")) hide(node, node.dataset.view !== shown);
+  for (const node of document.querySelectorAll("[data-view]"))
+    hide(node, node.dataset.view !== shown);
   hide($("loading"), !key || shown !== "-");
   hide($("top"), !me);
   hide($("login"), key);
