@@ -142,10 +142,10 @@ missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION
 recover: $(SET_UP) ## count what a subscription missed, by reason, or get it there: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
 	@exec $(PY) -m tools.ops recover $(GO_FLAG)
 
-subscriptions: $(SET_UP) ## list subscriptions with their states (TENANT= STATE=)
+subscriptions: $(SET_UP) ## list subscriptions with their states, and what each lost (STAGE=dev TENANT= STATE=)
 	@exec $(PY) -m tools.ops subscriptions
 
-enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=), or count a tenant's or enable them: GO=1 (TENANT=)
+enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID= DISMISS=1), or count a tenant's or enable them: GO=1 (TENANT=)
 	@exec $(PY) -m tools.ops enable $(GO_FLAG)
 
 disable: $(SET_UP) ## push nothing to a subscription until it is enabled (SUBSCRIPTION_ID=), or count a tenant's or disable them: GO=1 (TENANT=)

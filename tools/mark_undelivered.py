@@ -1,35 +1,61 @@
 """`make deploy`, its last step, and `make mark-undelivered STAGE=prod` for a stack of `make
-package`: let the index of what was not delivered have what failed under 0.8, too.
+package`: let the index of what was not delivered have what failed under 0.8, and nothing that was
+delivered since.
 """
 
 from collections import defaultdict
+from functools import partial
 
 from chalicelib.core.event import Status
-from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import from_item, partitions
+from chalicelib.core.store import EXISTS, from_item, partitions
+from chalicelib.deps import Services
 from chalicelib.infra.table import UNDELIVERED
-from chalicelib.pull.inbox import UNDELIVERED as NOT_DELIVERED
+from tools.export import read_all
+
+OLD_SECONDS = 60  # so long after an update, functions of the version before may record
+WRITES_PER_SECOND = 300  # to one subscription, which is one partition of the index
+# as `Event.undelivered_key` has it
+IS_UNDELIVERED = (
+    f"{EXISTS} AND (#status = :failed OR (#status = :pending AND attribute_exists(last_error)))"
+)
+IS_DELIVERED = "#status = :delivered"
 
 
-def mark_undelivered(services: CoreServices) -> None:
-    """Mark the copies that failed, or wait after a failed attempt, and are not in the index; print
-    how many. Each write is on condition that the copy was not delivered meanwhile, so that this can
-    be stopped, repeated, and done by two.
+def mark_undelivered(services: Services, updated_at: float) -> None:
+    """Mark the copies that failed, or wait after a failed attempt, and are not in the index; take
+    the mark from those that were delivered; print how many were changed. Begin OLD_SECONDS after
+    `updated_at`, when the functions were updated (Unix seconds).
+
+    Each write is on condition that the copy is still so: this can be stopped, repeated, and done by
+    two.
     """
     store = services.store
-    copies: defaultdict[str, list[str]] = defaultdict(list)
+    keys = [subscription.subscription_id for subscription in read_all(services.subscriptions)]
+    wait_seconds = updated_at + OLD_SECONDS - services.clock()
+    if keys and wait_seconds > 0:
+        print(f"waiting {wait_seconds:.0f} s for the last calls of older functions", flush=True)
+        services.sleep(wait_seconds)
+    undelivered: defaultdict[str | None, set[str]] = defaultdict(set)
     for partition in partitions(Status.FAILED, Status.PENDING, of_copies=True):
         for page in store.pages(partition):
             for copy in map(from_item, page["Items"]):
-                if copy.undelivered_key:
-                    copies[copy.undelivered_key].append(copy.event_id)
-    marked = 0
-    for key, copy_ids in copies.items():
+                undelivered[copy.undelivered_key].add(copy.event_id)
+
+    def change(key: str, copy_id: str) -> bool:
+        condition = IS_DELIVERED
+        changes: dict[str, str | None] = {"undelivered_key": None}
+        if copy_id in undelivered[key]:
+            condition = IS_UNDELIVERED
+            changes["undelivered_key"] = key
+        return store.change(copy_id, condition, changes, {":delivered": Status.DELIVERED}).applied
+
+    changed = 0
+    for key in keys:
         pages = store.pages(key, IndexName=UNDELIVERED)
-        known = {item["event_id"]["S"] for page in pages for item in page["Items"]}
-
-        def mark(copy_id: str, key: str = key) -> bool:
-            return store.change(copy_id, NOT_DELIVERED, {"undelivered_key": key}).applied
-
-        marked += sum(services.map(mark, sorted({*copy_ids} - known)))
-    print(f"copies that were not delivered, and are marked now: {marked:,}")
+        marked = {item["event_id"]["S"] for page in pages for item in page["Items"]}
+        wrong = list(undelivered[key] ^ marked)
+        for start in range(0, len(wrong), WRITES_PER_SECOND):
+            some = wrong[start : start + WRITES_PER_SECOND]
+            changed += sum(services.map(partial(change, key), some))
+            services.sleep(len(some) / WRITES_PER_SECOND)
+    print(f"undelivered copies: {changed:,} marks were set or taken away")

@@ -53,7 +53,7 @@ from tools.subscriptions import COLUMNS, disable, enable, missed, recover, send_
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
 DLQ_COLUMNS = (
-    *("destination", "tenant", "reason", "letters"),
+    *("destination", "reason", "letters"),
     *("latest", "event_id", "attempts", "last_error"),
 )
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
@@ -156,8 +156,8 @@ def receive(queue: Queue, count: int, size: int = BATCH_SIZE) -> Iterator[Messag
 
 
 def describe(message: Message) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return destination, tenant and reason of a dead letter, and what it tells of its event; that
-    begins with the time of its failure.
+    """Return destination and reason of a dead letter, and what it tells of its event; that begins
+    with the time of its failure.
     """
     content: Json = {}
     try:
@@ -170,7 +170,7 @@ def describe(message: Message) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     # SQS moved a message without a reason: the worker received it too often and never finished.
     reason = text("reason", message.attributes.get("Reason", "unprocessed"))
-    group = text("subscription_id", message.group_id), text("tenant"), reason
+    group = text("subscription_id", message.group_id), reason
     event_id = text("event_id", f"message {message.message_id}")
     return group, (text("failed_at"), event_id, text("delivery_attempts"), text("last_error"))
 

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 import boto3
@@ -19,7 +20,7 @@ from chalicelib import __version__, deps, settings
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
 from tools.changes import OF_EVENT_SOURCES, PARAMETERS, find_changes, outputs_of
-from tools.export import export_subscriptions
+from tools.export import export_subscriptions, read_all
 from tools.mark_undelivered import mark_undelivered
 from tools.stage import (
     check_place,
@@ -76,6 +77,11 @@ prints:
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
+DERIVED = """\
+nothing was changed: a subscription has no secret of its own, which version 0.8.0 stores. Type in a
+checkout of 0.8.0, the second if it is deployed already:
+  make deploy STAGE={stage}
+  make write-secrets STAGE={stage}"""
 WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 # How an interrupted run may have left the stack, which can then be created or updated again.
@@ -298,6 +304,18 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
     return stack  # type: ignore[no-any-return]
 
 
+def _open(stage: str) -> deps.Services:
+    return deps.Services(deps.load_checked(read_config(stage)), make_client=boto3.client)
+
+
+def check_secrets(stage: str) -> None:
+    """Raise ClickException if a subscription has no stored secret: up to 0.7 it derived from a
+    signing secret.
+    """
+    if any(row.secret is None for row in read_all(_open(stage).subscriptions)):
+        raise click.ClickException(DERIVED.format(stage=stage))
+
+
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")]
 
@@ -343,8 +361,9 @@ def main(stage: str, act: str, go: bool) -> None:
                 export_subscriptions(read_config(stage))
                 return
             case "undelivered":
-                loaded = deps.load_checked(read_config(stage))
-                mark_undelivered(deps.Services(loaded, make_client=boto3.client))
+                functions = find_functions(stage).values()
+                updates = [datetime.fromisoformat(each["LastModified"]) for each in functions]
+                mark_undelivered(_open(stage), max(updates).timestamp())
                 return
         is_deleting = act in ("check", "delete")
         stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)
@@ -356,6 +375,8 @@ def main(stage: str, act: str, go: bool) -> None:
             case _:
                 if act == "deploy":
                     check_runtime(stage)
+                    if stack and outputs_of(stack):  # it was made
+                        check_secrets(stage)
                 update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
     except (ApiError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None

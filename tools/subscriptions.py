@@ -3,13 +3,13 @@ what it missed.
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
 import click
 from rich.console import Console
 
+from chalicelib.core.event import RESERVED_PREFIX
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tools.api import Api, ApiCallError, printable
@@ -27,6 +27,7 @@ from tools.command_line import (
 
 COLUMNS = ("subscription_id", "name", "tenant", "target_host")
 STATE_COLUMNS = (*COLUMNS, "state")
+DELIVERY_COLUMNS = (*STATE_COLUMNS, "failed", "waiting", "since")
 MOST_SECONDS = 3 * 86400  # that the attempts of an event last
 
 subscription_option = option(
@@ -69,20 +70,20 @@ def missed(subscription_id: str, since: str | None, until: str, subject: str | N
     """List the events that a subscription did not get: never sent, failed, or waiting for a next
     attempt that is more than a minute ahead.
 
-    Without --since from three days before it began to fail or was disabled, or before now, but not
-    from before it was made: what failed since may have been created earlier.
+    Without --since from three days before the oldest that it lost was created, or it began to fail
+    or was disabled, else before now; not from before it was made or what was dismissed.
     """
     api = Api()
     if not (since or subject):
-        since = begin_of_trouble(api, subscription_id)
-    events, examined = read_missed(api, subscription_id, since, until, subject)
+        since = begin_of_trouble(read_subscription(api, subscription_id))
+    events, told = read_missed(api, subscription_id, since, until, subject)
     if events:
         rows = [
             (event["event_id"], event["created_at"], event["subject"], tell_why(event))
             for event in events
         ]
         print_table(("event_id", "created_at", "subject", "why"), rows)
-    print(f"{by_reason(events)} of {counted(examined, 'event')}")
+    print(told)
 
 
 @click.command(short_help="Count what a subscription missed, or get it there (--go).")
@@ -98,15 +99,15 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     can be given again.
     """
     api = Api()
-    subscription = api.get("/subscriptions", subscription_id)
-    since = since or begin_of_trouble(api, subscription_id)
+    subscription = read_subscription(api, subscription_id)
+    since = since or begin_of_trouble(subscription)
     if go and subscription["disabled_at"]:
         enabling = command_line("enable", {"subscription_id": subscription_id})
         state = subscription["state"]
         raise click.ClickException(f"it is {state}; to enable it first: {enabling}")
     if not go:
-        events, examined = read_missed(api, subscription_id, since, until)
-        print(f"{by_reason(events)} of {counted(examined, 'event')} since {since}")
+        events, told = read_missed(api, subscription_id, since, until)
+        print(f"{told} since {since}")
         if events:
             print(f"To recover them: {again(since=since, go='1')}")
         return
@@ -125,14 +126,26 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     print(told)
 
 
-def begin_of_trouble(api: Api, subscription_id: str) -> str:
-    """Return when the oldest event was created that failed or waits; without one, three days ago,
-    but not before the subscription was made.
+def read_subscription(api: Api, subscription_id: str) -> Json:
+    """Return a subscription with how its deliveries go among its members."""
+    return with_deliveries(api.get("/subscriptions", subscription_id, include="deliveries"))
+
+
+def with_deliveries(subscription: Json) -> Json:
+    deliveries = subscription["deliveries"]
+    return {**subscription, **deliveries, "since": deliveries["oldest_missed_at"]}
+
+
+def begin_of_trouble(subscription: Json) -> str:
+    """Return the time MOST_SECONDS before the trouble of a subscription began or, without any,
+    before now: what failed then was created earlier. It is not before the subscription was made, or
+    what was dismissed.
     """
-    subscription = api.get("/subscriptions", subscription_id, include="deliveries")
-    recent_at = rfc3339(unix_seconds(parse_time("0s")) - MOST_SECONDS)
-    begun_at = max(recent_at, subscription["created_at"])
-    return str(subscription["deliveries"]["oldest_missed_at"] or begun_at)
+    times = [subscription[name] for name in ("since", "failing_since", "disabled_at")]
+    begun_at = min(filter(None, times), default=parse_time("0s"))
+    since = rfc3339(unix_seconds(begun_at) - MOST_SECONDS)
+    dismissed_until = subscription["dismissed_until"] or ""
+    return max(since, str(subscription["created_at"]), dismissed_until)
 
 
 WHY = {
@@ -156,23 +169,26 @@ def tell_why(event: Json) -> str:
 
 def read_missed(
     api: Api, subscription_id: str, since: str | None, until: str, subject: str | None = None
-) -> tuple[list[Json], int]:
-    """Return what a subscription missed, and how many events were looked at."""
-    path = path_of(subscription_id, "missed")
+) -> tuple[list[Json], str]:
+    """Return what a subscription missed, and how many for each reason; if it missed none, how many
+    it took of the events that were looked at.
+    """
+    query = {"since": since, "until": until, "subject": subject}
     events: list[Json] = []
     examined = 0
     with Console(stderr=True).status("counting") as progress:
-        for page in api.pages(path, since=since, until=until, subject=subject):
+        for page in api.pages(path_of(subscription_id, "missed"), **query):
             events += page["events"]
             examined += page["examined"]
             progress.update(f"{len(events):,} of {counted(examined, 'event')}")
-    return events, examined
-
-
-def by_reason(events: Iterable[Json]) -> str:
-    """Return how many events were missed for each reason."""
-    counts = Counter(event["reason"] or "not missed" for event in events)
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "0 missed"
+    if events:
+        counts = Counter(event["reason"] or "not missed" for event in events)
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+        return events, f"{reasons} of {counted(examined, 'event')}"
+    copies = api.list_all("/events", **query, subscription_id=subscription_id)
+    taken = sum(not copy["event_type"].startswith(RESERVED_PREFIX) for copy in copies)
+    left_out = f"types and filter leave out {examined - taken:,}"
+    return events, f"It got all that it takes: {taken:,} of {examined:,}; {left_out}"
 
 
 one_option = option("--subscription-id", metavar="SUBSCRIPTION_ID", help="Which subscription.")
@@ -180,14 +196,19 @@ all_option = option("--tenant", metavar="TENANT", help="All subscriptions of thi
 go_option = click.option(
     "--go", is_flag=True, help="Change those of a tenant. Without it they are listed and counted."
 )
+dismiss_option = option(
+    "--dismiss", is_flag=True, help="What it lost until now does not count any more."
+)
 
 
 @click.command(short_help="Enable a subscription, or all of a tenant (--go).")
 @one_option
 @all_option
+@dismiss_option
 @go_option
 def enable(**asked: Any) -> None:
-    """Push to a subscription again. What failed meanwhile stays failed: recover pushes that.
+    """Push to a subscription again. What failed meanwhile stays failed: recover pushes that, unless
+    --dismiss says that nobody wants it.
 
     With --tenant it enables those that were disabled for failing and those that were paused.
     """
@@ -203,9 +224,18 @@ def disable(**asked: Any) -> None:
     change("disable", **asked)
 
 
-def change(verb: str, subscription_id: str | None, tenant: str | None, *, go: bool) -> None:
+def change(
+    verb: str,
+    subscription_id: str | None,
+    tenant: str | None,
+    *,
+    go: bool,
+    dismiss: bool = False,
+) -> None:
     """Enable or disable a subscription or, with `go`, those of a tenant that are not so yet, and
     say how each is now.
+
+    With `dismiss`, what they lost until now is dismissed first.
     """
     if bool(subscription_id) == bool(tenant):
         raise click.UsageError("give either --subscription-id or --tenant")
@@ -221,6 +251,9 @@ def change(verb: str, subscription_id: str | None, tenant: str | None, *, go: bo
             print(f"{count} would be {verb}d. To {verb} them: {again(go='1')}")
             return
     for changed_id in changed_ids:
+        if dismiss:
+            body = {"dismissed_until": parse_time("0s")}
+            api.call("PATCH", path_of(str(changed_id)), json=body)
         subscription, _ = api.call("POST", path_of(str(changed_id), verb))
         name = subscription["name"] or subscription["target_host"]
         print(printable(f"{changed_id} ({name}): {verb}d"))
@@ -229,15 +262,21 @@ def change(verb: str, subscription_id: str | None, tenant: str | None, *, go: bo
 @click.command(short_help="List subscriptions.")
 @option("--tenant", metavar="TENANT", default="*", help="Those of this tenant; * is all.")
 @option("--state", type=click.Choice(["active", "failing", "paused", "disabled"]))
-def subscriptions(**query: str) -> None:
+@option("--stage", metavar="NAME", help="The stage that TRIGGERS_URL must be of.")
+def subscriptions(stage: str | None, **query: str) -> None:
     """List subscriptions, the oldest first: those of a tenant, and those in a state; disabled has
-    those that are paused, too.
+    those that are paused, too. Each has how many copies failed or wait, and since when.
     """
-    found = list(Api().list_all("/subscriptions", **query))
+    api = Api()
+    own_stage = api.call("GET", "/me")[0]["stage"]
+    if stage not in (None, own_stage):
+        raise click.ClickException(f"TRIGGERS_URL is of stage {own_stage}")
+    listed = api.list_all("/subscriptions", **query, include="deliveries")
+    found = [*map(with_deliveries, listed)]
     if found:
-        print_items(STATE_COLUMNS, found)
+        print_items(DELIVERY_COLUMNS, found)
     print(counted(len(found), "subscription"))
 
 
-def path_of(subscription_id: str, verb: str) -> str:
-    return f"/subscriptions/{quote(subscription_id, safe='')}/{verb}"
+def path_of(subscription_id: str, *verb: str) -> str:
+    return "/".join(("/subscriptions", quote(subscription_id, safe=""), *verb))

@@ -226,6 +226,7 @@ def record(
     services = invocation.services
     store = services.store
     now = rfc3339(services.clock())
+    is_customers = target is not None and target.is_customers
     message_seconds: float | None = None  # the delay of the message that follows, if one does
     write: Callable[[Event], WriteResult]
     match decision:
@@ -237,7 +238,10 @@ def record(
         case DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=now)
             # Before the record: a crash in between tells it twice, never not at all.
-            _tell_dead_letter(event, target, services)
+            if is_customers:
+                _log_dead_letter(event)
+            else:
+                services.dlq.send(messages.dead_letter(event))
             write = store.record_failed
         case KeptFailed(error):
             last_error = error or event.last_error
@@ -250,6 +254,8 @@ def record(
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
+    if isinstance(decision, DeadLetter) and not is_customers:
+        _log_dead_letter(event)
     if message_seconds is not None:
         # What was recovered stays in the slow lane: it may be one of thousands.
         stays = invocation.is_slow_lane and event.replayed_at is not None
@@ -260,12 +266,8 @@ def record(
     return recorded
 
 
-def _tell_dead_letter(event: Event, target: Target | None, services: CoreServices) -> None:
-    """Send the DLQ message of an event, unless a customer's target failed, and log one line with
-    the metric.
-    """
-    if not (target and target.is_customers):
-        services.dlq.send(messages.dead_letter(event))
+def _log_dead_letter(event: Event) -> None:
+    """Log one line with the metric."""
     metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
     extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
     logger.warning("dead letter", extra=extra)

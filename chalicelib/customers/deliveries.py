@@ -4,14 +4,14 @@ from collections import Counter
 
 from chalicelib.core.event import RESERVED_PREFIX, Event, Status
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import COPY, NOT_EXPIRED, from_item
+from chalicelib.core.store import COPY, EXISTS, NOT_EXPIRED, from_item
 from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, UNDELIVERED
 from chalicelib.pull.listing import NOT_SHOWN
 
 NEWEST = 25  # copies whose status is told
-# A function of 0.8 left a copy in the index when it recorded its delivery.
+# Functions of 0.8 leave a copy in the index when they record its delivery, or erase it.
 NOT_DELIVERED = "NOT begins_with(status_shard, :delivered)"
 NO_REPORT = "NOT begins_with(event_type, :reserved)"
 
@@ -32,7 +32,7 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
             ":reserved": RESERVED_PREFIX,
         },
         IndexName=UNDELIVERED,
-        FilterExpression=f"{NOT_EXPIRED} AND {NOT_DELIVERED} AND {NO_REPORT}",
+        FilterExpression=f"{EXISTS} AND {NOT_DELIVERED} AND {NO_REPORT}",
     )
     undelivered: list[Event] = []
     has_more = True

@@ -97,7 +97,7 @@ def measure() -> Iterator[Row]:
     def read(what: str, tenant: str, path: str, method: str = "GET") -> Row:
         units.clear()
         answer = call(clock, method, path, {"since": SINCE} if method == "POST" else None).json
-        events = answer.get("examined") or len(answer["events"])
+        events = answer.get("examined") or len(answer.get("events", [answer]))
         return what, tenant, events, sum(units)
 
     for tenant in EVENTS:
@@ -106,6 +106,9 @@ def measure() -> Iterator[Row]:
     for tenant, path in paths.items():
         yield read("`missed`", tenant, f"{path}/missed?since={SINCE}")
         yield read("`recover`", tenant, f"{path}/recover", "POST")
+        yield read("`include=deliveries` of one", tenant, f"{path}?include=deliveries")
+        copies = f"/events?subscription_id={path.rpartition('/')[2]}"
+        yield read("`status=undelivered` of one", tenant, f"{copies}&status=undelivered")
 
 
 if __name__ == "__main__":

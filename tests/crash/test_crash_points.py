@@ -102,6 +102,7 @@ acknowledge, replay, erase = (
     to_all(act, originals) for act in (Container.acknowledge, Container.replay, Container.erase)
 )
 replay_copies = to_all(Container.replay, copies)
+acknowledge_copies = to_all(Container.acknowledge, copies)
 acknowledge_leased = to_all(Container.acknowledge, leases)
 release = to_all(Container.release, leases)
 enable = to_all(Container.enable, subscriptions)
@@ -304,6 +305,8 @@ NO_DELAY = {"BACKOFF_BASE_SECONDS": "0"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 LONG_DELAY = {"BACKOFF_BASE_SECONDS": "500"}
 COPY = each(subscribe(), post_async)
+CUSTOMER = each(does(Container.subscribe, A, tenant="a"), wait(20))
+POST_FOR_CUSTOMER = does(Container.post, tenant="a")
 NEW_COPY = each(does(Container.subscribe, "https://hooks.zapier.com/new"), wait(9), post_async)
 POSTED = each(subscribe(), post)
 CUT_OFF = each(post, wait(3), say())  # its messages are in both lanes
@@ -358,6 +361,22 @@ PATHS = {
     ),
     "POST to more than are pushed at once": Path(post, first=subscribe(11)),
     "worker, a copy": Path(work, first=COPY, answers=(503, 200, 422)),
+    "worker, a copy, acknowledged meanwhile": Path(
+        work, first=COPY, answers=(422, 200, 503), meanwhile=(acknowledge_copies,)
+    ),
+    **{
+        f"{what}, a customer's copy is refused for good": Path(
+            act, first=first, answers=(422,), environ=COPIES_ONLY
+        )
+        for what, act, first in (
+            ("POST", POST_FOR_CUSTOMER, CUSTOMER),
+            (
+                "worker",
+                work,
+                each(CUSTOMER, does(Container.post, tenant="a", prefer="respond-async")),
+            ),
+        )
+    },
     "worker, a copy's target ends it": Path(work, first=COPY, answers=(503, 410, 410)),
     "worker with an old list, a copy of a new subscription": Path(
         each(post, elsewhere(NEW_COPY), work)

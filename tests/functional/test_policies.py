@@ -53,7 +53,9 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     dead = world.post()
     listed = f"/events?subscription_id=sub_{'0' * 32}"
     event = f"/events/{delivered['event_id']}"
-    for path in (event, "/events", "/events?tenant=a", listed, "/inbox", "/subscriptions"):
+    undelivered = f"{listed}&status=undelivered"
+    lists = ("/events", "/events?tenant=a", listed, undelivered, "/inbox", "/subscriptions")
+    for path in (event, *lists):
         assert world.call("GET", path).status_code == 200
     assert world.acknowledge(retried["event_id"]).status_code == 204
     assert world.replay(dead["event_id"]).status_code == 202

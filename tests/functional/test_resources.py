@@ -78,6 +78,12 @@ EXPECTED: Json = {
     },
     "DeliveryFailureAlarm": {"MetricName": "DeliveryFailure", **FIRST},
     "SubscriptionDisabledAlarm": {"MetricName": "SubscriptionsDisabled", **FIRST},
+    "SubscriptionsFailingAlarm": {"MetricName": "SubscriptionsFailing", **FIRST},
+    "NothingDeliveredAlarm": {
+        "EvaluationPeriods": 1,
+        "Threshold": 1,
+        "ComparisonOperator": AT_LEAST,
+    },
     "InboxAgeAlarm": {
         **of_queue("InboxQueue", "ApproximateAgeOfOldestMessage"),
         **AT_LEAST_ONE,
@@ -125,7 +131,11 @@ def test_a_resource_has_its_properties(resource: str) -> None:
 @pytest.mark.parametrize("alarm", ALARMS)
 def test_an_alarm_mails_and_is_in_the_runbook(alarm: str) -> None:
     topic = [{"Ref": "DLQAlarmTopic"}]
-    is_of_events = alarm in ("DeliveryFailureAlarm", "SubscriptionDisabledAlarm")
+    is_of_events = alarm in (
+        "DeliveryFailureAlarm",
+        "SubscriptionDisabledAlarm",
+        "SubscriptionsFailingAlarm",
+    )
     assert PROPERTIES[alarm]["AlarmActions"] == topic
     # a state mails when it ends
     assert PROPERTIES[alarm].get("OKActions", topic if is_of_events else None) == topic
@@ -161,6 +171,24 @@ def test_the_alarm_of_the_api_rings_for_a_rate_of_errors_and_on_a_quiet_stage(
     assert (percent > alarm["Threshold"]) == rings
 
 
+@pytest.mark.parametrize("retries, deliveries, rings", [(10, 0, 1), (9, 0, 0), (10, 1, 0)])
+def test_an_alarm_rings_where_pushes_fail_and_none_is_delivered(
+    retries: int, deliveries: int, rings: int
+) -> None:
+    expression, *metrics = PROPERTIES["NothingDeliveredAlarm"]["Metrics"]
+    read = {}
+    for metric in metrics:
+        statistic = metric["MetricStat"]
+        read[metric["Id"]] = (statistic["Metric"]["MetricName"], statistic["Period"])
+    assert read == {"retries": ("DeliveryRetry", 1800), "deliveries": ("DeliverySuccess", 1800)}
+    text = expression["Expression"].replace("IF(", "choose(").replace(" AND ", " and ")
+    known = {
+        "FILL": lambda value, _missing: value,
+        "choose": lambda condition, value, otherwise: value if condition else otherwise,
+    }
+    assert eval(text, {**known, "retries": retries, "deliveries": deliveries}) == rings
+
+
 # dashboards have no tags
 @pytest.mark.parametrize("resource", sorted(PROPERTIES.keys() - {"DeliveryDashboard"}))
 def test_a_resource_is_tagged(resource: str) -> None:
@@ -174,6 +202,7 @@ def test_the_dashboard_shows_every_metric_the_parts_of_the_system_and_the_alarms
         *UNITS,
         "CopyFailure",
         "SubscriptionsDisabled",
+        "SubscriptionsFailing",
         "triggers-api-${Stage}-inbox-queue",
         "triggers-api-${Stage}-inbox-dlq",
         "Errors",

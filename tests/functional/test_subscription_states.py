@@ -340,17 +340,18 @@ def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
     assert len(warnings) == sum(row["disabled_at"] is not None for row in subscriptions(world))
 
 
-def test_disabling_is_told_once_if_a_response_is_lost(
-    world: World, target: Receiver, aws: Aws, output: Output
+@pytest.mark.parametrize("at, change", [(2, "failing"), (5, "disabled")])
+def test_a_change_is_told_once_if_a_response_is_lost(
+    world: World, target: Receiver, aws: Aws, output: Output, at: int, change: str
 ) -> None:
     # The record of a webhook's push would come before or after this write.
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    aws.fail("UpdateItem", at=5, fault=Fault.REPEATED)  # that disables
+    aws.fail("UpdateItem", at=at, fault=Fault.REPEATED)  # that sets it
 
     disable(world, target)
 
-    [line] = output.lines(message="subscription disabled")
-    assert line["SubscriptionsDisabled"] == 1
+    [line] = output.lines(message=f"subscription {change}")
+    assert line[f"Subscriptions{change.capitalize()}"] == 1
 
 
 # One subscription

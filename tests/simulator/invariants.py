@@ -81,6 +81,8 @@ class History:
         self.moved_back = dict[tuple[str, str], float]()  # dead letters, and when
         self.deleted = set[str]()  # copies
         self.messages = Counter[str]()  # that were sent to a queue, by event
+        self.customers = set[str]()  # subscriptions with a tenant
+        self.logged = set[str]()  # events of which the log told that they failed for good
         self.sent = set[str]()  # copies that were made after their event
         self.erased_at = dict[str, float]()  # of events, when the latest erasure began
         self.erased_copies = set[tuple[str, str]]()  # their events and subscriptions
@@ -200,6 +202,8 @@ class History:
     def _see_subscription(
         self, subscription_id: str, before: Item | None, after: Item | None, now: float
     ) -> None:
+        if after and "tenant" in after:
+            self.customers.add(subscription_id)
         if after and "disabled_at" in after:
             self.disabled_until[subscription_id] = math.inf
         elif before and "disabled_at" in before:
@@ -399,15 +403,16 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
     delivered or failed.
     """
     history.forbid(event.status is Status.PENDING, "pending for ever")
-    is_told = (
-        event.reason is Reason.DISABLED
-        or history.may_be_dropped(event)
-        or (event.event_id, event.failed_at) in told
-    )
+    has_letter = (event.event_id, event.failed_at) in told
+    is_told = has_letter or history.may_be_dropped(event)
+    if event.subscription_id in history.customers:
+        is_told = event.event_id in history.logged
+        is_wrong = has_letter and not history.has_release_before
+        history.forbid(is_wrong, "a customer's copy has a message in the dead letter queue")
     is_silent = (
         event.status is Status.FAILED and event.reason is not Reason.DISABLED and not is_told
     )
-    history.forbid(is_silent, f"{event.event_id} failed without a message in the dead letter queue")
+    history.forbid(is_silent, f"{event.event_id} failed, and nothing tells of it")
     if event.delivered_via is DeliveredVia.PULL:
         history.forbid(
             event.event_id not in history.acknowledged, "delivered by pull, and nobody acknowledged"

@@ -5,6 +5,7 @@ that they make.
 import contextlib
 import itertools
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -376,6 +377,18 @@ def _event_ids(parameters: Json) -> list[str]:
     return [json.loads(body)["event_id"] for body in bodies if body.startswith("{")]
 
 
+class DeadLetterLines(logging.Handler):
+    """Note which events the log says to have failed for good."""
+
+    def __init__(self, event_ids: set[str]) -> None:
+        super().__init__()
+        self._event_ids = event_ids
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "dead letter":
+            self._event_ids.add(record.event_id)  # type: ignore[attr-defined]
+
+
 class SimulatedWorld:
     """One deployed system in memory. `answers` are the receiver's next status codes, then 200; None
     is a hang.
@@ -398,7 +411,9 @@ class SimulatedWorld:
             self.sqs.queue(queue_url, redrive=(DLQ, 5))
         self.answers: list[int | None] = []
         self.faults = self.unavailable = 0  # and how many calls were answered with 503
-        telemetry.logger.setLevel("CRITICAL")
+        telemetry.logger.handlers = [DeadLetterLines(self.history.logged)]
+        telemetry.logger.setLevel("WARNING")
+        telemetry.logger.propagate = False
         self._ids = itertools.count(1)
         self._idle: list[Container] = []
 

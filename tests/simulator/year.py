@@ -249,7 +249,7 @@ class YearWorld(SimulatedWorld):
 
     def mark(self, _name: str) -> None:
         """Be the last step of a deployment, after which all that was not delivered is marked."""
-        mark_undelivered(self.start().services)
+        mark_undelivered(self.start().services, 0)
         copies = [item for item in self.dynamodb.items.values() if "source_event_id" in item]
         failed = [item for item in copies if from_item(typed(item)).undelivered_key]
         is_marked = all("undelivered_key" in item for item in failed)
