@@ -657,7 +657,18 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     assert secret not in page.content()
     console.text("#subscriptions h2").to_have_text([HOSTILE])
     expect(page.locator("#subscriptions h2 a")).to_be_focused()
-    console.forgive("status of 400")
+    # Another filter would take the place of the one that is there.
+    console.go("/subscriptions")
+    page.get_by_text("Add a webhook").click()
+    url.fill(receiver.url)
+    page.get_by_label("order.paid", exact=True).check()
+    types.fill("order.*")
+    page.get_by_label("For tenant").fill("acme")
+    page.get_by_label("Filter").fill('{"total": [1]}')
+    console.button("Add").last.click()
+    page.get_by_role("link", name="Edit it").click()
+    console.text("#subscriptions h2").to_have_text([HOSTILE])
+    console.forgive("status of 40")
 
 
 def test_a_subscription_is_edited_and_its_headers_are_given_again(
