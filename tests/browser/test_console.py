@@ -561,9 +561,7 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
     )
     page.get_by_role("link", name="Bank").click()
     expect(cards).to_contain_text(
-        re.compile(
-            r"failing since 2026-01-21 03:30, 1 waits.*1 pending, 1 delivered, the last", re.DOTALL
-        )
+        re.compile(r"failing since 2026-01-21 03:30, 1 waits.*1 waiting, the last at", re.DOTALL)
     )
     expect(console.button("Enable")).to_be_hidden()
     since = cards.get_by_label("What it missed since")
@@ -584,7 +582,7 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
     cards.get_by_role("button", name="Recover").click()
     told = f"0 events queued for CRM; {failed} failed less than a minute ago"
     console.text("#job-title").to_contain_text(told)  # a loop of this would be a flood
-    expect(cards.get_by_text("active")).to_be_visible()
+    expect(cards).to_contain_text(re.compile(f"missed {failed} since {clock}"))
 
 
 def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
@@ -995,14 +993,12 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     console.tab_through("Recover,Try it,Edit,Pause,Show secret,New secret")
 
 
-FREEZE = """() => {
-    const now = Date.now();
-    Date.now = () => now;
+FREEZE = "(now => (Date.now = () => now))(Date.now())"
+WATCH = """() => {
     window.writes = [];
     const note = ({ target, attributeName: name }) => `${target.outerHTML ?? target.data} ${name}`;
     const watch = { attributes: true, characterData: true, childList: true, subtree: true };
-    const observer = new MutationObserver((all) => window.writes.push(...all.map(note)));
-    setTimeout(() => observer.observe(document, watch), 3000);
+    new MutationObserver((all) => writes.push(...all.map(note))).observe(document, watch);
 }"""
 
 
@@ -1051,12 +1047,14 @@ def test_views_ask_twenty_times_a_minute_write_no_more_than_changes_and_lists_sh
             assert bottom <= 720
             chosen.nth(7).evaluate("node => getSelection().selectAllChildren(node)")
         page.evaluate(FREEZE)
+        page.wait_for_timeout(2000)  # what is drawn each second was
+        page.evaluate(WATCH)
         asked.clear()
         page.wait_for_timeout(6000)  # a tenth of a minute, at ten times the speed
         assert len(asked) <= 21, place
         assert page.evaluate("window.writes") == [], place
         if is_list:
-            assert asked
+            assert asked or "undelivered" in place  # which asks forty webhooks at a time
             assert page.evaluate("String(getSelection())") == chosen.nth(7).inner_text()
             page.set_viewport_size({"width": 720, "height": 450})  # 1440 x 900 at 200 %
             assert row.evaluate_all(EDGES)[0] < 400
