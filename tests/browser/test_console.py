@@ -171,6 +171,17 @@ def test_a_new_event_appears_by_itself_once_the_api_responds_again(console: Cons
     console.text("#banner").to_be_hidden()
     expect(console.row(first)).to_be_focused()
     console.forgive("ERR_FAILED")
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=429, headers={"Retry-After": "50"}, json={"code": "slow_down"})
+
+    console.page.route("**/events?*", refuse)
+    console.text("#banner").to_contain_text("Try again in 50 s")
+    console.page.wait_for_timeout(3000)  # 30 s of the page
+    assert len(asked) == 1
+    console.forgive("status of 429")
 
 
 def test_filters_are_in_the_address_and_a_refused_one_is_explained(
@@ -570,6 +581,7 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
     begun["created_at"] = "2026-01-20T21:00:00.000000Z"  # older events were never meant for it
     expect(since).to_have_value("2026-01-21T02:30")
     page.get_by_role("link", name="All webhooks").click()
+    page.route("**/subscriptions?*", lambda route: None)  # nothing is loaded for it
     page.get_by_label("Find", exact=True).fill("disab")
     console.text("#overview tr").to_have_count(1)
     page.locator("#overview tr").click()
@@ -590,6 +602,7 @@ def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
 ) -> None:
     page, clock = console.page, r"\d\d:\d\d"
     console.subscribe(receiver.url, name="CRM", tenant="acme", event_types=["lost.*"])
+    other = console.subscribe(receiver.url, event_types=["none"])
     receiver.default = refuse_copies
     console.post("lost.found", tenant="acme")
     receiver.default = status(200)
@@ -597,6 +610,7 @@ def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
         console.post("lost.found", tenant="acme")
     console.post("not.asked", tenant="acme")
     console.open("/subscriptions")
+    page.get_by_role("link", name=f"127.0.0.1 …{other['subscription_id'][-6:]}").wait_for()
     row = page.locator("#overview tr", has_text="CRM")
     expect(row).to_contain_text(re.compile(rf"missed 1{clock}receiver responded 42201▮▮▮{clock}"))
     page.get_by_label("Find", exact=True).fill("missed")
@@ -662,7 +676,7 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     page.get_by_label("order.paid", exact=True).check()
     types.fill("order.*")
     page.get_by_label("For tenant").fill("acme")
-    page.get_by_label("Filter").fill('{"total": [1]}')
+    page.get_by_role("textbox", name="Filter").fill('{"total": [1]}')
     console.button("Add").last.click()
     page.get_by_role("link", name="Edit it").click()
     console.text("#subscriptions h2").to_have_text([HOSTILE])
@@ -1087,6 +1101,13 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     page.evaluate("location.hash = '#/subscriptions'")
     page.get_by_role("link", name="w" * 100).wait_for()
     console.check_looks("phone-webhooks", axe)
+    page.set_viewport_size({"width": 1440, "height": 900})
+    console.check_looks("wide-webhooks", axe)
+    console.text("#zone").to_contain_text("UTC+0530")
+    page.emulate_media(media="print")
+    assert console.buttons() == []
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 390, "height": 800})
     page.get_by_role("link", name="w" * 100).click()
     page.locator("#subscriptions").get_by_text("Edit").click()
     console.check_looks("phone-card", axe)
