@@ -29,8 +29,16 @@ async function call(method, path, signals = [], body = undefined) {
   const members = { ...answer, message, status: response.status, wait: Number(wait) };
   throw Object.assign(new Error(message), members);
 }
+// Wait until a view that is shown may make another call by itself.
+async function pace(signal) {
+  const { recent } = page;
+  while (recent.length >= MOST_CALLS && !signal.aborted) await sleep(500);
+  recent.push(true);
+  setTimeout(() => recent.pop(), 60e3);
+}
 // Read; wait as long as an answer asks for, and try again, until the view is left.
 async function get(path, signal = page.refreshing.signal) {
+  if (page.shownAt && signal === page.refreshing.signal) await pace(signal);
   try {
     return (await call("GET", path, [signal])).body;
   } catch (error) {
@@ -88,10 +96,10 @@ async function learn() {
 }
 // Return all that a webhook missed. `tellRows` is told the rows so far, and of how many events.
 async function listMissed(id, given, signal, tellRows) {
-  const until = new Date().toISOString();
+  const asked = { until: new Date().toISOString(), ...given };
   const missed = [];
   let examined = 0;
-  for await (const body of pagesOf(`subscriptions/${id}/missed`, { until, ...given }, signal)) {
+  for await (const body of pagesOf(`subscriptions/${id}/missed`, asked, signal)) {
     missed.push(...body.events);
     examined += body.examined;
     tellRows?.(missed, examined);

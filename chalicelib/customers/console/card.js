@@ -12,8 +12,8 @@ function fillCard(node, one) {
   for (const name of ["recover", "try"])
     setTone(parts[name].firstElementChild, "", name === primary ? "primary" : "quiet");
   const isEmpty = () => !parts.form.children.length; // else what was typed stays
-  parts.edit.ontoggle = ({ target }) =>
-    target.open && isEmpty() && fillForm(parts.form, one, parts.answer);
+  const fill = () => isEmpty() && fillForm(parts.form, one, parts.answer);
+  parts.edit.ontoggle = ({ target }) => target.open && fill();
   parts.try.ontoggle = ({ target }) => target.open && fillTry(target, one);
   fillRecover(parts.recover, one);
   if (page.me.tenant) loadUrl(one);

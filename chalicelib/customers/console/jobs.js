@@ -26,8 +26,8 @@ async function runJob(work) {
   await hooks.refreshAll();
   focusNear(opener ?? $("stop")); // what had the focus may be gone
 }
-function stopped(error, signal, text) {
-  if (!signal.aborted) setText($("job-fault"), error.message);
+function stopped({ message }, signal, text) {
+  setText($("job-fault"), signal.aborted ? "" : message);
   return text;
 }
 function endJob() {

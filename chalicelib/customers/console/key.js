@@ -21,7 +21,7 @@ function setKey(value, refusal = "") {
   hooks.refresh();
 }
 function forgetAll() {
-  wipe();
+  Object.assign(page, nothingKnown());
   former = null;
   const lists = ["rows", "subscriptions", "overview", "recipients", "orders", "nobody", "told"];
   for (const id of lists) $(id).replaceChildren();

@@ -17,7 +17,6 @@ async function loadList() {
     page.olderCursor = older.cursor;
   }
   page.isListed = true;
-  hide($("older"), !page.olderCursor || page.loaded.size >= MOST_SHOWN);
   markShown();
   renderList();
   await learn();
@@ -38,7 +37,6 @@ async function loadUndelivered() {
   const items = keep(new Map(found)).sort(newestFirst);
   page.loaded = new Map(items.slice(0, MOST_SHOWN).map((one) => [idOf(one), one]));
   page.isListed = true;
-  hide($("older"), true);
   markShown();
   renderList();
 }
@@ -110,6 +108,7 @@ function renderList() {
   setText($("list-name"), isOfAll() ? "What did not arrive" : name);
   setTone($("list-title"), "", isOfOne() ? "" : "unseen");
   setText($("empty-text"), isRefused ? "Correct the filters." : isListed ? empty : "Loading…");
+  hide($("older"), isOfAll() || !page.olderCursor || page.loaded.size >= MOST_SHOWN);
   hide($("empty"), $("rows").children.length > 0);
   hide($("example"), isFiltered() || !isListed || isRefused || me.tenant);
   hide($("replay-all"), !rows.length || isOfAll() || !(isFiltered() || isOfOne()));

@@ -28,7 +28,7 @@ async function refresh() {
   page.timer = setTimeout(() => document.hidden || refresh(), wait);
 }
 function refreshAll() {
-  page.namesAt = 0;
+  Object.assign(page, { namesAt: 0, recent: [] });
   resetList(); // older pages are read again, too
   return refresh();
 }
@@ -93,7 +93,7 @@ function enter(left) {
   explain([], $("filters"));
   for (const id of ["answer", "told"]) tell($(id), "");
   set(document, { title: page.me?.tenant ?? "Triggers API" });
-  Object.assign(page, { acted: null, listed: null, shownAt: null });
+  Object.assign(page, { acted: null, listed: null, shownAt: null, recent: [] });
   $("fold").open = false;
   if (left.name) askFocus();
   show();

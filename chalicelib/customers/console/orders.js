@@ -6,8 +6,8 @@ async function loadOrders() {
   page.ordersOf = sought;
   const isFirst = page.acted === null; // later on the others would tell nothing new
   const rows = page.orders.flatMap((order) => order.webhooks);
-  const again = rows.filter((row) => isUnderWay(row) || page.acted?.has(row.subscription_id));
-  const ids = new Set(again.map((row) => row.subscription_id));
+  const underWay = rows.filter(isUnderWay).map((row) => row.subscription_id);
+  const ids = page.acted?.size ? page.acted : new Set(underWay);
   if (!isFirst && !ids.size) return;
   await loadWebhooks();
   renderOrders("Looking at each webhook…");
@@ -54,7 +54,7 @@ async function lookFurther(webhooks, sought, isId) {
   }
   const found = isId ? [] : await findSubject(webhooks, sought);
   if (isId) miss(`None of the newest deliveries to your webhooks is of ${sought}.`);
-  else if (!found.length) missSubject(`No event has the subject ${sought}.`, sought);
+  else if (!found.length) missSubject(sought);
   return found;
 }
 function renderOrders(looking) {

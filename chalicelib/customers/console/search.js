@@ -16,10 +16,10 @@ async function search() {
   await listEvents({ include: "subject" }, { enough: PAGE });
   for (const spelling of spellings(sought)) if (await openSubject(spelling)) return;
   await loadWebhooks();
-  missSubject(`No event has the id or subject ${sought}.`, sought);
+  missSubject(sought);
 }
-function missSubject(text, sought) {
-  miss(text);
+function missSubject(sought) {
+  miss(`No event has the ${page.me.tenant ? "" : "id or "}subject ${sought}.`);
   propose(sought, "A subject is found by all of its letters and digits.");
 }
 // Open the event with a subject, or the list of those; return whether there are any.

@@ -4,7 +4,8 @@ const $ = (id) => document.getElementById(id);
 const API = location.origin + location.pathname.replace(/\/*$/, "/");
 const PAGE = 100; // the most that a page of a list has, and what the list begins with
 const MOST_SHOWN = 1000; // events and copies
-const CALL_MS = 3e3; // a list waits so long for each call of a refresh: twenty a minute
+const CALL_MS = 3e3; // a view waits so long for each call of a refresh
+const MOST_CALLS = 20; // that a view makes by itself in a minute
 const OLD_MS = 15e3; // what is older says so
 const NAMES_MS = 30e3; // between two reads of a page of webhooks, for their names
 const TYPING_MS = 300; // after the last key
@@ -39,6 +40,7 @@ const page = {
   filters: {},
   refreshing: new AbortController(), // the next refresh ends the calls of this one
   calls: 0, // that were made since the last refresh began
+  recent: [], // one for each call that the view made by itself in the last minute
   timer: 0,
   shownAt: null, // when the main part of the view was read last
   isRefused: false, // the filters are, until they change
@@ -46,7 +48,6 @@ const page = {
   counting: null, // of what a webhook missed: an AbortController
   ...nothingKnown(),
 };
-const wipe = () => Object.assign(page, nothingKnown());
 const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route
 const isCopy = (id) => id.startsWith("cpy_");
 const idOf = (one) => one.event_id;

@@ -9,8 +9,8 @@ function duration(given, digits = 1) {
 const spell = (ms) => (ms < 1e3 ? `${(Math.max(ms, 0) / 1e3).toFixed(1)} s` : duration(ms));
 function relative(timestamp) {
   const ms = Date.parse(timestamp) - Date.now();
-  if (Math.abs(ms) < 1000) return "now";
-  return ms > 0 ? `in ${duration(ms, 0)}` : `${duration(-ms, 0)} ago`;
+  const told = ms > 0 ? `in ${duration(ms, 0)}` : `${duration(-ms, 0)} ago`;
+  return Math.abs(ms) < 1000 ? "now" : told;
 }
 const due = (timestamp) =>
   Date.parse(timestamp) < Date.now() + 1000 ? "due now" : relative(timestamp);

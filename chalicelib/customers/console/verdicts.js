@@ -94,10 +94,8 @@ function tellAmounts(some, word) {
 }
 const isOff = ({ state }) => state === "disabled" || state === "paused";
 // Return what ended a webhook or, while it is sent to, what its newest missing delivery said.
-function errorOf(one) {
-  const { last_error: newest } = one.deliveries;
-  return say((isOff(one) ? one.last_error : (newest ?? one.last_error)) ?? "");
-}
+const errorOf = ({ deliveries, last_error: own, ...one }) =>
+  say((isOff(one) ? own : (deliveries.last_error ?? own)) ?? "");
 // Draw a mark for each of the newest copies, the oldest first.
 function strip(recent) {
   const counts = WORST_FIRST.map((state) => [state, recent.filter((one) => one === state).length]);

@@ -18,6 +18,7 @@ async function loadSubscriptions() {
 }
 // Return the operator's own webhook as the others are: all events that failed and wait themselves.
 async function loadOwn({ host }) {
+  const own = { subscription_id: OWN, name: "Your own webhook", target_host: host };
   const list = (given, enough) =>
     listEvents({ subscription_id: OWN, ...given }, { enough, least: 1 });
   const failed = await list({ status: "failed", order: "oldest" }, PAGE);
@@ -38,8 +39,7 @@ async function loadOwn({ host }) {
   };
   const waits = late.length && !late.some(isRetrying) ? "waiting" : "active";
   const state = failed.found.size ? "dead letters" : waits;
-  const named = { subscription_id: OWN, name: "Your own webhook", target_host: host };
-  return { ...named, state, deliveries };
+  return { ...own, state, deliveries };
 }
 // Return those that match what is sought, those in trouble first, after the operator's own.
 function matching() {
