@@ -4,12 +4,11 @@ delivered since.
 """
 
 from collections import defaultdict
-from functools import partial
 
 from chalicelib.core.event import Status
 from chalicelib.core.store import EXISTS, from_item, partitions
 from chalicelib.deps import Services
-from chalicelib.infra.table import UNDELIVERED
+from chalicelib.infra.table import UNDELIVERED, Values
 from tools.export import read_all
 
 OLD_SECONDS = 60  # so long after an update, functions of the version before may record
@@ -19,6 +18,7 @@ IS_UNDELIVERED = (
     f"{EXISTS} AND (#status = :failed OR (#status = :pending AND attribute_exists(last_error)))"
 )
 IS_DELIVERED = "#status = :delivered"
+DELIVERED: Values = {":delivered": Status.DELIVERED}
 
 
 def mark_undelivered(services: Services, updated_at: float) -> None:
@@ -41,21 +41,17 @@ def mark_undelivered(services: Services, updated_at: float) -> None:
             for copy in map(from_item, page["Items"]):
                 undelivered[copy.undelivered_key].add(copy.event_id)
 
-    def change(key: str, copy_id: str) -> bool:
-        condition = IS_DELIVERED
-        changes: dict[str, str | None] = {"undelivered_key": None}
-        if copy_id in undelivered[key]:
-            condition = IS_UNDELIVERED
-            changes["undelivered_key"] = key
-        return store.change(copy_id, condition, changes, {":delivered": Status.DELIVERED}).applied
-
-    changed = 0
-    for key in keys:
+    def correct(key: str) -> int:
         pages = store.pages(key, IndexName=UNDELIVERED)
         marked = {item["event_id"]["S"] for page in pages for item in page["Items"]}
-        wrong = list(undelivered[key] ^ marked)
-        for start in range(0, len(wrong), WRITES_PER_SECOND):
-            some = wrong[start : start + WRITES_PER_SECOND]
-            changed += sum(services.map(partial(change, key), some))
-            services.sleep(len(some) / WRITES_PER_SECOND)
+        changed = 0
+        for copy_id in undelivered[key] ^ marked:
+            is_missing = copy_id not in marked
+            condition = IS_UNDELIVERED if is_missing else IS_DELIVERED
+            changes = {"undelivered_key": key if is_missing else None}
+            changed += store.change(copy_id, condition, changes, DELIVERED).applied
+            services.sleep(1 / WRITES_PER_SECOND)
+        return changed
+
+    changed = sum(services.map(correct, keys))
     print(f"undelivered copies: {changed:,} marks were set or taken away")

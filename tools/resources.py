@@ -361,9 +361,11 @@ def main(stage: str, act: str, go: bool) -> None:
                 export_subscriptions(read_config(stage))
                 return
             case "undelivered":
-                functions = find_functions(stage).values()
-                updates = [datetime.fromisoformat(each["LastModified"]) for each in functions]
-                mark_undelivered(_open(stage), max(updates).timestamp())
+                services = _open(stage)
+                updates = [row["LastModified"] for row in find_functions(stage).values()]
+                if not updates:
+                    raise click.ClickException(f"no functions of {stage} are deployed here")
+                mark_undelivered(services, max(map(datetime.fromisoformat, updates)).timestamp())
                 return
         is_deleting = act in ("check", "delete")
         stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)

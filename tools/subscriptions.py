@@ -27,7 +27,7 @@ from tools.command_line import (
 
 COLUMNS = ("subscription_id", "name", "tenant", "target_host")
 STATE_COLUMNS = (*COLUMNS, "state")
-DELIVERY_COLUMNS = (*STATE_COLUMNS, "failed", "waiting", "since")
+DELIVERY_COLUMNS = (*STATE_COLUMNS, "failed", "waiting", "oldest_missed_at")
 MOST_SECONDS = 3 * 86400  # that the attempts of an event last
 
 subscription_option = option(
@@ -127,13 +127,8 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
 
 
 def read_subscription(api: Api, subscription_id: str) -> Json:
-    """Return a subscription with how its deliveries go among its members."""
-    return with_deliveries(api.get("/subscriptions", subscription_id, include="deliveries"))
-
-
-def with_deliveries(subscription: Json) -> Json:
-    deliveries = subscription["deliveries"]
-    return {**subscription, **deliveries, "since": deliveries["oldest_missed_at"]}
+    """Return a subscription with how its deliveries go."""
+    return api.get("/subscriptions", subscription_id, include="deliveries")
 
 
 def begin_of_trouble(subscription: Json) -> str:
@@ -141,7 +136,8 @@ def begin_of_trouble(subscription: Json) -> str:
     before now: what failed then was created earlier. It is not before the subscription was made, or
     what was dismissed.
     """
-    times = [subscription[name] for name in ("since", "failing_since", "disabled_at")]
+    told = subscription | subscription["deliveries"]
+    times = [told[name] for name in ("oldest_missed_at", "failing_since", "disabled_at")]
     begun_at = min(filter(None, times), default=parse_time("0s"))
     since = rfc3339(unix_seconds(begun_at) - MOST_SECONDS)
     dismissed_until = subscription["dismissed_until"] or ""
@@ -272,7 +268,7 @@ def subscriptions(stage: str | None, **query: str) -> None:
     if stage not in (None, own_stage):
         raise click.ClickException(f"TRIGGERS_URL is of stage {own_stage}")
     listed = api.list_all("/subscriptions", **query, include="deliveries")
-    found = [*map(with_deliveries, listed)]
+    found = [row | row["deliveries"] for row in listed]
     if found:
         print_items(DELIVERY_COLUMNS, found)
     print(counted(len(found), "subscription"))

@@ -477,7 +477,7 @@ def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> N
 def test_every_fault_of_what_events_alone_are_asked_for_is_named(world: World, aws: Aws) -> None:
     times = "yesterday 2026-11-18 2026-11-18T11:06 2026-02-30T00:00:00Z 0001-01-01T00:00:00%2B01:00"
     for name, values in {
-        "status": ["gone", "", "Failed"],
+        "status": ["gone", "", "Failed", "undelivered"],
         "include": ["", "all"],
         "subscription_id": ["", "sub_1"],
         "since": ["", *times.split()],
