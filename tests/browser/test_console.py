@@ -248,8 +248,7 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
         "dead letters out of the DLQ, which ends the alarm"
     )
     console.text("#empty").to_be_visible()
-    console.text("#find-text").not_to_be_focused()
-    assert console.page.evaluate("document.activeElement !== document.body")
+    console.text(":focus").to_have_count(1)
     console.open("/?event_type=bulk.failed&status=pending")
     console.text("#empty").to_be_visible()
     assert {request.json()["event_id"] for request in receiver.requests[before:]} == set(events)
@@ -269,7 +268,7 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     def refuse(exchange: Exchange) -> None:
         body = exchange.request.json()
         refused_total = 100 if "source_event_id" in body else 120
-        is_refused = body["payload"]["total"] == refused_total
+        is_refused = body["payload"].get("total") == refused_total
         status(422 if is_refused else 200)(exchange)
 
     receiver.default = refuse

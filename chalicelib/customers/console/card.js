@@ -46,9 +46,9 @@ function fillCardFacts(node, one) {
 function tellDeliveries(id, some) {
   if (!some.last_at) return "none yet";
   const linkTo = (status, count, word) =>
-    link("/", { subscription_id: id, status }, `${amountOf(count, some)} ${word}, `);
-  const failed = some.failed ? [linkTo("failed", some.failed, "failed")] : [];
-  const waiting = some.waiting ? [linkTo("pending", some.waiting, "waiting")] : [];
+    [link("/", { subscription_id: id, status }, `${amountOf(count, some)} ${word}`), ", "];
+  const failed = some.failed ? linkTo("failed", some.failed, "failed") : [];
+  const waiting = some.waiting ? linkTo("pending", some.waiting, "waiting") : [];
   return span("", ...failed, ...waiting, ...sentence(`the last at ${some.last_at}`));
 }
 function fillCardButtons(parts, one) {
