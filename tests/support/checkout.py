@@ -139,7 +139,8 @@ class Checkout:
 
 
 def is_write(operation: str) -> bool:
-    return not operation.startswith(("Get", "Describe", "List", "GET", "HEAD"))
+    reads = ("Get", "Describe", "List", "Query", "BatchGet", "GET", "HEAD")
+    return not operation.startswith(reads)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
