@@ -64,7 +64,7 @@ function route(isTyped = false) {
   const found = path.match(/^\/(?:events|subscriptions)\/(.+)$/);
   const sought = (path === "/find" ? given.text : found?.[1]) ?? "";
   const view = { ...viewOf(path, sought), from: left.id };
-  Object.assign(page, { view, isRefused: false });
+  Object.assign(page, { view, isRefused: false, recent: [] });
   if (me?.tenant) delete given.tenant; // its own is known
   if (me?.tenant && view.name === "list" && !isOfCustomer(given)) view.name = "subscriptions";
   if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;
@@ -93,7 +93,7 @@ function enter(left) {
   explain([], $("filters"));
   for (const id of ["answer", "told"]) tell($(id), "");
   set(document, { title: page.me?.tenant ?? "Triggers API" });
-  Object.assign(page, { acted: null, listed: null, shownAt: null, recent: [] });
+  Object.assign(page, { acted: null, listed: null, shownAt: null });
   $("fold").open = false;
   if (left.name) askFocus();
   show();
