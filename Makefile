@@ -7,23 +7,52 @@ SET_UP_DEV := .venv/.set-up-dev
 # Bytecode, which some environments turn off, halves the time to start. Beside the sources, Chalice would package it.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
+# The AWS CLI goes by AWS_REGION first; boto3 and Chalice do not read it.
+ifneq ($(AWS_REGION),)
+override AWS_DEFAULT_REGION := $(AWS_REGION)
+export AWS_DEFAULT_REGION
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
-# These take what their help names, and settings, which a test holds complete in docs/settings.md. A misspelt or empty filter would widen what is replayed or erased.
-STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
+# What these goals take, beside SETTINGS, which a test holds complete in docs/settings.md. A misspelt or empty filter would
+# widen what is replayed or erased.
+TAKES_run := PORT
+TAKES_api-key := NAME SCOPES
+TAKES_signing-secret :=
+TAKES_package := STAGE
+TAKES_resources := STAGE REMOVE_KEY GO
+TAKES_deploy := STAGE REMOVE_KEY GO RUNTIME
+TAKES_destroy := STAGE CONFIRM
+TAKES_export-subscriptions := STAGE
+TAKES_smoke := TARGET_URL
+TAKES_dlq := STAGE LIMIT
+TAKES_redrive := STAGE RATE
+TAKES_show := EVENT_ID SUBJECT
+TAKES_replay := GO SINCE UNTIL STATUS EVENT_TYPE TENANT SUBSCRIPTION_ID EVENT_ID RATE
+TAKES_erase := GO METADATA TENANT SINCE UNTIL RATE
+TAKES_send := TYPE PAYLOAD METADATA TENANT SUBJECT FILE
+TAKES_token := TENANT EXPIRES_IN
+TAKES_send-to := SUBSCRIPTION_ID EVENT_ID
+TAKES_missed := SUBSCRIPTION_ID SINCE UNTIL SUBJECT
+TAKES_recover := GO SUBSCRIPTION_ID SINCE UNTIL
+TAKES_subscriptions := STAGE TENANT STATE
+TAKES_enable := SUBSCRIPTION_ID DISMISS GO TENANT
+TAKES_disable := SUBSCRIPTION_ID GO TENANT
+TAKES_import-subscriptions := GO FILE
+TAKES_mark-undelivered := STAGE
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.
 $(foreach _name,$(GIVEN),$(eval override $(_name) := $$(value $(_name)))$(eval export $(_name)))
-$(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach _name,$(filter-out $(SETTINGS),$(GIVEN)),\
-  $(if $(shell grep '^$(goal):.*[^A-Z_]$(_name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(_name)))\
-  $(if $($(_name)),,$(error make $(goal) wants a value for $(_name)))))
+STRICT := $(patsubst TAKES_%,%,$(filter TAKES_%,$(.VARIABLES)))
+$(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),\
+  $(foreach _name,$(filter-out $(SETTINGS) $(TAKES_$(goal)),$(GIVEN)),$(error make $(goal) does not take $(_name)))\
+  $(foreach _name,$(filter-out $(SETTINGS),$(GIVEN)),$(if $($(_name)),,$(error make $(goal) wants a value for $(_name)))))
 
 $(if $(filter destroy,$(MAKECMDGOALS)),$(if $(STAGE),,$(error make destroy needs the stage: make destroy STAGE=dev)))
 
@@ -83,7 +112,7 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 	$(say-python)
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
-ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six)
+ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six, deployed again or destroyed by turns)
 	@exec $(PY) -m tests.e2e.ways
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
@@ -97,13 +126,14 @@ pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today 
 bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tests.bench
 
-resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev); other settings than it has: GO=1
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme); other settings than it has: GO=1
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" $(GO_FLAG)
 
-deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev, GO=1; RUNTIME=python3.13 changes their Python)
-	$(say-python)
+deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme, GO=1; RUNTIME=python3.13 changes their Python)
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
-	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+	$(say-python)
+	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" \
+	  || { echo 'If somebody else deploys this stage, wait until that is done. Then make deploy again, which completes it.' >&2; exit 1; }
 	@$(PY) -m tools.gateway "$${STAGE:-dev}"
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
 
@@ -124,10 +154,10 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 # These read the variables named here from the environment, into which make puts what is given on its command line.
 # Only there does GO count: one that a shell exported would push, erase or change what was to be counted or shown.
 GO_FLAG := $(if $(filter GO,$(GIVEN)),$(if $(filter 1,$(GO)),--go))
-dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
+dlq: $(SET_UP) ## show the dead letter queue (STAGE=prod LIMIT=100)
 	@exec $(PY) -m tools.ops dlq
 
-redrive: $(SET_UP) ## move dead letters back to the work queue (STAGE=dev RATE=20)
+redrive: $(SET_UP) ## move dead letters back to the work queue (STAGE=prod RATE=20)
 	@exec $(PY) -m tools.ops redrive
 
 show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_... or SUBJECT=order-4711)
@@ -145,7 +175,7 @@ missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION
 recover: $(SET_UP) ## count what a subscription missed, by reason, or get it there: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
 	@exec $(PY) -m tools.ops recover $(GO_FLAG)
 
-subscriptions: $(SET_UP) ## list subscriptions with their states, and what each lost (STAGE=dev TENANT= STATE=)
+subscriptions: $(SET_UP) ## list subscriptions with their states, and what each lost (STAGE= TENANT= STATE=)
 	@exec $(PY) -m tools.ops subscriptions
 
 enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID= DISMISS=1), or count a tenant's or enable them: GO=1 (TENANT=)

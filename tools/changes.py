@@ -3,10 +3,18 @@
 import re
 
 import boto3
+import click
 
 from chalicelib.infra.clients import read_secret
 from chalicelib.infra.parsing import Json
-from chalicelib.settings import COPIES_ONLY, PULL_ONLY, parse
+from chalicelib.settings import COPIES_ONLY, PULL_ONLY
+
+
+class UnconfirmedError(click.ClickException):
+    """What is asked differs from what the stage has, and nothing was changed."""
+
+    exit_code = 2
+
 
 # The variable that sets each parameter of the template.
 PARAMETERS = {
@@ -26,12 +34,43 @@ OF_EVENT_SOURCES = {
 }
 
 
-def find_changes(stage: str, given: dict[str, str], stack: Json) -> list[str]:
+def merge_keys(given: str, in_use: str, removed: str) -> str:
+    """Return the entries of API_KEYS that a stage is to have: a name has the entries that are
+    given, names that are not given keep theirs, and what is removed goes.
+
+    :param removed: Names, or names with the beginning of a digest, separated by commas.
+    """
+    entries = split_keys(given)
+    names = tuple(f"{_name_of(entry)}:" for entry in entries)
+    kept = [entry for entry in split_keys(in_use) if not entry.startswith(names)]
+    if names and kept:
+        told = ",".join(sorted(set(map(_name_of, kept))))
+        print(f"not in API_KEYS, and kept: {told} (to take them out: REMOVE_KEY={told})")
+    entries = kept + entries
+    for key in split_keys(removed):
+        beginning = key if ":" in key else f"{key}:"
+        left = [entry for entry in entries if not entry.startswith(beginning)]
+        if left == entries:
+            known = ", ".join(entry[: len(_name_of(entry)) + 9] for entry in entries)
+            raise UnconfirmedError(f"nothing was changed: no API key is {key}; there are: {known}")
+        entries = left
+    return in_use if set(entries) == set(split_keys(in_use)) else ",".join(entries)
+
+
+def split_keys(keys: str) -> list[str]:
+    return keys.replace(",", " ").split()
+
+
+def _name_of(entry: str) -> str:
+    return entry.partition(":")[0]
+
+
+def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
     """Return a line for each variable whose value is not that of the stage, without the values.
 
-    :param given: What the environment sets, by variable.
+    :param given: What is to be set, by variable.
+    :param values: What the stage has, by variable.
     """
-    values = _read_values(stage, stack) if given else {}
     return [
         f"{name}: {_difference(name, value, values[name])}"
         for name, value in given.items()
@@ -39,7 +78,7 @@ def find_changes(stage: str, given: dict[str, str], stack: Json) -> list[str]:
     ]
 
 
-def _read_values(stage: str, stack: Json) -> dict[str, str]:
+def read_values(stage: str, stack: Json) -> dict[str, str]:
     """Return the settings of a stage, by variable. CloudFormation does not show those that are
     secret: they are in the secret and in the topic.
     """
@@ -68,10 +107,11 @@ def outputs_of(stack: Json) -> dict[str, str]:
 def _difference(name: str, new: str, old: str) -> str:
     """Return how a value differs from the one before, without showing either."""
     if name == "API_KEYS":
-        new_keys, old_keys = (set(parse({name: keys})[0]["api_keys"]) for keys in (new, old))
-        names = [f"+ {key.name}" for key in new_keys - old_keys]
-        names += [f"\N{MINUS SIGN} {key.name}" for key in old_keys - new_keys]
-        return ", ".join(sorted(names)) or "another order"
+        new_keys = set(split_keys(new))
+        old_keys = set(split_keys(old))
+        names = [f"+ {_name_of(entry)}" for entry in new_keys - old_keys]
+        names += [f"\N{MINUS SIGN} {_name_of(entry)}" for entry in old_keys - new_keys]
+        return ", ".join(sorted(names))
     if not new:
         return "removed"
     if name == "ZAPIER_WEBHOOK_URL" and new.split("/")[:3] != old.split("/")[:3]:

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import boto3
 import click
 from botocore.exceptions import NoCredentialsError, NoRegionError
 from rich.console import Console
@@ -36,7 +36,7 @@ UNIT_SECONDS = {
     "d": 86400,
 }
 PASTE = (
-    " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last "
+    " (credentials and AWS_REGION must be set; for `make run`, paste the last "
     "export that it printed)"
 )
 
@@ -90,7 +90,7 @@ def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 stage_option = click.option(
-    "--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues."
+    "--stage", envvar="STAGE", metavar="NAME", required=True, help="Whose queues."
 )
 rate_option = option(
     "--rate",
@@ -209,22 +209,18 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def tell_place(stage: str) -> str:
+    """Print which account, region and stage a command is about, and return the account."""
+    sts = boto3.client("sts")
+    account = str(sts.get_caller_identity()["Account"])
+    print(f"account {account}, region {sts.meta.region_name}, stage {stage}", flush=True)
+    return account
+
+
 def command_line(command: str, options: Mapping[str, object]) -> str:
-    """Return one of these commands, to be pasted into the same shell: of make if that was used."""
-    words = [os.path.relpath(sys.executable), "-m", "tools.ops", command]
-    if is_make():
-        words = ["make", command]
-    for name, value in options.items():
-        if not value:
-            continue
-        if is_make():
-            words.append(f"{variable(name)}={value}")
-        elif name == "event_id":
-            words += str(value).split()
-        elif name == "go":
-            words.append("--go")
-        else:
-            words.append(f"--{name.replace('_', '-')}={value}")
+    """Return one of these commands, to be pasted into the same shell."""
+    words = ["make", command]
+    words += [f"{variable(name)}={value}" for name, value in options.items() if value]
     return shlex.join(words)
 
 

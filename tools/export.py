@@ -3,6 +3,7 @@ subscriptions over.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 
 import boto3
@@ -16,10 +17,13 @@ from chalicelib.settings import Variables
 
 
 def export_subscriptions(variables: Variables) -> None:
-    """Print each subscription as a line of JSON, with its target URL, headers and secrets.
+    """Print each subscription as a line of JSON, with its target URL, headers and secrets; a file
+    that gets the lines cannot be read by others then.
 
     `variables` are the stage's; those that `make run` prints count for its own AWS alone.
     """
+    if stat.S_ISREG(os.fstat(1).st_mode):
+        os.fchmod(1, 0o600)
     if "AWS_ENDPOINT_URL" in os.environ:
         variables = {**variables, **os.environ}
     settings = stage_settings.load(variables, read_secret)

@@ -59,6 +59,7 @@ SETTINGS = settings.BY_VARIABLE
 # What another shell needs to use the same AWS with the same settings
 VARIABLES = (
     "AWS_ENDPOINT_URL",
+    "AWS_REGION",
     "AWS_DEFAULT_REGION",
     *local_aws.CREDENTIALS,
     "SETTINGS_SECRET",

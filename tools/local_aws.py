@@ -36,6 +36,7 @@ def use(url: str) -> None:
     os.environ.update(
         AWS_CONFIG_FILE=os.devnull,
         AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_REGION=REGION,
         AWS_DEFAULT_REGION=REGION,
         AWS_ENDPOINT_URL=url,
         **CREDENTIALS,
@@ -52,7 +53,7 @@ def complete_given() -> None:
     if session.get_credentials() is None:
         os.environ.update(CREDENTIALS)
     if session.region_name is None:
-        os.environ["AWS_DEFAULT_REGION"] = os.environ.get("AWS_REGION") or REGION
+        os.environ["AWS_DEFAULT_REGION"] = REGION
 
 
 def ensure(stage: str) -> dict[str, str]:

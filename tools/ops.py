@@ -44,6 +44,7 @@ from tools.command_line import (
     rate_option,
     since_option,
     stage_option,
+    tell_place,
     tenant_option,
     until_option,
 )
@@ -76,7 +77,10 @@ def cli() -> None:
 
 
 def open_queues(stage: str) -> tuple[Any, str, str]:
-    """Return an SQS client and the URLs of the work queue and of the dead letter queue."""
+    """Return an SQS client and the URLs of the work queue and of the dead letter queue; print where
+    they are.
+    """
+    tell_place(stage)
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
     try:
@@ -223,7 +227,7 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
         raise click.UsageError(
             f"{event_id!r} is not the beginning of an id (evt_, cpy_ or sub_): is it a --subject?"
         )
-    api = Api()
+    api = Api(is_told=True)
     path = "/events"
     columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
     query = {"limit": "100", "subject": subject, "include": subject and "outcome"}
@@ -349,7 +353,7 @@ def replay(
     """
     if bool(event_id) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
-    api = Api()
+    api = Api(is_told=True)
     found = [api.get("/events", named_id) for named_id in event_id]
     if since:
         found += api.list_all("/events", **EVENTS, since=since, until=until, **query)

@@ -19,10 +19,19 @@ from botocore.exceptions import ClientError, WaiterError
 from chalicelib import __version__, deps, settings
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
-from tools.changes import OF_EVENT_SOURCES, PARAMETERS, find_changes, outputs_of
+from tools.changes import (
+    OF_EVENT_SOURCES,
+    PARAMETERS,
+    UnconfirmedError,
+    find_changes,
+    merge_keys,
+    outputs_of,
+    read_values,
+)
 from tools.export import export_subscriptions, read_all
 from tools.mark_undelivered import mark_undelivered
 from tools.stage import (
+    check_account,
     check_place,
     check_runtime,
     find_functions,
@@ -59,6 +68,7 @@ NEWER = """\
 version made. Update the checkout. To go back to older code (docs/runbook.md, A bad deploy must be
 undone), in a checkout of version {newer}:
   git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
+  export AWS_DEFAULT_REGION={region}
   chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
 NAME_IS_TAKEN = """\
 {reason}
@@ -74,6 +84,12 @@ groups: for good the secret with webhook URL, API keys and signing secrets. Stor
 prints:
   aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings \\
     --query SecretString --output text"""
+NO_INDEX = """\
+no function was deployed: the table {table} lacks {index}, without which lists fail. Add it, and
+deploy again, which waits until it is filled:
+  aws dynamodb update-table --table-name {table} \\
+    --attribute-definitions '{attributes}' \\
+    --global-secondary-index-updates '{updates}'"""
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
@@ -88,12 +104,6 @@ COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 USABLE = (*COMPLETE, "DELETE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
-
-
-class UnconfirmedError(click.ClickException):
-    """What the environment has differs from the stage, and was not confirmed."""
-
-    exit_code = 2
 
 
 def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Json | None:
@@ -112,17 +122,8 @@ def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Jso
 def update_stage(
     stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation: Any
 ) -> None:
-    """Update the stack, and what else `chalice deploy` and the functions need."""
-    update(stage, stack, is_confirmed=is_confirmed, cloudformation=cloudformation)
-    cloudformation.update_termination_protection(
-        StackName=stack_name(stage), EnableTerminationProtection=True
-    )
-    restore_record(stage)
-    check_alarms(stage, cloudformation)
-
-
-def update(stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation: Any) -> None:
-    """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises.
+    """Create or update the stack, and what else `chalice deploy` and the functions need; raise
+    ClickException, SettingsError, or what boto3 raises.
 
     :param is_confirmed: Whether settings that differ from those of the stage are applied.
     """
@@ -133,54 +134,90 @@ def update(stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation
         stack = _find_stack(stage, cloudformation)
     parameters = stack["Parameters"] if stack else ()
     known = {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
+    removed = os.environ.get("REMOVE_KEY", "")
+    values = read_values(stage, stack) if stack and (given or removed) else {}
+    if removed or (stack and "API_KEYS" in given):
+        in_use = values.get("API_KEYS", "")
+        given["API_KEYS"] = merge_keys(given.get("API_KEYS", ""), in_use, removed)
     missing = [variable for variable in REQUIRED if variable not in given.keys() | known]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
-    changes = find_changes(stage, given, stack) if stack else []
+    changes = find_changes(given, values)
     told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
     if changes and not is_confirmed:
         raise UnconfirmedError(UNCONFIRMED.format(changes=told))
     template = read_template(stage)
     table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
-    await_indexes(table_name)
     change_set = _create_change_set(stage, template, given, known, cloudformation)
     if change_set is None:
         print(f"stack {stack_name(stage)}: no changes")
     else:
         print(told)
-        _print_changes(change_set, cloudformation)
+        pages = cloudformation.get_paginator("describe_change_set").paginate(**change_set)
+        actions = {}
+        for change in pages.search("Changes[].ResourceChange"):
+            name = change["LogicalResourceId"]
+            actions[name] = change["Action"]
+            print(f"  {actions[name]:<7} {name}  {change['ResourceType']}")
+        if actions.get("EventsTable") == "Modify":  # DynamoDB changes one index at a time
+            await_indexes(table_name)
         cloudformation.execute_change_set(**change_set)
         print(WAITING, flush=True)
         _wait(change_set["StackName"], COMPLETE, cloudformation)
-        await_indexes(table_name)
+        if "EventsTable" in actions:
+            await_indexes(table_name)
         print("done")
     if not known:
         print(BUDGET)
+    cloudformation.update_termination_protection(
+        StackName=stack_name(stage), EnableTerminationProtection=True
+    )
+    restore_record(stage)
+    check_alarms(stage, cloudformation)
 
 
-def await_indexes(table_name: str) -> None:
+def check_indexes(stage: str) -> None:
+    """Wait for the indexes of the table that functions use, which may be restored or adopted; raise
+    ClickException if it lacks one of the template's.
+    """
+    properties = read_template(stage)["Resources"]["EventsTable"]["Properties"]
+    table_name = read_config(stage).get("EVENTS_TABLE_NAME", properties["TableName"])
+    states = await_indexes(table_name)
+    for index in properties["GlobalSecondaryIndexes"]:
+        if index["IndexName"] not in states:
+            keys = [key["AttributeName"] for key in index["KeySchema"]]
+            definitions = properties["AttributeDefinitions"]
+            attributes = [each for each in definitions if each["AttributeName"] in keys]
+            command = NO_INDEX.format(
+                table=table_name,
+                index=index["IndexName"],
+                attributes=json.dumps(attributes),
+                updates=json.dumps([{"Create": index}]),
+            )
+            raise click.ClickException(command)
+
+
+def await_indexes(table_name: str) -> dict[str, str]:
     """Wait until all indexes of the table can be read, and another one can be changed; print
-    progress each minute. There may be no table yet.
+    progress each minute. Return the states of table and indexes, by their names.
 
     CloudFormation is done when DynamoDB begins to fill an index, which takes hours for a large
-    table. It changes one at a time.
+    table.
     """
     dynamodb = boto3.client("dynamodb")
     for seconds in itertools.count():
-        try:
-            table = dynamodb.describe_table(TableName=table_name)["Table"]
-        except dynamodb.exceptions.ResourceNotFoundException:
-            return
+        table = dynamodb.describe_table(TableName=table_name)["Table"]
         states = {"table": table["TableStatus"]}
         for index in table.get("GlobalSecondaryIndexes", ()):
             states[index["IndexName"]] = index.get("IndexStatus", "ACTIVE")  # of emulators
         busy = [f"{name} {state}" for name, state in states.items() if state != "ACTIVE"]
         if not busy:
-            return
+            break
         if seconds % 60 == 0:
             waited = f"{seconds // 60} min"
             print(f"waiting for {table_name}, {waited}: {', '.join(busy)}", flush=True)
         time.sleep(1)
+    return states
 
 
 def _create_change_set(
@@ -235,13 +272,6 @@ def _explain(reason: str) -> None:
     if "ResourceExistenceCheck" in reason:
         reason = NAME_IS_TAKEN.format(reason=reason)
     raise click.ClickException(reason) from None
-
-
-def _print_changes(change_set: dict[str, str], cloudformation: Any) -> None:
-    paginator = cloudformation.get_paginator("describe_change_set")
-    pages = paginator.paginate(**change_set)
-    for change in pages.search("Changes[].ResourceChange"):
-        print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}")
 
 
 def check_alarms(stage: str, cloudformation: Any) -> None:
@@ -300,7 +330,10 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
         return None
     newer = outputs_of(stack).get("Version", "0")
     if _numbers(newer) > _numbers(__version__):
-        raise click.ClickException(NEWER.format(stage=stage, newer=newer, own=__version__))
+        region = cloudformation.meta.region_name
+        raise click.ClickException(
+            NEWER.format(stage=stage, newer=newer, own=__version__, region=region)
+        )
     return stack  # type: ignore[no-any-return]
 
 
@@ -352,8 +385,6 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
 )
 @click.option("--go", is_flag=True)
 def main(stage: str, act: str, go: bool) -> None:
-    if act == "check" and os.environ.get("CONFIRM") != stage:
-        raise click.ClickException(CONFIRM.format(stage=stage))
     try:
         cloudformation = boto3.client("cloudformation")
         match act:
@@ -367,6 +398,10 @@ def main(stage: str, act: str, go: bool) -> None:
                     raise click.ClickException(f"no functions of {stage} are deployed here")
                 mark_undelivered(services, max(map(datetime.fromisoformat, updates)).timestamp())
                 return
+        check_account(stage)
+        read_config(stage)
+        if act == "check" and os.environ.get("CONFIRM") != stage:
+            raise click.ClickException(CONFIRM.format(stage=stage))
         is_deleting = act in ("check", "delete")
         stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)
         match act:
@@ -380,6 +415,8 @@ def main(stage: str, act: str, go: bool) -> None:
                     if stack and outputs_of(stack):  # it was made
                         check_secrets(stage)
                 update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
+                if act == "deploy":
+                    check_indexes(stage)
     except (ApiError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 

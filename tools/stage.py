@@ -16,6 +16,7 @@ from chalice.config import Config
 
 from chalicelib import __version__
 from chalicelib.infra.parsing import Json
+from tools.command_line import tell_place
 
 ROOT = Path(__file__).parent.parent
 # The suffix of each function's name, and so of its log group's.
@@ -46,6 +47,16 @@ nothing was changed: {stage} is no stage that `make deploy` made in {here}.
 Roles have no region: what is done to them here is done to the stage {stage} wherever it is. Set
 AWS_REGION to its region, or choose another name for a stage here. A stack of `make package` is
 updated and deleted as docs/runbook.md tells, One stack for everything."""
+
+
+OTHER_ACCOUNT = """\
+nothing was changed: .chalice/deployed/{stage}.json names functions of account {recorded}, and these
+credentials are of account {account}. Use credentials of account {recorded}, or another name for a
+stage in this account. If the stage is gone there: git rm .chalice/deployed/{stage}.json"""
+TOO_LONG = """\
+.chalice/config.json: Lambda takes 4,096 bytes of environment variables, and {stage} has {size:,}:
+shorten {longest}"""
+MAX_VARIABLES_BYTES = 4096
 
 
 def read_template(stage: str) -> Any:
@@ -90,6 +101,10 @@ def read_config(stage: str) -> dict[str, str]:
         raise click.ClickException(
             f".chalice/config.json: write values in quotes: {', '.join(unquoted)}"
         )
+    size = len(json.dumps(configured, ensure_ascii=False).encode())
+    if size > MAX_VARIABLES_BYTES:
+        longest = max(configured, key=lambda name: len(configured[name]))
+        raise click.ClickException(TOO_LONG.format(stage=stage, size=size, longest=longest))
     return configured  # type: ignore[no-any-return]
 
 
@@ -101,7 +116,7 @@ def find_functions(stage: str, region: str | None = None) -> Json:
     client = boto3.client("lambda", region_name=region)
     pages = client.get_paginator("list_functions").paginate()
     functions = {function["FunctionName"]: function for function in pages.search("Functions[]")}
-    return {name: functions[name] for name in names & functions.keys()}
+    return {name: function for name, function in functions.items() if name in names}
 
 
 def await_functions(stage: str) -> None:
@@ -162,6 +177,17 @@ def check_runtime(stage: str) -> None:
         )
 
 
+def check_account(stage: str) -> None:
+    """Print which account, region and stage the command is about; raise ClickException if Chalice's
+    record names another account.
+    """
+    account = tell_place(stage)
+    for recorded in set(re.findall(r":lambda:[^:]+:(\d+):", _recorded(stage))) - {account}:
+        raise click.ClickException(
+            OTHER_ACCOUNT.format(stage=stage, recorded=recorded, account=account)
+        )
+
+
 def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
     """Raise ClickException unless what has the stage's names was made here, and by `make deploy`.
 
@@ -174,8 +200,7 @@ def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
     tags = [client.list_tags(Resource=each["FunctionArn"])["Tags"] for each in functions.values()]
     owners = {tag[STACK_TAG] for tag in tags if STACK_TAG in tag}
     here = client.meta.region_name
-    record = _record(stage)
-    recorded = re.findall(":lambda:([^:]+):", record.read_text() if record.exists() else "")
+    recorded = re.findall(":lambda:([^:]+):", _recorded(stage))
     # A role tells the region of its latest use alone.
     regions = {*jmespath.search("*.RoleLastUsed.Region", roles), *recorded} - {here}
     is_elsewhere = any(find_functions(stage, region) for region in regions)
@@ -204,8 +229,8 @@ def restore_record(stage: str) -> None:
     await_functions(stage)
     record = _record(stage)
     try:
-        content = json.loads(record.read_text())
-    except (FileNotFoundError, ValueError):  # there is none, or only its beginning
+        content = json.loads(_recorded(stage))
+    except ValueError:  # there is none, or only its beginning
         content = {"resources": [], "schema_version": "2.0", "backend": "api"}
     recorded = {resource["name"]: resource for resource in content["resources"]}
     resources = dict(recorded)
@@ -286,6 +311,12 @@ def _describe(call: Callable[..., Json], **name: str) -> Json:
         if error.response["Error"]["Code"] not in ("NoSuchEntity", "ResourceNotFoundException"):
             raise
     return {}
+
+
+def _recorded(stage: str) -> str:
+    """Return the text of Chalice's record, which is empty if there is none."""
+    record = _record(stage)
+    return record.read_text() if record.exists() else ""
 
 
 def _record(stage: str) -> Path:

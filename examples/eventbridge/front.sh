@@ -3,6 +3,17 @@
 # TRIGGERS_URL, TRIGGERS_API_KEY (scope produce), and the ARNs of two queues: DLQ_ARN, whose policy lets
 # events.amazonaws.com send, and a redrive policy on QUEUE_ARN.
 set -eu
+: "${TRIGGERS_URL:?is not set}" "${TRIGGERS_API_KEY:?is not set}" "${QUEUE_ARN:?is not set}" "${DLQ_ARN:?is not set}"
+cat <<'END'
+To undo what this makes, also where it stops:
+  aws pipes delete-pipe --name orders-to-triggers
+  aws events remove-targets --rule orders-to-triggers --ids triggers
+  aws events delete-rule --name orders-to-triggers
+  aws events delete-api-destination --name triggers
+  aws events delete-connection --name triggers
+  aws iam delete-role-policy --role-name triggers-front --policy-name post
+  aws iam delete-role --role-name triggers-front
+END
 # call SERVICE OPERATION QUERY: the input is JSON, in a file that others cannot read: the key is on no command line.
 # The AWS CLI reads the file more than once.
 INPUT=$(mktemp)

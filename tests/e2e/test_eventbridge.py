@@ -35,8 +35,10 @@ def test_a_rule_and_a_pipe_post_to_the_api() -> None:
         "QUEUE_ARN": f"{ARN}orders",
         "DLQ_ARN": f"{ARN}failed",
     }
+    script = f"{ROOT}/examples/eventbridge/front.sh"
     try:
-        status, output, errors = ended("sh", f"{ROOT}/examples/eventbridge/front.sh", **variables)
+        refused = ended("sh", script, **{**variables, "DLQ_ARN": ""})
+        status, output, errors = ended("sh", script, **variables)
         events = boto3.client("events", endpoint_url=url, **ACCOUNT)
         [target] = events.list_targets_by_rule(Rule="orders-to-triggers")["Targets"]
         destination = events.describe_api_destination(Name="triggers")
@@ -45,6 +47,8 @@ def test_a_rule_and_a_pipe_post_to_the_api() -> None:
     finally:
         server.stop()
 
+    assert refused[1] == ""
+    assert "DLQ_ARN: is not set" in refused[2]
     assert (status, errors) == (0, "")
     assert KEY not in output
     assert destination["InvocationEndpoint"] == "https://triggers.example/api/events"

@@ -16,7 +16,7 @@ from chalice.local import LambdaEventConverter, RouteMatcher
 
 from tests.support.checkout import Checkout, copy_repository, is_write
 from tests.support.iam import is_allowed, requests_of
-from tests.support.ministack import Ministack, ministack, without_metric_math
+from tests.support.ministack import Ministack, install, ministack, without_metric_math
 from tests.support.world import ROOT, Json, assert_has
 from tools import api_key, gateway
 from tools.stage import read_template
@@ -44,6 +44,7 @@ RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
 SLOW_ARN = INBOX_ARN.replace("inbox", "slow")
 TABLE = "triggers-api-dev-events"
+RESTORED = f"{TABLE}-restored"
 CREATED_AT = "2026-11-25T00:00:00.000000Z"
 SUBSCRIPTION = {
     "event_id": f"sub_{'0' * 32}",
@@ -74,6 +75,8 @@ Error: nothing was changed. The environment has other settings than stack trigge
   WORKER_MAX_CONCURRENCY: another value
 Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command.
 """
+PLACE = "account 000000000000, region us-east-1, stage dev\n"
+ELSEWHERE = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "eu-west-1"}
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
@@ -147,7 +150,7 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     kept_table = "kept, for the next stack to adopt: the table triggers-api-dev-events"
     assert kept_table in second.resources("delete")
     absent = "there is no stack triggers-api-dev-resources in us-east-1\n"
-    assert second.resources("delete") == absent
+    assert second.resources("delete") == f"{PLACE}{absent}"
     assert not any(what_is_deployed(aws).values())
     assert not aws.client("sqs").list_queues().get("QueueUrls")
 
@@ -241,19 +244,46 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     text = without_metric_math(json.dumps(template))
     parameters = {"ZapierWebhookUrl": "none", "ApiKeys": ""}
     aws.create_stack(STACK, text, parameters)
-    aws.index_looks = 2
+    aws.looks_left = aws.index_looks = 2
 
-    checkout.interrupt([sys.executable, "-m", "tools.resources", "dev"], "ExecuteChangeSet")
+    output = checkout.resources()
+
+    before, after = re.findall(rf"waiting for {TABLE}, 0 min: (.*)", output)
+    assert (before, after) == ("tenant-index CREATING", "undelivered-index CREATING")
+    assert aws.looks_left == 0
+    # as after a run that was interrupted
+    aws.looks_left = 2
     aws.replaced = {b"<StackStatus>UPDATE_COMPLETE": b"<StackStatus>UPDATE_IN_PROGRESS"}
     aws.seen = lambda operation: (
         aws.replaced.clear() if operation.startswith("DescribeStacks") else None
     )
-    output = checkout.resources()
+    output = checkout.resources("deploy")
 
     assert f"waiting for stack {STACK}: UPDATE_IN_PROGRESS\n" in output
-    assert f"waiting for {TABLE}, 0 min: undelivered-index CREATING" in output
     assert ": no changes\n" in output
+    assert f"waiting for {TABLE}, 0 min: undelivered-index CREATING" in output
     assert aws.looks_left == 0
+
+
+def test_no_function_is_deployed_onto_a_table_that_lacks_an_index(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    table = read_template("dev")["Resources"]["EventsTable"]["Properties"]
+    keys = ("BillingMode", "TableName", "AttributeDefinitions", "KeySchema")
+    indexes = table["GlobalSecondaryIndexes"][:-1]
+    restored = {key: table[key] for key in keys} | {"GlobalSecondaryIndexes": indexes}
+    restored["AttributeDefinitions"] = table["AttributeDefinitions"][:-1]
+    restored["TableName"] = RESTORED
+    aws.direct("dynamodb").create_table(**restored)
+    checkout.set_variable("EVENTS_TABLE_NAME", RESTORED)
+
+    output = checkout.make("deploy", **GIVEN, status=1)
+
+    assert f"no function was deployed: the table {RESTORED} lacks undelivered-index" in output
+    assert what_is_deployed(aws)["functions"] == []
+    command = output[output.index("aws dynamodb") : output.index("make: ")]
+    checkout.run(["bash", "-c", f"{install().with_name('aws')}{command.removeprefix('aws')}"], 0)
+    assert "no changes" in checkout.resources("deploy")
 
 
 @pytest.mark.parametrize(
@@ -311,8 +341,8 @@ def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Minis
 
     assert aws.client("cloudwatch").list_dashboards()["DashboardEntries"] == []
     assert "no changes" in checkout.resources(**given)
-    entries = f"{api_key.entry('oncall', NEW_KEY)}, {GIVEN['API_KEYS']}"
-    assert refused(checkout, ZAPIER_WEBHOOK_URL=f"{webhook}/2", API_KEYS=entries) == [
+    oncall = api_key.entry("oncall", NEW_KEY)
+    assert refused(checkout, ZAPIER_WEBHOOK_URL=f"{webhook}/2", API_KEYS=oncall) == [
         "ZAPIER_WEBHOOK_URL: another value",
         "API_KEYS: + oncall",
     ]
@@ -320,7 +350,6 @@ def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Minis
     secrets = {"WEBHOOK_SIGNING_SECRETS": other_secret, "QUIET_ALARM_HOURS": "0"}
     assert refused(checkout, **others, **secrets, API_KEYS="", ALARM_EMAIL="a@example.com") == [
         "ZAPIER_WEBHOOK_URL: another host",
-        "API_KEYS: \N{MINUS SIGN} acme",
         "WEBHOOK_SIGNING_SECRETS: another value",
         "ALARM_EMAIL: another value",
         "ALARM_URL: removed",
@@ -331,6 +360,43 @@ def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Minis
         "ZAPIER_WEBHOOK_URL: none",
         "DASHBOARD: another value",
     ]
+
+
+def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    acme, twin, oncall = (
+        api_key.entry(name, api_key.new_key()) for name in ("acme", "acme", "oncall")
+    )
+    checkout.account |= ELSEWHERE
+    checkout.resources(**{**GIVEN, "API_KEYS": acme})
+    said = checkout.resources("--go", API_KEYS=oncall)
+    assert "API_KEYS: + oncall\n" in said
+    assert "not in API_KEYS, and kept: acme (to take them out: REMOVE_KEY=acme)\n" in said
+    checkout.resources("--go", API_KEYS=f"{acme},{twin}")
+    aws.looks_left = 1000  # an index fills
+
+    for key, names in (("shop", 3), ("acme:ffffffffz", 3)):
+        unknown = checkout.resources("--go", REMOVE_KEY=key, status=1)
+        assert checkout.status == 2
+        assert f"no API key is {key}; there are: " in unknown
+        assert len(re.findall(r"acme:\w{8}\b|oncall:\w{8}\b", unknown)) == names
+    assert refused(checkout, REMOVE_KEY="acme") == [
+        "API_KEYS: \N{MINUS SIGN} acme, \N{MINUS SIGN} acme"
+    ]
+    said = checkout.make("resources", f"REMOVE_KEY={acme[:13]}", "GO=1")
+
+    assert said.startswith(PLACE)
+    assert keys_in_use(aws) == {twin, oncall}
+    # By a list from yesterday.
+    checkout.resources("--go", API_KEYS=acme, REMOVE_KEY="oncall")
+    assert keys_in_use(aws) == {acme}
+
+
+def keys_in_use(aws: Ministack) -> set[str]:
+    secret = aws.client("secretsmanager").get_secret_value(SecretId="triggers-api-dev-settings")
+    [keys] = re.findall("^API_KEYS=(.*)", secret["SecretString"], re.MULTILINE)
+    return {*keys.split(",")}
 
 
 def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
@@ -350,11 +416,35 @@ def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
     newer.resources()
 
 
+def test_another_account_and_an_unknown_stage_are_refused_before_anything_is_called(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    checkout.record.parent.mkdir()
+    arn = "arn:aws:lambda:us-east-1:999999999999:function:triggers-api-dev-worker"
+    checkout.record.write_text(json.dumps({"resources": [{"name": "worker", "lambda_arn": arn}]}))
+
+    for command in (["deploy"], ["resources"], ["destroy", "CONFIRM=dev"]):
+        output = checkout.make(*command, **GIVEN, status=1)
+        assert output.startswith(PLACE)
+        assert "names functions of account 999999999999, and these" in output
+    unknown = checkout.make("destroy", "STAGE=dve", "CONFIRM=dve", status=1)
+    assert "STAGE is unusable: .chalice/config.json has dev and prod" in unknown
+    checkout.set_variable("EVENT_TYPES", "a," * 2000 + "a")
+    checkout.record.unlink()
+    assert "shorten EVENT_TYPES" in checkout.make("deploy", **GIVEN, status=1)
+    assert list(checkout.record.parent.iterdir()) == []
+    assert {call.service for call in aws.calls} == {"sts"}
+
+
 def test_the_policy_of_the_deployer_allows_what_commands_call(
     checkout: Checkout, aws: Ministack
 ) -> None:
-    policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
+    policy, oncall = (
+        json.loads((ROOT / "docs" / f"{name}-policy.json").read_text())
+        for name in ("deployer", "oncall")
+    )
     assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
+    checkout.account |= ELSEWHERE
     dynamodb = aws.direct("dynamodb")
     item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
     for marked in range(2):
@@ -374,31 +464,37 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     aws.replaced = {}
     sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
     functions = {source["UUID"]: source["FunctionArn"] for source in sources}
-    restored = f"{TABLE}-restored"
     dynamodb.restore_table_to_point_in_time(
-        SourceTableName=TABLE, TargetTableName=restored, UseLatestRestorableTime=True
+        SourceTableName=TABLE, TargetTableName=RESTORED, UseLatestRestorableTime=True
     )
     dynamodb.delete_item(TableName=TABLE, Key={"event_id": item["event_id"]})
-    config = checkout.path / ".chalice" / "config.json"
-    config.write_text(
-        config.read_text().replace(
-            '"STAGE": "dev"', f'"EVENTS_TABLE_NAME": "{restored}", "STAGE": "dev"'
-        )
-    )
+    checkout.set_variable("EVENTS_TABLE_NAME", RESTORED)
     sqs = aws.direct("sqs")
     dlq = sqs.get_queue_url(QueueName="triggers-api-dev-inbox-dlq")["QueueUrl"]
     letter = {"event_id": "cpy_1", "subscription_id": SUBSCRIPTION["event_id"]}
     sqs.send_message(QueueUrl=dlq, MessageBody=json.dumps(letter))
 
-    assert "cpy_1" in checkout.make("dlq")
-    assert "moved" in checkout.make("redrive")
-    exported = json.loads(checkout.make("export-subscriptions"))
+    first = len(aws.calls)
+    assert re.match(f"{PLACE}.*\n.*cpy_1", checkout.make("dlq"))
+    assert re.match(f"{PLACE}.* moved", checkout.make("redrive"))
+    checkout.make("resources", "REMOVE_KEY=acme", "GO=1")
+    exported_to = checkout.path / "subscriptions.jsonl"
+    on_call = [request for call in aws.calls[first:] for request in requests_of(call, functions)]
+    export = "make -o .venv/.set-up STAGE=dev export-subscriptions > subscriptions.jsonl"
+    checkout.run(["bash", "-c", export], 0, MAKEFLAGS="")
+    exported = json.loads(exported_to.read_text())
+    assert exported_to.stat().st_mode & 0o777 == 0o600
     assert "stack deleted" in checkout.make("destroy", "CONFIRM=dev")
 
     target_url = SUBSCRIPTION["target_url"]
     assert_has(exported, target_url=target_url, tenant="acme", secret=SIGNING_SECRET)
     asked = [request for call in aws.calls for request in requests_of(call, functions)]
     assert [request for request in asked if not is_allowed(policy, request)] == []
+    assert [request for request in on_call if not is_allowed(oncall, request)] == []
+    deploying = [request.action for request in asked if not is_allowed(oncall, request)]
+    assert {"lambda:UpdateFunctionCode", "iam:PutRolePolicy"} <= {*deploying}
+    regions = {call.region for call in aws.calls if call.service != "iam"}  # which has no region
+    assert regions == {"us-east-1"}
 
 
 def refused(checkout: Checkout, **variables: str) -> list[str]:

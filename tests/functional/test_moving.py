@@ -1,13 +1,12 @@
 """Moving in: subscriptions are exported, and imported by another stage, with what signs them."""
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 from werkzeug.datastructures import Headers
 
-from tests.functional.test_ops import Ran, _environment  # noqa: F401 - serves the app
+from tests.functional.test_ops import Ran, _environment, paste  # noqa: F401 - serves the app
 from tests.support.receiver import Receiver
 from tests.support.subscribing import (
     id_of_new,
@@ -81,14 +80,15 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     for answer in made:
         world.call("DELETE", answer.location)
 
-    checked, command = import_file(file).splitlines()
+    told = import_file(file)
+    checked, _ = told.splitlines()
 
     assert checked == "3 of 3 lines: 3 can be imported"
     assert subscriptions(world, "*") == []
-    *told, summary = Ran(*shlex.split(command)[-3:]).output.splitlines()
+    *lines, summary = paste(told, "To import all").output.splitlines()
     assert summary == "3 of 3 lines: 2 made (active), 1 made (paused)"
     made_ids = {line["subscription_id"] for line in exported(world, capsys)}
-    assert {line.partition(": ")[2].split()[0] for line in told} == made_ids
+    assert {line.partition(": ")[2].split()[0] for line in lines} == made_ids
     after = exported(world, capsys)
     for was, line in zip(before, after, strict=True):
         assert_has(line, **{member: was[member] for member in SAME}, signs_with=[was["secret"]])

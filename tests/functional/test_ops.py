@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import boto3
 import pytest
@@ -71,8 +72,8 @@ def stop_before(world: World, during: During) -> Before:
 class Ran:
     """What a command wrote. The app runs in the same process: its JSON lines are left out."""
 
-    def __init__(self, *arguments: str, status: int = 0) -> None:
-        result = CliRunner().invoke(cli, arguments)
+    def __init__(self, *arguments: str, status: int = 0, **variables: str) -> None:
+        result = CliRunner().invoke(cli, arguments, env=variables)
         self.output = "".join(
             line for line in result.stdout.splitlines(keepends=True) if not line.startswith('{"')
         )
@@ -102,14 +103,16 @@ def send_dead_letter(world: World, body: str) -> None:
 def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     world: World, receiver: Receiver
 ) -> None:
-    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq is empty\n"
+    dlq = ("dlq", "--stage=dev")
+    place = "account 123456789012, region us-east-1, stage dev\n"
+    assert Ran(*dlq).output == f"{place}triggers-api-dev-inbox-dlq is empty\n"
     *_, latest = fail(world, receiver, 2)
     subscription_id = subscribe_tenant(world, receiver, "acme")
     letter = {"event_id": f"cpy_{0:032}", "failed_at": "", "reason": "\x1b[2Jodd"}
     send_dead_letter(world, json.dumps({**letter, "subscription_id": subscription_id}))
     send_dead_letter(world, "secret text")
 
-    shown = Ran("dlq").output
+    shown = Ran(*dlq).output
 
     found = rf"webhook +permanent +2 +\S+Z +{latest} +1 +receiver responded 422 *\n"
     assert re.search(found, shown)
@@ -122,7 +125,7 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     world.sleep(0.001)
     assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
     in_flight = "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
-    assert Ran("dlq").output == in_flight
+    assert Ran(*dlq).output == place + in_flight
 
 
 def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
@@ -132,13 +135,14 @@ def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
     dead_letters = [{**message, "id": ""} for message in world.dead_letters()]
     stop_before("sqs.DeleteMessageBatch", 11)
 
-    errors = Ran("redrive", *FAST, status=130).errors
+    errors = Ran("redrive", "--stage=dev", *FAST, status=130).errors
 
     assert errors.startswith("10 of 15 messages: 10 moved ")
     assert [{**message, "id": ""} for message in world.messages()] == dead_letters[:11]
     world.sleep(31)  # what was received is visible again
-    said = Ran(*command_in(errors, "To move the rest.*")).output
+    said = paste(errors, "To move the rest.*").output
     assert said == (
+        "account 123456789012, region us-east-1, stage dev\n"
         "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
     )
     assert world.dead_letters() == []
@@ -228,7 +232,7 @@ def test_what_a_subscription_missed_is_counted_then_sent(
     )
     assert world.messages() == []
     world.sleep(60)
-    told = Ran(*command_in(counted, "To recover them")).output
+    told = paste(counted, "To recover them").output
     assert told == "3 sent, 1 replayed, 0 left of 4 events\n"
     assert len(world.messages()) == 4
     world.empty_inbox()
@@ -241,7 +245,7 @@ def test_what_a_subscription_missed_is_counted_then_sent(
 
 
 def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_listed(
-    world: World, receiver: Receiver
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = [subscribe_tenant(world, f"{receiver.url}{number}", "acme") for number in range(2)]
     subscribe_tenant(world, receiver, "other")
@@ -251,17 +255,19 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
 
     assert re.search(rf"\n{mine[1]} +CRM +acme +127\.0\.0\.1 +active *\n1 subscription ", counted)
     assert mine[0] not in counted
-    disabled = Ran(*command_in(counted, "To disable them")).output
+    disabled = paste(counted, "To disable them").output
     assert disabled == f"{mine[1]} (CRM): disabled\n"
     event = post_for(world, "acme")
     world.run_worker()
     paused = Ran("subscriptions", "--tenant=acme", "--state=paused").output
     lost = re.findall(r"\n(sub_\w+) .* paused +1 +0 +(\S+)", paused)
     assert sorted(lost) == [(one, event["created_at"]) for one in sorted(mine)]
-    assert Ran("subscriptions", "--stage=dev").output.endswith("\n3 subscriptions\n")
-    assert "is of stage dev" in Ran("subscriptions", "--stage=prod", status=1).errors
+    monkeypatch.setenv("STAGE", "prod")  # of `make subscriptions STAGE=prod`
+    assert "TRIGGERS_URL is not of prod: " in Ran("subscriptions", status=1).errors
+    monkeypatch.setenv("STAGE", "dev")
+    assert Ran("subscriptions").output.endswith("\n3 subscriptions\n")
     refused = Ran("recover", "--subscription-id", mine[0], "--go", status=1).errors
-    Ran(*command_in(refused, "it is paused; to enable it first"))
+    paste(refused, "it is paused; to enable it first")
     world.sleep(max(0, time.time() - world.clock()) + 60)  # commands take the time of this machine
     Ran("enable", "--tenant=acme", "--dismiss", "--go")
     assert Ran("subscriptions", "--state=disabled").output == "0 subscriptions\n"
@@ -306,15 +312,20 @@ def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver) -> 
     assert re.search(rf"\n{first} +\S+Z +order.created .*\n{second} +\S+Z +order", ran.output)
     assert "\n2 events would be replayed. " in ran.output
     assert world.messages() == []
-    queued = Ran(*command_in(ran.output, "To push them")).output
+    queued = paste(ran.output, "To push them").output
     assert queued.startswith("2 of 2 events: 2 queued\n")
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
     assert "0 events" in Ran("replay", "--since", since, "--until", until).output
 
 
-def command_in(text: str, what: str) -> list[str]:
-    [command] = re.findall(rf"{what}: \S+ -m tools.ops (.*)", text)
-    return shlex.split(command)
+def paste(text: str, what: str, *arguments: str) -> Ran:
+    """Run the make command that a text has, as make does."""
+    [command] = re.findall(rf"{what}: make (.*)", text)
+    name, *given = shlex.split(command)
+    variables: Any = dict(variable.split("=", 1) for variable in given)
+    if variables.pop("GO", ""):
+        arguments = ("--go", *arguments)
+    return Ran(name, *arguments, MAKELEVEL="1", **variables)
 
 
 def test_the_copies_of_one_subscription_are_replayed(world: World, receiver: Receiver) -> None:
@@ -340,9 +351,12 @@ def test_events_that_are_named_are_shown_then_replayed_unless_they_are_held(
         rf"\n{free} +\S+Z +order.created +failed +receiver responded 422 *\n2 events would be ",
         shown,
     )
-    assert Ran("replay", free, "evt_1", status=1).errors == "Error: 404: There is no such event.\n"
+    asking = f"asking {os.environ['TRIGGERS_URL']}\n"
+    unknown = Ran("replay", free, "evt_1", status=1)
+    assert unknown.errors == f"{asking}Error: 404: There is no such event.\n"
     assert ran.output.startswith("2 of 2 events: 1 refused, 1 queued\n")
-    assert re.fullmatch(f"{leased}: 409: .*\nError: some events were refused\n", ran.errors)
+    told = f"{asking}{leased}: 409: .*\nError: some events were refused\n"
+    assert re.fullmatch(told, ran.errors)
 
 
 def subscribe_tenant(world: World, receiver: str | Receiver, tenant: str) -> str:
@@ -366,7 +380,7 @@ def test_a_persons_events_are_counted_then_erased(world: World) -> None:
     found = "\n".join([*matching, "matching: events 2, copies 0, subscriptions 0\nTo erase them: "])
     assert counted.startswith(found)
     assert all(exist(world, *matching, *kept))
-    erased = Ran(*command_in(counted, "To erase them"), *FAST).output
+    erased = paste(counted, "To erase them", *FAST).output
     assert erased.endswith("\n2 of 2 items: 2 erased\n")
     assert exist(world, *matching) == [False] * 2
     assert exist(world, *kept) == [True] * 5
@@ -424,7 +438,7 @@ def test_an_api_error_is_one_line_without_the_key(fake: Receiver) -> None:
     ):
         fake.default = receivers.status(code, body=b'{"detail": "%b"}' % detail)
         errors = Ran("show", "evt_1", status=1).errors
-        assert re.fullmatch(f"Error: {error}\n", errors) is not None
+        assert re.fullmatch(f"asking .*\nError: {error}\n", errors) is not None
         assert KEY not in errors
 
 
@@ -443,6 +457,8 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
 @pytest.mark.parametrize(
     "command, names",
     [
+        ("dlq", ["STAGE="]),
+        ("redrive", ["STAGE="]),
         ("show", ["EVENT_ID="]),
         ("show 4711", ["SUBJECT="]),
         ("enable", ["SUBSCRIPTION_ID=", "TENANT="]),

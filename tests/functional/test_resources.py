@@ -1,6 +1,7 @@
 """What resources.json describes, and what `make package` makes of it and of the functions."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,8 +141,13 @@ def test_an_alarm_mails_and_is_in_the_runbook(alarm: str) -> None:
     # a state mails when it ends
     assert PROPERTIES[alarm].get("OKActions", topic if is_of_events else None) == topic
     name = PROPERTIES[alarm]["AlarmName"]["Fn::Sub"].removeprefix("triggers-api-${Stage}")
-    assert "First " in json.dumps(PROPERTIES[alarm]["AlarmDescription"])
-    assert f"`…{name}`" in RUNBOOK.read_text(encoding="utf-8")
+    runbook = RUNBOOK.read_text(encoding="utf-8")
+    assert f"`…{name}`" in runbook
+    description = PROPERTIES[alarm]["AlarmDescription"]["Fn::Sub"]
+    assert "First " in description
+    assert "STAGE=${Stage}" in description
+    [section] = re.findall(r"Section of docs/runbook\.md: (.*)\.$", description)
+    assert re.search(rf"^###? ([0-9]\. )?{re.escape(section)}$", runbook, re.MULTILINE)
 
 
 def test_the_alarm_of_the_table_watches_its_indexes_and_ends_when_its_data_ends() -> None:

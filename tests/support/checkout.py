@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -68,6 +69,13 @@ class Checkout:
         self.status = 0  # of the latest command
         self.record = path / ".chalice" / "deployed" / "dev.json"
 
+    def set_variable(self, name: str, value: str) -> None:
+        """Set a variable of the stage in .chalice/config.json."""
+        path = self.path / ".chalice" / "config.json"
+        config = json.loads(path.read_text())
+        config["stages"]["dev"]["environment_variables"][name] = value
+        path.write_text(json.dumps(config))
+
     def make(self, *arguments: str, status: int = 0, **variables: str) -> str:
         """Run make with the .venv of the repository."""
         return self.run([*MAKE, *arguments], status, MAKEFLAGS="", **variables)
@@ -94,7 +102,7 @@ class Checkout:
     def environ(self, **variables: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
         aws = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
-        return {**inherited, **self.account, **aws, **variables}
+        return {**inherited, **aws, **self.account, **variables}
 
     def run(self, command: list[str], status: int, **variables: str) -> str:
         """Return the output of a command, which must end with this status of make or a tool."""

@@ -44,8 +44,11 @@ Response = tuple[int, dict[str, str], bytes]  # the status code, headers and the
 
 
 class Call(NamedTuple):
-    """A request: the service for which it is signed, its method, path, X-Amz-Target, and body."""
+    """A request: the region and the service for which it is signed, its method, path, X-Amz-Target,
+    and body.
+    """
 
+    region: str
     service: str
     method: str
     path: str
@@ -129,8 +132,9 @@ class Proxy(BaseHTTPRequestHandler):
         for text, replacement in self.ministack.replaced.items():
             content = content.replace(text, replacement)
         target = self.headers.get("X-Amz-Target")
-        [service] = re.findall(r"/([\w-]+)/aws4_request", self.headers["Authorization"])
-        self.ministack.calls.append(Call(service, self.command, self.path, target, body))
+        scope = self.headers["Authorization"].partition("/aws4_request")[0]
+        _, region, service = scope.rsplit("/", 2)
+        self.ministack.calls.append(Call(region, service, self.command, self.path, target, body))
         called = target or body.decode("latin-1")
         action = re.search(r"(?:^|&)Action=(\w+)|^\w+\.(\w+)$", called)
         operation = (action[1] or action[2]) if action else self.command

@@ -58,6 +58,7 @@ THIRD_PARTY = {
 
 
 # Of the page's scripts, which are joined into one in the order of page.html.
+CONSOLE = PRODUCT / "customers" / "console"
 NO_CODE = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*')
 DEFINITION = re.compile(r"^(const|let|(?:async )?function\*?) (\w+)", re.MULTILINE)
 
@@ -95,11 +96,11 @@ def test_imports_go_one_way(name: str) -> None:
 
 
 def test_a_file_of_the_page_uses_what_stands_above_it_and_shares_variables_by_one_object() -> None:
-    page_html = (PRODUCT / "customers/console/page.html").read_text(encoding="utf-8")
-    sources = [
-        (name, NO_CODE.sub("", (PRODUCT / "customers/console" / name).read_text(encoding="utf-8")))
-        for name in re.findall(r"\{\{ (\w+\.js) \}\}", page_html)
-    ]
+    files = {path.name: path.read_text(encoding="utf-8") for path in CONSOLE.iterdir()}
+    parts = re.findall(r"\{\{ (\w+\.js) \}\}", files["page.html"])
+    assert [name for name in parts if not files[name].startswith(f"// {name}: ")] == []
+    assert sum(len(text.splitlines()) for text in files.values()) <= 2600
+    sources = [(name, NO_CODE.sub("", files[name])) for name in parts]
     wrong = []
     for place, (name, source) in enumerate(sources):
         for below, (other, others_source) in enumerate(sources):

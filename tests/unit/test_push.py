@@ -157,26 +157,6 @@ def test_little_is_read_before_the_body(
     assert (result.status_code, result.error) == expected
 
 
-CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
-TEXTS = [
-    ("{漢}".encode(), "{漢}"),
-    (b"a\r\n\tb\x00\x7f\x1b[1m", "a\\r\\n\\tb\\x00\\x7f\\x1b[1m"),
-    (b"\xff\xfe ok", "\ufffd\ufffd ok"),
-    ("é".encode() * 2000, "é" * 200),
-]
-
-
-@pytest.mark.parametrize("body, text", TEXTS)
-@pytest.mark.parametrize("code", [400, 503])
-def test_200_characters_are_kept(
-    body: bytes, text: str, code: int, tls_server: Receiver, push: PushClient
-) -> None:
-    chunked = behave.answer(head(code)[:-2] + CHUNKED % (len(body), body))
-    tls_server.script(behave.status(code, body=body), chunked, behave.status(200, body=body))
-    assert [send(push, tls_server.url).response for _ in range(3)] == [text, text, None]
-    assert tls_server.connections == (1 if len(body) <= 1024 else 3)
-
-
 SECRET_URL = "/hooks/catch/12345/Abc-%C3%A9t%C3%A9?key=a%2Fb%2Fc%2Fd&token=Zx9+Qw8-Er7&id=id123%21"
 LONG_PATH = "/" + "".join(map(str, range(400)))
 

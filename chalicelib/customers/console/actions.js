@@ -1,4 +1,4 @@
-// What a button does: a question, a call, and what came of it.
+// actions.js: what a button does: a question, a call, and what came of it.
 async function confirm(question, consequence, yes, no = "Cancel", tone = "primary") {
   const dialog = $("confirm");
   while (dialog.open) await sleep(100); // another question is asked
@@ -9,16 +9,14 @@ async function confirm(question, consequence, yes, no = "Cancel", tone = "primar
   $("yes").onclick = null;
   dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.onclose = () => resolve(dialog.returnValue === "yes");
-  });
+  await new Promise((resolve) => (dialog.onclose = resolve));
+  return dialog.returnValue === "yes";
 }
 // What actions said, and as long as what is so. It goes when that has passed.
 const answers = new Map(); // by the node that says it
 function dropPassed() {
-  for (const [answer, isSo] of answers) {
+  for (const [answer, isSo] of answers)
     if (!answer.isConnected || !isSo()) tell(answer, "");
-  }
 }
 function tell(answer, text, tone = "", isSo = null) {
   setSentence(answer, text);
@@ -26,14 +24,15 @@ function tell(answer, text, tone = "", isSo = null) {
   if (isSo) answers.set(answer, isSo);
   else answers.delete(answer);
 }
-// Make the call of a button, after a confirmation if there is a `consequence`, and after the calls
-// `before`. Show in `answer` what `describe` makes of the result: [text, tone, isSo].
+// Make a button's call, after asking if it has a `consequence`; show what `describe` makes of it.
 async function act(button, answer, given) {
-  const { method = "POST", path, body, before = [], describe, consequence, question, tone } = given;
+  const { method = "POST", path, body, before = [], describe, consequence, tone } = given;
+  if (button.ariaBusy === "true") return; // a second click
   const { id } = page.view;
   const action = button.textContent;
-  const asked = [question ?? `${action}?`, consequence, action, "Cancel", tone];
+  const asked = [given.question ?? `${action}?`, consequence, action, "Cancel", tone];
   if (consequence && !(await confirm(...asked))) return;
+  button.ariaBusy = "true";
   tell(answer, "Waiting for the answer…");
   clearTimeout(page.timer);
   page.refreshing.abort(); // it would ask for what is deleted meanwhile
@@ -42,6 +41,7 @@ async function act(button, answer, given) {
     return describe(await call(method, path, [], body));
   };
   const said = await run().catch((error) => [error.message, "failed"]);
+  button.ariaBusy = null;
   if (page.view.id === id) tell(answer, ...said);
   await hooks.refreshAll();
   focusNear(button);
@@ -69,10 +69,7 @@ async function showSecret(one, { secret, previous_until: until }, added = "") {
   const note = `Check signatures with this secret.${before}`;
   const closed = confirm(`${nameOf(one)}${added}`, note, "Copy secret", "Done");
   setText($("secret"), secret);
-  $("yes").onclick = (click) => {
-    click.preventDefault();
-    copy(click, "Copy secret", secret);
-  };
+  $("yes").onclick = (click) => click.preventDefault() ?? copy(click, "Copy secret", secret);
   $("yes").focus();
   await closed;
   setText($("secret"), "");

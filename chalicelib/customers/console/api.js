@@ -1,5 +1,4 @@
-// Calls of the API.
-// Numbers that JavaScript would change keep their text.
+// api.js: calls of the API. Numbers that JavaScript would change keep their text.
 function exactly(_, value, { source } = {}) {
   const isChanged = typeof value === "number" && source !== String(value);
   return isChanged && JSON.rawJSON ? JSON.rawJSON(source) : value;
@@ -11,28 +10,43 @@ function parse(text) {
     return {}; // 204, or a gateway's page
   }
 }
-// Return {isNew, body}. Throws an Error that says what went wrong; it has `status` (0: no answer),
-// `code`, `errors`, `wait` in seconds.
-async function call(method, path, signals = [], given = undefined) {
+// Return {isNew, body}. Throws an Error with the answer's members, `status` (0: none), and `wait`.
+async function call(method, path, signals = [], body = undefined) {
   page.calls += 1;
   const fitting = page.key?.replace(/[^\x20-\xff]/g, "?"); // no other character fits a header
   const headers = { Authorization: `Bearer ${fitting}`, "Content-Type": "application/json" };
   const signal = AbortSignal.any([AbortSignal.timeout(30e3), ...signals]);
-  const body = given && JSON.stringify(given);
-  const sent = fetch(API + path, { method, headers, credentials: "omit", signal, body });
-  const { response, text } = await sent
-    .then(async (response) => ({ response, text: await response.text() }))
-    .catch(({ message }) => Promise.reject(Object.assign(new Error(message), { status: 0 })));
-  const answer = parse(text);
+  const given = { method, headers, credentials: "omit", signal };
+  const failed = ({ message }) => Promise.reject(Object.assign(new Error(message), { status: 0 }));
+  const sent = fetch(API + path, { ...given, body: body && JSON.stringify(body) });
+  const response = await sent.catch(failed);
+  const answer = parse(await response.text().catch(failed));
   if (response.ok) return { isNew: response.status === 201, body: answer };
   const wait = response.headers.get("retry-after");
-  const { code, errors, title = response.statusText, detail = "" } = answer;
+  const { code, title = response.statusText, detail = "" } = answer;
   const said = REFUSALS[code]?.() || say(`${response.status} ${title}. ${detail}`.trim());
-  const error = new Error(wait ? `${said} Try again in ${wait} s.` : said);
-  throw Object.assign(error, { status: response.status, code, errors, wait: Number(wait) });
+  const message = wait ? `${said} Try again in ${wait} s.` : said;
+  const members = { ...answer, message, status: response.status, wait: Number(wait) };
+  throw Object.assign(new Error(message), members);
 }
+// Wait until a view that is shown may make another call by itself.
+async function pace(signal) {
+  const { recent } = page;
+  while (recent.length >= MOST_CALLS && !signal.aborted) await sleep(500);
+  recent.push(true);
+  setTimeout(() => recent.pop(), 60e3);
+}
+// Read; wait as long as an answer asks for, and try again, until the view is left.
 async function get(path, signal = page.refreshing.signal) {
-  return (await call("GET", path, [signal])).body;
+  if (page.shownAt && signal === page.refreshing.signal) await pace(signal);
+  try {
+    return (await call("GET", path, [signal])).body;
+  } catch (error) {
+    if (!error.wait || signal.aborted) throw error;
+    setText($("banner"), error.message);
+    await sleep(1000 * error.wait);
+    return get(path, signal);
+  }
 }
 async function* pagesOf(path, given, signal, cursor = null) {
   do {
@@ -41,26 +55,23 @@ async function* pagesOf(path, given, signal, cursor = null) {
     cursor = body.next_cursor;
   } while (cursor);
 }
-// Return up to `enough` items that match, by id, and the cursor of those that follow. `path` is
-// also the member that has them; with `least` no further page is asked for.
+// Return up to `enough` items, by id, and the cursor of what follows; `least` ends it at a page.
 async function listAll(path, given, { enough, least = enough, signal, tellSize, cursor }) {
   const found = new Map();
   const limit = Math.min(enough, PAGE);
   let asked = 0;
-  let next = null;
   for await (const body of pagesOf(path, { ...given, limit }, signal, cursor)) {
     for (const one of body[path]) found.set(one.event_id ?? one.subscription_id, one);
-    next = body.next_cursor;
     asked += 1;
     tellSize?.(found.size);
-    if (found.size >= least || asked > 5 + least / 25) break; // a page may hold few, or none
+    const isEnough = found.size >= least || asked > 5 + least / 25; // a page may hold few, or none
+    if (isEnough) return { found, cursor: body.next_cursor };
   }
-  return { found, cursor: next };
+  return { found, cursor: null };
 }
 const OURS = { rows: "", text: "" }; // of addresses; the API knows none
 async function listEvents(given, options) {
-  const isOwn = given.subscription_id === OWN;
-  const own = isOwn ? { subscription_id: "", source: "original" } : {};
+  const own = given.subscription_id === OWN && { subscription_id: "", source: "original" };
   const listed = await listAll("events", { ...given, ...own, ...OURS }, options);
   for (const { event_type, tenant, subject } of listed.found.values()) {
     page.seen.types.add(event_type);
@@ -80,15 +91,15 @@ async function loadWebhooks(more = {}) {
 }
 // Load the webhooks, of which events tell ids alone; many of them less often.
 async function learn() {
-  const pages = 1 + page.webhooks.size / PAGE;
-  if (Date.now() - page.namesAt > NAMES_MS * pages) await loadWebhooks();
+  const isOld = Date.now() - page.namesAt > NAMES_MS * (1 + page.webhooks.size / PAGE);
+  if (isOld) await loadWebhooks();
 }
 // Return all that a webhook missed. `tellRows` is told the rows so far, and of how many events.
 async function listMissed(id, given, signal, tellRows) {
-  const until = new Date().toISOString();
+  const asked = { until: new Date().toISOString(), ...given };
   const missed = [];
   let examined = 0;
-  for await (const body of pagesOf(`subscriptions/${id}/missed`, { until, ...given }, signal)) {
+  for await (const body of pagesOf(`subscriptions/${id}/missed`, asked, signal)) {
     missed.push(...body.events);
     examined += body.examined;
     tellRows?.(missed, examined);

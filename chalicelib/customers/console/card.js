@@ -1,28 +1,25 @@
-// The card of one webhook, with one primary button by its state.
+// card.js: the card of one webhook, with one primary button by its state.
 function fillCard(node, one) {
   const parts = partsOf(node);
   const { text, tone } = stateOf(one);
-  const { failed, waiting } = one.deliveries;
   setText(parts.name, nameOf(one));
   setLink(parts.name, address("/", { subscription_id: one.subscription_id }));
   setSentence(parts.state, text);
   setTone(parts.state, "badge", tone);
   fillCardFacts(parts.facts, one);
   fillCardButtons(parts, one);
-  const primary = isOff(one) ? "enable" : failed || waiting ? "recover" : "try";
-  for (const name of ["recover", "try"]) {
+  const primary = isOff(one) ? "enable" : isMissing(one) ? "recover" : "try";
+  for (const name of ["recover", "try"])
     setTone(parts[name].firstElementChild, "", name === primary ? "primary" : "quiet");
-  }
   const isEmpty = () => !parts.form.children.length; // else what was typed stays
-  parts.edit.ontoggle = ({ target }) =>
-    target.open && isEmpty() && fillForm(parts.form, one, parts.answer);
+  const fill = () => isEmpty() && fillForm(parts.form, one, parts.answer);
+  parts.edit.ontoggle = ({ target }) => target.open && fill();
   parts.try.ontoggle = ({ target }) => target.open && fillTry(target, one);
   fillRecover(parts.recover, one);
   if (page.me.tenant) loadUrl(one);
 }
 function fillCardFacts(node, one) {
   const { subscription_id: id, target_host: host, filter, header_names: headers } = one;
-  const { deliveries: some } = one;
   const tested = page.tests.get(id);
   const url = page.urls.get(id);
   const facts = [
@@ -34,10 +31,11 @@ function fillCardFacts(node, one) {
     ["Headers", headers?.map((name) => `${name}: set`).join(", ")],
     ["Body", one.body && "the payload alone"],
     ["Signature", one.header_prefix && `as ${one.header_prefix}-… headers, too`],
-    ["Deliveries", tellDeliveries(id, some)],
-    ["Newest", some.recent?.length && strip(some.recent)],
+    ["Deliveries", tellDeliveries(id, one.deliveries)],
+    ["Newest", one.deliveries.recent.length && strip(one.deliveries.recent)],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
-    ["Last error", say(one.last_error ?? "")],
+    ["Last error", errorOf(one)],
+    ["Dismissed", one.dismissed_until && `what came before ${one.dismissed_until}`],
     ["To do", one.state === "disabled" && "Mend the receiver, try it, enable, then recover."],
     ["Created", `${one.created_at}${by(one)}`],
     ["Id", span("mono", id)],
@@ -47,30 +45,29 @@ function fillCardFacts(node, one) {
 }
 function tellDeliveries(id, some) {
   if (!some.last_at) return "none yet";
-  const plus = some.has_more ? "+" : "";
-  const counts = [
-    ["failed", some.failed, "failed"],
-    ["pending", some.waiting, "waiting"],
-  ].filter(([, count]) => count);
-  const amounts = counts.flatMap(([status, count, word]) => [
-    link("/", { subscription_id: id, status }, `${count}${plus} ${word}`),
-    ", ",
-  ]);
-  return span("", ...amounts, ...sentence(`the last at ${some.last_at}`));
+  const linkTo = (status, count, word) =>
+    [link("/", { subscription_id: id, status }, `${amountOf(count, some)} ${word}`), ", "];
+  const failed = some.failed ? linkTo("failed", some.failed, "failed") : [];
+  const waiting = some.waiting ? linkTo("pending", some.waiting, "waiting") : [];
+  return span("", ...failed, ...waiting, ...sentence(`the last at ${some.last_at}`));
 }
 function fillCardButtons(parts, one) {
   const { subscription_id: id } = one;
-  parts.enable.hidden = !isOff(one);
-  parts.pause.hidden = isOff(one);
-  for (const [name, { path, verb, describe, ...more }] of Object.entries(CALLS)) {
-    const button = parts[name];
-    button.ariaDescription = nameOf(one);
-    button.onclick = () =>
-      act(button, parts.answer, {
+  hide(parts.enable, !isOff(one));
+  hide(parts.pause, isOff(one));
+  hide(parts.dismiss, !isMissing(one));
+  hide(parts.restore, !one.dismissed_until);
+  hide(parts.open, page.me.tenant || !one.tenant);
+  parts.open.onclick = () => openAsCustomer(parts.open, one.tenant, parts.answer);
+  for (const [name, { path = "", verb, describe, body, ...more }] of Object.entries(CALLS)) {
+    set(parts[name], { ariaDescription: nameOf(one) });
+    parts[name].onclick = () =>
+      act(parts[name], parts.answer, {
         ...more,
         path: `subscriptions/${id}${path}`,
+        body: body?.(one),
         question: `${verb} ${nameOf(one)}?`,
-        describe: ({ body }) => describe(one, body),
+        describe: (answer) => describe(one, answer.body),
       });
   }
 }
@@ -87,6 +84,19 @@ const CALLS = {
     consequence: "Nothing is sent to it until it is enabled: what waits or comes meanwhile counts \
 as failed, and Recover gets it that.",
   },
+  dismiss: {
+    method: "PATCH",
+    body: ({ deliveries }) => ({ dismissed_until: deliveries.last_at }), // all that is shown
+    describe: () => ["It is dismissed.", ""],
+    verb: "Dismiss what did not arrive at",
+    consequence: "What failed or waits by now counts as trouble no more, and Recover begins after \
+it. Nothing is deleted, what waits is tried on, and Undo dismissal takes it back.",
+  },
+  restore: {
+    method: "PATCH",
+    body: () => ({ dismissed_until: null }),
+    describe: () => ["What was dismissed counts again.", ""],
+  },
   secret: { method: "GET", path: "/secret", describe: showSecret },
   renew: {
     path: "/secret",
@@ -97,16 +107,23 @@ too: put the new one into your receiver meanwhile.",
   },
   delete: {
     method: "DELETE",
-    path: "",
     describe: (one) => {
-      location.hash = "#/subscriptions";
-      return [`${nameOf(one)} is deleted.`, ""];
+      history.pushState(null, "", "#/subscriptions");
+      hooks.route();
+      tell($("told"), `${nameOf(one)} is deleted.`);
+      return ["", ""];
     },
     verb: "Delete",
     consequence: "Nothing is sent to it any more, and what waits for it is deleted, too.",
     tone: "danger",
   },
 };
+// Open the page of a tenant in a tab of its own, with a token of an hour.
+function openAsCustomer(button, tenant, answer) {
+  const openTab = ({ body }) => open(`${API}#key=${body.token}`, "_blank", "noopener");
+  const describe = (answered) => [openTab(answered) ?? "", ""];
+  return act(button, answer, { path: "tokens", body: { tenant }, describe });
+}
 // Load the URL of a customer's webhook once; an edit forgets it.
 async function loadUrl({ subscription_id: id }) {
   if (page.urls.has(id)) return;

@@ -1,4 +1,4 @@
-// What the list has loaded, in a line by state, and as a strip of the last hour.
+// chart.js: what the list has loaded, in a line by state, and as a strip of the last hour.
 const ORDER = ["failed", "retrying", "not_sent", "pending", "delivered", "not_asked", "no_webhook"];
 const MINUTES = 60;
 function sumsOf(states) {
@@ -11,17 +11,15 @@ function drawCounts(items, name) {
   const sums = sumsOf(items.map(({ state }) => state));
   const older = page.olderCursor ? "older ones are not counted" : "";
   const total = `${number(items.length, name)}${sums.length ? ":" : ""}`;
-  redraw($("counted"), [total, sums, older, page.filters], () => [
-    total,
-    ...sums.map(([state, count]) => countLink(state, count, status)),
-    ...(older ? [span("muted", older)] : []),
-  ]);
+  const links = () => sums.map(([state, count]) => countLink(state, count, status));
+  const draw = () => [total, ...links(), ...(older ? [span("muted", older)] : [])];
+  redraw($("counted"), [total, sums, older, page.filters], draw);
 }
 function countLink(state, count, status) {
   const text = `${count.toLocaleString("en")} ${wordOf(state)}`;
   const filter = state === "retrying" ? "pending" : state;
   const name = `badge ${toneOf(state)}`;
-  if (!WORST_FIRST.includes(filter)) return span(name, text);
+  if (isOfAll() || !WORST_FIRST.includes(filter)) return span(name, text);
   const isOn = filter === status;
   const href = address("/", { ...page.filters, rows: "", status: isOn ? "" : filter });
   return make("a", { class: name, href, ...(isOn && { "aria-current": "true" }) }, text);
@@ -39,7 +37,7 @@ function drawChart(items) {
     ...minutes.map((states, index) => column(sumsOf(states), index, first, peak)),
   ]);
   const sums = sumsOf(minutes.flat()).map(tellState);
-  $("chart").ariaLabel = `Events created in the last hour: ${sums.join(", ") || "none"}`;
+  set($("chart"), { ariaLabel: `Events created in the last hour: ${sums.join(", ") || "none"}` });
 }
 const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
 // The part of the hour that is not loaded.

@@ -1,4 +1,4 @@
-// Elements. Whatever comes from the API becomes a text node: no markup is ever parsed.
+// dom.js: elements. Whatever comes from the API becomes a text node: no markup is ever parsed.
 const SVG = /^(g|line|rect|text|title)$/;
 function make(name, attributes = {}, ...children) {
   const namespace = SVG.test(name) ? "2000/svg" : "1999/xhtml";
@@ -10,26 +10,26 @@ function make(name, attributes = {}, ...children) {
 const span = (name, ...text) => make("span", { class: name }, ...text);
 const link = (path, values, text) => make("a", { href: address(path, values) }, text);
 // Return a local time, with UTC in the title.
-function moment(time, inWords = clock) {
-  return make("time", { title: utc(time), datetime: time }, inWords(time));
-}
-const exactMoment = (time) => moment(time, inMilliseconds);
+const moment = (time, inWords = clock) =>
+  make("time", { title: utc(time), datetime: time }, inWords(time));
 // Return a sentence as nodes, with its times.
-function sentence(text) {
-  return text.split(TIMES).map((part, index) => (index % 2 ? moment(part) : part));
-}
+const sentence = (text) =>
+  text.split(TIMES).map((part, index) => (index % 2 ? moment(part) : part));
 function makeFacts(facts) {
   const shown = facts.filter(([, value]) => value);
   const asNodes = (value) => (typeof value === "string" ? sentence(value) : [value]);
   const asPair = ([name, value]) => [make("dt", {}, name), make("dd", {}, ...asNodes(value))];
   return shown.flatMap(asPair);
 }
-// Change only what differs: else a selection would be lost.
-function showText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+// Change only what differs: else a selection would be lost, and screen readers would read it again.
+function set(node, properties) {
+  for (const name of Object.keys(properties))
+    if (node[name] !== properties[name]) node[name] = properties[name];
 }
+const hide = (node, isHidden) => set(node, { hidden: Boolean(isHidden) });
+const showText = (node, textContent) => set(node, { textContent });
 function setText(node, text) {
-  node.hidden = text === "";
+  hide(node, text === "");
   showText(node, text);
 }
 function showSentence(node, text) {
@@ -37,16 +37,11 @@ function showSentence(node, text) {
   if (!isSame) node.replaceChildren(...sentence(text));
 }
 function setSentence(node, text) {
-  node.hidden = text === "";
+  hide(node, text === "");
   showSentence(node, text);
 }
-function setTone(node, kind, tone) {
-  const name = `${kind} ${tone}`;
-  if (node.className !== name) node.className = name;
-}
-function setLink(node, hash) {
-  if (node.getAttribute("href") !== hash) node.href = hash;
-}
+const setTone = (node, kind, tone) => set(node, { className: `${kind} ${tone}`.trim() });
+const setLink = (node, hash) => node.getAttribute("href") === hash || (node.href = hash);
 // Replace the children of a node if `data` changed: what is open or pointed at stays.
 function redraw(node, data, children) {
   const text = JSON.stringify(data);
@@ -56,8 +51,7 @@ function redraw(node, data, children) {
   node.querySelectorAll("a")[focused]?.focus({ preventScroll: true });
   node.dataset.shown = text;
 }
-// Show a child for each item, in order. An item keeps its node, with focus and selection. One that
-// cannot be drawn says so, and the others stand.
+// Show a child for each item, which keeps it, with focus and selection. If one fails, others stand.
 function showItems(list, items, id, template, fill) {
   const old = new Map([...list.children].map((node) => [node.dataset.id, node]));
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
@@ -65,23 +59,22 @@ function showItems(list, items, id, template, fill) {
   const nodes = items.map((item) => old.get(item[id]) ?? blank());
   for (const node of old.values()) if (!nodes.includes(node)) node.remove();
   nodes.forEach((node, index) => {
-    node.dataset.id = items[index][id];
+    if (node.dataset.id !== items[index][id]) node.dataset.id = items[index][id];
     if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
     try {
       fill(node, items[index]);
-      node.title = "";
+      set(node, { title: "" });
     } catch ({ message }) {
-      const first = node.querySelector("[data-part]");
-      showText(first, `Cannot be drawn: ${message}`);
-      node.title = items[index][id];
+      showText(node.querySelector("[data-part]"), `Cannot be drawn: ${message}`);
+      set(node, { title: items[index][id] });
     }
   });
   if (document.activeElement !== focused) focused?.focus({ preventScroll: true }); // it was moved
 }
 // Return the parts of a node from a template, by their `data-part`.
 function partsOf(node) {
-  const parts = node.querySelectorAll("[data-part]");
-  return Object.fromEntries([...parts].map((part) => [part.dataset.part, part]));
+  const parts = [...node.querySelectorAll("[data-part]")];
+  return Object.fromEntries(parts.map((part) => [part.dataset.part, part]));
 }
 function offer(options, values, before = "") {
   const texts = [...values].sort().map((value) => before + value);
@@ -93,11 +86,10 @@ function explain(errors, form) {
   const faults = fields.map((field) => {
     const fault = errors.find((error) => error.field.split(".")[0] === field.name);
     const around = field.closest("fieldset, label");
-    if (fault && !around.querySelector(".fault"))
-      around.append(make("span", { class: "fault", role: "alert" }));
-    const node = around.querySelector(".fault");
-    if (node) setText(node, fault?.message ?? "");
-    if (field.type !== "fieldset") field.ariaInvalid = String(Boolean(fault));
+    const node = around.querySelector(".fault") ?? make("span", { class: "fault", role: "alert" });
+    if (fault) around.append(node);
+    setText(node, fault?.message ?? "");
+    if (field.type !== "fieldset") set(field, { ariaInvalid: String(Boolean(fault)) });
     return fault;
   });
   return faults.some(Boolean);

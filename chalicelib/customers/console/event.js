@@ -1,4 +1,4 @@
-// One event, or one delivery: what became of it first.
+// event.js: one event, or one delivery: what became of it first.
 async function loadEvent() {
   const event = await get(`events/${page.view.id}`);
   const isOpened = page.event?.event_id !== event.event_id;
@@ -20,21 +20,20 @@ function becameOf({ event, recipients, outcome }) {
   if (isCopy(event.event_id)) return { state: own, tone: toneOf(own), text: say(event.message) };
   if (!outcome) return { state: "…", tone: "", text: "Looking who got it…" };
   const others = recipients.filter((one) => !one.copy && one.reason !== "deleted").length;
-  const none = others
-    ? `It matched none of ${number(others, "webhook")}.`
-    : "It matched no webhook: there is none that could have had it.";
-  const state = wordOf(outcome.state);
-  if (isOwnAlone({ outcome })) return { state, tone: toneOf(outcome.state), text: none };
+  const there = others ? `none of ${number(others, "webhook")}` : "no webhook: there is none";
+  const none = `It matched ${there}.`;
   const became = tellBecame(outcome, event.tenant);
   const without = others && /^\d/.test(became) ? `; ${number(others, "other")} got no copy` : "";
-  return { state, tone: toneOf(outcome.state), text: `${became}${without}` };
+  const alone = [none, upper(tellOwn(outcome, true))].filter(Boolean).join(" ");
+  const text = isOwnAlone({ outcome }) ? alone : `${became}${without}`;
+  return { state: wordOf(outcome.state), tone: toneOf(outcome.state), text };
 }
 function fillEvent() {
   const { event, recipients, me, webhooks } = page;
   const { subject, event_type: type, status, delivered_via } = event;
   const isOne = isCopy(event.event_id);
   const { state, tone, text } = becameOf(page);
-  document.title = `${subject ?? type}: ${state}`;
+  set(document, { title: `${subject ?? type}: ${state}` });
   setText($("type"), subject ?? type);
   setText($("kind"), subject ? type : "");
   setText($("status"), state);
@@ -52,11 +51,11 @@ function fillEvent() {
   const owner = webhooks.get(event.subscription_id);
   const name = owner && isOff(owner) ? "Enable and replay" : "Replay";
   setText($("replay"), isOne ? name : "Replay to your own webhook");
-  $("own").hidden = $("replay").hidden = !isOne && delivered_via === "subscriptions";
+  for (const id of ["own", "replay"]) hide($(id), !isOne && delivered_via === "subscriptions");
   setTone($("replay"), "", isOne ? "primary" : "");
-  $("replay-copies").hidden = isOne || !recipients?.some((one) => one.copy);
-  $("acknowledge").hidden = status === "delivered";
-  $("erase").hidden = !me.scopes.includes("erase");
+  hide($("replay-copies"), isOne || !recipients?.some((one) => one.copy));
+  hide($("acknowledge"), status === "delivered");
+  hide($("erase"), !me.scopes.includes("erase"));
 }
 function fillFacts(isOne) {
   const { event_id: id, tenant, subject, subscription_id, source_event_id: source } = page.event;
@@ -72,27 +71,26 @@ function fillFacts(isOne) {
     ["Copy of", !isCustomers && isOne && link(`/events/${source}`, {}, source)],
   ];
   redraw($("facts"), [id, to && to.textContent], () => makeFacts(facts));
-  const isElsewhere = isCustomers && !$("back").hash.includes(subscription_id);
-  if (isElsewhere) setLink($("back"), address("/", { subscription_id }));
+  const isFrom = (place) => $("back").hash.includes(place);
+  if (isCustomers && !isFrom(subscription_id) && !isFrom("undelivered"))
+    setLink($("back"), address("/", { subscription_id }));
 }
 function fillContent() {
   const { push_body: body, subscription_id, payload, metadata } = page.event;
   const owner = page.webhooks.get(subscription_id);
-  const names = ["Content-Type", "User-Agent", "webhook-id", "webhook-timestamp"];
-  const svix = owner?.header_prefix ? ["svix-id", "svix-timestamp", "svix-signature"] : [];
-  const all = [...names, "webhook-signature", ...svix, ...(owner?.header_names ?? [])];
-  $("sending").hidden = !body;
+  const prefixes = ["webhook", owner?.header_prefix].filter(Boolean);
+  const ends = ["id", "timestamp", "signature"];
+  const signed = prefixes.flatMap((prefix) => ends.map((end) => `${prefix}-${end}`));
+  const all = ["Content-Type", "User-Agent", ...signed, ...(owner?.header_names ?? [])];
+  hide($("sending"), !body);
   setText($("sent"), `As it would be sent now, with the headers ${all.join(", ")}.`);
   setText($("body"), body ?? "");
   setText($("payload"), JSON.stringify(payload, null, 2));
   setText($("metadata"), JSON.stringify(metadata, null, 2));
-  $("metadata").parentNode.hidden = metadata === null;
+  hide($("metadata").parentNode, metadata === null);
 }
-
-$("replay").onclick = () => {
-  const { event, view, webhooks } = page;
-  return replayOne($("replay"), view.id, $("answer"), webhooks.get(event.subscription_id));
-};
+$("replay").onclick = ({ target }) =>
+  replayOne(target, page.event, $("answer"), page.webhooks.get(page.event.subscription_id));
 // Replay the copies that failed or, if none did, all.
 $("replay-copies").onclick = async () => {
   const made = page.recipients.map((one) => one.copy).filter(Boolean);
@@ -100,9 +98,8 @@ $("replay-copies").onclick = async () => {
   const some = failed.length ? failed : made;
   const which = failed.length ? "that failed" : "none of which failed";
   const question = `Replay ${number(some.length, "copy")}, ${which}?`;
-  const consequence = "Each is queued to be sent again, with the same webhook-id. Your own webhook \
-gets nothing.";
-  if (await confirm(question, consequence, "Replay")) await replayMany(some.map(idOf));
+  const consequence = "Each is queued with the same webhook-id. Your own webhook gets nothing.";
+  if (await confirm(question, consequence, "Replay")) await replayMany(some);
 };
 $("acknowledge").onclick = () =>
   act($("acknowledge"), $("answer"), {
@@ -124,6 +121,5 @@ const COPIED = {
   body: () => page.event.push_body,
   payload: () => $("payload").textContent,
 };
-for (const [name, read] of Object.entries(COPIED)) {
+for (const [name, read] of Object.entries(COPIED))
   $(`copy-${name}`).onclick = (click) => copy(click, `Copy ${name}`, read());
-}

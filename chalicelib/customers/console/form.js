@@ -1,5 +1,4 @@
-// The form that makes a subscription, or edits one: what is not changed stays.
-const MOST_HEADERS = 5;
+// form.js: the form that makes a subscription, or edits one: what is not changed stays.
 const SAVED_MS = 10e3; // an edit counts everywhere after that
 function fillForm(form, one, answer) {
   form.replaceChildren($("fields").content.cloneNode(true));
@@ -36,7 +35,6 @@ function fillTypes({ ticks, others }, input, chosen) {
     ticks.append(make("label", { class: "tick" }, box, ` ${about}`));
   }
   input.onfocus = input.oninput = () => {
-    // after those that were typed already
     const before = input.value.replace(/[^,]*$/, "").replace(/,$/, ", ");
     offer($("offered"), page.me.event_types ?? page.seen.types, before);
   };
@@ -48,10 +46,9 @@ function addHeader(rows, name = "") {
   header.defaultValue = name;
   if (name) value.placeholder = "set; give it again with another URL";
   remove.onclick = () => row.remove();
-  if (rows.children.length < MOST_HEADERS) rows.append(row);
+  if (rows.children.length < 5) rows.append(row); // the API takes no more
   return row.isConnected ? row : rows.lastElementChild;
 }
-
 // Return {given, faults}: what a form says that differs from `one`, and what cannot be read.
 function readForm(form, one) {
   const { target_url: url, name, tenant, filter, secret } = form.elements;
@@ -93,8 +90,7 @@ function readTypes(form, known) {
   const wrong = entries.find((entry) => !isOffered(entry) && !known.includes(entry));
   if (wrong) throw new Error(`${wrong} is no event type here.`);
   const isSame = entries.length === known.length && entries.every((entry) => known.includes(entry));
-  if (isSame) return undefined;
-  return entries.length ? entries : null;
+  return isSame ? undefined : entries.length ? entries : null;
 }
 function readHeaders(form, one) {
   const rows = [...partsOf(form).rows.children].map((row) => partsOf(row));
@@ -110,7 +106,6 @@ function readHeaders(form, one) {
   if (without) throw new Error(`Give the value of ${without[0]} again, or remove it.`);
   return filled.length ? Object.fromEntries(filled) : null;
 }
-
 async function save(form, one, answer) {
   const { given, faults } = readForm(form, one);
   if (explain(faults, form)) return;
@@ -121,7 +116,11 @@ async function save(form, one, answer) {
   const answered = await call(one ? "PATCH" : "POST", path, [], given).catch((error) => error);
   const { body } = answered;
   const isExplained = explain((answered.errors ?? []).map(asSentence), form);
-  setText(partsOf(form).fault, isExplained || body ? "" : answered.message);
+  const { fault } = partsOf(form);
+  setText(fault, isExplained || body ? "" : answered.message);
+  const { code, differs, subscription_id: there } = answered;
+  if (code === "subscription_exists")
+    fault.append(` Differs: ${differs.join()}. `, link(`/subscriptions/${there}`, {}, "Edit it"));
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;
@@ -130,8 +129,8 @@ async function save(form, one, answer) {
     fold.firstElementChild.focus();
     form.replaceChildren(); // it is filled with what was saved
     const end = Date.now() + SAVED_MS;
-    const isRecent = () => Date.now() < end;
-    tell(answer, "It is saved, and counts within ten seconds.", "delivered", isRecent);
+    const said = "It is saved, and counts within ten seconds.";
+    tell(answer, said, "delivered", () => Date.now() < end);
     return hooks.refresh();
   }
   fillForm(form);

@@ -1,8 +1,7 @@
-// Which view is shown, with its filters and the focus.
+// frame.js: which view is shown, with its filters and the focus.
 const VIEWS = { "": "list", "/": "list", "/subscriptions": "subscriptions" };
 const FIELDS = [...$("filters").querySelectorAll("[name]")];
-// What had the focus when a view was entered: its heading has it once it is there, unless it moved.
-let focusedBefore = null;
+let focusedBefore = null; // when a view was entered: its heading has it then, unless it moved
 const askFocus = () => (focusedBefore = document.activeElement);
 function isBlank() {
   const { me, view, event, listed } = page;
@@ -12,18 +11,16 @@ function isBlank() {
 function show() {
   const { me, view, key } = page;
   const shown = me && !isBlank() ? view.name : "-";
-  for (const node of document.querySelectorAll("[data-view]")) {
-    node.hidden = node.dataset.view !== shown;
-  }
-  $("loading").hidden = !key || shown !== "-";
-  $("top").hidden = !me;
-  $("login").hidden = Boolean(key);
-  for (const node of $("nav").children) {
-    node.ariaCurrent = VIEWS[node.hash.slice(1)] === view.name && !view.id ? "page" : null;
-  }
-  $("clear").hidden = !isFiltered();
-  const set = FIELDS.filter(({ name }) => page.filters[name] && !kept()[name]);
-  const names = set.map((field) => field.closest("label").firstChild.textContent.trim());
+  for (const node of document.querySelectorAll("[data-view]"))
+    hide(node, node.dataset.view !== shown);
+  hide($("loading"), !key || shown !== "-");
+  hide($("top"), !me);
+  hide($("login"), key);
+  const isHere = ({ hash }) => VIEWS[hash.slice(1)] === view.name && !view.id;
+  for (const node of $("nav").children) set(node, { ariaCurrent: isHere(node) ? "page" : null });
+  hide($("clear"), !isFiltered());
+  const given = FIELDS.filter(({ name }) => page.filters[name] && !kept()[name]);
+  const names = given.map((field) => field.closest("label").firstChild.textContent.trim());
   setText($("folded"), ["Filters", names.join(", ")].filter(Boolean).join(": "));
   for (const id of ["types", "tenants"]) offer($(id), page.seen[id]);
   if (!focusedBefore || shown === "-") return;
@@ -34,14 +31,11 @@ function show() {
 // Focus the row that was opened last, if it is there, or a card, or else the heading.
 function focusFirst() {
   const { name, from } = page.view;
-  const places = {
-    list: [...$("rows").children].find((row) => row.dataset.id === from)?.firstElementChild,
-    subscriptions: $("subscriptions").querySelector("h2 a"),
-  };
+  const row = [...$("rows").children].find((one) => one.dataset.id === from)?.firstElementChild;
+  const places = { list: row, subscriptions: $("subscriptions").querySelector("h2 a") };
   (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: true });
 }
 function tellAge() {
-  const { key, shownAt } = page;
-  const isOld = key && shownAt && Date.now() - shownAt > OLD_MS;
-  setText($("as-of"), isOld ? asOf(shownAt) : "");
+  const isOld = page.key && page.shownAt && Date.now() - page.shownAt > OLD_MS;
+  setText($("as-of"), isOld ? asOf(page.shownAt) : "");
 }

@@ -1,14 +1,10 @@
-// What takes many calls: replaying all that match, and recovering what a webhook missed. One job at
-// a time, with its progress in a bar at the bottom.
+// jobs.js: what takes many calls, one job at a time, with its progress in a bar at the bottom.
 const REPLAY_MS = 250; // between two replays of many
 const REPEATS = 20; // of a call in a row that the API does not answer, or with 503
 let opener = null; // what began it, and has the focus again after it
 const isRunning = () => page.job !== null && $("stop").textContent === "Stop";
 const tellJob = (text) => setText($("job-title"), text);
-function showProgress(value, max) {
-  $("progress").max = max;
-  $("progress").value = value;
-}
+const showProgress = (value, max) => Object.assign($("progress"), { max, value });
 // Run `work`, which returns what became of it, or null if somebody thought better of it.
 async function runJob(work) {
   if (isRunning()) return $("stop").focus();
@@ -27,17 +23,17 @@ async function runJob(work) {
   setText($("announcement"), told);
   $("stop").textContent = "Close";
   $("progress").hidden = true;
-  hooks.refreshAll();
+  await hooks.refreshAll();
+  focusNear(opener ?? $("stop")); // what had the focus may be gone
 }
-function stopped(error, signal, text) {
-  if (!signal.aborted) setText($("job-fault"), error.message);
+function stopped({ message }, signal, text) {
+  setText($("job-fault"), signal.aborted ? "" : message);
   return text;
 }
 function endJob() {
   page.job = null;
   $("job").hidden = true;
-  if (opener?.offsetParent) opener.focus();
-  else focusNear(opener ?? $("stop"));
+  focusNear(opener ?? $("stop"));
 }
 $("stop").onclick = () => (isRunning() ? page.job.abort() : endJob());
 onbeforeunload = (leaving) => {
@@ -49,7 +45,7 @@ async function insist(method, path, signal, body) {
     try {
       return await call(method, path, [], body); // to its end: what was done is counted
     } catch (error) {
-      const isPassing = error.status === 0 || error.status >= 500;
+      const isPassing = [0, 429].includes(error.status) || error.status >= 500;
       if (signal.aborted || !isPassing || repeats >= REPEATS) throw error;
       setText($("job-fault"), `${error.message} It goes on by itself.`);
       await sleep(1000 * (error.wait || 2));
@@ -58,13 +54,11 @@ async function insist(method, path, signal, body) {
     }
   }
 }
-
 function tellIds(ids) {
   const count = ids.filter(isCopy).length;
-  if (page.me.tenant) return number(count, "delivery");
-  const own = ids.length - count;
-  const parts = [own && number(own, "event"), count && number(count, "copy")].filter(Boolean);
-  return parts.join(" and ") || "0 events";
+  const copies = number(count, page.me.tenant ? "delivery" : "copy");
+  const own = count < ids.length ? number(ids.length - count, "event") : "";
+  return [own, count && copies].filter(Boolean).join(" and ") || "0 events";
 }
 // Count all that match, ask, then replay them.
 function replayAll(given) {
@@ -74,21 +68,22 @@ function replayAll(given) {
     const pushed = [...found.values()].filter((one) => one.delivered_via !== "subscriptions");
     const ids = pushed.map(idOf);
     const whatever = given.status ? "" : ", whatever their status";
-    const consequence =
-      "Each is queued to be sent again, a few a second, from this tab. If they fail again and that \
-disables a webhook, the rest for it is refused.";
+    const consequence = "Each is queued to be sent again, a few a second, from this tab. If they \
+fail again and that disables a webhook, the rest for it is refused.";
     const owner = page.webhooks.get(given.subscription_id);
     const isMended = owner && isOff(owner);
     const verb = isMended ? "Enable and replay" : "Replay";
     if (!(await confirm(`${verb} ${tellIds(ids)}${whatever}?`, consequence, verb))) return null;
     if (isMended) await insist("POST", `subscriptions/${owner.subscription_id}/enable`, signal);
     const told = await replayEach(ids, signal);
-    if (signal.aborted || given.status !== "failed") return told;
+    if (signal.aborted || given.status !== "failed") return `${told}${tellLetters(pushed)}`;
     const left = await listEvents(given, { enough: PAGE, signal });
-    return `${told}; ${left.found.size}${left.cursor ? "+" : ""} left as failed`;
+    const more = left.cursor ? "+" : "";
+    return `${told}; ${left.found.size}${more} left as failed${tellLetters(pushed)}`;
   });
 }
-const replayMany = (ids) => runJob((signal) => replayEach(ids, signal));
+const replayMany = (all) =>
+  runJob(async (signal) => `${await replayEach(all.map(idOf), signal)}${tellLetters(all)}`);
 // Return how many were queued, and how many refused and why.
 async function replayEach(ids, signal) {
   const refused = new Map(); // how many, by reason
@@ -103,7 +98,7 @@ async function replayEach(ids, signal) {
       const path = `events/${id}/replay`;
       const error = await insist("POST", path, signal).then(() => null, (reason) => reason);
       if (!error) done += 1;
-      else if (![404, 409].includes(error.status)) throw error;
+      else if (!error.code || ![404, 409].includes(error.status)) throw error;
       else refused.set(error.message, (refused.get(error.message) ?? 0) + 1);
       if (error) setText($("job-fault"), `${id}: ${error.message}`);
       await sleep(REPLAY_MS);
@@ -112,6 +107,5 @@ async function replayEach(ids, signal) {
     end = stopped(error, signal, ", then stopped");
   }
   const tellRefused = ([reason, count]) => `, ${count} refused: ${reason.replace(/\.$/, "")}`;
-  const reasons = [...refused].map(tellRefused);
-  return `${done.toLocaleString("en")} queued${reasons.join("")}${end}`;
+  return `${done.toLocaleString("en")} queued${[...refused].map(tellRefused).join("")}${end}`;
 }

@@ -1,4 +1,4 @@
-// The key: in sessionStorage, and handed within the browser to a tab of this page that asks.
+// key.js: the key, in sessionStorage, and handed within the browser to a tab that asks for it.
 const channel = new BroadcastChannel(API);
 const tabId = Math.random();
 let former = null; // whose page this was: what was typed is kept for who opens it again
@@ -14,49 +14,52 @@ function setKey(value, refusal = "") {
   sessionStorage.clear();
   if (value) sessionStorage.setItem("key", value);
   former = page.me ?? former;
-  page.key = value;
-  page.me = null;
+  Object.assign(page, { key: value, me: null });
   page.job?.abort();
   page.counting?.abort();
   setText($("refusal"), refusal);
   hooks.refresh();
 }
-// Forget what was loaded and typed.
 function forgetAll() {
-  wipe();
+  Object.assign(page, nothingKnown());
   former = null;
-  const lists = ["rows", "subscriptions", "overview", "recipients", "orders", "nobody"];
+  const lists = ["rows", "subscriptions", "overview", "recipients", "orders", "nobody", "told"];
   for (const id of lists) $(id).replaceChildren();
 }
 async function takeKey(linked) {
-  const isOther = page.key && page.key !== linked;
   const question = ["Use the key of this link?", "This tab uses another one.", "Use it"];
-  if (isOther && !(await confirm(...question))) return;
-  if (page.key !== linked) setKey(linked);
+  const isOther = page.key !== linked;
+  if (isOther && (!page.key || (await confirm(...question)))) setKey(linked);
 }
-const REFUSED_KEYS = { 401: "This key is not accepted.", 403: "This key lacks the scope consume." };
+// What ends a page, by the code of the answer: what an operator reads, and in ENDS a customer.
+const ENDED = {
+  unauthorized: "This key is not accepted.",
+  forbidden: "This key lacks the scope consume.",
+  suspended: "This key is suspended.",
+};
 const ENDS = {
+  suspended: ["Your webhooks are suspended", "Ask the operator, who keeps what is meant for them."],
   signedOut: ["You are signed out", "To come back, open the link again where you got it."],
   ended: ["This page has ended", "Open it again where you got its link."],
   refused: ["This link opens no page", "It is not whole, or has ended: open it where you got it."],
 };
-// Forget the key, which the API refused with `status`, or which its owner does not want any more.
-function forget(status) {
+// Forget the key, which the API refused with `code`, or which its owner does not want any more.
+function forget(code) {
   const isCustomer = page.key?.startsWith("trt_");
   const end = (page.me ?? former) ? "ended" : "refused";
-  const [title, text] = ENDS[status ? end : "signedOut"];
+  const [title, text] = ENDS[code] ?? ENDS[code ? end : "signedOut"];
   document.body.className = isCustomer ? "customer" : "";
   setText($("end-title"), title);
   setText($("end-text"), text);
   if (isCustomer) document.title = title;
-  setKey(null, REFUSED_KEYS[status]);
-  if (!(isCustomer && status)) forgetAll();
+  setKey(null, ENDED[code]);
+  if (!(isCustomer && code)) forgetAll();
   $("key").focus();
 }
 // Show the page to the owner of a key, or of a token: then it is a customer's.
 function welcome(owner) {
   const { tenant } = owner;
-  if (!tenant && !owner.scopes.includes("consume")) return forget(403);
+  if (!tenant && !owner.scopes.includes("consume")) return forget("forbidden");
   const isSame = Boolean(tenant) && former?.tenant === tenant;
   if (!isSame) forgetAll();
   page.me = owner;
@@ -68,6 +71,8 @@ function welcome(owner) {
   $("forget").textContent = tenant ? "Sign out" : "Forget key";
   $("subscriptions-title").textContent = tenant ? `Webhooks of ${tenant}` : "Webhooks";
   $("find-text").placeholder = tenant ? "Subject ( / )" : "Id or subject ( / )";
+  const [, zone] = new Date().toTimeString().match(/GMT(.\d{4})/);
+  setText($("zone"), `Times are those of UTC${zone}; point at one to see UTC.`);
   if (!isSame) fillForm($("add"));
   channel.postMessage({ opened: true });
   hooks.route();

@@ -1,16 +1,13 @@
-// The list: one row for an event and its copies. Of one webhook, and for a customer, a row is one
-// delivery.
-const isOfOne = () => Boolean(page.filters.subscription_id);
+// list.js: one row for an event and its copies; of one webhook, and for a customer, for a delivery.
+const isOfOne = () => isOfAll() || Boolean(page.filters.subscription_id);
 const shownItems = () => Math.min(Math.max(Number(page.filters.rows) || PAGE, PAGE), MOST_SHOWN);
 // Forget what was read under other filters; its rows stay until there are new ones.
 function resetList() {
-  page.isListed = false;
-  page.loaded = new Map();
-  page.olderCursor = null;
+  Object.assign(page, { isListed: false, loaded: new Map(), olderCursor: null });
 }
 async function loadList() {
-  const hasCopies = isOfOne() || page.filters.status; // what matches may be a copy alone
-  const source = hasCopies ? "" : "original";
+  if (isOfAll()) return loadUndelivered();
+  const source = isOfOne() || page.filters.status ? "" : "original"; // a copy alone may match
   const given = { ...page.filters, include: isOfOne() ? "subject" : "outcome", source };
   const options = { enough: PAGE, least: 1 };
   takeNewest(await listEvents(given, options));
@@ -20,10 +17,27 @@ async function loadList() {
     page.olderCursor = older.cursor;
   }
   page.isListed = true;
-  $("older").hidden = !page.olderCursor || page.loaded.size >= MOST_SHOWN;
   markShown();
   renderList();
   await learn();
+  renderList();
+}
+// Load what did not arrive at a customer's webhooks, of those that have some.
+async function loadUndelivered() {
+  await loadWebhooks({ include: "deliveries" });
+  const found = [];
+  page.olderCursor = null;
+  for (const one of [...page.webhooks.values()].filter(isMissing)) {
+    const { subscription_id, dismissed_until: since } = one;
+    const given = { since, ...page.filters, subscription_id, include: "subject" };
+    const listed = await listEvents(given, { enough: PAGE });
+    found.push(...listed.found);
+    page.olderCursor ??= listed.cursor;
+  }
+  const items = keep(new Map(found)).sort(newestFirst);
+  page.loaded = new Map(items.slice(0, MOST_SHOWN).map((one) => [idOf(one), one]));
+  page.isListed = true;
+  markShown();
   renderList();
 }
 // Put the newest page above what was loaded before it, if the two meet.
@@ -65,38 +79,40 @@ function fillRow(node, { id, one, isEvent, state }) {
   const old = page.shownAt - one.readAt > OLD_MS && asOf(one.readAt);
   setSentence(parts.remark, [...toldOf(one, isOwn), old].filter(Boolean).join(", "));
   setText(parts.tries, attempts ? number(attempts, "attempt") : "");
-  const clocked = page.me.tenant ? `, ${one.created_at}` : "";
-  setSentence(parts.age, `${relative(one.created_at)}${clocked}`);
-  parts.age.title = utc(one.created_at);
+  const ago = relative(one.created_at);
+  setSentence(parts.age, page.me.tenant ? `${ago}, ${one.created_at}` : ago);
+  set(parts.age, { title: utc(one.created_at) });
   setLink(node.firstElementChild, `#/events/${id}`);
 }
 function toldOf(one, isOwn) {
   const { tenant, outcome, delivered_via } = one;
+  if (isOfAll()) return [`to ${nameById(one.subscription_id)}`, remark(one)];
   if (page.me.tenant) return [remark(one)];
   const whose = tenant && `for ${tenant}`;
   if (isOfOne()) return [whose, `to ${label(page.filters.subscription_id)}`, remark(one)];
   if (isOwn) return [whose, delivered_via === "subscriptions" ? "matched no webhook" : remark(one)];
   if (!outcome) return [whose]; // the event was erased a moment ago
-  const became = tellBecame(outcome, tenant);
-  const { error, subscription_id: id } = outcome;
-  const reason = error && `${id ? shortLabel(id) : "your own webhook"}: ${say(error)}`;
-  return [!became.startsWith("not ") && whose, became, reason];
+  const became = tellBecame(outcome, tenant, true);
+  return [!became.startsWith("not ") && whose, became];
 }
-
 function renderList() {
   const { me, isListed, filters, isRefused } = page;
   const rows = rowsOf(page.loaded.values());
   if (isListed || isRefused) showItems($("rows"), rows, "id", "row", fillRow);
-  $("rows").ariaBusy = String(!isListed);
+  set($("rows"), { ariaBusy: String(!isListed) });
   const none = me.tenant ? "Nothing was sent yet." : "No events yet. Post one:";
-  const empty = isFiltered() ? "No event matches." : none;
+  const nothing = isOfAll() ? "Nothing failed, and nothing waits." : none;
+  const empty = isFiltered() ? "No event matches." : nothing;
   const kind = filters.subscription_id === OWN ? "Pushes" : "Deliveries";
-  setText($("list-name"), isOfOne() ? `${kind} to ${label(filters.subscription_id)}` : "Events");
+  const name = filters.subscription_id ? `${kind} to ${label(filters.subscription_id)}` : "Events";
+  setText($("list-name"), isOfAll() ? "What did not arrive" : name);
   setTone($("list-title"), "", isOfOne() ? "" : "unseen");
   setText($("empty-text"), isRefused ? "Correct the filters." : isListed ? empty : "Loading…");
-  $("empty").hidden = $("rows").children.length > 0;
-  $("example").hidden = isFiltered() || !isListed || isRefused || Boolean(me.tenant);
-  $("replay-all").hidden = !rows.length || !(isFiltered() || isOfOne());
+  hide($("older"), isOfAll() || !page.olderCursor || page.loaded.size >= MOST_SHOWN);
+  hide($("empty"), $("rows").children.length > 0);
+  hide($("example"), isFiltered() || !isListed || isRefused || me.tenant);
+  hide($("replay-all"), !rows.length || isOfAll() || !(isFiltered() || isOfOne()));
+  hide($("filters").elements.status.parentNode, isOfAll());
   drawWebhookOptions();
   if (!isListed) return;
   drawCounts(rows, isOfOne() ? "delivery" : "event");

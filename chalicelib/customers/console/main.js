@@ -1,11 +1,6 @@
-// The address says what is shown, and the filters; the view is loaded anew every few seconds.
-const LOADERS = {
-  list: loadList,
-  event: loadEvent,
-  subscriptions: loadSubscriptions,
-  missing: search,
-  orders: loadOrders,
-};
+// main.js: the address says what is shown, with filters; that is loaded anew every few seconds.
+const LOADERS = { list: loadList, event: loadEvent, missing: search, orders: loadOrders };
+LOADERS.subscriptions = loadSubscriptions;
 let typing;
 let scrolledTo = 0;
 async function refresh() {
@@ -29,56 +24,49 @@ async function refresh() {
   }
   if (signal.aborted) return;
   dropPassed();
-  const isList = ["list", "subscriptions"].includes(page.view.name);
-  const wait = CALL_MS * (isList ? Math.max(page.calls, 1) : 1);
+  const wait = CALL_MS * Math.max(page.calls, 1);
   page.timer = setTimeout(() => document.hidden || refresh(), wait);
 }
 function refreshAll() {
-  page.namesAt = 0;
-  page.areOrdersDue = true;
+  Object.assign(page, { namesAt: 0, recent: [] });
   resetList(); // older pages are read again, too
   return refresh();
 }
-Object.assign(hooks, { refresh, refreshAll, go, route });
-// Say what failed, above what was shown before; return whether to try again.
+Object.assign(hooks, { refresh, refreshAll, route });
+// Say what failed; return whether to try again. Only a code of this API is believed, not a proxy.
 function showFailure(error) {
-  const { status, message } = error;
+  const { status, code, message } = error;
   const { me, view, shownAt } = page;
-  if (status === 403 && me?.tenant) return miss("There is no such webhook: it was deleted.");
-  if (status === 401 || status === 403) return forget(status);
-  if (status === 404 && view.id) return miss(`There is no ${view.id}: it expired or was deleted.`);
+  if (code === "forbidden" && me?.tenant) return miss("There is no such webhook: it was deleted.");
+  if (code in ENDED) return forget(code);
+  const gone = `There is no ${view.id}: it expired or was deleted.`;
+  if (code === "not_found" && view.id) return miss(gone);
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
-  const faults = {
-    0: `The API does not respond (${message}). Trying again.`,
-    undefined: `This page has a fault and cannot draw all of it (${message}). The API responds.`,
-  };
+  const faults = { 0: `The API does not respond (${message}). Trying again.` };
+  faults[undefined] = `This page has a fault and cannot draw all of it (${message}).`;
   const since = shownAt ? ` What is shown is of ${new Date(shownAt).toISOString()}.` : "";
   setSentence($("banner"), isExplained ? "" : `${faults[status] ?? message}${since}`);
   if (status === undefined) console.error(error);
   page.isRefused ||= status === 400;
-  if (page.isRefused && view.name === "list") {
-    resetList();
-    renderList();
-  }
+  if (page.isRefused) resetList();
+  if (page.isRefused && view.name === "list") renderList();
   return !page.isRefused; // until the filters change
 }
-
 function route(isTyped = false) {
   const hash = location.hash.replace(/^#key=/, "#/?key=");
   const [, path, text] = hash.match(/^#?([^?]*)\??(.*)$/);
-  const values = Object.fromEntries(new URLSearchParams(text.replaceAll("+", "%2B")));
-  const { key: linked, ...given } = values;
+  const values = new URLSearchParams(text.replaceAll("+", "%2B"));
+  const { key: linked, ...given } = Object.fromEntries(values);
   if (linked !== undefined) history.replaceState(null, "", address(path || "/", given));
   const { view: left, me } = page;
   page.counting?.abort();
   const found = path.match(/^\/(?:events|subscriptions)\/(.+)$/);
   const sought = (path === "/find" ? given.text : found?.[1]) ?? "";
   const view = { ...viewOf(path, sought), from: left.id };
-  page.view = view;
-  page.isRefused = false;
+  Object.assign(page, { view, isRefused: false, recent: [] });
   if (me?.tenant) delete given.tenant; // its own is known
-  if (me?.tenant && view.name === "list" && !given.subscription_id) view.name = "subscriptions";
+  if (me?.tenant && view.name === "list" && !isOfCustomer(given)) view.name = "subscriptions";
   if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;
   if (view.name === "list") {
     $("back").href = location.hash || "#/";
@@ -103,11 +91,9 @@ function viewOf(path, sought) {
 }
 function enter(left) {
   explain([], $("filters"));
-  setText($("answer"), "");
-  document.title = page.me?.tenant ?? "Triggers API";
-  page.areOrdersDue = true;
-  page.listed = null;
-  page.shownAt = null;
+  for (const id of ["answer", "told"]) tell($(id), "");
+  set(document, { title: page.me?.tenant ?? "Triggers API" });
+  Object.assign(page, { acted: null, listed: null, shownAt: null });
   $("fold").open = false;
   if (left.name) askFocus();
   show();
@@ -125,19 +111,16 @@ function readFields() {
   const given = Object.fromEntries(new FormData($("filters")));
   const { event_type: type } = given;
   const isWhole = !type || type.endsWith("*") || page.seen.types.has(type);
-  const timeOf = (name) => {
-    const before = page.filters[name] ?? "";
-    return asInput(before) === given[name] ? before : fromInput(given[name]);
-  };
+  const before = { since: "", until: "", ...page.filters };
+  const timeOf = (name) =>
+    asInput(before[name]) === given[name] ? before[name] : fromInput(given[name]);
   const event_type = isWhole ? type : `${type}*`; // what is typed is a beginning
   return { ...given, event_type, since: timeOf("since"), until: timeOf("until") };
 }
-// Put filters into the address and show what they match; `isTyped`: while someone types, without a
-// step for "back".
+// Put filters into the address and show what they match; `isTyped`: without a step for "back".
 function go(changes, isTyped = false) {
   clearTimeout(typing);
-  const base = page.view.name === "list" ? "/" : "/subscriptions";
-  const next = address(base, { ...page.filters, rows: "", ...changes });
+  const next = address("/", { ...page.filters, rows: "", ...changes });
   if (next === (location.hash || "#/")) return fillFields();
   history[isTyped ? "replaceState" : "pushState"](null, "", next);
   route(isTyped);
@@ -155,7 +138,8 @@ $("clear").onclick = () => {
 $("replay-all").onclick = () => replayAll(page.filters);
 $("find").onsubmit = () => {
   const next = address("/find", { text: $("find-text").value.trim() });
-  if (next === location.hash) refreshAll(); // it is sought once more
+  page.acted = null; // it may be sought once more
+  if (next === location.hash) refreshAll();
   location.hash = next;
   $("find").reset();
 };

@@ -1,25 +1,28 @@
-// A customer's search: what became of the events with one subject at all of its webhooks.
+// orders.js: what became of the events with one subject at all webhooks of a customer.
 const MOST_READ = 10; // webhooks whose deliveries are looked through
 async function loadOrders() {
   const { sought } = page.view;
-  const isOther = $("orders").dataset.sought !== sought;
-  if (!page.areOrdersDue && !isOther) return;
-  if (isOther) page.orders = [];
-  $("orders").dataset.sought = sought;
+  if (page.ordersOf !== sought) page.orders = [];
+  page.ordersOf = sought;
+  const isFirst = page.acted === null; // later on the others would tell nothing new
+  const rows = page.orders.flatMap((order) => order.webhooks);
+  const underWay = rows.filter(isUnderWay).map((row) => row.subscription_id);
+  const ids = page.acted?.size ? page.acted : new Set(underWay);
+  if (!isFirst && !ids.size) return;
   await loadWebhooks();
   renderOrders("Looking at each webhook…");
-  const webhooks = [...page.webhooks.values()];
+  const all = [...page.webhooks.values()];
+  const asked = isFirst ? all : all.filter((one) => ids.has(one.subscription_id));
   const isId = sought.startsWith("evt_");
-  const found = isId ? [] : await findSubject(webhooks, page.orders[0]?.subject ?? sought);
-  if (!found.length) return lookFurther(webhooks, sought, isId);
-  const byEvent = new Map();
-  for (const row of found) {
-    const order = byEvent.get(row.event_id) ?? { ...row, webhooks: [] };
-    order.webhooks.push(row);
-    byEvent.set(row.event_id, order);
-  }
-  page.orders = [...byEvent.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
-  page.areOrdersDue = found.some(isUnderWay);
+  const found = isId ? [] : await findSubject(asked, page.orders[0]?.subject ?? sought);
+  if (!isFirst) found.push(...rows.filter((row) => !ids.has(row.subscription_id)));
+  if (!found.length) found.push(...(await lookFurther(all, sought, isId)));
+  if (!found.length) return;
+  const byEvent = [...Map.groupBy(found, (row) => row.event_id).values()];
+  const orders = byEvent.map((webhooks) => ({ ...webhooks[0], webhooks }));
+  page.orders = orders.sort(newestFirst);
+  page.acted = new Set();
+  if (isFirst) page.calls = 2; // what comes next are few
   markShown();
   renderOrders("");
 }
@@ -30,10 +33,8 @@ function isUnderWay({ copy: made }) {
 }
 // Return what each webhook tells of the events with a subject, however that is written.
 async function findSubject(webhooks, sought) {
-  const ask = async (one, subject) => {
-    const rows = await listMissed(one.subscription_id, { subject });
-    return rows.map((row) => ({ ...one, ...row }));
-  };
+  const ask = async (one, subject) =>
+    (await listMissed(one.subscription_id, { subject })).map((row) => ({ ...one, ...row }));
   const [first, ...others] = webhooks;
   for (const spelling of first ? [sought, ...spellings(sought)] : []) {
     const found = await ask(first, spelling);
@@ -43,23 +44,22 @@ async function findSubject(webhooks, sought) {
   }
   return [];
 }
-// Look among the newest deliveries of the first webhooks for that of an event, or for subjects.
+// Look among the newest deliveries for that of an event, or for subjects like what is sought.
 async function lookFurther(webhooks, sought, isId) {
   for (const { subscription_id } of webhooks.slice(0, MOST_READ)) {
     const given = { subscription_id, include: "subject" };
     const { found } = await listEvents(given, { enough: PAGE, least: 1 });
     const made = [...found.values()].find((one) => isId && one.source_event_id === sought);
-    if (made) return location.replace(`#/events/${made.event_id}`);
+    if (made) return location.replace(`#/events/${made.event_id}`) ?? [];
   }
-  if (isId) return miss(`None of the newest deliveries to your webhooks is of ${sought}.`);
-  const other = spellings(sought).find((spelling) => page.seen.subjects.has(spelling));
-  if (other) return location.replace(address("/find", { text: other }));
-  miss(`No event has the subject ${sought}.`);
-  propose(sought, "A subject is found by all of its letters and digits.");
+  const found = isId ? [] : await findSubject(webhooks, sought);
+  if (isId) miss(`None of the newest deliveries to your webhooks is of ${sought}.`);
+  else if (!found.length) missSubject(sought);
+  return found;
 }
 function renderOrders(looking) {
   const subject = page.orders[0]?.subject ?? page.view.sought;
-  document.title = `${subject}: ${page.me.tenant}`;
+  set(document, { title: `${subject}: ${page.me.tenant}` });
   setText($("orders-title"), subject);
   setText($("orders-none"), page.orders.length ? "" : looking);
   showItems($("orders"), page.orders, "event_id", "order", fillOrder);

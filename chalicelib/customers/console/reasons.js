@@ -1,5 +1,4 @@
-// Why an event is not sent to a subscription, in a sentence about its name: `takes order.total
-// ≥ 100; this has 80`.
+// reasons.js: why an event is not sent to a webhook: `takes order.total ≥ 100; this has 80`.
 function whyNot({ subscription_id: id, reason, member }, { event_type, payload }) {
   const one = page.webhooks.get(id);
   const told = {
@@ -16,8 +15,8 @@ function whyFiltered(filter, member, payload) {
   if (!member) return "its filter cannot be applied to this payload";
   const wanted = filter && memberAt(filter, member);
   const values = memberAt(payload, member);
-  const has = values === undefined ? "has none" : `has ${short(tellValue(values))}`;
-  const end = payload === undefined ? "" : `; this ${has}`; // a customer's search has no payloads
+  const has = values === undefined ? "none" : short(tellValue(values));
+  const end = payload === undefined ? "" : `; this has ${has}`; // a search has no payloads
   return wanted ? `takes ${member} ${tellFilter(wanted)}${end}` : `its filter on ${member}${end}`;
 }
 // Return the member at a path, whose names may have dots; in lists, of each of their objects.
@@ -35,10 +34,8 @@ function memberAt(value, path) {
 const tellValue = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 const SIGNS = { ">=": "≥", "<=": "≤", ">": ">", "<": "<", "=": "=" };
 // Return what a member of a filter takes: `≥ 100`, `paid or open`.
-function tellFilter(wanted) {
-  if (!Array.isArray(wanted)) return "with other members";
-  return short(wanted.map(tellEntry).join(" or "), 120);
-}
+const tellFilter = (wanted) =>
+  Array.isArray(wanted) ? short(wanted.map(tellEntry).join(" or "), 120) : "with other members";
 function tellEntry(entry) {
   const isScalar = entry === null || typeof entry !== "object" || JSON.isRawJSON?.(entry);
   if (isScalar) return tellValue(entry);

@@ -1,4 +1,4 @@
-// The search: by an id or its beginning, or by a subject.
+// search.js: the search: by an id or its beginning, or by a subject.
 function miss(text, sought = "") {
   page.view = { name: "missing", sought };
   document.title = $("missing").textContent = text;
@@ -7,7 +7,7 @@ function miss(text, sought = "") {
   show();
   $("missing").focus();
 }
-// Open what has an id that begins as the address says, or that subject, if that is one alone.
+// Open what has the subject, or an id that begins so, if that is one alone.
 async function search() {
   const { sought } = page.view;
   if (!sought || page.me.tenant) return;
@@ -16,7 +16,10 @@ async function search() {
   await listEvents({ include: "subject" }, { enough: PAGE });
   for (const spelling of spellings(sought)) if (await openSubject(spelling)) return;
   await loadWebhooks();
-  miss(`No event has the id or subject ${sought}.`);
+  missSubject(sought);
+}
+function missSubject(sought) {
+  miss(`No event has the ${page.me.tenant ? "" : "id or "}subject ${sought}.`);
   propose(sought, "A subject is found by all of its letters and digits.");
 }
 // Open the event with a subject, or the list of those; return whether there are any.
@@ -27,24 +30,28 @@ async function openSubject(subject) {
   if (found.size > 1) location.replace(address("/", { subject }));
   return found.size > 0;
 }
-// Return other ways to write what is sought: subjects that were seen and differ from it in case and
-// punctuation alone, then what people write as `#4711` or `Order 4711`.
+// Return other ways to write a subject: those that were seen, and what people mean by `#4711`.
 function spellings(sought) {
   const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
+  const isNumber = /^\d+$/.test(sought);
+  const counts = new Map(); // of the shapes of the subjects that were seen
+  for (const one of isNumber ? page.seen.subjects : []) {
+    const shape = one.replace(/\d+/, sought);
+    counts.set(shape, (counts.get(shape) ?? 0) + 1);
+  }
+  const shapes = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a));
   const guesses = ["-", "_", ""].map((sign) => words.join(sign));
-  const others = [...known, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
+  const others = [...known, ...shapes, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
   return [...new Set(others)].filter((other) => other && other !== sought).slice(0, 8);
 }
-const NEWEST = 500; // events that are looked at
 async function searchId(sought) {
-  const { found } = await listEvents({ include: "subject" }, { enough: NEWEST });
+  const { found } = await listEvents({ include: "subject" }, { enough: 500 });
   await loadWebhooks();
-  const all = [...found.keys(), ...page.webhooks.keys()];
-  const ids = all.filter((id) => id.startsWith(sought));
+  const ids = [...found.keys(), ...page.webhooks.keys()].filter((id) => id.startsWith(sought));
   if (ids.length === 1) return location.replace(address("/find", { text: ids[0] }));
   const some = ids.length || "None";
-  miss(`${some} of the newest ${NEWEST} events and of the webhooks begin with ${sought}.`);
+  miss(`${some} of the newest 500 events and of the webhooks begin with ${sought}.`);
   propose(sought, "Give more of its characters.");
 }
 // Offer what contains the text, among what this page has seen.
@@ -55,9 +62,7 @@ function propose(sought, looked) {
   const placeOf = (text) => (me.tenant ? ["/find", { text }] : ["/", { subject: text }]);
   const subjects = [...seen.subjects].filter(has);
   const tenants = me.tenant ? [] : [...seen.tenants].filter(has);
-  const found = [...webhooks.values()].filter(
-    ({ name, target_host, tenant }) => has(name) || has(target_host) || has(tenant),
-  );
+  const found = [...webhooks.values()].filter((one) => has(nameOf(one)) || has(one.tenant));
   const proposals = [
     ...subjects.map((text) => [`Subject ${text}`, ...placeOf(text)]),
     ...tenants.map((tenant) => [`Events of tenant ${tenant}`, "/", { tenant }]),

@@ -1,10 +1,11 @@
-// Limits, and what the page knows: all that more than one file reads and changes is in `page`.
+// state.js: limits, and what the page knows: all that more than one file changes is in `page`.
 const $ = (id) => document.getElementById(id);
 // A stage may be opened without the slash at its end.
 const API = location.origin + location.pathname.replace(/\/*$/, "/");
 const PAGE = 100; // the most that a page of a list has, and what the list begins with
 const MOST_SHOWN = 1000; // events and copies
-const CALL_MS = 3e3; // a list waits so long for each call of a refresh: twenty a minute
+const CALL_MS = 3e3; // a view waits so long for each call of a refresh
+const MOST_CALLS = 20; // that a view makes by itself in a minute
 const OLD_MS = 15e3; // what is older says so
 const NAMES_MS = 30e3; // between two reads of a page of webhooks, for their names
 const TYPING_MS = 300; // after the last key
@@ -19,8 +20,8 @@ const nothingKnown = () => ({
   olderCursor: null, // of what is older than those
   isListed: false,
   event: null,
-  recipients: null, // of an event; null: not read yet
-  outcome: null, // of an event
+  recipients: null, // of an event, as its outcome; null: not read yet
+  outcome: null,
   webhooks: new Map(), // by id, as they were last read
   namesAt: 0, // when all of them were read
   listed: null, // those of the table or the card; null: not read yet
@@ -28,7 +29,8 @@ const nothingKnown = () => ({
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
   missed: new Map(), // what was counted of each webhook, by id
   orders: [], // what a customer's search found
-  areOrdersDue: true, // each webhook is asked once for a search, and after an action
+  ordersOf: null, // what was sought then
+  acted: null, // ids of webhooks that are asked again; null: all are, once for a search
   seen: { types: new Set(), tenants: new Set(), subjects: new Set() },
 });
 const page = {
@@ -38,6 +40,7 @@ const page = {
   filters: {},
   refreshing: new AbortController(), // the next refresh ends the calls of this one
   calls: 0, // that were made since the last refresh began
+  recent: [], // one for each call that the view made by itself in the last minute
   timer: 0,
   shownAt: null, // when the main part of the view was read last
   isRefused: false, // the filters are, until they change
@@ -45,12 +48,18 @@ const page = {
   counting: null, // of what a webhook missed: an AbortController
   ...nothingKnown(),
 };
-const wipe = () => Object.assign(page, nothingKnown());
-const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route, go
+const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route
 const isCopy = (id) => id.startsWith("cpy_");
 const idOf = (one) => one.event_id;
+const newestFirst = (a, b) => (a.created_at < b.created_at ? 1 : -1);
+// Return whether a customer can have a list of this: of one webhook, or of what did not arrive.
+const isOfCustomer = (given) => Boolean(given.subscription_id) || given.status === "undelivered";
+// Return whether the list is of what did not arrive, over all webhooks of a customer.
+const isOfAll = () => Boolean(page.me?.tenant) && !page.filters.subscription_id;
 // What of the filters stays when a customer clears them: whose deliveries these are.
-const kept = () => (page.me?.tenant ? { subscription_id: page.filters.subscription_id } : {});
-const isFiltered = () =>
-  Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
+function kept() {
+  const { subscription_id, status } = page.filters;
+  return isOfAll() ? { status } : page.me?.tenant ? { subscription_id } : {};
+}
+const isFiltered = () => Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
 const markShown = () => (page.shownAt = Date.now());

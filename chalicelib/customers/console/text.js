@@ -1,27 +1,20 @@
-const UNITS = [
-  [2 * DAY, DAY, "days"],
-  [2 * HOUR, HOUR, "h"],
-  [120e3, 60e3, "min"],
-  [1e3, 1e3, "s"],
-  [0, 1, "ms"],
-];
+// text.js: times and words.
+const LONG = [[2 * DAY, DAY, "days"], [2 * HOUR, HOUR, "h"], [120e3, 60e3, "min"]];
+const UNITS = [...LONG, [1e3, 1e3, "s"], [0, 1, "ms"]];
 function duration(given, digits = 1) {
   const ms = Math.max(given, 0); // two clocks may disagree
   const [, unit, name] = UNITS.find(([from]) => ms >= from) ?? UNITS.at(-1);
   return `${(ms / unit).toFixed(name === "ms" ? 0 : digits)} ${name}`;
 }
-// Return a duration for a sentence: timelines alone have milliseconds.
 const spell = (ms) => (ms < 1e3 ? `${(Math.max(ms, 0) / 1e3).toFixed(1)} s` : duration(ms));
 function relative(timestamp) {
   const ms = Date.parse(timestamp) - Date.now();
-  if (Math.abs(ms) < 1000) return "now";
-  return ms > 0 ? `in ${duration(ms, 0)}` : `${duration(-ms, 0)} ago`;
+  const told = ms > 0 ? `in ${duration(ms, 0)}` : `${duration(-ms, 0)} ago`;
+  return Math.abs(ms) < 1000 ? "now" : told;
 }
-function due(timestamp) {
-  return Date.parse(timestamp) < Date.now() + 1000 ? "due now" : relative(timestamp);
-}
-// Times of the API, which stand in sentences until they are shown.
-const TIMES = /(\d{4}-\d\d-\d\dT[\d:.]+Z)/g;
+const due = (timestamp) =>
+  Date.parse(timestamp) < Date.now() + 1000 ? "due now" : relative(timestamp);
+const TIMES = /(\d{4}-\d\d-\d\dT[\d:.]+Z)/g; // of the API, in sentences until they are shown
 const utc = (time) => `${new Date(time).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 const local = (time) => new Date(time).toLocaleString("sv"); // 2026-01-20 22:00:05
 // Return a local time as 01:18, with its date unless that is today's.
@@ -30,17 +23,15 @@ function clock(time, end = 16) {
   const isToday = text.slice(0, 10) === local(Date.now()).slice(0, 10);
   return text.slice(isToday ? 11 : 0, end);
 }
-const inMilliseconds = (time) =>
-  `${clock(time, 19)}.${String(new Date(time).getMilliseconds()).padStart(3, "0")}`;
+const inMilliseconds = (time) => `${clock(time, 19)}${new Date(time).toISOString().slice(19, 23)}`;
 const asOf = (time) => `as of ${clock(time, 19)}`;
-// The value of an input for a local time, and back.
 const asInput = (time) => (time ? local(time).slice(0, 16).replace(" ", "T") : "");
 const fromInput = (value) => (value ? new Date(value).toISOString() : "");
 // Return a text of the API in the words of this page.
 function say(text) {
   const readable = text.replace(/subscription(?=s?\b)/g, "webhook");
-  if (!page.me?.tenant) return readable;
-  return readable.replace(/Claimed by a push or a lease/, "Being sent");
+  const claimed = "Claimed by a push or a lease";
+  return page.me?.tenant ? readable.replace(claimed, "Being sent") : readable;
 }
 // What to do when a call is refused, by the code of the answer.
 const REFUSALS = {
@@ -56,17 +47,12 @@ function number(count, name, isMore = false) {
 const upper = (text) => text && text[0].toUpperCase() + text.slice(1);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const by = (one) => (page.me.tenant ? "" : ` by ${one.created_by}`);
-const curl = (path) =>
-  `curl -sS '${API}${path}' -H "Authorization: Bearer $TRIGGERS_API_KEY"`;
+const curl = (path) => `curl -sS '${API}${path}' -H "Authorization: Bearer $TRIGGERS_API_KEY"`;
 // Return a text without case and punctuation, by which a search compares.
 const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");
-// Return a text as short as it can be shown in a line.
 const short = (text, most = 60) => (text.length > most ? `${text.slice(0, most)}…` : text);
 const address = (path, values) => `#${path}?${query(values)}`.replace(/\?$/, "");
 function query(values) {
   const given = Object.entries(values).filter(([, value]) => value);
-  return given
-    .sort()
-    .map(([name, value]) => `${name}=${encodeURIComponent(value)}`)
-    .join("&");
+  return given.sort().map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&");
 }

@@ -1,10 +1,9 @@
-// The life of one event as a drawing to scale and as a list.
+// timeline.js: the life of one event as a drawing to scale and as a list.
 const LEFT = 112; // of the drawing, for names
 const LINE = 26; // its height
 const PARTS = 4; // of its time
-function brief({ outcome, error, status_code, duration_ms }) {
-  return `${outcome}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
-}
+const brief = ({ outcome, error, status_code, duration_ms }) =>
+  `${outcome}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
 // Return what happened, in order: {from, to, tone, name, text, response}, times in milliseconds.
 function stepsOf(one) {
   const created = Date.parse(one.created_at);
@@ -13,17 +12,16 @@ function stepsOf(one) {
   // while it is claimed, the attempts that count may have one more than those that are recorded
   const earlier = claimedUntil ? 0 : one.attempts.length - one.delivery_attempts;
   const dropped = Math.max(-earlier, 0); // only the last ones are kept
-  one.attempts.forEach((attempt, index) => {
+  for (const [index, attempt] of one.attempts.entries()) {
     const before = steps.at(-1);
     const isReplay = index === earlier || ["delivered", "failed"].includes(before.tone);
     steps.push(attemptStep(attempt, index + dropped + 1, before, isReplay));
-  });
+  }
   steps.push(lastStep(one, steps.at(-1), claimedUntil));
   return steps;
 }
-function step(from, ms, tone, name, text, response) {
-  return { from, to: from + ms, tone, name, text: say(text), response };
-}
+const step = (from, ms, tone, name, text, response) =>
+  ({ from, to: from + ms, tone, name, text: say(text), response });
 function attemptStep(attempt, count, before, isReplay) {
   const { at, outcome, status_code, error, duration_ms, response } = attempt;
   const from = Date.parse(at);
@@ -36,23 +34,19 @@ function attemptStep(attempt, count, before, isReplay) {
 }
 function lastStep(one, before, claimedUntil) {
   const { status, message, delivered_at, delivered_via, next_attempt_at } = one;
-  if (status === "delivered") {
-    const name = delivered_via === "pull" ? "acknowledged" : status;
-    return step(Date.parse(delivered_at), 0, status, name, message);
-  }
+  const way = delivered_via === "pull" ? "acknowledged" : status;
+  if (status === "delivered") return step(Date.parse(delivered_at), 0, status, way, message);
   if (status === "failed") {
-    const isOff = message.includes("disabled"); // then no dead letter tells of it
-    const name = isOff ? "not sent" : page.me.tenant ? "given up" : "dead letter";
+    const isUnsent = message.includes("disabled"); // then no dead letter tells of it
+    const name = isUnsent ? "not sent" : page.me.tenant ? "given up" : "dead letter";
     return step(before.to, 0, status, name, message);
   }
-  if (claimedUntil) {
+  if (claimedUntil)
     return step(Date.parse(claimedUntil), 0, status, `ends ${due(claimedUntil)}`, message);
-  }
   if (!next_attempt_at) return step(Date.now(), 0, status, "waiting", message);
   const next = due(next_attempt_at);
   return step(Date.parse(next_attempt_at), 0, status, `next ${next}`, `Next attempt ${next}`);
 }
-
 function drawTimeline() {
   const steps = stepsOf(page.event);
   const start = steps[0].from;
@@ -70,17 +64,18 @@ function drawTimeline() {
     drawn.push(make("text", { x: middle, y: 13, "text-anchor": "middle" }, duration(ms)));
   }
   if (Date.now() < end) drawn.push(vertical(Date.now(), "now"));
-  steps.forEach((one, index) => {
+  for (const [index, one] of steps.entries())
     drawn.push(...drawStep(one, steps[index - 1], x, LINE * (index + 1.5)));
-  });
   listSteps(steps, start);
-  $("timeline").setAttribute("height", bottom);
-  $("timeline").replaceChildren(...drawn);
+  redraw($("timeline"), [drawn.map((node) => node.outerHTML)], () => {
+    $("timeline").setAttribute("height", bottom);
+    return drawn;
+  });
 }
 function drawStep({ from, to, name, tone }, before, x, y) {
   const drawn = [make("text", { class: `name ${tone}`, y: y + 4 }, name)];
-  const wait = before && { class: "wait", x1: x(before.to), x2: x(from), y1: y, y2: y };
-  if (wait) drawn.push(make("line", wait));
+  if (before)
+    drawn.push(make("line", { class: "wait", x1: x(before.to), x2: x(from), y1: y, y2: y }));
   const width = Math.max(x(to) - x(from), 8);
   const rx = tone === "failed" ? 0 : 4;
   return [...drawn, make("rect", { class: tone, x: x(from) - 4, y: y - 4, width, height: 8, rx })];
@@ -93,7 +88,7 @@ function listSteps(steps, start) {
   });
   redraw($("steps"), shown, () =>
     shown.map(([at, text, from, response]) => {
-      const time = span("muted", exactMoment(new Date(from).toISOString()));
+      const time = span("muted", moment(new Date(from).toISOString(), inMilliseconds));
       const more = response ? [span("response", response)] : [];
       return make("li", {}, span("at", at), span("", ...sentence(text), " ", time), ...more);
     }),

@@ -1,4 +1,4 @@
-// A test of one's own, and what came of the last one, which this tab remembers.
+// try.js: a test of one's own, and what came of the last one, which this tab remembers.
 function readTests() {
   const tests = JSON.parse(sessionStorage.getItem("tests") ?? "[]");
   for (const [id, test] of tests) page.tests.set(id, test);
@@ -9,14 +9,10 @@ function describeTest({ body }, one, given, sent) {
   sessionStorage.setItem("tests", JSON.stringify([...page.tests]));
   const headers = Object.entries(body.sent?.headers ?? {}).map((pair) => pair.join(": "));
   setText(sent, body.sent ? [...headers, "", body.sent.body].join("\n") : "");
-  const texts = [`Test at ${body.at}: ${told}`, body.response, tellMatch(body, one, given)];
+  const why = body.matches ? "" : whyNot({ ...one, ...body }, given);
+  const match = why ? `would not be sent: ${nameOf(one)} ${why}.` : "would be sent.";
+  const texts = [`Test at ${body.at}: ${told}`, body.response, `An event like this ${match}`];
   return [texts.filter(Boolean).join(". "), body.outcome];
-}
-// Say whether an event like that of a test would have been sent.
-function tellMatch({ matches, reason, member }, one, given) {
-  if (matches) return "An event like this would be sent.";
-  const why = whyNot({ subscription_id: one.subscription_id, reason, member }, given);
-  return `An event like this would not be sent: ${nameOf(one)} ${why}.`;
 }
 // Return the last event of a type, or of any, that a webhook of its tenant got.
 async function findLast({ tenant, subscription_id: own }, event_type) {
@@ -32,7 +28,7 @@ async function findLast({ tenant, subscription_id: own }, event_type) {
 }
 // A test with a type and a payload, at first those of the last event.
 function fillTry(node, one) {
-  const { type, payload, send, result, sent } = partsOf(node);
+  const { type, payload, send: button, result, sent } = partsOf(node);
   offer($("offered"), page.me.event_types ?? page.seen.types);
   // Fill in the last event, unless something is typed: the default is what was filled in.
   const fill = async (event_type) => {
@@ -51,7 +47,7 @@ function fillTry(node, one) {
     fill("").catch(() => {});
   }
   type.onchange = () => fill(type.value).catch(() => {});
-  send.onclick = () => {
+  button.onclick = () => {
     const given = { event_type: type.value.trim() };
     try {
       given.payload = JSON.parse(payload.value, exactly);
@@ -59,7 +55,7 @@ function fillTry(node, one) {
       return tell(result, `The payload must be JSON: ${message}`, "failed");
     }
     setText(sent, "");
-    return act(send, result, {
+    return act(button, result, {
       path: `subscriptions/${one.subscription_id}/test`,
       body: given,
       describe: (answer) => describeTest(answer, one, given, sent),

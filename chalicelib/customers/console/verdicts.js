@@ -1,19 +1,18 @@
-// What became of events and how webhooks are, in words: the API judges.
+// verdicts.js: what became of events and how webhooks are, in words: the API judges.
 const WORST_FIRST = ["failed", "retrying", "pending", "delivered"];
-// The words of states of events that no webhook was sent.
 const WORDS = { not_asked: "not asked for", not_sent: "not sent", no_webhook: "no webhook" };
 const toneOf = (state) => (state === "retrying" ? "retried" : WORDS[state] ? "absent" : state);
 const wordOf = (state) => WORDS[state] ?? state;
 const typesOf = ({ event_types }) => event_types?.join(", ") ?? "all types";
-function nameOf(one) {
-  return one.name ?? one.target_host ?? `webhook …${one.subscription_id.slice(-6)}`;
-}
-const shortLabel = (id) => (page.webhooks.has(id) ? nameOf(page.webhooks.get(id)) : label(id));
+// Webhooks of one host are told apart by the ends of their ids.
+const nameOf = ({ name, target_host: host, subscription_id: id }) =>
+  name ?? `${host ?? "webhook"} …${id.slice(-6)}`;
+const nameById = (id) => (page.webhooks.has(id) ? nameOf(page.webhooks.get(id)) : label(id));
 function label(id) {
-  if (id === OWN) return "your own webhook";
   const one = page.webhooks.get(id);
   const end = `…${id.slice(-6)}`; // tells those of one name apart
-  return one ? `${one.name ?? typesOf(one)} (${one.target_host} ${end})` : `webhook ${end}`;
+  const named = one ? `${one.name ?? typesOf(one)} (${one.target_host} ${end})` : `webhook ${end}`;
+  return id === OWN ? "your own webhook" : named;
 }
 // Return what is to be said of one event or copy beside its status.
 function remark(one) {
@@ -24,57 +23,84 @@ function remark(one) {
   const next = one.next_attempt_at ? `next attempt ${due(one.next_attempt_at)}` : waits;
   return [say(one.last_error ?? ""), one.status === "pending" && next].filter(Boolean).join(", ");
 }
-// Return the state of one push: what failed and waits is retrying.
-function stateOfPush({ status, last_error, delivery_attempts }) {
-  return status === "pending" && last_error && delivery_attempts ? "retrying" : status;
+// Say what ends the alarm, if what is replayed had dead letters: a customer's copy has none.
+function tellLetters(all) {
+  const isOperators = ({ event_id: id, subscription_id: owner }) =>
+    !isCopy(id) || page.webhooks.get(owner)?.tenant === null;
+  const isLetter = (one) => one.status === "failed" && isOperators(one);
+  if (page.me.tenant || !all.some(isLetter)) return "";
+  const command = `make redrive STAGE=${page.me.stage}`;
+  return `; once delivered, ${command} takes the dead letters out of the DLQ, which ends the alarm`;
 }
-const rank = (one) => WORST_FIRST.indexOf(stateOfPush(one));
+// Return the state of one push: what failed and waits is retrying.
+const stateOfPush = ({ status, last_error, delivery_attempts }) =>
+  status === "pending" && last_error && delivery_attempts ? "retrying" : status;
+const rankOf = (one) => WORST_FIRST.indexOf(stateOfPush(one));
 // What became of an event: counts of its webhooks by state, in words.
 const isAny = (counts) => Object.values(counts).some(Boolean);
 const sentTo = (counts) => WORST_FIRST.reduce((sum, state) => sum + counts[state], 0);
-function tellRest(counts) {
-  const trouble = WORST_FIRST.filter((state) => state !== "delivered" && counts[state]);
-  return trouble.map((state) => `, ${counts[state]} ${state}`).join("");
-}
-function tellGot(counts) {
-  return `${counts.delivered} of ${number(sentTo(counts), "webhook")} got it${tellRest(counts)}`;
-}
+const tellRest = (counts) =>
+  ["failed", "retrying", "pending", "not_sent"].filter((state) => counts[state])
+    .map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
+const tellGot = (counts) =>
+  `${counts.delivered} of ${number(sentTo(counts), "webhook")} got it${tellRest(counts)}`;
 // Return whether an event has no webhook's verdict: its own push is all that there is.
 const isOwnAlone = ({ outcome }) => outcome && !isAny(outcome.tenant) && !sentTo(outcome.operator);
-function tellBecame({ tenant: theirs, operator: yours, own, state }, tenant) {
-  if (!isAny(theirs)) return tellGot(yours);
+// Say what became of an event, with the error beside those whom it is about.
+function tellBecame(outcome, tenant, hasError = false) {
+  const { tenant: theirs, operator: yours, state, error, subscription_id: id } = outcome;
+  const told = hasError && error && id ? `, ${nameById(id)}: ${say(error)}` : "";
   const unsent = theirs.not_sent ? `not sent to ${tenant}` : `not asked for by ${tenant}`;
-  const first = sentTo(theirs) ? tellGot(theirs) : unsent;
-  const isNoise = state === "delivered" && !tellRest(yours);
-  if (sentTo(yours) && !isNoise)
-    return `${first}; ${yours.delivered} of yours got it${tellRest(yours)}`;
-  return own === "delivered" && !sentTo(theirs) ? `${first}; your own webhook got it` : first;
+  const first = !isAny(theirs) ? tellGot(yours) : sentTo(theirs) ? tellGot(theirs) : unsent;
+  const isNoise = !isAny(theirs) || !sentTo(yours) || (state === "delivered" && !tellRest(yours));
+  const second = isNoise ? "" : `${yours.delivered} of yours got it${tellRest(yours)}`;
+  const isOwns = outcome.own === "delivered" && first === unsent && !second;
+  const third = isOwns ? "your own webhook got it" : tellOwn(outcome, hasError);
+  return [`${first}${told}`, second, third].filter(Boolean).join("; ");
+}
+// Say that an event's own push fails, which the alarm is about.
+function tellOwn({ own, state, error, subscription_id: id }, hasError) {
+  const isWorst = !id && ["failed", "retrying"].includes(state);
+  const told = own === "failed" ? "your own webhook did not get it" : "";
+  const retried = told || (isWorst ? "your own webhook is retried" : "");
+  return `${retried}${isWorst && hasError && error ? `: ${say(error)}` : ""}`;
 }
 // Return the state of a webhook: {text, word, since, tone, rank}. Trouble has a low rank.
 function stateOf({ state, disabled_at, failing_since, slow_since, deliveries = {} }) {
-  if (state === "paused") return stateSince(state, disabled_at, "pending", 3);
+  const { failed, waiting, oldest_missed_at: oldest } = deliveries;
+  if (state === "paused")
+    return stateSince(state, disabled_at, "pending", QUIET, tellAmounts(deliveries, "kept"));
   if (state === "disabled") return stateSince(state, disabled_at, "failed", 0);
-  const begun = [deliveries.oldest_missed_at, failing_since].filter(Boolean).sort()[0];
-  const more = tellAmounts(deliveries);
+  const begun = [oldest, failing_since].filter(Boolean).sort()[0];
+  const more = tellAmounts(deliveries, "failed");
   if (state === "dead letters") return stateSince(state, begun, "failed", 0, more);
   if (state === "failing") return stateSince(state, begun, "retried", 1, more);
-  if (deliveries.waiting) return stateSince("retrying", begun, "retried", 2, more);
-  if (slow_since) return stateSince("slow", slow_since, "retried", 3);
-  return { text: "active", word: "active", tone: "delivered", rank: 4 };
+  const waits = state === "waiting" ? state : "retrying";
+  if (waiting) return stateSince(waits, begun, "retried", 2, more);
+  if (failed || deliveries.has_more)
+    return stateSince(`missed ${amountOf(failed, deliveries)}`, oldest, "retried", 3);
+  if (slow_since) return stateSince("slow", slow_since, "retried", QUIET);
+  return { text: "active", word: "active", tone: "delivered", rank: QUIET + 1 };
 }
-function stateSince(word, since, tone, rank, more = "") {
-  return { text: `${word}${since ? ` since ${since}` : ""}${more}`, word, since, tone, rank };
-}
-function tellAmounts({ waiting, failed, has_more: isMore }) {
-  const plus = isMore ? "+" : "";
-  const waits = waiting ? `, ${waiting}${plus} ${waiting === 1 ? "waits" : "wait"}` : "";
-  return `${waits}${failed ? `, ${failed}${plus} failed` : ""}`;
+const QUIET = 4; // the rank from which on a webhook is not in trouble
+const isMissing = ({ deliveries: some }) => some.failed > 0 || some.waiting > 0 || some.has_more;
+const stateSince = (word, since, tone, rank, more = "") =>
+  ({ text: `${word}${since ? ` since ${since}` : ""}${more}`, word, since, tone, rank });
+const amountOf = (count, some) => `${count.toLocaleString("en")}${some.has_more ? "+" : ""}`;
+function tellAmounts(some, word) {
+  const { waiting, failed } = some;
+  const waits = waiting ? `, ${amountOf(waiting, some)} ${waiting === 1 ? "waits" : "wait"}` : "";
+  return `${waits}${failed ? `, ${amountOf(failed, some)} ${word}` : ""}`;
 }
 const isOff = ({ state }) => state === "disabled" || state === "paused";
+// Return what ended a webhook or, while it is sent to, what its newest missing delivery said.
+const errorOf = ({ deliveries, last_error: own, ...one }) =>
+  say((isOff(one) ? own : (deliveries.last_error ?? own)) ?? "");
 // Draw a mark for each of the newest copies, the oldest first.
 function strip(recent) {
   const counts = WORST_FIRST.map((state) => [state, recent.filter((one) => one === state).length]);
   const told = counts.filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
   const marks = recent.toReversed().map((state) => span(toneOf(state), "▮"));
-  return make("span", { class: "strip", role: "img", ariaLabel: `The newest: ${told.join(", ")}` }, ...marks);
+  const title = `The newest: ${told.join(", ")}`;
+  return make("span", { class: "strip", role: "img", "aria-label": title, title }, ...marks);
 }

@@ -1,6 +1,5 @@
-// Webhooks: a table, those in trouble first, or the card of one.
+// webhooks.js: a table, those in trouble first, or the card of one.
 let isAll = true; // all webhooks are known
-let searching = 0; // a timer
 // A customer's only webhook has its card at once.
 const isTable = () => !page.view.id && !(page.me.tenant && page.listed.length === 1);
 async function loadSubscriptions() {
@@ -17,27 +16,30 @@ async function loadSubscriptions() {
   renderSubscriptions();
   show();
 }
-// Return the operator's own webhook as the others are: what was pushed of the events themselves.
+// Return the operator's own webhook as the others are: all events that failed and wait themselves.
 async function loadOwn({ host }) {
-  const options = { enough: PAGE, least: 1 };
-  const newest = await listEvents({ subscription_id: OWN }, options);
-  const failed = await listEvents({ subscription_id: OWN, status: "failed" }, options);
-  const items = [...newest.found.values()];
-  const pending = items.filter(({ status }) => status === "pending");
-  const waiting = pending.filter((one) => stateOfPush(one) === "retrying");
-  const pushed = items.find(({ delivered_via }) => delivered_via === "push");
-  const missed = [...failed.found.values(), ...waiting].map(({ created_at }) => created_at);
+  const own = { subscription_id: OWN, name: "Your own webhook", target_host: host };
+  const list = (given, enough) =>
+    listEvents({ subscription_id: OWN, ...given }, { enough, least: 1 });
+  const failed = await list({ status: "failed", order: "oldest" }, PAGE);
+  const pending = await list({ status: "pending", order: "oldest" }, PAGE);
+  const recent = [...(await list({}, 25)).found.values()];
+  const isRetrying = (one) => stateOfPush(one) === "retrying";
+  const isLate = (one) => isRetrying(one) || Date.parse(one.created_at) < Date.now() - 60e3;
+  const late = [...pending.found.values()].filter(isLate);
+  const missed = [...failed.found.values(), ...late];
   const deliveries = {
     failed: failed.found.size,
-    waiting: waiting.length,
-    has_more: Boolean(failed.cursor) || pending.length === PAGE,
-    oldest_missed_at: missed.sort()[0],
-    last_delivered_at: pushed?.created_at,
-    recent: items.slice(0, 25).map(({ status }) => status),
+    waiting: late.length,
+    has_more: Boolean(failed.cursor ?? pending.cursor),
+    oldest_missed_at: missed.map(({ created_at }) => created_at).sort()[0],
+    last_error: recent.find((one) => one.last_error)?.last_error,
+    last_at: recent[0]?.created_at,
+    recent: recent.map(({ status }) => status),
   };
-  const state = failed.found.size ? "dead letters" : "active";
-  const name = "Your own webhook";
-  return { subscription_id: OWN, name, target_host: host, state, deliveries };
+  const waits = late.length && !late.some(isRetrying) ? "waiting" : "active";
+  const state = failed.found.size ? "dead letters" : waits;
+  return { ...own, state, deliveries };
 }
 // Return those that match what is sought, those in trouble first, after the operator's own.
 function matching() {
@@ -51,24 +53,23 @@ function matching() {
 function renderSubscriptions() {
   const { me, listed, view, filters } = page;
   const some = matching();
-  const troubled = listed.filter((one) => stateOf(one).rank < 3).length;
-  const none = me.tenant
-    ? "There are no webhooks yet. Add the URL of a receiver: events are sent to it by POST."
-    : "There are no webhooks yet. Add one.";
+  const troubled = listed.filter((one) => stateOf(one).rank < QUIET).length;
+  const none = "There are no webhooks yet. Add the URL of a receiver: events are POSTed to it.";
   const missed = `No webhook has “${filters.text}” in its name, tenant, host or state.`;
   const isOther = $("nobody").hidden !== some.length > 0; // there are none, or some again
   setText($("nobody"), some.length ? "" : listed.length ? missed : none);
   if (isOther) $("adding").open = !listed.length;
-  const total = number(listed.length, "webhook", !isAll);
+  hide($("undelivered"), !me.tenant || !listed.some(isMissing));
   const isShown = isTable() && listed.length > 0;
-  setText($("troubled"), isShown ? `${troubled || "None"} of ${total} in trouble` : "");
+  const told = `${troubled || "None"} of ${number(listed.length, "webhook", !isAll)} in trouble`;
+  setText($("troubled"), isShown ? told : "");
   const isRed = listed.some((one) => stateOf(one).rank === 0);
   setTone($("troubled"), "badge", isRed ? "failed" : troubled ? "retried" : "delivered");
-  $("all-webhooks").hidden = !view.id || (Boolean(me.tenant) && page.webhooks.size === 1);
-  $("finding").hidden = Boolean(view.id);
-  $("sought").hidden = !isShown;
-  $("table").hidden = !isTable() || !some.length;
-  $("subscriptions-title").className = view.id ? "unseen" : ""; // the card has a heading
+  hide($("all-webhooks"), !view.id || (me.tenant && page.webhooks.size === 1));
+  hide($("finding"), view.id);
+  hide($("sought"), !isShown);
+  hide($("table"), !isTable() || !some.length);
+  setTone($("subscriptions-title"), view.id ? "unseen" : "", ""); // the card has a heading
   const [rows, cards] = isTable() ? [some, []] : [[], some];
   showItems($("overview"), rows, "subscription_id", "overview-row", fillOverview);
   showItems($("subscriptions"), cards, "subscription_id", "subscription", fillCard);
@@ -77,26 +78,33 @@ function fillOverview(node, one) {
   const parts = partsOf(node);
   const { word, tone, since } = stateOf(one);
   const { deliveries: some } = one;
-  const plus = some.has_more ? "+" : "";
+  const isKept = one.state === "paused" && some.failed > 0;
   const cells = {
-    tenant: one.tenant ?? "",
     since: since ?? "",
-    waiting: `${some.waiting}${some.waiting ? plus : ""}`,
-    failed: `${some.failed}${some.failed ? plus : ""}`,
-    last: some.last_delivered_at ?? "none",
+    waiting: some.waiting ? amountOf(some.waiting, some) : "0",
+    failed: some.failed ? amountOf(some.failed, some) : "0",
+    error: errorOf(one),
+    last: some.last_at ?? "none",
   };
   setText(parts.name, nameOf(one));
+  setText(parts.open, one.tenant ?? "");
+  set(parts.open, { title: `Open as customer ${one.tenant}` });
+  set(parts.error, { title: cells.error });
+  parts.open.onclick = () => openAsCustomer(parts.open, one.tenant, $("told"));
   redraw(parts.recent, some.recent, () => [strip(some.recent)]);
   const path = one.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
   setLink(parts.name, `#${path}${one.subscription_id}`);
-  showText(parts.state, word);
+  showText(parts.state, isKept ? `paused, ${amountOf(some.failed, some)} kept` : word);
   setTone(parts.state, "badge", tone);
   for (const [name, text] of Object.entries(cells)) showSentence(parts[name], text);
   const isSelecting = () => !getSelection().isCollapsed;
-  node.onclick = ({ target }) => target.closest("a") ?? (isSelecting() || parts.name.click());
+  node.onclick = ({ target }) =>
+    target.closest("a, button") ?? (isSelecting() || parts.name.click());
 }
+// What is typed filters what is there at once, and is in the address; nothing is loaded for it.
 $("sought").oninput = () => {
-  clearTimeout(searching);
   const text = new FormData($("sought")).get("text");
-  searching = setTimeout(() => hooks.go({ text }, true), TYPING_MS);
+  page.filters = { ...page.filters, text };
+  history.replaceState(null, "", address("/subscriptions", page.filters));
+  if (page.listed) renderSubscriptions();
 };
