@@ -15,17 +15,14 @@ if sys.pycache_prefix is None:
     # `chalice deploy` imports this file, and would package the bytecode
     sys.dont_write_bytecode = True
 
-from chalicelib import __version__, deps
+from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import NewEvent, dumps
+from chalicelib.core.event import NewEvent, dumps, json_list, to_json
 from chalicelib.core.posting import Stored
 from chalicelib.core.store import UNSETTLED
-from chalicelib.customers import console, recipients
-from chalicelib.customers.subscription import Subscription
-from chalicelib.customers.subscriptions import why_not_taken
-from chalicelib.customers.verdicts import Missed, judge
 from chalicelib.deps import Services
+from chalicelib.events import erasure, inbox, listing, replay
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
     ApiError,
@@ -36,9 +33,12 @@ from chalicelib.infra.errors import (
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import batch, schedules, settled
-from chalicelib.pull import inbox, listing
+from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
+from chalicelib.subscriptions import recipients
+from chalicelib.subscriptions.outcomes import Missed, judge
+from chalicelib.subscriptions.subscription import Subscription
+from chalicelib.subscriptions.subscriptions import why_not_taken
 from chalicelib.web import routes, validation
 from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import (
@@ -151,8 +151,8 @@ def get_event(call: Call) -> Response:
 def list_recipients(call: Call) -> Response:
     event = call.event()
     found = recipients.find(event, call.services, call.services.subscriptions)
-    rows = ",".join(map(recipients.show, found))
-    return respond(f'{{"recipients":[{rows}],"outcome":{dumps(judge(event, found))}}}')
+    rows = json_list(map(recipients.show, found))
+    return respond(to_json({"outcome": judge(event, found)}, recipients=rows))
 
 
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
@@ -181,7 +181,7 @@ def list_inbox(call: Call) -> Response:
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
     events = inbox.lease(call.services, **call.body(validation.LEASE_BODY))
-    return respond(f'{{"events":[{",".join(event.leased() for event in events)}]}}')
+    return respond(to_json({}, events=json_list(event.leased() for event in events)))
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
@@ -192,7 +192,7 @@ def acknowledge_events(call: Call) -> Response:
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call) -> Response:
-    settled.erase(call.ids["event_id"], call.services)
+    erasure.erase(call.ids["event_id"], call.services)
     return Response("", {}, 204)
 
 
@@ -213,7 +213,7 @@ def release_event(call: Call) -> Response:
 
 @route("POST", "/events/{event_id}/replay", *CUSTOMERS)
 def replay_event(call: Call) -> Response:
-    event = settled.replay(call.event(), call)
+    event = replay.replay(call.event(), call)
     return respond(event.summary(), 202, Location=f"../{event.event_id}")
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from chalicelib.customers.subscription import SHOWN, check_headers
-from chalicelib.customers.subscriptions import MAX_SUBSCRIPTIONS, make_id, seed_of
 from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, valid_port
 from chalicelib.infra.errors import InvalidRequestError
 from chalicelib.infra.parsing import Json, parser
+from chalicelib.subscriptions.subscription import SHOWN, check_headers
+from chalicelib.subscriptions.subscriptions import MAX_SUBSCRIPTIONS, make_id, seed_of
 from chalicelib.web.validation import (
     DESCRIPTION_MEMBERS,
     SECRET_MEMBER,

@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 from chalice.app import Chalice, Request, Response
 
 from chalicelib import deps
-from chalicelib.core.event import EVENT_ID, Event, dumps
+from chalicelib.core.event import EVENT_ID, Event, dumps, json_list, to_json
 from chalicelib.core.invocation import Invocation
-from chalicelib.customers.deliveries import read_deliveries
-from chalicelib.customers.outcomes import read_outcomes
-from chalicelib.customers.subscription import SUBSCRIPTION_ID, Subscription
+from chalicelib.events.listing import Query, read_page
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
 from chalicelib.infra.parsing import Json, Parser, Parsers
-from chalicelib.pull.listing import Query, read_page
 from chalicelib.settings import ApiKey, Scope
+from chalicelib.subscriptions.deliveries import read_deliveries
+from chalicelib.subscriptions.recipients import read_outcomes
+from chalicelib.subscriptions.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.web.auth import authenticate
 from chalicelib.web.validation import BodySchema, encode_cursor, parse_body, parse_query
 
@@ -240,8 +240,8 @@ def respond_list(name: str, members: list[str], last: str | None, **more: int) -
 
     The next page, if there is one, begins after the sort key `last`.
     """
-    rest = dumps({**more, "next_cursor": encode_cursor(last)})
-    return respond(f'{{"{name}":[{",".join(members)}],{rest[1:]}')
+    rest = {**more, "next_cursor": encode_cursor(last)}
+    return respond(to_json(rest, **{name: json_list(members)}))
 
 
 def respond_page(query: Query, call: Call) -> Response:

@@ -16,8 +16,6 @@ from chalicelib.core.event import (
     dumps,
 )
 from chalicelib.core.store import UNSETTLED
-from chalicelib.customers.filters import filter_fault
-from chalicelib.customers.subscription import PAYLOAD, SUBSCRIPTION_ID, SVIX, show_secret
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts, parse_push_url
 from chalicelib.infra.errors import (
     ApiError,
@@ -28,6 +26,8 @@ from chalicelib.infra.errors import (
 from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_all, parser
 from chalicelib.infra.times import rfc3339_of
 from chalicelib.settings import WHSEC, WHSEC_FORM, decode_secret
+from chalicelib.subscriptions.filters import filter_fault
+from chalicelib.subscriptions.subscription import PAYLOAD, SUBSCRIPTION_ID, SVIX, show_secret
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_BATCH_BYTES = 2_700_000

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Route, expect, sync_playwright
 
-from chalicelib.customers.console import page as join_page
+from chalicelib.console import page as join_page
 from tests.support.console import Console
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.running import Run, running

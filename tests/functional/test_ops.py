@@ -19,9 +19,9 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from chalicelib.customers import recipients
 from chalicelib.infra.queue import Queue
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from chalicelib.subscriptions import recipients
 from tests.conftest import During
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app

@@ -25,12 +25,12 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.store import CLAIM_SECONDS, from_item
 from chalicelib.core.target import Target
-from chalicelib.customers.subscriptions import CACHE_SECONDS
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
+from chalicelib.subscriptions.subscriptions import CACHE_SECONDS
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed

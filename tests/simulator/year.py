@@ -21,8 +21,8 @@ from unittest import mock
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.store import from_item
-from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from chalicelib.subscriptions.subscription import Subscription
 from tests.simulator.invariants import Item, ViolationError, check
 from tests.simulator.outage import HEALTHY, TROUBLES, Response
 from tests.simulator.simulated_world import (

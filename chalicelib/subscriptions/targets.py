@@ -24,8 +24,6 @@ from chalicelib.core.outcome import (
     Unscheduled,
 )
 from chalicelib.core.target import Target
-from chalicelib.customers.subscription import PAYLOAD, Subscription
-from chalicelib.customers.subscriptions import TARGET_ENABLED, Subscriptions
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.parsing import Json
@@ -33,6 +31,8 @@ from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret
+from chalicelib.subscriptions.subscription import PAYLOAD, Subscription
+from chalicelib.subscriptions.subscriptions import TARGET_ENABLED, Subscriptions
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing

@@ -12,18 +12,6 @@ from typing import Any
 from chalicelib.core.event import Event, Status, dumps
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import COPY
-from chalicelib.customers import filters
-from chalicelib.customers.subscription import (
-    DESCRIBED,
-    DESCRIPTION_ATTRIBUTE,
-    ENABLE,
-    STATE,
-    EventTypes,
-    Subscription,
-    check_headers,
-    new_secret,
-)
-from chalicelib.customers.verdicts import Missed
 from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
@@ -34,6 +22,18 @@ from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, Table, Values, key_of, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
+from chalicelib.subscriptions import filters
+from chalicelib.subscriptions.outcomes import Missed
+from chalicelib.subscriptions.subscription import (
+    DESCRIBED,
+    DESCRIPTION_ATTRIBUTE,
+    ENABLE,
+    STATE,
+    EventTypes,
+    Subscription,
+    check_headers,
+    new_secret,
+)
 
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 CACHED_TENANTS = 32  # a hundred subscriptions with the longest filters take 2.5 MB
