@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import KW_ONLY, dataclass, field
@@ -29,7 +30,7 @@ R = TypeVar("R")
 
 
 @dataclass
-class CoreServices:
+class CoreServices(ABC):
     """What is kept between requests. AWS clients are created at first use.
 
     `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
@@ -49,9 +50,10 @@ class CoreServices:
     worker_breaker: Breaker = field(default_factory=lambda: Breaker(WORKER_PATIENCE_SECONDS))
     lanes: Lanes = field(default_factory=Lanes)
 
-    @cached_property
+    @property
+    @abstractmethod
     def targets(self) -> Targets:
-        raise NotImplementedError
+        """Where events go: `deps` makes it, because the core knows no subscription."""
 
     @cached_property
     def store(self) -> EventStore:
@@ -78,11 +80,13 @@ class CoreServices:
         """Return whether an event belongs in the slow lane; without SLOW_QUEUE_URL there is none.
 
         An event that timed out does, whatever its destination: one that is slow for some types and
-        quick for others is never marked, and each push in the fast lane would be cut off.
+        quick for others is never marked, and each push in the fast lane would be cut off. So does
+        one that was recovered: it may be one of thousands.
         """
         if self.settings.slow_queue_url is None:
             return False
-        return event.has_timed_out or self.lanes.is_slow(event.group_id, self.clock())
+        is_kept_apart = event.has_timed_out or event.recovered_at is not None
+        return is_kept_apart or self.lanes.is_slow(event.group_id, self.clock())
 
     def queue_for(self, event: Event) -> Queue:
         """Return the queue of the lane that an event belongs in."""

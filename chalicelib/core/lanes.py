@@ -5,8 +5,8 @@ wait. So the fast lane has short pushes, and slow destinations share a lane. Eac
 for itself; its threads share the counts. All times are Unix seconds.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import lru_cache
 from threading import Lock
 
 from chalicelib.core.breaker import MAX_DESTINATIONS
@@ -52,6 +52,9 @@ class _Pace:
         return self.busy_seconds >= CROWDING_SECONDS
 
 
+UNKNOWN = _Pace(url="none")  # of a destination that was not pushed to yet
+
+
 class Lanes:
     """Knows for a while which destinations are slow.
 
@@ -62,10 +65,10 @@ class Lanes:
     def __init__(self) -> None:
         self._lock = Lock()
         self._slow = _Pace()  # of all destinations together, with their slow pushes alone
-        self._paces = lru_cache(MAX_DESTINATIONS)(lambda _destination: _Pace())
+        self._paces: OrderedDict[str, _Pace] = OrderedDict()
 
     def is_slow(self, destination: str, now: float) -> bool:
-        pace = self._paces(destination)
+        pace = self._paces.get(destination, UNKNOWN)
         return now < max(pace.marked_until, pace.read_until)
 
     def remember(self, target: Target, now: float, slow_since: float | None) -> None:
@@ -131,7 +134,11 @@ class Lanes:
                 pace.read_until = 0.0
 
     def _pace(self, target: Target) -> _Pace:
-        pace = self._paces(target.destination)
+        """Return the pace of a destination; beyond MAX_DESTINATIONS, forget the oldest."""
+        pace = self._paces.get(target.destination, UNKNOWN)
         if pace.url != target.url:  # what is known is of another URL
-            vars(pace).update(vars(_Pace(target.url)))
+            pace = _Pace(target.url)
+            self._paces[target.destination] = pace
+        if len(self._paces) > MAX_DESTINATIONS:
+            self._paces.popitem(last=False)
         return pace

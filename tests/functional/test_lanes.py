@@ -13,7 +13,7 @@ from tests.conftest import During
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import id_of_new
-from tests.support.world import World
+from tests.support.world import World, assert_has
 
 CUT_OFF = PushResult(Outcome.RETRY, error=TIMED_OUT)
 
@@ -206,20 +206,34 @@ def test_what_the_sweep_queues_is_sent_on_to_its_own_lane(world: World, target: 
     assert lengths(world) == (0, 2)
 
 
-@pytest.mark.parametrize("is_replayed", [False, True])
-def test_what_is_replayed_in_the_slow_lane_is_retried_there(
-    world: World, receiver: Receiver, is_replayed: bool
+@pytest.mark.usefixtures("copies")
+def test_what_was_recovered_stays_in_the_slow_lane_until_it_is_replayed(
+    world: World, target: Receiver
 ) -> None:
-    receiver.script(503)
-    event_id = world.queued()
-    if is_replayed:
-        world.replay(event_id)
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions", BACKOFF_BASE_SECONDS="300")
+    earlier = world.post()
+    subscription_id = id_of_new(world, target)
+    target.default = 503
+    target.script(503, 422)
+    [waiting], _failed = world.post()["copies"], world.post()
     world.lose_messages()
-    event = world.services.store.get(event_id)
-    assert event
-    world.services.slow_queue.send(push_message(event))
+    world.sleep(61)
+    path = f"/subscriptions/{subscription_id}/recover"
+    recovered = world.call("POST", path, {"since": earlier["created_at"]}).json
+    assert_has(recovered, sent=1, replayed=2)
+    assert lengths(world) == (0, 3)
     world.run_worker()
-    assert lengths(world) == ((0, 1) if is_replayed else (1, 0))
+    assert target.count == 5
+    assert lengths(world) == (0, 3)
+
+    world.lose_messages()
+    world.sleep(1000)
+    world.sweep()
+    assert lengths(world) == (3, 0)
+    world.run_worker()
+    assert lengths(world) == (0, 3)
+    world.replay(waiting)
+    assert lengths(world) == (1, 3)
 
 
 def test_the_lane_of_what_a_post_queues_is_decided_once(
