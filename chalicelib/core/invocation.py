@@ -72,10 +72,6 @@ class CoreServices(ABC):
     def dlq(self) -> Queue:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
-    def queue_of(self, *, is_slow_lane: bool) -> Queue:
-        """Return the queue of a lane; without SLOW_QUEUE_URL both lanes are one."""
-        return self.slow_queue if is_slow_lane else self.work_queue
-
     def needs_slow_lane(self, event: Event) -> bool:
         """Return whether an event belongs in the slow lane; without SLOW_QUEUE_URL there is none.
 
@@ -90,7 +86,7 @@ class CoreServices(ABC):
 
     def queue_for(self, event: Event) -> Queue:
         """Return the queue of the lane that an event belongs in."""
-        return self.queue_of(is_slow_lane=self.needs_slow_lane(event))
+        return self.slow_queue if self.needs_slow_lane(event) else self.work_queue
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel, by up to MAX_THREADS.
@@ -129,7 +125,7 @@ class Invocation:
     @property
     def queue(self) -> Queue:
         """The queue of the lane."""
-        return self.services.queue_of(is_slow_lane=self.is_slow_lane)
+        return self.services.slow_queue if self.is_slow_lane else self.services.work_queue
 
     @property
     def push_timeout_seconds(self) -> float:
