@@ -87,8 +87,8 @@ def test_one_delivery_that_is_not_slow_ends_a_mark_that_is_older_than_an_hour(
 ) -> None:
     subscription_id = make_slow(world, target)
     world.sleep(3590)
-    target.script(200, after(world, 2.5), after(world, 1.5))
-    for is_slow in (True, True, False):
+    target.script(200, after(world, 2.5), after(world, 1.5, 503), after(world, 1.5))
+    for is_slow in (True, True, True, False):
         world.restart()  # containers do not live so long
         world.queued()
         world.run_worker()

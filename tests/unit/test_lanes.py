@@ -89,18 +89,6 @@ def test_a_mark_is_not_ended_by_what_was_read_that_is_older(lanes: Lanes) -> Non
     assert not lanes.is_slow("sub_1", 115)
 
 
-def test_a_mark_older_than_an_hour_ends_with_a_delivery_that_is_not_slow(lanes: Lanes) -> None:
-    lanes.remember(ONE, 4000, 399)
-    push(lanes, 4000, seconds=1.9, result=FAILED)
-    push(lanes, 4001, seconds=2.0)
-    assert lanes.is_slow("sub_1", 4004)
-    push(lanes, 4004, seconds=1.9)
-    assert not lanes.is_slow("sub_1", 4006)
-    lanes.remember(ONE, 4010, 4009)
-    push(lanes, 4010, seconds=1.9)
-    assert lanes.is_slow("sub_1", 4013)
-
-
 @pytest.mark.parametrize(
     "threads, seconds, is_slow",
     [(2.2, 1.9, True), (2.2, 1.0, True), (1.6, 1.9, False), (10, 0.9, False)],
