@@ -142,6 +142,7 @@ class Event:
     failed_at: str | None = None
     reason: Reason | None = None
     replayed_at: str | None = None
+    recovered_at: str | None = None
     subscription_id: str | None = None
     source_event_id: str | None = None
     copies: tuple[str, ...] = ()

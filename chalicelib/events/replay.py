@@ -23,7 +23,14 @@ REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 # Nobody claimed, replayed, delivered or acknowledged it since it was read: an acknowledgement
 # leaves the `claim_id`, and a claim the status.
 SAME_STATE = f"{EXISTS} AND #status = :seen AND claim_id = :holder"
-SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
+SETTLED_MEMBERS = (
+    "claimed_until",
+    "delivered_at",
+    "delivered_via",
+    "failed_at",
+    "reason",
+    "recovered_at",
+)
 
 
 def replay(event: Event, invocation: Invocation) -> Event:
@@ -50,21 +57,23 @@ def push_now(copy: Event, services: CoreServices) -> None:
     else:
         # With a new `claim_id`, one of two that read the copy makes it due.
         changes = {**due_now(services), "claim_id": services.new_id()}
-    _push_again(copy, SAME_STATE, {**changes, "requeue_at": bulk_mark(services)}, services)
+    _push_again(copy, SAME_STATE, {**changes, **in_bulk(services)}, services)
 
 
-def bulk_mark(services: CoreServices) -> str:
-    """Return the sweep's mark of a copy that is queued with many others, in the slow lane: without
-    it, the sweep would queue in the fast lane what waits there.
+def in_bulk(services: CoreServices) -> dict[str, str]:
+    """Return the members of a copy that is recovered now, which may be one of thousands.
+
+    It goes through the slow lane from now on. Its mark keeps the sweep from queueing in the fast
+    lane what waits there.
     """
-    return rfc3339(services.clock() + MAX_MARK_SECONDS)
+    now = services.clock()
+    return {"recovered_at": rfc3339(now), "requeue_at": rfc3339(now + MAX_MARK_SECONDS)}
 
 
 def queue(event: Event, services: CoreServices) -> None:
-    """Queue an event that is due, in the slow lane if it has a `bulk_mark`."""
+    """Queue an event that is due."""
     with errors_left_to_sweep(event):
-        lane = services.slow_queue if event.requeue_at else services.queue_for(event)
-        lane.send(messages.push_message(event))
+        services.queue_for(event).send(messages.push_message(event))
 
 
 def _push_again(event: Event, condition: str, changes: Json, services: CoreServices) -> Event:

@@ -181,12 +181,11 @@ def _make_copy(
     event: Event,
     subscription: Subscription,
     invocation: Invocation,
-    *,
-    requeue_at: str | None = None,
+    **recovered: Any,
 ) -> Stored:
     """Store the copy of an event for a subscription and queue it, or return the one that is there.
 
-    `requeue_at` is the `replay.bulk_mark` of one of many, None that of a single copy.
+    `recovered` has what `replay.in_bulk` returns, if it is one of many.
     Each time that others list copies in the event, or a transaction of others holds it, it is read
     again, while there is time. Raises what `_find_original` raises; ApiError 409 for a copy that is
     there and not listed, and for an event with MAX_COPIES; StorageUnavailableError.
@@ -200,7 +199,7 @@ def _make_copy(
             copy,
             replayed_at=rfc3339(services.clock()),
             expires_at=services.expires_at(),
-            requeue_at=requeue_at,
+            **recovered,
         )
         is_listed = copy.event_id in event.copies
         if len(event.copies) >= MAX_COPIES and not is_listed:
@@ -299,14 +298,14 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
     _require_usable(subscription, services)
     missed = find_missed(subscription, services, **period)
     just_now = rfc3339(services.clock() - LEFT_SECONDS)
-    mark = replay.bulk_mark(services)
+    recovered = replay.in_bulk(services)
 
     def recover_one(row: Row) -> str | None:
         """Return what was done: `sent`, `replayed`, `left`, or nothing."""
         copy = row.copy
         try:
             if copy is None:
-                stored = _make_copy(row.event, subscription, invocation, requeue_at=mark)
+                stored = _make_copy(row.event, subscription, invocation, **recovered)
                 return "sent" if stored.is_new else None
             # What failed because the subscription was disabled was not pushed.
             pushed_at = copy.attempts[-1].at if copy.attempts else ""
