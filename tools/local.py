@@ -4,7 +4,6 @@ Environment variables are checked first, then used; what they do not name is cre
 """
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -15,41 +14,36 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, TextIO
+from typing import TextIO
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import EndpointConnectionError
 from chalice.config import Config
-from chalice.local import (
-    ChaliceRequestHandler,
-    LocalDevServer,
-    LocalGatewayException,
-    create_local_server,
-)
-from werkzeug.serving import DechunkedInput
+from chalice.local import LocalGateway, LocalGatewayException, create_local_server
+from werkzeug import Request, Response
+from werkzeug.serving import BaseWSGIServer, make_server
 
 from chalicelib import __version__, settings
 from chalicelib import deps as services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
     AWS_ERRORS,
-    ApiError,
     QueueUnavailableError,
     SettingsError,
     StorageUnavailableError,
 )
-from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message, Queue
 from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
-from tools import api_key, local_aws
+from tools import api_key, gateway, local_aws
 from tools.api import printable
-from tools.receiver import Receiver
+from tools.receiver import HOST, Receiver
 
 ROOT = Path(__file__).parent.parent
 TOUR = ROOT / "tools" / "paste.sh"
@@ -118,63 +112,19 @@ class Screen(logging.Handler):
                 self.event(event_id, f"warning      {message} {reason}")
 
 
-class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server, which reads chunked bodies."""
-
-    disable_nagle_algorithm = True
-    timeout = 60
-    do_HEAD = do_TRACE = ChaliceRequestHandler.do_PUT  # no route has them: 405
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # the client is gone
-            super().handle()
-
-    def parse_request(self) -> bool:
-        """Read a request with its body; return False if it is answered already."""
-        if not super().parse_request():
-            return False
-        # no API key is like that, and Chalice fails on it
-        if not self.headers.get("Authorization", "").isascii():
-            del self.headers["Authorization"]
-        try:
-            length = max(0, int(self.headers.get("Content-Length", "0")))
-            if "Transfer-Encoding" in self.headers:
-                body = DechunkedInput(self.rfile).read()
-            else:
-                body = self.rfile.read(length)
-        except (ValueError, OSError):
-            self.send_error(400)
-            return False
-        self._payload = dict(self.headers), body or None
-        return True
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Send a problem document, and close the connection."""
-        self._send_http_response(code, {}, None)
-
-    def _send_http_response(self, code: int, headers: Json, body: Any) -> None:
-        """Send a response of the app, or a problem document, which repeats nothing of the
-        request.
-        """
-        # of Chalice, whose headers name the methods
-        if body is None or code == HTTPStatus.METHOD_NOT_ALLOWED:
-            from chalicelib.web.routes import problem
-
-            status = HTTPStatus(code)
-            word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
-            response = problem(ApiError(code, word, f"{status.description or status.phrase}."))
-            body = response.body
-            headers = {**headers, **response.headers, "Connection": "close"}
-        super()._send_http_response(code, headers, body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def _parse_payload(self) -> tuple[Any, bytes | None]:
-        return self._payload
-
-    def _send_error_response(self, error: LocalGatewayException) -> None:
-        self.send_error(404)
+def _respond(api: LocalGateway, request: Request) -> Response:
+    """Return the response of the app or, where no route is, that of API Gateway."""
+    path = request.environ["RAW_URI"]
+    body = request.get_data() or None
+    try:
+        made = api.handle_request(request.method, path, dict(request.headers), body)
+    # Chalice repeats Authorization in the error, and takes no other characters than ASCII there
+    except (LocalGatewayException, UnicodeError):
+        made = {"statusCode": HTTPStatus.METHOD_NOT_ALLOWED}
+    if made["statusCode"] == HTTPStatus.METHOD_NOT_ALLOWED:
+        document = gateway.NOT_FOUND["responseTemplates"]["application/json"]
+        return Response(document, HTTPStatus.NOT_FOUND, content_type="application/problem+json")
+    return Response(made["body"], made["statusCode"], made["headers"])
 
 
 def given(name: str) -> str:
@@ -186,7 +136,7 @@ def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise StartError."""
     outside = {name: given(name) for name in VARIABLES if given(name)}
     server = _listen(_read_config(), _check_environment())
-    url = f"http://127.0.0.1:{server.server.server_port}"
+    url = f"http://{HOST}:{server.port}"
     screen = _open_screen(url)
     _provide_aws(outside)
     receiver = Receiver(screen.event)
@@ -206,7 +156,7 @@ def start() -> None:
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
-    Thread(target=server.server.serve_forever, name="api", daemon=True).start()
+    Thread(target=server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 
 
@@ -239,20 +189,20 @@ def _check_environment() -> int:
     return int(port)
 
 
-def _listen(config: Config, port: int) -> LocalDevServer:
-    """Return Chalice's local server, which listens already and does not yet respond."""
+def _listen(config: Config, port: int) -> BaseWSGIServer:
+    """Return the server of the API, which listens already and does not yet respond."""
     from app import app  # reads the variables that are set by now
 
     api_config = config.scope(config.chalice_stage, "api_handler")
     try:
-        server = create_local_server(app, api_config, "127.0.0.1", port)
+        # Chalice makes the app safe for threads, and opens the port.
+        local = create_local_server(app, api_config, HOST, port).server
     except OSError as error:
         reason = f"{error.strerror}; make run PORT=0 takes a free one"
         raise StartError(f"PORT {port}: {reason}") from error
-    handler = functools.partial(Handler, app_object=app, config=api_config)
-    server.server.RequestHandlerClass = handler
-    server.server.socket.listen(128)
-    return server
+    # Its own server reads no chunked bodies.
+    respond = Request.application(partial(_respond, LocalGateway(app, api_config)))
+    return make_server(HOST, 0, respond, threaded=True, fd=local.fileno())
 
 
 def _open_screen(url: str) -> Screen:
@@ -302,7 +252,7 @@ def _check_connections() -> None:
         "INBOX_QUEUE_URL": current.work_queue.depth,
         "SLOW_QUEUE_URL": current.slow_queue.depth,
         "INBOX_DLQ_URL": current.dlq.depth,
-        "EVENTS_TABLE_NAME": functools.partial(current.store.get, "evt_"),
+        "EVENTS_TABLE_NAME": partial(current.store.get, "evt_"),
     }
     for name, look in looks.items():
         try:
