@@ -59,6 +59,8 @@ VARIABLES = (
     "SETTINGS_SECRET",
     *SETTINGS,
 )
+# of a log record
+TOLD = ("outcome", "attempt", "status_code", "error", "reason", "retry_in_seconds")
 SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
 
 
@@ -71,11 +73,9 @@ class Screen(logging.Handler):
     warning.
     """
 
-    def __init__(self, stream: TextIO, url: str) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._url = url
-        self.key = ""
 
     def say(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads it any more
@@ -89,27 +89,10 @@ class Screen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = vars(record)
-        event_id = str(fields.get("event_id", ""))
-        match record.getMessage():
-            case "attempt":
-                answer = fields["status_code"] or fields["error"]
-                text = f"{fields['outcome']:<11}  attempt {fields['attempt']}: {answer}"
-                seconds = fields["retry_in_seconds"]
-                if seconds is not None:
-                    text += f", next in {seconds:.1f} s"
-                self.event(event_id, text)
-            case "dead letter":
-                link = f"{self._url}/#/events/{event_id}"
-                if self.key:
-                    link += f"?key={self.key}"
-                self.event(event_id, f"dead letter  {fields.get('reason')}  {link}")
-            case "event accepted" | "acknowledged" | "replayed" as message:
-                self.event(event_id, message.removeprefix("event "))
-            case message if record.levelno >= logging.WARNING:
-                reason = fields.get("error") or fields.get("reason") or ""
-                if message == "dynamodb failed":
-                    reason += f", the emulator at {given('AWS_ENDPOINT_URL')}"
-                self.event(event_id, f"warning      {message} {reason}")
+        words = [record.getMessage()]
+        words += [f"{name}={fields[name]}" for name in TOLD if fields.get(name) is not None]
+        if "event_id" in fields or record.levelno >= logging.WARNING:
+            self.event(str(fields.get("event_id", "")), "  ".join(words))
 
 
 def _respond(api: LocalGateway, request: Request) -> Response:
@@ -137,14 +120,14 @@ def start() -> None:
     outside = {name: given(name) for name in VARIABLES if given(name)}
     server = _listen(_read_config(), _check_environment())
     url = f"http://{HOST}:{server.port}"
-    screen = _open_screen(url)
+    screen = _open_screen()
+    key = ""
     _provide_aws(outside)
     receiver = Receiver(screen.event)
     if not given("SETTINGS_SECRET"):
         if "API_KEYS" not in os.environ:
-            screen.key = api_key.new_key()
-            scopes = "+".join(Scope)
-            os.environ["API_KEYS"] = api_key.entry("local", screen.key, scopes)
+            key = api_key.new_key()
+            os.environ["API_KEYS"] = api_key.entry("local", key, "+".join(Scope))
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
         hosts = (*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")
@@ -152,7 +135,7 @@ def start() -> None:
     logging.disable(logging.INFO)  # what to paste is printed first
     _check_connections()
     logging.disable(logging.NOTSET)
-    screen.say(_usage(url, screen.key, receiver, outside))
+    screen.say(_usage(url, key, receiver, outside))
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
@@ -205,11 +188,11 @@ def _listen(config: Config, port: int) -> BaseWSGIServer:
     return make_server(HOST, 0, respond, threaded=True, fd=local.fileno())
 
 
-def _open_screen(url: str) -> Screen:
+def _open_screen() -> Screen:
     """Return the screen. On a terminal, JSON lines go to a file, not in this tree, which `chalice
     local` watches.
     """
-    screen = Screen(sys.stdout, url)
+    screen = Screen(sys.stdout)
     telemetry.logger.addHandler(screen)
     if sys.stdout.isatty():
         log = Path(tempfile.mkstemp(".log", "triggers-api-")[1])
