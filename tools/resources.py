@@ -237,19 +237,15 @@ def _create_change_set(
     options: Json = {"ChangeSetType": "UPDATE"}
     if not known:
         options = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
-    try:
-        created = cloudformation.create_change_set(
-            StackName=stack_name(stage),
-            ChangeSetName=f"resources-{time.time_ns()}",
-            TemplateBody=json.dumps(template),
-            Parameters=parameters,
-            Tags=[{"Key": key, "Value": value} for key, value in tags_of(stage).items()],
-            ImportExistingResources=True,
-            **options,
-        )
-    except ClientError as error:
-        _explain(str(error))
-        return None
+    created = cloudformation.create_change_set(
+        StackName=stack_name(stage),
+        ChangeSetName=f"resources-{time.time_ns()}",
+        TemplateBody=json.dumps(template),
+        Parameters=parameters,
+        Tags=[{"Key": key, "Value": value} for key, value in tags_of(stage).items()],
+        ImportExistingResources=True,
+        **options,
+    )
     # IAM looks at the stack, not at the change set.
     change_set = {"StackName": created["StackId"], "ChangeSetName": created["Id"]}
     try:
@@ -260,18 +256,13 @@ def _create_change_set(
             cloudformation.delete_change_set(**change_set)
         else:  # the stack stays in review, with nothing in it
             cloudformation.delete_stack(StackName=created["StackId"])
-        _explain(error.last_response.get("StatusReason", str(error)))
-        return None
+        reason = error.last_response.get("StatusReason", str(error))
+        if any(text in reason for text in NO_CHANGES):
+            return None
+        if "ResourceExistenceCheck" in reason:
+            reason = NAME_IS_TAKEN.format(reason=reason)
+        raise click.ClickException(reason) from None
     return change_set
-
-
-def _explain(reason: str) -> None:
-    """Raise ClickException unless the reason is that nothing changes."""
-    if any(text in reason for text in NO_CHANGES):
-        return
-    if "ResourceExistenceCheck" in reason:
-        reason = NAME_IS_TAKEN.format(reason=reason)
-    raise click.ClickException(reason) from None
 
 
 def check_alarms(stage: str, cloudformation: Any) -> None:
@@ -392,11 +383,9 @@ def main(stage: str, act: str, go: bool) -> None:
                 export_subscriptions(read_config(stage))
                 return
             case "undelivered":
-                services = _open(stage)
-                updates = [row["LastModified"] for row in find_functions(stage).values()]
-                if not updates:
-                    raise click.ClickException(f"no functions of {stage} are deployed here")
-                mark_undelivered(services, max(map(datetime.fromisoformat, updates)).timestamp())
+                times = [row["LastModified"] for row in find_functions(stage).values()]
+                updates = [datetime.fromisoformat(time).timestamp() for time in times]
+                mark_undelivered(_open(stage), max(updates, default=0))
                 return
         check_account(stage)
         read_config(stage)

@@ -388,7 +388,8 @@ def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
     assert said.startswith(PLACE)
     assert keys_in_use(aws) == {twin, oncall}
     # By a list from yesterday.
-    checkout.resources("--go", API_KEYS=acme, REMOVE_KEY="oncall")
+    said = checkout.resources("--go", API_KEYS=acme, REMOVE_KEY="oncall")
+    assert "kept" not in said
     assert keys_in_use(aws) == {acme}
 
 
