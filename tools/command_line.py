@@ -171,14 +171,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
     for column in table.columns:
         column.overflow = "fold"
     for row in rows:
-        table.add_row(*(Text(as_cell(value)) for value in row))
+        table.add_row(*(Text("" if value is None else printable(str(value))) for value in row))
     Console(width=250).print(table, crop=False)
-
-
-def as_cell(value: object) -> str:
-    if value is None:
-        return ""
-    return printable(str(value))
 
 
 def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -> None:

@@ -306,8 +306,7 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     Secrets that come from outside are not repeated, but named.
     """
     current = services.get().settings
-    modes = (settings.PULL_ONLY, settings.COPIES_ONLY)
-    hidden = [name for name in outside if name in SECRETS and outside[name] not in modes]
+    hidden = [name for name in outside if name in SECRETS]
     variables = {name: given(name) for name in VARIABLES if given(name) and name not in hidden}
     exported = "export"
     for name, value in variables.items():

@@ -85,7 +85,9 @@ class Receiver:
             if request.path == "/fail":
                 status = int(request.args.get("status", 503))
                 times = int(request.args.get("times", 1))
-                return Response(self._fail(status, times))
+                self._failures = deque([status] * times)
+                told = f"responding {status} to the next {times}\n"
+                return Response(told if times else "responding 200\n")
         except (ValueError, AttributeError, KeyError, RecursionError) as error:
             return Response(f"not understood: {error!r}\n", 400)
         return Response("post to the webhook URL, or to /fail?status=503&times=2\n", 404)
@@ -106,8 +108,3 @@ class Receiver:
         at = time.strftime("%H:%M:%S")
         self._deliveries.append(f"{at}  {event_id}  {text}")
         return status
-
-    def _fail(self, status: int, times: int) -> str:
-        """Respond to the next `times` deliveries with `status`, and say so."""
-        self._failures = deque([status] * times)
-        return f"responding {status} to the next {times}\n" if times else "responding 200\n"
