@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config as ClientConfig
-from botocore.exceptions import EndpointConnectionError
 from chalice.config import Config
 from chalice.local import LocalGateway, LocalGatewayException, create_local_server
 from werkzeug import Request, Response
@@ -36,7 +35,6 @@ from chalicelib.infra.errors import (
     AWS_ERRORS,
     QueueUnavailableError,
     SettingsError,
-    StorageUnavailableError,
 )
 from chalicelib.infra.queue import Message, Queue
 from chalicelib.operations import batch, schedules
@@ -122,7 +120,7 @@ def start() -> None:
     url = f"http://{HOST}:{server.port}"
     screen = _open_screen()
     key = ""
-    _provide_aws(outside)
+    _provide_aws()
     receiver = Receiver(screen.event)
     if not given("SETTINGS_SECRET"):
         if "API_KEYS" not in os.environ:
@@ -132,9 +130,10 @@ def start() -> None:
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
         hosts = (*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")
         _provide("SUBSCRIPTION_HOSTS", ",".join(hosts))
-    logging.disable(logging.INFO)  # what to paste is printed first
-    _check_connections()
-    logging.disable(logging.NOTSET)
+    try:
+        services.get()
+    except SettingsError as error:
+        raise StartError(str(error)) from error
     screen.say(_usage(url, key, receiver, outside))
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
@@ -200,7 +199,7 @@ def _open_screen() -> Screen:
     return screen
 
 
-def _provide_aws(outside: dict[str, str]) -> None:
+def _provide_aws() -> None:
     """Start an AWS unless one is given, make the resources it lacks, and set the variables that
     name them.
     """
@@ -215,36 +214,12 @@ def _provide_aws(outside: dict[str, str]) -> None:
                 _provide(name, value)
     except (*AWS_ERRORS, ValueError) as error:
         text = " ".join(str(error).split())
-        if isinstance(error, EndpointConnectionError):
-            text += f" (set by a run that has ended? Then: unset {' '.join(outside)})"
         raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}") from error
 
 
 def _provide(name: str, value: str) -> None:
     """Set a variable unless it is set."""
     os.environ[name] = given(name) or value
-
-
-def _check_connections() -> None:
-    """Look at the table and the queues; raise StartError naming the variable at fault."""
-    try:
-        current = services.get()
-    except SettingsError as error:
-        raise StartError(str(error)) from error
-    looks: dict[str, Callable[[], object]] = {
-        "INBOX_QUEUE_URL": current.work_queue.depth,
-        "SLOW_QUEUE_URL": current.slow_queue.depth,
-        "INBOX_DLQ_URL": current.dlq.depth,
-        "EVENTS_TABLE_NAME": partial(current.store.get, "evt_"),
-    }
-    for name, look in looks.items():
-        try:
-            look()
-        # the log has the error code of AWS
-        except (QueueUnavailableError, StorageUnavailableError) as error:
-            raise StartError(
-                f"{name} is unusable: it {SETTINGS[name].metadata['expected']}"
-            ) from error
 
 
 def _start_workers() -> None:

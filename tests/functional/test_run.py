@@ -252,19 +252,13 @@ UNUSABLE = {
 }
 
 
-ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET")
-
-
 @pytest.mark.parametrize(
     "variables, words",
     [
         (UNUSABLE, [f"{name} is unusable: it must" for name in UNUSABLE]),
-        *(({name: "http://127.0.0.1/1/absent"}, [f"{name} is unusable: it"]) for name in ABSENT),
+        ({"SETTINGS_SECRET": "absent"}, ["SETTINGS_SECRET is unusable: it"]),
         ({"AWS_ENDPOINT_URL": "localhost"}, ["make run: AWS_ENDPOINT_URL localhost: "]),
-        (
-            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", **OWN_KEY},
-            ["http://127.0.0.1:9", "unset AWS_ENDPOINT_URL API_KEYS)"],
-        ),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, ["http://127.0.0.1:9"]),
         ({"PORT": "in use"}, ["make run: PORT "]),  # becomes that of the emulator
     ],
     ids=" ".join,
