@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -116,7 +115,9 @@ def given(name: str) -> str:
 def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise StartError."""
     outside = {name: given(name) for name in VARIABLES if given(name)}
-    server = _listen(_read_config(), _check_environment())
+    config = _read_config()
+    _check_environment()
+    server = _listen(config)
     url = f"http://{HOST}:{server.port}"
     screen = _open_screen()
     key = ""
@@ -154,34 +155,27 @@ def _read_config() -> Config:
     return config
 
 
-def _check_environment() -> int:
-    """Return the port; raise StartError naming every variable at fault."""
-    faults = []
+def _check_environment() -> None:
+    """Raise StartError naming every variable at fault."""
     variables = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
     variables.update((name, value) for name, value in os.environ.items() if value.strip())
     try:
         services.load_checked(variables)
     except SettingsError as error:
-        faults.append(str(error))
-    port = given("PORT") or "8000"
-    if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
-        faults.append("PORT is unusable: it must be 0 to 65535")
-    if faults:
-        raise StartError("; ".join(faults))
-    return int(port)
+        raise StartError(str(error)) from error
 
 
-def _listen(config: Config, port: int) -> BaseWSGIServer:
+def _listen(config: Config) -> BaseWSGIServer:
     """Return the server of the API, which listens already and does not yet respond."""
     from app import app  # reads the variables that are set by now
 
     api_config = config.scope(config.chalice_stage, "api_handler")
+    port = given("PORT") or "8000"
     try:
         # Chalice makes the app safe for threads, and opens the port.
-        local = create_local_server(app, api_config, HOST, port).server
-    except OSError as error:
-        reason = f"{error.strerror}; make run PORT=0 takes a free one"
-        raise StartError(f"PORT {port}: {reason}") from error
+        local = create_local_server(app, api_config, HOST, int(port)).server
+    except (OSError, OverflowError, ValueError) as error:
+        raise StartError(f"PORT {port}: {error}; make run PORT=0 takes a free one") from error
     # Its own server reads no chunked bodies.
     respond = Request.application(partial(_respond, LocalGateway(app, api_config)))
     return make_server(HOST, 0, respond, threaded=True, fd=local.fileno())

@@ -248,7 +248,6 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(
 UNUSABLE = {
     "ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t",
     "WORKER_MAX_CONCURRENCY": "1",
-    "PORT": "http",
 }
 
 
@@ -259,6 +258,7 @@ UNUSABLE = {
         ({"SETTINGS_SECRET": "absent"}, ["SETTINGS_SECRET is unusable: it"]),
         ({"AWS_ENDPOINT_URL": "localhost"}, ["make run: AWS_ENDPOINT_URL localhost: "]),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, ["http://127.0.0.1:9"]),
+        *(({"PORT": port}, [f"make run: PORT {port}"]) for port in ("http", "70000")),
         ({"PORT": "in use"}, ["make run: PORT "]),  # becomes that of the emulator
     ],
     ids=" ".join,
