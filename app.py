@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,27 +15,30 @@ if sys.pycache_prefix is None:
     # `chalice deploy` imports this file, and would package the bytecode
     sys.dont_write_bytecode = True
 
-from chalicelib import __version__, deps
+from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import dumps
+from chalicelib.core.event import NewEvent, dumps, json_list, to_json
+from chalicelib.core.posting import Stored
 from chalicelib.core.store import UNSETTLED
-from chalicelib.customers import console, recipients
-from chalicelib.customers.subscription import ENABLE, Subscription
-from chalicelib.customers.verdicts import Missed, judge
 from chalicelib.deps import Services
+from chalicelib.events import erasure, inbox, listing, replay
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
     InvalidRequestError,
+    OutOfTimeError,
 )
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import batch, schedules, settled
-from chalicelib.pull import inbox, listing
+from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
+from chalicelib.subscriptions import recipients
+from chalicelib.subscriptions.outcomes import Missed, judge
+from chalicelib.subscriptions.subscription import Subscription
+from chalicelib.subscriptions.subscriptions import why_not_taken
 from chalicelib.web import routes, validation
 from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import (
@@ -43,11 +46,12 @@ from chalicelib.web.routes import (
     remaining_seconds,
     require,
     respond,
+    respond_batch,
     respond_list,
     respond_page,
     show_subscriptions,
 )
-from chalicelib.web.validation import encode_cursor
+from chalicelib.web.validation import encode_cursor, parse_new_event
 
 deploy_settings, faults = environment.parse(os.environ)
 STAGE = deploy_settings["stage"]
@@ -56,6 +60,7 @@ app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the nam
 route = partial(routes.route, app)
 # who has subscriptions: operators and, with a token, customers
 CUSTOMERS = (Scope.CONSUME, TOKEN)
+BEGIN_SECONDS = 15  # with less time left, no event is stored
 MOST_WITH_DELIVERIES = 25  # subscriptions of a page
 # Chalice would answer 415 for other content types
 public = partial(app.route, methods=["GET"], content_types=[])
@@ -120,21 +125,18 @@ def get_console() -> Response:
 
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
-    respond_async = prefers_async(call.request.headers.get("prefer", ""))
-    new_event = validation.parse_new_event(
-        call.json_body(), call.request.headers.get("idempotency-key")
-    )
-    stored = posting.post(
-        new_event,
-        call,
-        created_by=call.key.name,
-        respond_async=respond_async,
-    )
-    headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
-    headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
-    return respond(
-        stored.event.summary(), 202, Location=f"events/{stored.event.event_id}", **headers
-    )
+    key = call.request.headers.get("idempotency-key")
+    [response] = post(call, [call.json_body()], lambda body: parse_new_event(body, key))
+    return response
+
+
+@route("POST", "/events/batch", Scope.PRODUCE)
+def post_events(call: Call) -> Response:
+    if "idempotency-key" in call.request.headers:
+        raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
+    bodies = [dumps(event).encode() for event in call.body(validation.BATCH_BODY)["events"]]
+    parse = partial(parse_new_event, members=validation.BATCHED_MEMBERS)
+    return respond_batch(post(call, bodies, parse))
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
@@ -149,8 +151,8 @@ def get_event(call: Call) -> Response:
 def list_recipients(call: Call) -> Response:
     event = call.event()
     found = recipients.find(event, call.services, call.services.subscriptions)
-    rows = ",".join(map(recipients.show, found))
-    return respond(f'{{"recipients":[{rows}],"outcome":{dumps(judge(event, found))}}}')
+    rows = json_list(map(recipients.show, found))
+    return respond(to_json({"outcome": judge(event, found)}, recipients=rows))
 
 
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
@@ -179,7 +181,7 @@ def list_inbox(call: Call) -> Response:
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
     events = inbox.lease(call.services, **call.body(validation.LEASE_BODY))
-    return respond(f'{{"events":[{",".join(event.leased() for event in events)}]}}')
+    return respond(to_json({}, events=json_list(event.leased() for event in events)))
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
@@ -190,7 +192,7 @@ def acknowledge_events(call: Call) -> Response:
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call) -> Response:
-    settled.erase(call.ids["event_id"], call.services)
+    erasure.erase(call.ids["event_id"], call.services)
     return Response("", {}, 204)
 
 
@@ -211,7 +213,7 @@ def release_event(call: Call) -> Response:
 
 @route("POST", "/events/{event_id}/replay", *CUSTOMERS)
 def replay_event(call: Call) -> Response:
-    event = settled.replay(call.event(), call)
+    event = replay.replay(call.event(), call)
     return respond(event.summary(), 202, Location=f"../{event.event_id}")
 
 
@@ -287,7 +289,7 @@ def disable_subscription(call: Call) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/enable", *CUSTOMERS)
 def enable_subscription(call: Call) -> Response:
     subscription = call.subscription()
-    return respond(require(call.services.subscriptions.edit(subscription, **ENABLE)).to_json())
+    return respond(require(call.services.subscriptions.enable(subscription)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
@@ -321,7 +323,7 @@ def push_test_event(call: Call) -> Response:
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     tried = targets.push_test_event(event, subscription, call)
-    missed = recipients.why_not_taken(subscription, event) if new_event else Missed()
+    missed = why_not_taken(subscription, event) if new_event else Missed()
     matches = missed.reason is None if new_event else None
     return respond(dumps({**tried, "matches": matches, **missed._asdict()}))
 
@@ -385,6 +387,30 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> 
     context: Any = event.context
     with telemetry.request_id(context.aws_request_id):
         work(deps.get())
+
+
+def post(call: Call, bodies: Sequence[bytes], parse: Callable[[bytes], NewEvent]) -> list[Response]:
+    """Store events in turn, so that of two with one Idempotency-Key the first counts, and push them
+    at the same time; return a response about each.
+    """
+    respond_async = prefers_async(call.request.headers.get("prefer", ""))
+
+    def store(body: bytes) -> Stored:
+        if call.seconds_left() < BEGIN_SECONDS:
+            raise OutOfTimeError
+        name = call.key.name
+        return posting.store(parse(body), call, created_by=name, respond_async=respond_async)
+
+    def push(stored: Stored | Response) -> Response:
+        if isinstance(stored, Response):  # a problem
+            return stored
+        event = posting.start_plan(stored, call)
+        headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
+        headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
+        return respond(event.summary(), 202, Location=f"events/{event.event_id}", **headers)
+
+    stored = [routes.answer(partial(store, body), call.request) for body in bodies]
+    return call.services.map(push, stored)
 
 
 def prefers_async(prefer: str) -> bool:

@@ -12,13 +12,13 @@ from threading import Lock
 from chalicelib import settings as environment
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.outcome import longest_retry_seconds
-from chalicelib.customers.subscriptions import Subscriptions
-from chalicelib.customers.targets import AllTargets
 from chalicelib.infra import telemetry
 from chalicelib.infra.clients import ONE_SHORT_TRY, read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import SecretReader, Settings, Variables
+from chalicelib.subscriptions.subscriptions import Subscriptions
+from chalicelib.subscriptions.targets import AllTargets
 
 REFRESH_SECONDS = 300
 READ_SECRET_ONCE = partial(read_secret, config=ONE_SHORT_TRY)

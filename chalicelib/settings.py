@@ -6,7 +6,7 @@ secret.
 
 import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -145,9 +145,10 @@ SIGNING_SECRETS = parser(
     f"{WHSEC_FORM}, separated by spaces",
     _signing_secrets,
 )
-EVENT_TYPES = parser(
+# tenants are named as event types are
+NAMES = parser(
     rf"{EVENT_TYPE.pattern}(\s*,\s*{EVENT_TYPE.pattern})*",
-    "event types, separated by commas",
+    "event types, or tenants, separated by commas",
     EVENT_TYPE.findall,
 )
 
@@ -174,7 +175,8 @@ class Settings:
     push_connect_timeout_seconds: float = _number(5.0, 0.01, 20)
     inline_push_timeout_seconds: float = _number(5.0, 0.01, 8)
     breaker_open_seconds: float = _number(30.0, 0, DAY_SECONDS)
-    event_types: list[str] | None = _setting(EVENT_TYPES, None)
+    event_types: list[str] | None = _setting(NAMES, None)
+    suspended_tenants: Sequence[str] = _setting(NAMES, ())
     event_retention_days: int = _integer(30, 1, 3650)
     subscription_disable_days: float = _number(3.0, 0, 3650)
     stage: str = _setting(parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")

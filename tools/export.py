@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import boto3
 
 from chalicelib import settings as stage_settings
-from chalicelib.customers.subscription import Subscription
-from chalicelib.customers.subscriptions import Subscriptions
 from chalicelib.deps import Services
 from chalicelib.infra.clients import read_secret
 from chalicelib.settings import Variables
+from chalicelib.subscriptions.subscription import Subscription
+from chalicelib.subscriptions.subscriptions import Subscriptions
 
 
 def export_subscriptions(variables: Variables) -> None:

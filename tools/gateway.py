@@ -27,9 +27,12 @@ CALLS_PER_SECOND = 200
 BURST = 400
 PUBLIC_CALLS_PER_SECOND = 20  # of each path that needs no key
 PUBLIC_BURST = 40
+BATCHES_PER_SECOND = 20  # of up to ten events
+BATCH_BURST = 40
 # of a path and its method; `~1` is a slash
 LIMITS = {
     "*/*": (CALLS_PER_SECOND, BURST),
+    "~1events~1batch/POST": (BATCHES_PER_SECOND, BATCH_BURST),
     "~1/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
     "~1health/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
     "~1openapi.json/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
@@ -42,44 +45,56 @@ DEPLOYING = (
 )
 
 
-def _response(
-    status: int | None, title: str, detail: str, code: str, *, retry_after: str = ""
-) -> Json:
-    """Return a gateway response, as OpenAPI and boto3 spell it. Without a status, each error keeps
-    its own.
+def _response(status: int, title: str, detail: str, code: str, *, retry_after: str = "") -> Json:
+    """Return a gateway response, as OpenAPI and boto3 spell it.
 
     :param retry_after: The seconds of the header; empty: there is none.
     """
     document: Json = {
         "type": "about:blank",
         "title": title,
+        "status": status,
         "detail": detail,
         "code": code,
     }
-    response: Json = {
-        "responseParameters": {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
-    }
+    parameters = {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
     if retry_after:
-        response["responseParameters"]["gatewayresponse.header.Retry-After"] = f"'{retry_after}'"
-    if status:
-        document["status"] = status
-        response["statusCode"] = str(status)
-    response["responseTemplates"] = {"application/json": json.dumps(document)}
-    return response
+        parameters["gatewayresponse.header.Retry-After"] = f"'{retry_after}'"
+    return {
+        "statusCode": str(status),
+        "responseParameters": parameters,
+        "responseTemplates": {"application/json": json.dumps(document)},
+    }
 
 
 GATEWAY_SAYS = "API Gateway answered: $context.error.responseType"
 NOT_FOUND = _response(
     404, "Not Found", "There is nothing at this path, or not with this method.", "not_found"
 )
+FORBIDDEN = _response(403, "Forbidden", GATEWAY_SAYS, "forbidden")
 RESPONSES = {
     "MISSING_AUTHENTICATION_TOKEN": NOT_FOUND,
     "INVALID_SIGNATURE": NOT_FOUND,
     "THROTTLED": _response(
-        429, "Too Many Requests", "Too many calls. Retry in a second.", "too_many_requests"
+        429,
+        "Too Many Requests",
+        "Too many calls. Retry in a second.",
+        "too_many_requests",
+        retry_after="1",
     ),
-    # Lambda has no concurrency left for the call, which API Gateway answers with 500. Of a function
-    # that takes too long it says INTEGRATION_TIMEOUT.
+    "REQUEST_TOO_LARGE": _response(
+        413, "Content Too Large", "The body has over 10 MB.", "payload_too_large"
+    ),
+    "ACCESS_DENIED": FORBIDDEN,
+    "WAF_FILTERED": FORBIDDEN,
+    "INTEGRATION_TIMEOUT": _response(
+        504,
+        "Gateway Timeout",
+        "The call took too long, and may have taken effect. Retry in a second.",
+        "unavailable",
+        retry_after="1",
+    ),
+    # Lambda has no concurrency left for the call, which API Gateway answers with 500.
     "INTEGRATION_FAILURE": _response(
         503,
         "Unavailable",
@@ -87,8 +102,9 @@ RESPONSES = {
         "unavailable",
         retry_after="1",
     ),
-    "DEFAULT_4XX": _response(None, "Request refused", GATEWAY_SAYS, "invalid_request"),
-    "DEFAULT_5XX": _response(None, "Unavailable", GATEWAY_SAYS, "unavailable"),
+    # Of the others, whatever their own status is: a template knows no variable for that.
+    "DEFAULT_4XX": _response(400, "Bad Request", GATEWAY_SAYS, "invalid_request"),
+    "DEFAULT_5XX": _response(500, "Internal Server Error", GATEWAY_SAYS, "unavailable"),
 }
 
 

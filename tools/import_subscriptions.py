@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from chalicelib.customers.subscription import SHOWN, check_headers
-from chalicelib.customers.subscriptions import make_id, seed_of
 from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, valid_port
 from chalicelib.infra.errors import InvalidRequestError
 from chalicelib.infra.parsing import Json, parser
+from chalicelib.subscriptions.subscription import SHOWN, check_headers
+from chalicelib.subscriptions.subscriptions import MAX_SUBSCRIPTIONS, make_id, seed_of
 from chalicelib.web.validation import (
     DESCRIPTION_MEMBERS,
     SECRET_MEMBER,
@@ -51,19 +51,15 @@ def parse_line(line: bytes) -> Json:
 def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -> tuple[Json, str]:
     """Make the subscription of a line; return it, and what came of it.
 
-    :param before: What the API told of it, its secret included; None: it was not there.
+    :param before: What the API told of it; None: it was not there.
     :param headers: Who makes it, unless that is the key.
     """
     body = {member: wanted[member] for member in GIVEN if member in wanted}
     status, made, _ = api.request("POST", "/subscriptions", json=body, headers=headers)
     check(status, made)
-    secret = wanted.get("secret")
-    # POST /subscriptions does not set the previous secret, which signs for a day.
-    if secret not in (None, made["secret"]):
-        api.call("POST", path_of(made["subscription_id"], "secret"), json={"secret": secret})
-        made["secret"] = secret
     if status == 200:
-        return made, "there, unchanged" if made == before else "there, changed"
+        is_renamed = before and before["name"] != made["name"]
+        return made, "there, renamed" if is_renamed else "there, unchanged"
     if wanted.get("disabled_at"):
         made, _ = api.call("POST", path_of(made["subscription_id"], "disable"))
     return made, "made"
@@ -76,18 +72,22 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
     """Make a subscription of each line of a file, as `make export-subscriptions` prints it.
 
     A line with `disabled_at` is disabled by hand, if this makes it: one that is there keeps its
-    state. One that a customer made is the customer's again. Repeating the command sets what else
-    the file says, and tells what is unchanged: values of headers are not compared. Lines that are
-    refused are named, and the exit code is 1.
+    state. One that a customer made is the customer's again. Repeated, the command changes nothing
+    but names. Refused are a line whose subscription is there with other members, which its id
+    names, and what goes over 100 of a tenant. Lines that are refused are named, and the exit code
+    is 1.
     """
     api = Api()
     lines = numbered_lines(file.read_bytes())
     names: dict[str, str] = {}
     there: dict[str, Json] = {}
+    of_tenant: dict[str | None, set[str]] = {}
     if go:
         me, _ = api.call("GET", "/me")
         listed = api.list_all("/subscriptions", tenant="*")
         there |= {subscription["subscription_id"]: subscription for subscription in listed}
+        for subscription_id, subscription in there.items():
+            of_tenant.setdefault(subscription["tenant"], set()).add(subscription_id)
 
     @cache
     def authorization(tenant: str) -> dict[str, str]:
@@ -105,20 +105,25 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
             click.echo(f"{name}: several secrets sign its pushes; the present one is taken")
         tenant = wanted.get("tenant")
         identity = (wanted["target_url"], tenant, wanted.get("event_types"))
-        first = names.setdefault(make_id(seed_of("", *identity)), name)
+        key = make_id(seed_of("", *identity))
+        first = names.setdefault(key, name)
         if first != name:
             raise ApiCallError(400, f"has the URL, types and tenant of {first}")
+        headers = {}
+        if go:
+            customer = f"tenant:{tenant}"
+            headers = authorization(tenant) if wanted.get("created_by") == customer else {}
+            key = make_id(seed_of(customer if headers else me["name"], *identity))
+        counted = of_tenant.setdefault(tenant, set())
+        counted.add(key)
+        if len(counted) > MAX_SUBSCRIPTIONS:
+            counted.remove(key)
+            raise ApiCallError(409, f"goes over {MAX_SUBSCRIPTIONS} subscriptions of its tenant")
         if not go:
             return "can be imported"
-        customer = f"tenant:{tenant}"
-        headers = authorization(tenant) if wanted.get("created_by") == customer else {}
-        subscription_id = make_id(seed_of(customer if headers else me["name"], *identity))
-        before = there.get(subscription_id)
-        if before:
-            if before["state"] == "disabled":  # POST would enable it
-                raise ApiCallError(409, f"{subscription_id} {DISABLED}")
-            told, _ = api.call("GET", path_of(subscription_id, "secret"))
-            before = {**before, "secret": told["secret"]}
+        before = there.get(key)
+        if before and before["state"] == "disabled":  # POST would enable it
+            raise ApiCallError(409, f"{key} {DISABLED}")
         made, what = make(api, wanted, before, headers)
         outcome = f"{what} ({made['state']})"
         former_id = wanted.get("subscription_id") or "no id"

@@ -11,8 +11,9 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -390,10 +391,10 @@ def replay(
 
 
 def find_matching(
-    api: Api, metadata: dict[str, str], query: Mapping[str, str | None]
+    api: Api, metadata: dict[str, str], query: Mapping[str, str | None], erased: Set[str]
 ) -> dict[str, list[str]]:
-    """Return the ids of matching events and copies by the event that they belong to, which may be
-    gone already.
+    """Return the ids of matching events and copies that are not among the erased ones, by the event
+    that they belong to, which may be gone already.
 
     Copies are looked for, too: one may be left of an event that expired, or whose erasure was
     interrupted.
@@ -404,8 +405,8 @@ def find_matching(
         for name, value in (event["metadata"] or {}).items():
             if type(value) in COMPARABLE:
                 texts[name] = str(value)
-        if metadata.items() <= texts.items():
-            event_id = event["event_id"]
+        event_id = event["event_id"]
+        if metadata.items() <= texts.items() and event_id not in erased:
             found.setdefault(event["source_event_id"] or event_id, []).append(event_id)
     return found
 
@@ -422,48 +423,54 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     cannot be restored.
 
     A value of the metadata matches a JSON string or number that is written the same. With --tenant
-    alone the tenant's subscriptions are deleted, too. Events that are being pushed or leased are
-    named: repeat the command, which is safe. The API key needs the scopes consume and erase.
+    alone the tenant's subscriptions are deleted, too. It looks again until it finds nothing new:
+    lists lag behind by some seconds. Events that are being pushed or leased are named: repeat the
+    command, which is safe. The API key needs the scopes consume and erase.
     """
-    tenant = query["tenant"]
-    if not (metadata or tenant):
+    if not (metadata or query["tenant"]):
         raise click.UsageError("give --metadata or --tenant")
     api = Api()
-    found = find_matching(api, metadata or {}, query)
-    subscriptions = [] if metadata else list(api.list_all("/subscriptions", tenant=tenant))
-    if subscriptions:
-        print_items(COLUMNS, subscriptions)
-    event_ids = list(chain.from_iterable(found.values()))
-    for event_id in event_ids:
-        print(event_id)
-    copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
-    events = len(event_ids) - copies
-    print(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
-    items = [subscription["subscription_id"] for subscription in subscriptions]
-    items += found
-    if not items:
-        return
+    erased: set[str] = set()
     command = again(metadata=json.dumps(metadata) if metadata else "", go="1")
-    if not go:
-        print(f"To erase them: {command}")
-        return
+    while True:
+        found = find_matching(api, metadata or {}, query, erased)
+        listed = [] if metadata else api.list_all("/subscriptions", tenant=query["tenant"])
+        subscriptions = [row for row in listed if row["subscription_id"] not in erased]
+        if subscriptions:
+            print_items(COLUMNS, subscriptions)
+        event_ids = list(chain.from_iterable(found.values()))
+        for event_id in event_ids:
+            print(event_id)
+        copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
+        events = len(event_ids) - copies
+        count = len(subscriptions)
+        print(f"matching: events {events:,}, copies {copies:,}, subscriptions {count:,}")
+        items = [subscription["subscription_id"] for subscription in subscriptions]
+        items += found
+        if not items:
+            return
+        if not go:
+            print(f"To erase them: {command}")
+            return
+        act_on_each(
+            "item",
+            items,
+            partial(remove_item, api, found),
+            total=len(items),
+            rate=rate,
+            rest=lambda _: f"To complete it: {command}",
+        )
+        erased.update(items, event_ids)
 
-    def remove(item: str) -> str:
-        if item.startswith("sub_"):
-            api.call("DELETE", f"/subscriptions/{item}")
-            return "erased"
-        for event_id in dict.fromkeys([item, *found[item]]):
-            api.call("DELETE", f"/events/{event_id}")
+
+def remove_item(api: Api, found: Mapping[str, Sequence[str]], item: str) -> str:
+    """Delete a subscription, or an event and those copies of it that were found."""
+    if item.startswith("sub_"):
+        api.call("DELETE", f"/subscriptions/{item}")
         return "erased"
-
-    act_on_each(
-        "item",
-        items,
-        remove,
-        total=len(items),
-        rate=rate,
-        rest=lambda _: f"To complete it: {command}",
-    )
+    for event_id in dict.fromkeys([item, *found[item]]):
+        api.call("DELETE", f"/events/{event_id}")
+    return "erased"
 
 
 @cli.command(short_help="Make a token for a tenant, and the link that opens its page.")

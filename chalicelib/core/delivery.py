@@ -256,10 +256,7 @@ def record(
     if isinstance(decision, DeadLetter) and not is_customers:
         _log_dead_letter(event)
     if message_seconds is not None:
-        # What was recovered stays in the slow lane: it may be one of thousands.
-        stays = invocation.is_slow_lane and event.replayed_at is not None
-        is_slow_lane = stays or services.needs_slow_lane(event)
-        enqueue(event, message_seconds, services.queue_of(is_slow_lane=is_slow_lane))
+        enqueue(event, message_seconds, services.queue_for(event))
     if target:
         services.targets.on_recorded(target, recorded.event or event, decision)
     return recorded
@@ -285,7 +282,7 @@ def _log_attempt(
     elif isinstance(decision, Delivered) and is_recorded:
         latency_seconds = services.clock() - unix_seconds(event.replayed_at or event.created_at)
         metrics["DeliverySuccess"] = 1
-        metrics["DeliveryLatency"] = round(latency_seconds * 1000)
+        metrics["DeliveryLatency"] = max(0, round(latency_seconds * 1000))  # by another clock
     if attempt.duration_ms:
         metrics["PushDuration"] = attempt.duration_ms
     extra = {

@@ -6,14 +6,14 @@ change them.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from chalicelib.core.outcome import BREAKER_OPEN, TIMED_OUT, Outcome, PushResult, Reason
 from chalicelib.infra.parsing import EVENT_TYPE
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
@@ -24,6 +24,20 @@ EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 # Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.
 dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def to_json(*members: Mapping[str, Any], **texts: str) -> str:
+    """Return an object of members and, behind the first of them, others whose values are JSON texts
+    already.
+    """
+    first, *rest = [dumps(some)[1:-1] for some in members]
+    inserted = [f'"{name}":{text}' for name, text in texts.items()]
+    return f"{{{','.join(filter(None, [first, *inserted, *rest]))}}}"
+
+
+def json_list(texts: Iterable[str]) -> str:
+    """Return a list of JSON texts."""
+    return f"[{','.join(texts)}]"
 
 
 class Status(StrEnum):
@@ -128,6 +142,7 @@ class Event:
     failed_at: str | None = None
     reason: Reason | None = None
     replayed_at: str | None = None
+    recovered_at: str | None = None
     subscription_id: str | None = None
     source_event_id: str | None = None
     copies: tuple[str, ...] = ()
@@ -180,6 +195,10 @@ class Event:
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
+
+    def claim_seconds_left(self, now: float) -> float:
+        """Return the seconds until the claim ends: negative once it has ended, 0 without one."""
+        return unix_seconds(self.claimed_until) - now if self.claimed_until else 0.0
 
     def with_attempt(self, attempt: Attempt) -> "Event":
         """Return the event after an attempt that was counted when it was claimed."""
@@ -235,9 +254,10 @@ class Event:
 
     def _to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
         """Return an object of id, type and `members`, payload and metadata as they are stored."""
-        first = dumps({"event_id": self.event_id, "event_type": self.event_type})
-        content = f',"payload":{self.payload},"metadata":{self.metadata}' if include_payload else ""
-        return f"{first[:-1]}{content},{dumps(members)[1:]}"
+        first = {"event_id": self.event_id, "event_type": self.event_type}
+        if not include_payload:
+            return dumps({**first, **members})
+        return to_json(first, members, payload=self.payload, metadata=self.metadata)
 
 
 MEMBERS = (  # besides id, type and content, in this order

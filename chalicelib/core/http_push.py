@@ -26,6 +26,7 @@ from chalicelib.infra.parsing import to_base64
 from chalicelib.infra.times import Clock
 
 OWN_HEADERS = {"Content-Type": "application/json", "User-Agent": f"triggers-api/{__version__}"}
+EVENT_TYPE_HEADER = "webhook-event-type"  # a subscription may have had one of its own before
 MAX_RESPONSE_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
 SECRET_CHARACTERS = 8  # fewer may be a word of any text
@@ -63,7 +64,8 @@ class PushClient:
         """
         body = target.body_of(event)
         signed = signed_headers(event.event_id, timestamp, body, target.secrets)
-        headers = urllib3.HTTPHeaderDict(target.headers)
+        headers = urllib3.HTTPHeaderDict({EVENT_TYPE_HEADER: event.event_type})
+        headers.update(target.headers)
         headers.update(OWN_HEADERS | signed)
         if prefix := target.header_prefix:
             headers.update({name.replace("webhook", prefix): signed[name] for name in signed})

@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import KW_ONLY, dataclass, field
@@ -29,7 +30,7 @@ R = TypeVar("R")
 
 
 @dataclass
-class CoreServices:
+class CoreServices(ABC):
     """What is kept between requests. AWS clients are created at first use.
 
     `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
@@ -49,9 +50,10 @@ class CoreServices:
     worker_breaker: Breaker = field(default_factory=lambda: Breaker(WORKER_PATIENCE_SECONDS))
     lanes: Lanes = field(default_factory=Lanes)
 
-    @cached_property
+    @property
+    @abstractmethod
     def targets(self) -> Targets:
-        raise NotImplementedError
+        """Where events go: `deps` makes it, because the core knows no subscription."""
 
     @cached_property
     def store(self) -> EventStore:
@@ -69,21 +71,19 @@ class CoreServices:
     def dlq(self) -> Queue:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
-    def queue_of(self, *, is_slow_lane: bool) -> Queue:
-        """Return the queue of a lane."""
-        return self.slow_queue if is_slow_lane else self.work_queue
-
     def needs_slow_lane(self, event: Event) -> bool:
         """Return whether an event belongs in the slow lane.
 
         An event that timed out does, whatever its destination: one that is slow for some types and
-        quick for others is never marked, and each push in the fast lane would be cut off.
+        quick for others is never marked, and each push in the fast lane would be cut off. So does
+        one that was recovered: it may be one of thousands.
         """
-        return event.has_timed_out or self.lanes.is_slow(event.group_id, self.clock())
+        is_kept_apart = event.has_timed_out or event.recovered_at is not None
+        return is_kept_apart or self.lanes.is_slow(event.group_id, self.clock())
 
     def queue_for(self, event: Event) -> Queue:
         """Return the queue of the lane that an event belongs in."""
-        return self.queue_of(is_slow_lane=self.needs_slow_lane(event))
+        return self.slow_queue if self.needs_slow_lane(event) else self.work_queue
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel, by up to MAX_THREADS.
@@ -105,7 +105,8 @@ class Invocation:
     """One invocation of a function: its services, and the Unix seconds by which it must end.
 
     `is_slow_lane`: it is one of the slow lane's worker. `may_wait`: it may wait for an attempt in
-    process, because nothing else waits for it to end.
+    process, because nothing else waits for it to end. `inline_ids`: of what it pushes while a
+    caller waits.
     """
 
     services: CoreServices
@@ -113,11 +114,12 @@ class Invocation:
     _: KW_ONLY
     is_slow_lane: bool = False
     may_wait: bool = False
+    inline_ids: list[str] = field(default_factory=list)
 
     @property
     def queue(self) -> Queue:
         """The queue of the lane."""
-        return self.services.queue_of(is_slow_lane=self.is_slow_lane)
+        return self.services.slow_queue if self.is_slow_lane else self.services.work_queue
 
     @property
     def push_timeout_seconds(self) -> float:

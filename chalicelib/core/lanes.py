@@ -5,8 +5,8 @@ wait. So the fast lane has short pushes, and slow destinations share a lane. Eac
 for itself; its threads share the counts. All times are Unix seconds.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import lru_cache
 from threading import Lock
 
 from chalicelib.core.breaker import MAX_DESTINATIONS
@@ -41,8 +41,8 @@ class _Pace:
     counted_at: float = 0.0
     quick_deliveries: int = 0
     has_old_mark: bool = False
-    marked_until: float = 0.0  # by its own pushes
-    read_until: float = 0.0  # by what is stored
+    marked_at: float = 0.0  # by its own pushes, not by what is stored
+    slow_until: float = 0.0
 
     def crowds(self, seconds: float, now: float) -> bool:
         """Count a push that ended now; return whether such pushes keep two threads busy."""
@@ -50,6 +50,14 @@ class _Pace:
         self.busy_seconds = seconds + self.busy_seconds * 0.5**half_lives
         self.counted_at = now
         return self.busy_seconds >= CROWDING_SECONDS
+
+    def mark(self, now: float) -> None:
+        """Take the destination for slow, because of its pushes."""
+        self.marked_at = now
+        self.slow_until = now + MARK_SECONDS
+
+
+UNKNOWN = _Pace(url="none")  # of a destination that was not pushed to yet
 
 
 class Lanes:
@@ -62,11 +70,10 @@ class Lanes:
     def __init__(self) -> None:
         self._lock = Lock()
         self._slow = _Pace()  # of all destinations together, with their slow pushes alone
-        self._paces = lru_cache(MAX_DESTINATIONS)(lambda _destination: _Pace())
+        self._paces: OrderedDict[str, _Pace] = OrderedDict()
 
     def is_slow(self, destination: str, now: float) -> bool:
-        pace = self._paces(destination)
-        return now < max(pace.marked_until, pace.read_until)
+        return now < self._paces.get(destination, UNKNOWN).slow_until
 
     def remember(self, target: Target, now: float, slow_since: float | None) -> None:
         """Remember what was read of a subscription.
@@ -79,11 +86,9 @@ class Lanes:
             pace = self._pace(target)
             pace.has_old_mark = slow_since is not None and now - slow_since > OLD_MARK_SECONDS
             if slow_since is not None:
-                pace.read_until = now + MEMORY_SECONDS
-                return
-            pace.read_until = 0.0
-            if now >= pace.marked_until - MARK_SECONDS + READ_AGE_SECONDS:
-                pace.marked_until = 0.0
+                pace.slow_until = max(pace.slow_until, now + MEMORY_SECONDS)
+            elif now >= pace.marked_at + READ_AGE_SECONDS:
+                pace.slow_until = 0.0
 
     def record(
         self,
@@ -111,14 +116,13 @@ class Lanes:
                 # Many that begin to hang at once are marked at their first.
                 is_crowded = self._slow.crowds(busy_seconds, now) and result.timed_out
                 if pace.slow_pushes >= (1 if is_crowded else SLOW_PUSHES):
-                    pace.slow_pushes = 0
-                    pace.marked_until = now + MARK_SECONDS
+                    pace.mark(now)
                 return
             is_crowding = pace.crowds(busy_seconds, now)
             pace.last_quick_at = now
             pace.slow_pushes = 0
             if is_crowding and seconds >= QUICK_SECONDS:
-                pace.marked_until = now + MARK_SECONDS
+                pace.mark(now)
             is_delivered = result.outcome is Outcome.DELIVERED
             is_quick = is_delivered and seconds < QUICK_SECONDS
             pace.quick_deliveries = pace.quick_deliveries + 1 if is_quick else 0
@@ -127,11 +131,14 @@ class Lanes:
             is_over = is_delivered and pace.has_old_mark
             if is_over or pace.quick_deliveries >= QUICK_DELIVERIES:
                 pace.quick_deliveries = 0
-                pace.marked_until = 0.0
-                pace.read_until = 0.0
+                pace.slow_until = 0.0
 
     def _pace(self, target: Target) -> _Pace:
-        pace = self._paces(target.destination)
+        """Return the pace of a destination; beyond MAX_DESTINATIONS, forget the oldest."""
+        pace = self._paces.get(target.destination, UNKNOWN)
         if pace.url != target.url:  # what is known is of another URL
-            vars(pace).update(vars(_Pace(target.url)))
+            pace = _Pace(target.url)
+            self._paces[target.destination] = pace
+        if len(self._paces) > MAX_DESTINATIONS:
+            self._paces.popitem(last=False)
         return pace

@@ -65,13 +65,13 @@ class Stored:
     due: Sequence[Planned] = ()
 
 
-def post(
+def store(
     new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool
 ) -> Stored:
-    """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES
-    of them once.
+    """Store an event and a copy for each matching subscription; `start_plan` is to follow.
 
-    The others are queued, as are all if `respond_async` and those whose breaker is open. Raises
+    Up to MAX_INLINE_PUSHES of what an invocation stores are then pushed once. The others are
+    queued, as are all if `respond_async` and those whose breaker is open. Raises
     StorageUnavailableError if some may not be stored; ApiError 422 if the Idempotency-Key was used
     with another body, 409 if its event was erased. Errors after the event is stored are left to the
     sweep.
@@ -83,12 +83,12 @@ def post(
     if earlier:
         return Stored(earlier, is_new=False)
     if not respond_async:
-        plan = _choose_inline(plan, services)
+        plan = _choose_inline(plan, invocation)
     stored = store_plan(plan, invocation)
     if stored.is_new:
         extra = {"event_id": event.event_id, "copies": len(plan.copies) or None}
         logger.info("event accepted", extra={**extra, "metrics": {"EventsAccepted": 1}})
-    return replace(stored, event=start_plan(stored, invocation))
+    return stored
 
 
 def state_of_new(services: CoreServices) -> State:
@@ -197,33 +197,33 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
     return None
 
 
-def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
-    """Let up to MAX_INLINE_PUSHES be claimed and pushed while the caller waits.
+def _choose_inline(plan: Plan, invocation: Invocation) -> Plan:
+    """Let up to MAX_INLINE_PUSHES of an invocation be claimed and pushed while the caller waits.
 
     Targets that are slow, not enabled, or whose breaker is open are left to the workers.
     """
+    services = invocation.services
     until = rfc3339(services.clock() + CLAIM_SECONDS)
-    places = MAX_INLINE_PUSHES
     chosen = []
     for planned in (plan.original, *plan.copies):
         event = planned.event
         target = planned.target
         # The breaker is asked last, and once: to ask may begin the trial.
         is_inline = (
-            places > 0
+            len(invocation.inline_ids) < MAX_INLINE_PUSHES
             and target.is_enabled
             and not services.needs_slow_lane(event)
             and not services.inline_breaker.acquire(target, services.clock())
         )
         if is_inline:
-            places -= 1
+            invocation.inline_ids.append(event.event_id)
             event = replace(event, delivery_attempts=1, claimed_until=until)
         chosen.append(Planned(event, target))
     return Plan(chosen[0], chosen[1:])
 
 
 def store_plan(plan: Plan, invocation: Invocation) -> Stored:
-    """Store a plan, copies first. Raises what `post` raises."""
+    """Store a plan, copies first. Raises what `store` raises."""
     services = invocation.services
     event = plan.original.event
     put = partial(services.store.put, content=compressed(event))

@@ -1,8 +1,8 @@
 """The event store on DynamoDB: every state transition is one conditional write.
 
 A failed condition is returned, not raised; the result carries the current event. Transitions that
-consumers and operators ask for are in `pull.inbox` and `operations.settled`, the sweep's mark is
-in `operations.schedules`.
+consumers and operators ask for are in `events.inbox`, `events.replay` and `events.erasure`; the
+sweep's is in `operations.schedules`.
 """
 
 import json

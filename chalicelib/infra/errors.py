@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -23,28 +24,28 @@ class InvalidValueError(ValueError):
     """A value is unusable; the text says what it must be and does not repeat it."""
 
 
-NO_HEADERS: Mapping[str, str] = {}
+NONE: Mapping[str, Any] = {}
 
 
 class ApiError(Exception):
     """An error response: status code, a word for programs, one sentence without secrets.
 
-    `headers` has `Retry-After` if a retry helps.
+    `headers` has `Retry-After` if a retry helps, `members` what else the problem document says.
     """
-
-    errors: tuple[FieldFault, ...] = ()
 
     def __init__(
         self,
         status_code: int,
         code: str,
         detail: str,
-        headers: Mapping[str, str] = NO_HEADERS,
+        headers: Mapping[str, str] = NONE,
+        members: Mapping[str, Any] = NONE,
     ) -> None:
         super().__init__(detail)
         self.status_code = status_code
         self.code = code
         self.headers = headers
+        self.members = members
 
 
 class SettingsError(ApiError):
@@ -59,8 +60,8 @@ class InvalidRequestError(ApiError):
 
     def __init__(self, *errors: FieldFault) -> None:
         detail = "; ".join(f"{error.field}: {error.message}" for error in errors)
-        super().__init__(400, "invalid_request", detail)
-        self.errors = errors
+        members = {"errors": [vars(error) for error in errors]}
+        super().__init__(400, "invalid_request", detail, members=members)
 
 
 class EventNotFoundError(ApiError):
@@ -77,10 +78,13 @@ class LeaseLostError(ApiError):
         super().__init__(409, "lease_lost", "This lease does not hold the event.")
 
 
+CLAIMED = "The event is claimed; try again when the claim ends."
+
+
 class EventClaimedError(ApiError):
     """409: the event is pushed, leased or erased now; repeat the call after `seconds`."""
 
-    def __init__(self, detail: str, seconds: float = 0) -> None:
+    def __init__(self, detail: str = CLAIMED, seconds: float = 0) -> None:
         wait_seconds = max(1, math.ceil(seconds))
         super().__init__(
             409,

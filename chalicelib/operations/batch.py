@@ -5,9 +5,9 @@ from functools import partial
 
 from chalicelib.core import delivery, messages
 from chalicelib.core.invocation import CoreServices, Invocation
+from chalicelib.events import replay
 from chalicelib.infra.queue import Message
 from chalicelib.infra.telemetry import logger, request_id
-from chalicelib.operations import settled
 
 JOIN_SECONDS = 1  # reserved for joining the threads and returning
 
@@ -59,7 +59,7 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
                 case event_id, False:
                     delivery.deliver(event_id, invocation)
                 case event_id, True:
-                    settled.redrive(message, event_id, invocation)
+                    replay.redrive(message, event_id, invocation)
                 case _:
                     logger.warning("message cannot be read")
                     malformed = Message(message.body, {"Reason": "malformed"}, message.group_id)

@@ -92,14 +92,15 @@ def sweep(services: CoreServices) -> None:
     are looked for.
 
     What nobody pushes is queued again after one, two, four, eight minutes, then every
-    MAX_MARK_SECONDS; while a queue is long, at most MAX_SWEPT_WHILE_LONG of each partition in a
-    run. Raises StorageUnavailableError and QueueUnavailableError after all partitions were tried.
+    MAX_MARK_SECONDS; while the work queue is long, at most MAX_SWEPT_WHILE_LONG of each partition
+    in a run. Raises StorageUnavailableError and QueueUnavailableError after all partitions were
+    tried.
     """
     searched = partitions(Status.PENDING, of_copies=True)
     if services.settings.webhook_url:
         searched += partitions(Status.PENDING)
-    # What is overdue may be waiting in either.
-    is_long = max(services.work_queue.depth(), services.slow_queue.depth()) >= LONG_QUEUE
+    # Not that of the slow lane: slow destinations would cut the sweep for everybody.
+    is_long = services.work_queue.depth() >= LONG_QUEUE
     limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
     counts = services.map(partial(_sweep_partition, services, limit), searched)
     logger.info("swept", extra={"queued": sum(counts), "queue_is_long": is_long})

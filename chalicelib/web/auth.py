@@ -34,8 +34,8 @@ def make_token(
 def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
     """Return the key that a token is; None if it expired, or if nothing configured makes this text.
 
-    An entry without the scope consume makes no token: else whoever posts and receives events could
-    forge one.
+    Raises ApiError 403 if its tenant is suspended. An entry without the scope consume makes no
+    token: else whoever posts and receives events could forge one.
     """
     try:
         token = text.encode()
@@ -54,6 +54,8 @@ def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
     is_made = any(hmac.compare_digest(candidate, token) for candidate in made)
     if expires_at <= now or not is_made:
         return None
+    if tenant in settings.suspended_tenants:
+        raise ApiError(403, "suspended", "The tenant of this token is suspended.")
     return ApiKey(
         f"tenant:{tenant}",
         "",
@@ -79,8 +81,9 @@ def _base64url(data: bytes) -> str:
 
 
 def authenticate(authorization: str, settings: Settings, now: float) -> ApiKey:
-    """Return the entry of the key, or the token, in an Authorization header; raise ApiError 401.
+    """Return the entry of the key, or the token, in an Authorization header.
 
+    Raises ApiError 401, and what `read_token` raises.
     The header is Bearer, or Basic with the key as the password, or as the user name without one.
     All entries are compared in constant time.
     """

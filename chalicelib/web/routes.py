@@ -1,23 +1,24 @@
 """Routes: what every call has in common, from the API key to the problem document."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from chalice.app import Chalice, Request, Response
 
 from chalicelib import deps
-from chalicelib.core.event import EVENT_ID, Event, dumps
+from chalicelib.core.event import EVENT_ID, Event, dumps, json_list, to_json
 from chalicelib.core.invocation import Invocation
-from chalicelib.customers.deliveries import read_deliveries
-from chalicelib.customers.outcomes import read_outcomes
-from chalicelib.customers.subscription import SUBSCRIPTION_ID, Subscription
+from chalicelib.events.listing import Query, read_page
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
 from chalicelib.infra.parsing import Json, Parser, Parsers
-from chalicelib.pull.listing import Query, read_page
 from chalicelib.settings import ApiKey, Scope
+from chalicelib.subscriptions.deliveries import read_deliveries
+from chalicelib.subscriptions.recipients import read_outcomes
+from chalicelib.subscriptions.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.web.auth import authenticate
 from chalicelib.web.validation import BodySchema, encode_cursor, parse_body, parse_query
 
@@ -29,6 +30,7 @@ LOGGED = {
     403: "key refused",
     503: "unavailable",
 }
+T = TypeVar("T")
 View = Callable[["Call"], Response]
 
 
@@ -116,22 +118,7 @@ def route(
         def handle(**ids: str) -> Response:
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
-                try:
-                    return view(_make_call(request, scopes, parameters, ids))
-                except ApiError as error:
-                    if error.status_code in LOGGED:
-                        extra = {
-                            "status_code": error.status_code,
-                            "path": path,
-                            "source_ip": request.context.get("identity", {}).get("sourceIp"),
-                            "error": str(error),
-                        }
-                        telemetry.logger.warning(LOGGED[error.status_code], extra=extra)
-                    return problem(error)
-                except Exception:
-                    telemetry.logger.exception("request failed", extra={"path": path})
-                    detail = "Internal error; the log has the details."
-                    return problem(ApiError(500, "internal_error", detail))
+                return answer(lambda: view(_make_call(request, scopes, parameters, ids)), request)
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
         app.route(
@@ -143,6 +130,26 @@ def route(
         return view
 
     return register
+
+
+def answer(act: Callable[[], T], request: Any) -> T | Response:
+    """Return what a part of a request returns, or the problem document of what it raises."""
+    try:
+        return act()
+    except ApiError as error:
+        if error.status_code in LOGGED:
+            extra = {
+                "status_code": error.status_code,
+                "path": request.path,
+                "source_ip": request.context.get("identity", {}).get("sourceIp"),
+                "error": str(error),
+            }
+            telemetry.logger.warning(LOGGED[error.status_code], extra=extra)
+        return problem(error)
+    except Exception:
+        telemetry.logger.exception("request failed", extra={"path": request.path})
+        detail = "Internal error; the log has the details."
+        return problem(ApiError(500, "internal_error", detail))
 
 
 def _make_call(
@@ -193,9 +200,8 @@ def problem(error: ApiError) -> Response:
         "status": error.status_code,
         "detail": str(error),
         "code": error.code,
+        **error.members,
     }
-    if error.errors:
-        document["errors"] = [vars(fault) for fault in error.errors]
     headers: Json = {"Content-Type": "application/problem+json", **error.headers}
     return Response(dumps(document), headers, error.status_code)
 
@@ -204,13 +210,38 @@ def respond(body: str, status_code: int = 200, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
+def respond_batch(responses: Sequence[Response]) -> Response:
+    """Return the responses about the events of a batch as one.
+
+    If none was accepted, and one not stored, that is the response: clients repeat it, and an alarm
+    counts it.
+    """
+    statuses = [response.status_code for response in responses]
+    if 202 not in statuses and 503 in statuses:
+        return responses[statuses.index(503)]
+    shown = list(map(_show_posted, responses, range(len(responses))))
+    failed_count = len(statuses) - statuses.count(202)
+    return respond(dumps({"failed_count": failed_count, "events": shown}))
+
+
+def _show_posted(response: Response, number: int) -> Json:
+    """Return a response about an event of a batch; faults are told by their paths in that."""
+    document = json.loads(response.body)
+    if response.status_code == 202:
+        replayed = "Idempotency-Replayed" in response.headers
+        return {"status": 202, "replayed": replayed, "event": document}
+    for fault in document.get("errors", ()):
+        fault["field"] = f"events[{number}].{fault['field']}".removesuffix(".body")
+    return {"status": response.status_code, "problem": document}
+
+
 def respond_list(name: str, members: list[str], last: str | None, **more: int) -> Response:
     """Return a page of JSON texts, and `more` members.
 
     The next page, if there is one, begins after the sort key `last`.
     """
-    rest = dumps({**more, "next_cursor": encode_cursor(last)})
-    return respond(f'{{"{name}":[{",".join(members)}],{rest[1:]}')
+    rest = {**more, "next_cursor": encode_cursor(last)}
+    return respond(to_json(rest, **{name: json_list(members)}))
 
 
 def respond_page(query: Query, call: Call) -> Response:

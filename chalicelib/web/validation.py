@@ -16,8 +16,6 @@ from chalicelib.core.event import (
     dumps,
 )
 from chalicelib.core.store import UNSETTLED
-from chalicelib.customers.filters import filter_fault
-from chalicelib.customers.subscription import PAYLOAD, SUBSCRIPTION_ID, SVIX, show_secret
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts, parse_push_url
 from chalicelib.infra.errors import (
     ApiError,
@@ -28,14 +26,17 @@ from chalicelib.infra.errors import (
 from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_all, parser
 from chalicelib.infra.times import rfc3339_of
 from chalicelib.settings import WHSEC, WHSEC_FORM, decode_secret
+from chalicelib.subscriptions.filters import filter_fault
+from chalicelib.subscriptions.subscription import PAYLOAD, SUBSCRIPTION_ID, SVIX, show_secret
 
 MAX_BODY_BYTES = 256 * 1024
+MAX_BATCH_BYTES = 2_700_000
 MAX_LEASED_EVENTS = 100
 MAX_HEADERS = 5
 # Headers that a push has by itself, those for the next hop alone, and cookies. Some receivers read
 # an underscore as a hyphen.
 RESERVED = (
-    "content-type|user-agent|webhook-(id|timestamp|signature)|host|connection|content-length"
+    "content-type|user-agent|webhook-(id|timestamp|signature|event-type)|host|connection|content-length"
     "|content-encoding|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
     "|cookie|proxy-.*"
 ).replace("-", "[-_]")
@@ -51,6 +52,7 @@ class BodySchema(NamedTuple):
     members: Parsers
     required: Collection[str] = ()
     defaults: Mapping[str, Any] = MappingProxyType({})
+    max_bytes: int = MAX_BODY_BYTES
 
 
 def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
@@ -148,6 +150,19 @@ EVENT_MEMBERS = {
     "tenant": parse_name,
     "subject": parser(SUBJECT, SUBJECT_FORM, _printable),
 }
+KEY = r"[\x20-\x7e]{1,255}"
+KEY_FORM = "1 to 255 printable ASCII characters"
+BATCHED_MEMBERS = {**EVENT_MEMBERS, "idempotency_key": parser(KEY, KEY_FORM)}
+BATCH_BODY = BodySchema(
+    {
+        "events": must_be(
+            "a list of 1 to 10 events",
+            lambda value: isinstance(value, list) and 0 < len(value) < 11,
+        )
+    },
+    required=("events",),
+    max_bytes=MAX_BATCH_BYTES,
+)
 TEST_MEMBERS = {name: EVENT_MEMBERS[name] for name in ("event_type", "payload")}
 LEASE_BODY = BodySchema(
     {
@@ -247,13 +262,17 @@ INBOX_PARAMETERS = {
 }
 
 
-def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent:
-    """Return the event in `body`; raise ApiError 413, or InvalidRequestError with every fault."""
-    if idempotency_key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", idempotency_key):
-        raise InvalidRequestError(
-            FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
-        )
-    document = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"))
+def parse_new_event(
+    body: bytes, idempotency_key: str | None = None, members: Parsers = EVENT_MEMBERS
+) -> NewEvent:
+    """Return the event in `body`; raise ApiError 413, or InvalidRequestError with every fault.
+
+    :param members: BATCHED_MEMBERS, if the key is one of them.
+    """
+    if idempotency_key is not None and not re.fullmatch(KEY, idempotency_key):
+        raise InvalidRequestError(FieldFault("Idempotency-Key", f"must be {KEY_FORM}"))
+    document = parse_object(body, members, ("event_type", "payload"))
+    idempotency_key = document.pop("idempotency_key", idempotency_key)
     body_hash = None
     if idempotency_key is not None:
         body_hash = hashlib.sha256(_canonical_json(document)).hexdigest()
@@ -340,7 +359,9 @@ def parse_subscription(
 
 def parse_body(body: bytes, schema: BodySchema) -> Json:
     """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
-    document = parse_object(body.strip() or b"{}", schema.members, schema.required)
+    document = parse_object(
+        body.strip() or b"{}", schema.members, schema.required, max_bytes=schema.max_bytes
+    )
     return {**schema.defaults, **_without_nulls(document)}
 
 
@@ -350,15 +371,16 @@ def parse_object(
     required: Collection[str] = (),
     *,
     never_null: Collection[str] = (),
+    max_bytes: int = MAX_BODY_BYTES,
 ) -> Json:
     """Return the JSON object in `body`, its members parsed. Optional members may be null.
 
-    Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would
+    Raises ApiError 413 over `max_bytes`, as sent or as compact JSON (250 KB of `1e15` would
     exceed DynamoDB's 400 KB), and InvalidRequestError with every fault: members that are not among
     `members` or cannot be parsed, those of `required` that are absent or null, and those of
     `never_null` that are null.
     """
-    _check_size(body)
+    _check_size(body, max_bytes)
     try:
         document = json.loads(body.decode())
         compact = dumps(document).encode()
@@ -367,7 +389,7 @@ def parse_object(
         raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
     if not isinstance(document, dict):
         raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
-    _check_size(compact)
+    _check_size(compact, max_bytes)
     given = _without_nulls(document)
     not_known = f"is not one of {', '.join(members)}"
     unknown = sorted(document.keys() - members.keys())
@@ -380,9 +402,9 @@ def parse_object(
     return {**document, **values}
 
 
-def _check_size(body: bytes) -> None:
-    if len(body) > MAX_BODY_BYTES:
-        detail = f"The body must have at most {MAX_BODY_BYTES} bytes, as sent and as compact JSON."
+def _check_size(body: bytes, max_bytes: int) -> None:
+    if len(body) > max_bytes:
+        detail = f"The body must have at most {max_bytes} bytes, as sent and as compact JSON."
         raise ApiError(413, "payload_too_large", detail)
 
 

@@ -10,6 +10,7 @@ const LOOPBACK_HOST = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 const SAMPLES = 3;
 const MAX_PAGE = 100;
 const RESERVED_PREFIX = "triggers."; // of the types of reports, which are events about events
+const EXISTS = "subscription_exists"; // the code of 409 where a subscription is there with another filter
 
 /** Return the URL of a path of the API; throw unless the API URL is https, or http to a loopback host. */
 const urlOf = (z, bundle, path) => {
@@ -37,7 +38,7 @@ const addApiKey = (request, z, bundle) => {
 /** Throw the error that tells Zapier what to do next; its core does so for 429 before this is called. */
 const explainError = (response, z) => {
   const { status, data } = response;
-  if (status < 400) return response;
+  if (status < 400 || data?.code === EXISTS) return response;
   const detail = data?.detail ?? `The API responded ${status}.`;
   if (status === 401) {
     throw new z.errors.ExpiredAuthError(detail);
@@ -144,7 +145,13 @@ const hookTrigger = ({ key, noun, display, inputFields, sample, defaultTypes, is
     const { tenant, filter: text } = bundle.inputData;
     const filter = text ? parseJson(z, "Filter", text) : undefined;
     const body = { target_url: bundle.targetUrl, event_types: typesOf(bundle.inputData), tenant, name, filter };
-    const { subscription_id } = await call(z, bundle, "POST", "/subscriptions", { body });
+    const subscribe = () => call(z, bundle, "POST", "/subscriptions", { body, skipThrowForStatus: true });
+    const { code, subscription_id, filter: former } = await subscribe();
+    // It is there if Zapier did not unsubscribe when the Zap was turned off, and has the filter of then.
+    if (code === EXISTS || (former && !filter)) {
+      await call(z, bundle, "PATCH", `/subscriptions/${subscription_id}`, { body: { filter: filter ?? null } });
+      await subscribe(); // enables it
+    }
     return { subscription_id }; // Zapier keeps it: without the subscription's secret
   };
   const performUnsubscribe = async (z, bundle) => {

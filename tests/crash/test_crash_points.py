@@ -125,6 +125,14 @@ def post_with_key(world: SimulatedWorld, container: Container) -> None:
         assert Container(world).post(idempotency_key="k")
 
 
+BATCH = ('{"n":1}', '{"n":2}', '{"n":1}')  # of which two have one key
+
+
+def post_batch_with_keys(world: SimulatedWorld, container: Container) -> None:
+    if not container.post_batch(*BATCH, has_keys=True):
+        assert Container(world).post_batch(*BATCH, has_keys=True)
+
+
 def receive_all(world: SimulatedWorld, url: str) -> list[Json]:
     """Take the messages from a queue."""
     messages = world.receive(url)
@@ -321,6 +329,16 @@ DELIVERED_COPY = each(
 )
 PATHS = {
     "POST, delivered": Path(post),
+    "POST of a batch": Path(does(Container.post_batch, '{"n":1}', '{"n":2}'), answers=(503, 422)),
+    "POST of a batch with keys to a subscription, and again until all are accepted": Path(
+        post_batch_with_keys, first=subscribe(), answers=(200, 503)
+    ),
+    "POST of a batch with keys, a POST with one of them meanwhile": Path(
+        does(Container.post_batch, *BATCH, has_keys=True),
+        first=subscribe(),
+        meanwhile=(does(Container.post, BATCH[1], idempotency_key=BATCH[1]),),
+        last=post_batch_with_keys,
+    ),
     "POST, to be retried": Path(post, answers=(503,)),
     "POST, refused for good": Path(post, answers=(422,)),
     "POST, respond-async": Path(post_async),
@@ -504,7 +522,6 @@ PATHS = {
         for what, others in {
             "edit": (edit(target_url=B),),
             "edit with headers": (edit(target_url=B, headers={"x-for": B}),),
-            "edit to and fro": (each(edit(target_url=B), edit(target_url=A)),),
             "make it again and edit": (subscribe_with_headers, edit(target_url=B)),
         }.items()
     },

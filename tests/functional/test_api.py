@@ -536,10 +536,15 @@ def test_an_acknowledgement_counts_once_if_undelivered(
     assert world.event(event_id) == after_it
 
 
-def test_no_event_is_delivered_before_it_is_created(world: World, receiver: Receiver) -> None:
+def test_no_event_is_delivered_before_it_is_created(
+    world: World, receiver: Receiver, output: Output
+) -> None:
     receiver.script(in_turn(lambda _: world.sleep(-1), status(200)))  # the clock is put back
     pushed = world.post()
     assert pushed["delivered_at"] == pushed["created_at"]
+    assert [line["DeliveryLatency"] for line in output.metrics() if "DeliveryLatency" in line] == [
+        0
+    ]
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     world.services.clock = partial(next, count(START, 0.001))
     made = world.post()

@@ -47,6 +47,40 @@ def test_a_paused_subscription_waits_until_it_is_enabled(
     assert subscribe(world, target, tenant="a").json["disabled_at"] is None
 
 
+def test_a_suspended_tenant_gets_nothing_and_has_everything_back_afterwards(
+    world: World, target: Receiver
+) -> None:
+    token = make_token(world, "a")
+    path = subscribed(world, target, tenant="a")
+    subscribed(world, target)
+    before = world.get(path)
+    world.restart(SUSPENDED_TENANTS="x, a")
+
+    for route in ("/me", path):
+        assert world.call("GET", route, key=token).problem == (403, "suspended")
+    assert world.call("GET", "/me", key=token[:-1]).status_code == 401
+    assert world.call("GET", "/me", key=make_token(world, "b")).status_code == 200
+    event = post_for(world, "a")
+    world.empty_inbox()
+    kept, mine = sorted(copies(world, event), key=lambda copy: copy["status"], reverse=True)
+    assert_has(kept, status="failed", last_error="not pushed: the tenant is suspended")
+    assert_has(mine, status="delivered", subscription_id=mine["subscription_id"])
+    assert target.count == 1
+    assert world.dead_letters() == []
+    assert world.get(path) == before
+    since = {"since": kept["created_at"]}
+    for call in (
+        ("POST", f"/events/{kept['event_id']}/replay", "{}"),
+        ("POST", f"{path}/send", {"event_id": event["event_id"]}),
+        ("POST", f"{path}/recover", since),
+    ):
+        assert world.call(*call).problem == (409, "suspended")
+    world.restart(SUSPENDED_TENANTS="")
+    assert world.call("POST", f"{path}/recover", since, key=token).json["replayed"] == 1
+    world.empty_inbox()
+    assert world.event(kept["event_id"])["status"] == "delivered"
+
+
 @pytest.mark.parametrize(
     "event_type, total, reason, member",
     [

@@ -127,7 +127,8 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
         ("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND
     )
     rates = {path: limit["throttlingRateLimit"] for path, limit in limits.items()}
-    assert rates == {"*/*": gateway.CALLS_PER_SECOND, **public}
+    batches = {"/events/batch/POST": gateway.BATCHES_PER_SECOND}
+    assert rates == {"*/*": gateway.CALLS_PER_SECOND, **public, **batches}
 
     # the record of the stage was committed
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)

@@ -116,15 +116,41 @@ def test_a_fault_is_named_in_either_call(
     assert [world.get(path)] == [before] == subscriptions(world)
 
 
-def test_a_subscription_that_is_made_again_takes_what_the_call_names(
-    world: World, target: Receiver
+@pytest.mark.parametrize(
+    "given, differs",
+    [
+        ({}, []),
+        ({"name": "New", "filter": None, "secret": None}, []),
+        ({"name": None, "headers": dict(reversed(HEADERS.items())), "secret": GIVEN}, []),
+        ({"filter": {"price": [{"suffix": "€"}, True]}}, ["filter"]),
+        ({"name": "New", "headers": {**HEADERS, "x-other": "s3cret"}}, ["headers"]),
+        ({"header_prefix": "svix", "body": "payload"}, ["body", "header_prefix"]),
+        ({"secret": GIVEN.upper().replace("WHSEC", "whsec")}, ["secret"]),
+    ],
+)
+def test_a_subscription_that_is_made_again_is_renamed_and_enabled_or_refused_where_it_differs(
+    world: World, target: Receiver, given: Json, differs: list[str]
 ) -> None:
-    first = subscribe(world, target, **MEMBERS).json
-    for named in ({"name": "New"}, {"filter": None, "headers": {"x-new": "1"}}):
-        again = subscribe(world, target, *MEMBERS["event_types"], **named)
-    changed = {"name": "New", "filter": None, "header_names": ["x-new"]}
-    assert again.status_code == 200
-    assert again.json == {**first, **changed}
+    members = {**MEMBERS, "filter": {"price": [{"suffix": "€"}, 1]}, "tenant": "a"}
+    path = subscribed(world, target, secret=GIVEN, **members)
+    secret = world.call("POST", f"{path}/secret", "{}").json["secret"]  # GIVEN signs for a day
+    target.script(410)
+    post_for(world, "a")
+    before = world.get(path)
+    assert before["disabled_at"]
+
+    again = subscribe(world, target, **{**members, **given})
+
+    if differs:
+        assert again.problem == (409, "subscription_exists")
+        assert_has(again.json, subscription_id=before["subscription_id"])
+        assert sorted(again.json["differs"]) == differs
+        assert "s3cret" not in again.text
+        assert world.get(path) == before
+    else:
+        enabled = {"state": "active", "disabled_at": None, "last_error": None, "secret": secret}
+        named = {"name": given.get("name") or "CRM"}
+        assert (again.status_code, again.json) == (200, {**before, **enabled, **named})
 
 
 def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
@@ -160,7 +186,7 @@ def test_an_edit_keeps_what_another_one_changed_meanwhile(
     [seen] = world.services.subscriptions.of_tenant(None)
     patch(world, path, **meanwhile)
 
-    edited = world.services.subscriptions.edit(seen, filter=None)
+    edited = world.services.subscriptions.describe(seen, filter=None)
 
     assert edited
     [stored] = world.services.subscriptions.of_tenant(None)
@@ -178,7 +204,7 @@ def test_an_edit_of_a_subscription_that_was_made_anew_meanwhile_is_one_of_the_ne
     world.sleep(1)
     assert subscribed(world, target, secret=GIVEN) == path
 
-    edited = world.services.subscriptions.edit(seen, name="New")
+    edited = world.services.subscriptions.describe(seen, name="New")
 
     assert edited
     [stored] = world.services.subscriptions.of_tenant(None)
@@ -196,7 +222,7 @@ def test_of_two_edits_at_once_neither_sends_headers_to_another_url(
     world: World, target: Receiver
 ) -> None:
     path = subscribed(world, target, **MEMBERS)
-    edit = world.services.subscriptions.edit
+    edit = world.services.subscriptions.describe
     seen = world.services.subscriptions.get(path.rpartition("/")[2])
     assert seen
     patch(world, path, target_url=ZAPIER)

@@ -51,6 +51,7 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
         "user-agent": f"triggers-api/{__version__}",
         "webhook-id": event_id,
         "webhook-timestamp": str(int(START)),
+        "webhook-event-type": posted["event_type"],
         "webhook-signature": " ".join(signatures),
     }
     assert world.messages() == []

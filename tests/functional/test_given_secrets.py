@@ -114,26 +114,16 @@ def test_of_two_renewals_at_once_that_with_the_later_given_secret_counts(
     assert signers(world, target, present, original) == [True, True]
 
 
-def test_making_it_again_sets_a_secret_that_does_not_sign_yet(
-    world: World, target: Receiver
-) -> None:
-    original = secret_of(world, subscribed(world, target))
-
-    # the second signs for a day
-    told = [subscribe(world, target, secret=secret) for secret in (FIRST, original, None)]
-
-    assert [answer.json["secret"] for answer in told] == [FIRST] * 3
-    assert signers(world, target, FIRST, original) == [True, True]
-
-
-def test_of_two_first_calls_at_once_the_later_one_sets_its_secret_too(
-    world: World, target: Receiver, once: Once
+@pytest.mark.parametrize("secret, status_code", [(FIRST, 200), (None, 200), (SECOND, 409)])
+def test_of_two_first_calls_at_once_the_one_that_stores_it_decides(
+    world: World, target: Receiver, once: Once, secret: str | None, status_code: int
 ) -> None:
     def subscribe_meanwhile() -> None:
-        subscribe(world, target, secret=FIRST)
+        assert subscribe(world, target, secret=FIRST).status_code == 201
 
     once(world.dynamodb, "before-call.dynamodb.PutItem", subscribe_meanwhile)
-    assert subscribe(world, target, secret=SECOND).json["secret"] == SECOND
+    assert subscribe(world, target, secret=secret).status_code == status_code
+    assert secret_of(world, subscribed(world, target)) == FIRST
 
 
 def test_a_description_keeps_what_it_does_not_know(world: World, target: Receiver) -> None:

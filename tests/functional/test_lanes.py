@@ -12,7 +12,7 @@ from chalicelib.operations.batch import BatchError
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import id_of_new
-from tests.support.world import World
+from tests.support.world import World, assert_has
 
 CUT_OFF = PushResult(Outcome.RETRY, error=TIMED_OUT)
 
@@ -86,8 +86,8 @@ def test_one_delivery_that_is_not_slow_ends_a_mark_that_is_older_than_an_hour(
 ) -> None:
     subscription_id = make_slow(world, target)
     world.sleep(3590)
-    target.script(200, after(world, 2.5), after(world, 1.5))
-    for is_slow in (True, True, False):
+    target.script(200, after(world, 2.5), after(world, 1.5, 503), after(world, 1.5))
+    for is_slow in (True, True, True, False):
         world.restart()  # containers do not live so long
         world.queued()
         world.run_worker()
@@ -190,20 +190,49 @@ def test_an_event_that_timed_out_is_moved_by_whoever_gets_it_and_the_attempt_giv
     assert lengths(world) == (1, 0)
 
 
-@pytest.mark.parametrize("is_replayed", [False, True])
-def test_what_is_replayed_in_the_slow_lane_is_retried_there(
-    world: World, receiver: Receiver, is_replayed: bool
-) -> None:
-    receiver.script(503)
-    event_id = world.queued()
-    if is_replayed:
-        world.replay(event_id)
+@pytest.mark.usefixtures("copies")
+def test_what_the_sweep_queues_is_sent_on_to_its_own_lane(world: World, target: Receiver) -> None:
+    make_slow(world, target)
+    id_of_new(world, target, "other")
+    world.queued()
+    world.queued(event_type="other")
     world.lose_messages()
-    event = world.services.store.get(event_id)
-    assert event
-    world.services.slow_queue.send(push_message(event))
+    world.sleep(120)
+    world.restart()
+    world.sweep()
+    assert lengths(world) == (3, 0)
     world.run_worker()
-    assert lengths(world) == ((0, 1) if is_replayed else (1, 0))
+    assert lengths(world) == (0, 2)
+
+
+@pytest.mark.usefixtures("copies")
+def test_what_was_recovered_stays_in_the_slow_lane_until_it_is_replayed(
+    world: World, target: Receiver
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions", BACKOFF_BASE_SECONDS="300")
+    earlier = world.post()
+    subscription_id = id_of_new(world, target)
+    target.default = 503
+    target.script(503, 422)
+    [waiting], _failed = world.post()["copies"], world.post()
+    world.lose_messages()
+    world.sleep(61)
+    path = f"/subscriptions/{subscription_id}/recover"
+    recovered = world.call("POST", path, {"since": earlier["created_at"]}).json
+    assert_has(recovered, sent=1, replayed=2)
+    assert lengths(world) == (0, 3)
+    world.run_worker()
+    assert target.count == 5
+    assert lengths(world) == (0, 3)
+
+    world.lose_messages()
+    world.sleep(1000)
+    world.sweep()
+    assert lengths(world) == (3, 0)
+    world.run_worker()
+    assert lengths(world) == (0, 3)
+    world.replay(waiting)
+    assert lengths(world) == (1, 3)
 
 
 def test_only_the_failed_messages_of_a_slow_batch_come_again(

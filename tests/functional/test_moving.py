@@ -8,7 +8,14 @@ from werkzeug.datastructures import Headers
 
 from tests.functional.test_ops import Ran, _environment, paste  # noqa: F401 - serves the app
 from tests.support.receiver import Receiver
-from tests.support.subscribing import make_token, post_for, subscribe, subscribed, subscriptions
+from tests.support.subscribing import (
+    id_of_new,
+    make_token,
+    post_for,
+    subscribe,
+    subscribed,
+    subscriptions,
+)
 from tests.support.world import KEY, Json, World, assert_has
 from tools.export import export_subscriptions
 from tools.receiver import signature_verdict
@@ -88,7 +95,7 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     assert [line["last_error"] for line in after] == [None, None, "disabled by hand"]
 
 
-def test_importing_again_sets_what_the_file_says_but_for_the_state(
+def test_importing_again_changes_nothing_but_names_and_refuses_what_differs(
     world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [
@@ -108,15 +115,36 @@ def test_importing_again_sets_what_the_file_says_but_for_the_state(
 
     again = import_file(file, "--go", status=1)
 
-    unchanged = "1 there, unchanged (paused), 1 there, unchanged (active)"
-    assert f"4 of 4 lines: {unchanged}, 1 there, changed (active), 1 refused" in again
+    assert "4 lines: 1 there, unchanged (paused), 2 there, unchanged (active), 1 refused" in again
     assert "line 4: sub_" in again
     after = exported(world, capsys)
     assert [line["state"] for line in after] == ["paused", "active", "active", "disabled"]
-    assert {line["secret"] for line in after} == {GIVEN}
-    write(file, {**lines[1], "name": "New"})
-    import_file(file, "--go")
-    assert exported(world, capsys)[1]["name"] == "New"
+    assert [line["secret"] == GIVEN for line in after] == [True, True, False, True]
+    write(file, {**lines[1], "name": "New"}, {**lines[2], "body": "payload"})
+    changed = import_file(file, "--go", status=1)
+    assert "2 of 2 lines: 1 there, renamed (active), 1 refused" in changed
+    assert f"line 2: 409: {path_of['c'].rpartition('/')[2]} has this URL" in changed
+    assert exported(world, capsys) == [after[0], {**after[1], "name": "New"}, *after[2:]]
+
+
+def test_what_goes_over_100_of_a_tenant_is_refused_before_it_is_made(
+    world: World, target: Receiver, file: Path
+) -> None:
+    lines = [
+        {"target_url": f"{target.url}&{number}", "tenant": "a", "event_types": ["x"]}
+        for number in range(101)
+    ]
+    write(file, *lines, {**lines[0], "tenant": "b"})
+    assert "102 of 102 lines: 101 can be imported, 1 refused" in import_file(file, status=1)
+    first = id_of_new(world, f"{target.url}&0", "x", tenant="a", key=KEY)
+    text = json.dumps(world.item(first))
+    for number in range(98):
+        item = json.loads(text.replace(first, f"sub_{number:032}"))
+        world.dynamodb.put_item(TableName=world.environ["EVENTS_TABLE_NAME"], Item=item)
+    write(file, *lines[:3])
+    refused = import_file(file, "--go", status=1)
+    assert "line 3: goes over 100 subscriptions of its tenant" in refused
+    assert "1 there, unchanged (active), 1 made (active), 1 refused" in refused
 
 
 def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secret(

@@ -11,7 +11,7 @@ from zipfile import ZipFile
 import click
 import pytest
 
-from chalicelib.customers import console
+from chalicelib import console
 from chalicelib.infra.telemetry import UNITS
 from tests.support.world import ROOT, Json, assert_has
 from tools import stage

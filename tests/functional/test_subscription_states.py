@@ -184,6 +184,16 @@ def test_a_list_read_while_a_subscription_was_stored_is_dropped(
     assert [*counts, post_and_count_copies(world)] == [0, 1]
 
 
+def test_a_list_is_dropped_though_the_answer_was_lost_when_a_subscription_was_stored(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    assert post_and_count_copies(world) == 0
+    aws.fail("PutItem", fault=Fault.LOST)
+    assert subscribe(world, target).status_code == 503
+    aws.heal()
+    assert post_and_count_copies(world) == 1
+
+
 def test_a_target_that_works_again_is_recorded_once(
     world: World, target: Receiver, aws: Aws
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from chalicelib import deps as services
 from chalicelib.core.outcome import Outcome, PushResult
-from chalicelib.customers.subscriptions import CACHED_TENANTS
+from chalicelib.subscriptions.subscriptions import CACHED_TENANTS
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws
 from tests.support.in_memory_aws import indexes

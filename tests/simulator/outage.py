@@ -26,6 +26,7 @@ Waits = tuple[float, float]  # of healthy events, in seconds: the median and the
 HEALTHY: Response = (200, 0.2)
 HANGS: Response = (None, 0.0)
 SOMETIMES = "hangs at 5 % of its pushes"
+REFUSES = "answers 503"
 SLOW_TO_FAIL = "answers 503 after 2 s"
 SLOW_TO_DELIVER = "answers 200 after 9 s"
 THROTTLES = "answers 429"
@@ -39,7 +40,7 @@ JUST_QUICK = "answers 200 after 0.9 s"
 SLOW_BY_TURNS = "answers 200 after 2.9 s and at once by turns"
 # How a destination in trouble responds, by a random number and the number of the push.
 TROUBLES: dict[str, Callable[[float, int], Response]] = {
-    "answers 503": lambda random, number: (503, 0.1),
+    REFUSES: lambda random, number: (503, 0.1),
     "hangs": lambda random, number: HANGS,
     "answers 503 after 9 s": lambda random, number: (503, 9.0),
     SLOW_TO_FAIL: lambda random, number: (503, 2.0),
@@ -253,6 +254,21 @@ class LongRecoveryWorld(RecoveryWorld):
     missed = 12_000
 
 
+class HiccupWorld(OutageWorld):
+    """One push of each worker to the webhook, which is well, takes 2.2 s, the first after 3 s."""
+
+    _had: frozenset[int] = frozenset()
+
+    def respond(
+        self, event: Event, url: str, timeout_seconds: float, container: Container
+    ) -> PushResult:
+        is_due = self.clock() > self.began + 3 and id(container) not in self._had
+        if is_due and not event.is_copy:
+            self._had |= {id(container)}
+            container.sleep(2)
+        return super().respond(event, url, timeout_seconds, container)
+
+
 class TenantsWorld(OutageWorld):
     """The targets of some tenants hang all the time, and that of another for `hangs_seconds`.
 
@@ -389,7 +405,7 @@ def for_ten_minutes(per_second: float) -> str:
 
 def for_some_slow() -> str:
     """Return what becomes of a subscription that is slow for some events, for a person."""
-    world = run_beside("answers 503", per_second=5, kind=SomeSlowWorld)
+    world = run_beside(REFUSES, per_second=5, kind=SomeSlowWorld)
     world.settle()
     failed = [event for event in world.items().values() if event.status is not Status.DELIVERED]
     return f"p95 of the quick ones {world.healthy_waits()[1]:.1f} s, {len(failed)} not delivered"
@@ -441,14 +457,20 @@ def troubles() -> Iterator[tuple[str, str, float, Json]]:
                 continue
             for rate in RATES.get(trouble, (5,)):
                 yield f"{name} {trouble}", trouble, rate, {"in_webhook": in_webhook}
-    recoveries = ((LongRecoveryWorld, AFTER_A_SECOND), (RecoveryWorld, NEARLY_SLOW))
-    for kind, trouble in (*recoveries, (RecoveryWorld, AFTER_A_SECOND)):
+    for kind, trouble in (
+        (LongRecoveryWorld, AFTER_A_SECOND),
+        (LongRecoveryWorld, REFUSES),
+        (RecoveryWorld, NEARLY_SLOW),
+        (RecoveryWorld, AFTER_A_SECOND),
+    ):
         name = f"a subscription that {trouble} recovers {kind.missed} events"
         yield name, trouble, 5, {"kind": kind, "seconds": 300}
     for count, rate in ((10, 5), (25, 1)):
         for when, bound in (("first 40 s", {"until": 40}), ("then", {"measured_from": 60})):
             options: Json = {"subscriptions": count, "seconds": 150, **bound}
             yield f"{count} subscriptions hang, {when}", "hangs", rate, options
+    name = "10 subscriptions hang, and a push of each worker to the webhook takes 2.2 s, first 40 s"
+    yield name, "hangs", 5, {"kind": HiccupWorld, "subscriptions": 10, "seconds": 150, "until": 40}
 
 
 def main() -> None:

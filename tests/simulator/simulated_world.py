@@ -25,12 +25,12 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.store import CLAIM_SECONDS, from_item
 from chalicelib.core.target import Target
-from chalicelib.customers.subscriptions import CACHE_SECONDS
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
+from chalicelib.subscriptions.subscriptions import CACHE_SECONDS
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
@@ -215,15 +215,44 @@ class Container:
     def post(self, payload: str = "{}", *, tenant: str | None = None, **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
         began = self.world.clock()
-        known_since = began - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds
-        expected = self.world.history.subscriptions_at(known_since, tenant)
         body = {"event_type": "a", "payload": json.loads(payload), "tenant": tenant}
         answer = self.call("POST", "/events", body, **headers)
         if answer.status_code != 202:
             return None
-        event_id = str(answer.json["event_id"])
         is_new = "idempotency-replayed" not in answer.headers
-        self.world.history.see_accepted(event_id, payload, expected if is_new else set(), began)
+        return self._see_accepted(answer.json, payload, tenant, began, is_new=is_new)
+
+    def post_batch(self, *payloads: str, has_keys: bool = False) -> bool:
+        """Post an event for each payload in one call; return whether all were accepted.
+
+        The keys are the payloads.
+        """
+        began = self.world.clock()
+        events = [
+            {
+                "event_type": "a",
+                "payload": json.loads(payload),
+                "tenant": None,
+                "idempotency_key": payload if has_keys else None,
+            }
+            for payload in payloads
+        ]
+        answer = self.call("POST", "/events/batch", {"events": events})
+        if answer.status_code != 200:
+            return False
+        for payload, entry in zip(payloads, answer.json["events"], strict=True):
+            if entry["status"] == 202:
+                is_new = not entry["replayed"]
+                self._see_accepted(entry["event"], payload, None, began, is_new=is_new)
+        return bool(answer.json["failed_count"] == 0)
+
+    def _see_accepted(
+        self, event: Json, payload: str, tenant: str | None, began: float, *, is_new: bool
+    ) -> str:
+        known_since = began - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds
+        expected = self.world.history.subscriptions_at(known_since, tenant) if is_new else set()
+        event_id = str(event["event_id"])
+        self.world.history.see_accepted(event_id, payload, expected, began)
         return event_id
 
     def lease(self, *, limit: int = 10, seconds: int = 60) -> list[tuple[str, str]]:

@@ -21,8 +21,8 @@ from unittest import mock
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.store import from_item
-from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from chalicelib.subscriptions.subscription import Subscription
 from tests.simulator.invariants import Item, ViolationError, check
 from tests.simulator.outage import HEALTHY, TROUBLES, Response
 from tests.simulator.simulated_world import (
@@ -254,7 +254,9 @@ class YearWorld(SimulatedWorld):
         copies = [item for item in self.dynamodb.items.values() if "source_event_id" in item]
         failed = [item for item in copies if from_item(typed(item)).undelivered_key]
         is_marked = all("undelivered_key" in item for item in failed)
-        self._require(is_marked and bool(failed), "a copy failed and is not marked")
+        is_expected = self.environ["posts"] != "0"
+        self._require(is_marked, "a copy failed and is not marked")
+        self._require(bool(failed) or not is_expected, "no copy failed in this month")
 
     def consume(self, _name: str) -> None:
         while leased := self.use(Container.lease, limit=100):
@@ -326,16 +328,28 @@ class YearWorld(SimulatedWorld):
         check(self.history, stored | self.items(), self._letters)
 
 
-def live(months: int) -> None:
-    """Live for months; without the release before, the working tree takes its place."""
+def live(months: int) -> str:
+    """Live for months; return what that was, for a person.
+
+    Without the release before, the working tree takes its place.
+    """
     with tempfile.TemporaryDirectory() as folder:
         try:
             release = load_release(Path(folder))
         except subprocess.CalledProcessError:
             release = Container
             print(f"SKIPPED: two versions: commit {RELEASE} is not in this clone", file=sys.stderr)
-        YearWorld(release).live(months)
+        world = YearWorld(release)
+        world.live(months)
+    history = world.history
+    pushes = sum(map(len, history.pushes.values()))
+    return (
+        f"{months} months, in each some hours beside functions of {RELEASE}: "
+        f"{len(history.accepted):,} events were accepted, {pushes:,} pushes made, "
+        f"{history.messages.total():,} messages sent, {world.faults:,} calls throttled, "
+        f"{world.unavailable:,} calls of the API refused with 503; no promise was broken"
+    )
 
 
 if __name__ == "__main__":
-    live(months=int(os.environ.get("MONTHS", "13")))
+    print(live(months=int(os.environ.get("MONTHS", "13"))))

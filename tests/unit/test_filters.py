@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.customers.filters import filter_fault, mismatch
+from chalicelib.subscriptions.filters import filter_fault, mismatch
 
 
 def matches(pattern: Any, payload: Any) -> bool:

@@ -12,7 +12,7 @@ REFUSED = (
     "Content-Type User-Agent webhook-id Webhook-Timestamp WEBHOOK-SIGNATURE Host Connection "
     "Content-Length Transfer-Encoding Expect Upgrade TE te Trailer Cookie "
     "Proxy-Authorization proxy-x Proxy_X Content_Length transfer_encoding Keep-Alive "
-    "Content-Encoding HTTP2-Settings Webhook_Id"
+    "Content-Encoding HTTP2-Settings Webhook_Id webhook-Event_type"
 )
 
 

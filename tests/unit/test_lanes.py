@@ -74,24 +74,19 @@ def test_what_was_read_is_known_for_a_minute(lanes: Lanes) -> None:
     assert not lanes.is_slow("sub_1", 202)
 
 
+def test_beyond_20_000_destinations_the_oldest_is_forgotten(lanes: Lanes) -> None:
+    for number in range(20_001):
+        lanes.remember(replace(ONE, destination=f"sub_{number}"), 100, 100)
+    assert not lanes.is_slow("sub_0", 100)
+    assert lanes.is_slow("sub_1", 100)
+
+
 def test_a_mark_is_not_ended_by_what_was_read_that_is_older(lanes: Lanes) -> None:
     push(lanes, 100, 101, 102, seconds=2.5)
     lanes.remember(ONE, 114, None)
     assert lanes.is_slow("sub_1", 114)
     lanes.remember(ONE, 115, None)
     assert not lanes.is_slow("sub_1", 115)
-
-
-def test_a_mark_older_than_an_hour_ends_with_a_delivery_that_is_not_slow(lanes: Lanes) -> None:
-    lanes.remember(ONE, 4000, 399)
-    push(lanes, 4000, seconds=1.9, result=FAILED)
-    push(lanes, 4001, seconds=2.0)
-    assert lanes.is_slow("sub_1", 4004)
-    push(lanes, 4004, seconds=1.9)
-    assert not lanes.is_slow("sub_1", 4006)
-    lanes.remember(ONE, 4010, 4009)
-    push(lanes, 4010, seconds=1.9)
-    assert lanes.is_slow("sub_1", 4013)
 
 
 @pytest.mark.parametrize(

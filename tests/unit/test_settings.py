@@ -43,6 +43,7 @@ def faults(environ: dict[str, str]) -> list[str]:
         ("BACKOFF_BASE_SECONDS", "0.25", "backoff_base_seconds", 0.25),
         ("INLINE_PUSH_TIMEOUT_SECONDS", "8", "inline_push_timeout_seconds", 8),
         ("EVENT_TYPES", "order.created, a/b:c_d-e", "event_types", ["order.created", "a/b:c_d-e"]),
+        ("SUSPENDED_TENANTS", "acme ,a/b", "suspended_tenants", ["acme", "a/b"]),
         (
             "ZAPIER_WEBHOOK_URL",
             "HTTPS://Example.com:8443/a?b=c",
@@ -127,6 +128,7 @@ UNUSABLE = {
     "INLINE_PUSH_TIMEOUT_SECONDS": ["0", "8.1"],
     "EVENT_RETENTION_DAYS": ["0", "0.5", "3651"],
     "EVENT_TYPES": ["a b", "a,,b", "order.*", "ä", "a" * 129],
+    "SUSPENDED_TENANTS": ["a b", "*"],
     "STAGE": ["my stage", "dev/x", "é", "x" * 33],
     "LOG_LEVEL": ["LOUD", "10"],
     "WORKER_MAX_CONCURRENCY": ["1", "1001"],

@@ -92,6 +92,19 @@ test("a Zap with a filter gets the events whose payload matches", async () => {
   assert.deepEqual(pushes.map((push) => push.payload), [{ order_id: "42" }]);
 });
 
+test("a Zap that is turned on again, although it was not turned off, gets what its new filter matches", async () => {
+  const ids = new Set();
+  for (const filter of ['{"order_id": ["42"]}', '{"order_id": ["43"]}', undefined]) {
+    const { subscription_id } = await subscribe({ filter });
+    ids.add(subscription_id);
+    await postEvent({ payload: { order_id: "43" } });
+  }
+  await Promise.all([...ids].map((subscription_id) => unsubscribe({ subscription_id })));
+
+  assert.equal(ids.size, 1);
+  assert.equal(pushes.length, 2);
+});
+
 test("a sample has the members of a push, and the values but for the ids", async () => {
   const tenant = randomUUID();
   const inputData = { event_types: ["shape.*"], tenant };

@@ -9,11 +9,11 @@ from typing import Any
 from chalicelib.core.event import EVENT_ID, DeliveredVia, Event, Status, response_bytes
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import CLEAR_SCHEDULE, EXISTS, UNCLAIMED, status_attributes
+from chalicelib.events.listing import INBOX, MAX_PAGE_BYTES, search
 from chalicelib.infra.errors import EventNotFoundError, LeaseLostError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
-from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, search
 
 # Their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES.
 MAX_LEASED_AT_ONCE = 10

@@ -1,4 +1,4 @@
-"""The console: a static page, joined from the files in `console` when it is served, and the
+"""The console: a static page, joined from the files of this folder when it is served, and the
 Content-Security-Policy that allows nothing but its own script and style.
 """
 
@@ -7,7 +7,7 @@ import hashlib
 import re
 from pathlib import Path
 
-FOLDER = Path(__file__).with_suffix("")
+FOLDER = Path(__file__).parent
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Cache-Control": "no-store",

@@ -3,18 +3,17 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from chalicelib.core import posting
-from chalicelib.core.event import EVENT_ID, Event, Status, dumps
+from chalicelib.core.event import EVENT_ID, Event, Status, to_json
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import Reason
 from chalicelib.core.posting import Stored
-from chalicelib.customers import filters
-from chalicelib.customers.subscription import Subscription
-from chalicelib.customers.subscriptions import Subscriptions
-from chalicelib.customers.verdicts import Missed, Recipient, is_waiting
+from chalicelib.events import replay
+from chalicelib.events.listing import EVENTS, Page, read_page
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import (
     ApiError,
@@ -25,9 +24,11 @@ from chalicelib.infra.errors import (
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import settled
-from chalicelib.pull.listing import EVENTS, read_page
+from chalicelib.subscriptions.outcomes import Missed, Recipient, is_waiting, judge
+from chalicelib.subscriptions.subscription import Subscription
+from chalicelib.subscriptions.subscriptions import Subscriptions, why_not_taken
 
+MAX_PAGE_COPIES = 1000  # of the events of a page with outcomes: it ends before
 MAX_COPIES = 500  # 39 bytes each in the event's item, which may have 400 KB
 FIRST_WAIT_SECONDS = 0.05  # for another transaction with the same event
 # To read the event again and store the copy; the message may be left to the sweep.
@@ -35,7 +36,6 @@ TRY_SECONDS = 2 * CALL_SECONDS
 
 AT_ONCE = 8
 LAST_BATCH_SECONDS = 12  # of the time that is left: with less, no batch begins
-ENABLE_FIRST = "The subscription is disabled; enable it first."
 NO_LONGER_ALLOWED = "The host of the target URL is no longer allowed."
 REPORT = "Reports go to the subscriptions that name them."
 IN_PROGRESS = "A POST that is in progress stored the copy; try again."
@@ -90,6 +90,31 @@ def read_recipients(
     return found
 
 
+def read_outcomes(
+    page: Page, services: CoreServices, subscriptions: Subscriptions
+) -> tuple[Page, Json]:
+    """Return a page, which may end earlier, and members that tell what became of its events, by the
+    ids of these.
+
+    A copy has the outcome of its event; None: that was erased a moment ago.
+    """
+    source_ids = [event.source_event_id or event.event_id for event in page.events]
+    known = {event.event_id: event for event in page.events}
+    known |= services.store.get_many([*({*source_ids} - known.keys())])
+    sources = [known[source_id] for source_id in dict.fromkeys(source_ids) if source_id in known]
+    totals = accumulate(len(source.copies) for source in sources)
+    kept = max(1, sum(total < MAX_PAGE_COPIES for total in totals))
+    if sources[kept:]:
+        end = source_ids.index(sources[kept].event_id)
+        page = Page(page.events[:end], page.events[end - 1].sort_key)
+    found = read_recipients(sources[:kept], services, subscriptions)
+    outcomes = {source_id: judge(known[source_id], rows) for source_id, rows in found.items()}
+    return page, {
+        event.event_id: {"outcome": outcomes.get(event.source_event_id or event.event_id)}
+        for event in page.events
+    }
+
+
 def show(recipient: Recipient) -> str:
     """Return a recipient as callers see it."""
     subscription_id, subscription, copy, missed = recipient
@@ -103,7 +128,7 @@ def show(recipient: Recipient) -> str:
 def _to_json(copy: Event | None, members: Json) -> str:
     """Return members, and a copy as lists show it."""
     shown = copy.summary() if copy else "null"
-    return f'{dumps(members)[:-1]},"copy":{shown}}}'
+    return to_json(members, copy=shown)
 
 
 def _why_missed(subscription: Subscription, event: Event, services: CoreServices) -> Missed:
@@ -118,19 +143,6 @@ def _why_missed(subscription: Subscription, event: Event, services: CoreServices
     return Missed("later" if subscription.created_at > event.created_at else "edited")
 
 
-def why_not_taken(subscription: Subscription, event: Event) -> Missed:
-    """Return why the types or the filter of a subscription do not take an event, if so."""
-    if not subscription.matches(event.event_type):
-        return Missed("event_types")
-    if subscription.filter is None or event.is_report:
-        return Missed()
-    try:
-        member = filters.mismatch(subscription.filter, event.payload)
-    except RecursionError:  # the payload is nested too deep for a filter
-        return Missed("filter")
-    return Missed() if member is None else Missed("filter", member)
-
-
 def send(event_id: str, subscription: Subscription, invocation: Invocation) -> Event:
     """Make the copy of an event for a subscription and queue it; replay one that is there.
 
@@ -140,13 +152,14 @@ def send(event_id: str, subscription: Subscription, invocation: Invocation) -> E
     _require_usable(subscription, invocation.services)
     event = _find_original(event_id, subscription, invocation.services)
     stored = _make_copy(event, subscription, invocation)
-    return stored.event if stored.is_new else settled.replay(stored.event, invocation)
+    return stored.event if stored.is_new else replay.replay(stored.event, invocation)
 
 
 def _require_usable(subscription: Subscription, services: CoreServices) -> None:
     """Raise ApiError 409 if nothing can be pushed to a subscription."""
-    if subscription.disabled_at:
-        raise ApiError(409, "subscription_disabled", ENABLE_FIRST)
+    refusal = subscription.refusal(services.settings)
+    if refusal:
+        raise refusal
     if not services.settings.subscription_hosts.allows(subscription.target_url):
         raise ApiError(409, "host_not_allowed", NO_LONGER_ALLOWED)
 
@@ -168,12 +181,11 @@ def _make_copy(
     event: Event,
     subscription: Subscription,
     invocation: Invocation,
-    *,
-    requeue_at: str | None = None,
+    **recovered: Any,
 ) -> Stored:
     """Store the copy of an event for a subscription and queue it, or return the one that is there.
 
-    `requeue_at` is the `settled.bulk_mark` of one of many, None that of a single copy.
+    `recovered` has what `replay.in_bulk` returns, if it is one of many.
     Each time that others list copies in the event, or a transaction of others holds it, it is read
     again, while there is time. Raises what `_find_original` raises; ApiError 409 for a copy that is
     there and not listed, and for an event with MAX_COPIES; StorageUnavailableError.
@@ -187,7 +199,7 @@ def _make_copy(
             copy,
             replayed_at=rfc3339(services.clock()),
             expires_at=services.expires_at(),
-            requeue_at=requeue_at,
+            **recovered,
         )
         is_listed = copy.event_id in event.copies
         if len(event.copies) >= MAX_COPIES and not is_listed:
@@ -195,7 +207,7 @@ def _make_copy(
         result = services.store.put_listed(copy, event)
         if result.applied:
             logger.info("sent", extra={"event_id": copy.event_id})
-            settled.queue(copy, services)
+            replay.queue(copy, services)
         elif result.event and not is_listed:
             raise EventClaimedError(IN_PROGRESS)
         if result.event:
@@ -286,20 +298,20 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
     _require_usable(subscription, services)
     missed = find_missed(subscription, services, **period)
     just_now = rfc3339(services.clock() - LEFT_SECONDS)
-    mark = settled.bulk_mark(services)
+    recovered = replay.in_bulk(services)
 
     def recover_one(row: Row) -> str | None:
         """Return what was done: `sent`, `replayed`, `left`, or nothing."""
         copy = row.copy
         try:
             if copy is None:
-                stored = _make_copy(row.event, subscription, invocation, requeue_at=mark)
+                stored = _make_copy(row.event, subscription, invocation, **recovered)
                 return "sent" if stored.is_new else None
             # What failed because the subscription was disabled was not pushed.
             pushed_at = copy.attempts[-1].at if copy.attempts else ""
             if copy.reason is not Reason.DISABLED and pushed_at > just_now:
                 return "left"
-            settled.push_now(copy, services)
+            replay.push_now(copy, services)
             return "replayed"
         except StorageUnavailableError:
             raise

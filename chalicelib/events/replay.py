@@ -1,4 +1,4 @@
-"""Replay, redrive and erase: what people ask for after an event was settled."""
+"""Replay and redrive: an event is pushed again, also because its dead letter was moved back."""
 
 from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
@@ -6,10 +6,7 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.posting import due_now
 from chalicelib.core.store import (
-    CLAIM_SECONDS,
     CLEAR_SCHEDULE,
-    ERASED_SECONDS,
-    EVENT_FIELDS,
     EXISTS,
     MAX_MARK_SECONDS,
     UNCLAIMED,
@@ -19,32 +16,21 @@ from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.infra.times import rfc3339
 
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED} AND expires_at <= :new_expires_at"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 # Nobody claimed, replayed, delivered or acknowledged it since it was read: an acknowledgement
 # leaves the `claim_id`, and a claim the status.
 SAME_STATE = f"{EXISTS} AND #status = :seen AND claim_id = :holder"
-# An event, even an expired one, or the mark of its erasure until that expires.
-ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
-IS_MARK = "#status = :erased"
-SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
-CLAIMED = "The event is claimed; try again when the claim ends."
-# What a mark of an erasure keeps of an event; a member that is added to events goes.
-KEPT_OF_ERASED = {
-    "event_id",
-    "event_type",
-    "created_by",
-    "claim_id",
-    "copies",
-    "expires_at",
-    "subscription_id",
-    "source_event_id",
-    "response_bytes",
-}
-KEYS = {"status_shard", "lookup_key", "undelivered_key"}  # of indexes
-ERASED = {*EVENT_FIELDS, "content", *KEYS} - KEPT_OF_ERASED
+SETTLED_MEMBERS = (
+    "claimed_until",
+    "delivered_at",
+    "delivered_via",
+    "failed_at",
+    "reason",
+    "recovered_at",
+)
 
 
 def replay(event: Event, invocation: Invocation) -> Event:
@@ -71,21 +57,23 @@ def push_now(copy: Event, services: CoreServices) -> None:
     else:
         # With a new `claim_id`, one of two that read the copy makes it due.
         changes = {**due_now(services), "claim_id": services.new_id()}
-    _push_again(copy, SAME_STATE, {**changes, "requeue_at": bulk_mark(services)}, services)
+    _push_again(copy, SAME_STATE, {**changes, **in_bulk(services)}, services)
 
 
-def bulk_mark(services: CoreServices) -> str:
-    """Return the sweep's mark of a copy that is queued with many others, in the slow lane: without
-    it, the sweep would queue in the fast lane what waits there.
+def in_bulk(services: CoreServices) -> dict[str, str]:
+    """Return the members of a copy that is recovered now, which may be one of thousands.
+
+    It goes through the slow lane from now on. Its mark keeps the sweep from queueing in the fast
+    lane what waits there.
     """
-    return rfc3339(services.clock() + MAX_MARK_SECONDS)
+    now = services.clock()
+    return {"recovered_at": rfc3339(now), "requeue_at": rfc3339(now + MAX_MARK_SECONDS)}
 
 
 def queue(event: Event, services: CoreServices) -> None:
-    """Queue an event that is due, in the slow lane if it has a `bulk_mark`."""
+    """Queue an event that is due."""
     with errors_left_to_sweep(event):
-        lane = services.slow_queue if event.requeue_at else services.queue_for(event)
-        lane.send(messages.push_message(event))
+        services.queue_for(event).send(messages.push_message(event))
 
 
 def _push_again(event: Event, condition: str, changes: Json, services: CoreServices) -> Event:
@@ -95,7 +83,7 @@ def _push_again(event: Event, condition: str, changes: Json, services: CoreServi
     if result.event is None:
         raise EventNotFoundError
     if not result.applied:
-        raise EventClaimedError(CLAIMED, _claim_seconds_left(result.event, services))
+        raise EventClaimedError(seconds=result.event.claim_seconds_left(services.clock()))
     logger.info("replayed", extra={"event_id": event.event_id})
     if result.event.next_attempt_at:
         queue(result.event, services)
@@ -121,7 +109,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
         event = services.store.change(event_id, REDRIVABLE, changes, ReturnValues="ALL_NEW").event
     # A failed event was claimed when it was not replayed, even if that claim has ended since.
     if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
-        delay_seconds = max(0.0, _claim_seconds_left(event, services)) + 1
+        delay_seconds = max(0.0, event.claim_seconds_left(services.clock())) + 1
         invocation.queue.send(message, min(MAX_DELAY_SECONDS, delay_seconds))
     else:
         delivery.deliver(event_id, invocation)
@@ -146,42 +134,3 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
         "replayed_at": rfc3339(services.clock()),
         "expires_at": expires_at,
     }
-
-
-def erase(event_id: str, services: CoreServices) -> None:
-    """Erase an event and its copies; nothing happens if there is none.
-
-    Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed
-    call began: first the event is replaced by a mark, which makes it absent for everybody but an
-    eraser, then the copies that the mark lists are deleted. The mark stays as long as the event
-    would have, which no copy outlives, and once the copies are gone for ERASED_SECONDS: copies of a
-    new event of its key have the same ids.
-    """
-    store = services.store
-    changes = {**dict.fromkeys(ERASED), "status": Status.ERASED}
-    marked = store.change(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
-    event = marked.event
-    if event is None:
-        return
-    if not marked.applied:
-        raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
-
-    def keep_mark(condition: str) -> None:
-        expires_at = int(services.clock()) + ERASED_SECONDS
-        store.change(event_id, condition, {"expires_at": expires_at}, {":erased": Status.ERASED})
-
-    def delete(copy_id: str) -> bool:
-        return store.delete(copy_id, UNCLAIMED).applied
-
-    # Also of an event that is about to expire: another eraser may be deleting its copies.
-    keep_mark(f"{IS_MARK} AND expires_at < :new_expires_at")
-    if not all(services.map(delete, event.copies)):
-        detail = "A copy is claimed: repeat the call to complete the erasure."
-        raise EventClaimedError(detail, CLAIM_SECONDS)
-    keep_mark(IS_MARK)
-    logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
-
-
-def _claim_seconds_left(event: Event, services: CoreServices) -> float:
-    """Return the seconds until a claim ends: negative once it has ended, 0 without one."""
-    return unix_seconds(event.claimed_until) - services.clock() if event.claimed_until else 0.0

@@ -24,8 +24,6 @@ from chalicelib.core.outcome import (
     Unscheduled,
 )
 from chalicelib.core.target import Target
-from chalicelib.customers.subscription import PAYLOAD, Subscription
-from chalicelib.customers.subscriptions import TARGET_ENABLED, Subscriptions
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.parsing import Json
@@ -33,10 +31,11 @@ from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret
+from chalicelib.subscriptions.subscription import PAYLOAD, Subscription
+from chalicelib.subscriptions.subscriptions import TARGET_ENABLED, Subscriptions
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
-DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "host not allowed"
 GONE = "receiver responded 410"
 GONE_RETRY_SECONDS = 1.0
@@ -120,7 +119,7 @@ class AllTargets:
             destination=subscription.subscription_id,
             owner=f"tenant {subscription.tenant or ''}",
             secrets=tuple(map(decode_secret, subscription.secrets(now))),
-            is_enabled=subscription.disabled_at is None,
+            is_enabled=subscription.refusal(self.services.settings) is None,
             is_customers=subscription.tenant is not None,
             subscription_id=subscription.subscription_id,
             fault=None if hosts.allows(url) else HOST_NOT_ALLOWED,
@@ -145,9 +144,8 @@ class AllTargets:
         subscription = self.subscriptions.get(str(event.subscription_id))
         if subscription is None:
             return Dropped()
-        if subscription.disabled_at:
-            return KeptFailed(DISABLED)
-        return self.of(subscription)
+        refusal = subscription.refusal(self.services.settings)
+        return KeptFailed(str(refusal)) if refusal else self.of(subscription)
 
     def push_body(self, event: Event) -> str | None:
         """Return the body of a push of an event as it would be made now.
@@ -166,14 +164,10 @@ class AllTargets:
         if not event.is_copy:
             is_pushed = self.services.settings.webhook != COPIES_ONLY and not event.is_report
             return None if is_pushed else ApiError(409, "not_pushed", COPIES_ALONE)
-        match self.find(event):
-            case Dropped():
-                detail = "The subscription of this copy is gone."
-                return ApiError(409, "subscription_gone", detail)
-            case KeptFailed():
-                detail = "The subscription of this copy is disabled."
-                return ApiError(409, "subscription_disabled", detail)
-        return None
+        subscription = self.subscriptions.get(str(event.subscription_id))
+        if subscription is None:
+            return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")
+        return subscription.refusal(self.services.settings)
 
     def on_gone(self, target: Target, event: Event) -> Decision:
         """End a subscription, as Zapier's rule wants, or disable a tenant's: a proxy may say 410.

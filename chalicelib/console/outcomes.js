@@ -1,4 +1,4 @@
-// verdicts.js: what became of events and how webhooks are, in words: the API judges.
+// outcomes.js: what became of events and how webhooks are, in words: the API judges.
 const WORST_FIRST = ["failed", "retrying", "pending", "delivered"];
 const WORDS = { not_asked: "not asked for", not_sent: "not sent", no_webhook: "no webhook" };
 const toneOf = (state) => (state === "retrying" ? "retried" : WORDS[state] ? "absent" : state);
@@ -44,7 +44,7 @@ const tellRest = (counts) =>
     .map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
 const tellGot = (counts) =>
   `${counts.delivered} of ${number(sentTo(counts), "webhook")} got it${tellRest(counts)}`;
-// Return whether an event has no webhook's verdict: its own push is all that there is.
+// Return whether an event has no webhook's outcome: its own push is all that there is.
 const isOwnAlone = ({ outcome }) => outcome && !isAny(outcome.tenant) && !sentTo(outcome.operator);
 // Say what became of an event, with the error beside those whom it is about.
 function tellBecame(outcome, tenant, hasError = false) {

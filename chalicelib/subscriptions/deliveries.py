@@ -5,10 +5,10 @@ from collections import Counter
 from chalicelib.core.event import RESERVED_PREFIX, Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import COPY, EXISTS, NOT_EXPIRED, from_item
-from chalicelib.customers.subscription import Subscription
+from chalicelib.events.listing import NOT_SHOWN
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, UNDELIVERED
-from chalicelib.pull.listing import NOT_SHOWN
+from chalicelib.subscriptions.subscription import Subscription
 
 NEWEST = 25  # copies whose status is told
 # Functions of 0.8 leave a copy in the index when they record its delivery, or erase it.

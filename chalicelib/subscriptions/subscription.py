@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.core.event import RESERVED_PREFIX, dumps
-from chalicelib.infra.errors import FieldFault, InvalidRequestError
+from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.parsing import Json, to_base64
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.settings import Settings
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 EventTypes = list[str] | None
@@ -47,6 +48,8 @@ SHOWN = (
     "disabled_at",
     "last_error",
 )
+DISABLED = "not pushed: the subscription is disabled"
+SUSPENDED = "not pushed: the tenant is suspended"
 STATE = ("failing_since", "disabled_at", "last_error")
 ENABLE: Json = dict.fromkeys((*STATE, "paused"))
 PREVIOUS_SECONDS = DAY_SECONDS  # how long the secret before a renewal signs, too
@@ -118,6 +121,12 @@ class Subscription:
         if self.disabled_at:
             return "paused" if self.paused else "disabled"
         return "failing" if self.failing_since else "active"
+
+    def refusal(self, settings: Settings) -> ApiError | None:
+        """Return why its copies are kept as failed and not pushed, if so."""
+        if self.tenant in settings.suspended_tenants:
+            return ApiError(409, "suspended", SUSPENDED)
+        return ApiError(409, "subscription_disabled", DISABLED) if self.disabled_at else None
 
     def description(self) -> str:
         """Return the text to be stored in DESCRIPTION_ATTRIBUTE.

@@ -1,6 +1,7 @@
 """Subscriptions (REST Hooks): who gets a copy of which events."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -11,17 +12,6 @@ from typing import Any
 from chalicelib.core.event import Event, Status, dumps
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import COPY
-from chalicelib.customers import filters
-from chalicelib.customers.subscription import (
-    DESCRIBED,
-    DESCRIPTION_ATTRIBUTE,
-    ENABLE,
-    STATE,
-    EventTypes,
-    Subscription,
-    check_headers,
-    new_secret,
-)
 from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
@@ -32,6 +22,18 @@ from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, Table, Values, key_of, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
+from chalicelib.subscriptions import filters
+from chalicelib.subscriptions.outcomes import Missed
+from chalicelib.subscriptions.subscription import (
+    DESCRIBED,
+    DESCRIPTION_ATTRIBUTE,
+    ENABLE,
+    STATE,
+    EventTypes,
+    Subscription,
+    check_headers,
+    new_secret,
+)
 
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 CACHED_TENANTS = 32  # a hundred subscriptions with the longest filters take 2.5 MB
@@ -44,8 +46,8 @@ BY_HAND = "disabled by hand"
 ALL = "subscription"
 
 Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
-Renewal = Callable[[Subscription], Json]  # returns what changes in one that was just read
-
+TOO_DEEP = Missed("filter")  # the payload is nested too deep for a filter
+EXISTS = "{} has this URL and these types, and another {}: edit it by its id."
 EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
 UNUSED_ID = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
@@ -72,35 +74,33 @@ class Subscriptions(Table):
         target_url: str,
         tenant: str | None,
         event_types: EventTypes = None,
-        secret: str | None = None,
         **described: Any,
     ) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new.
 
-        The same key, URL, types and tenant make the same one, unless it was edited since; it is
-        enabled, and takes what is `described`, its name, filter, headers and form of pushes, and a
-        `secret` that does not sign yet. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS of the
-        tenant; concurrent calls may exceed that slightly. Raises what `check_headers` raises.
+        The same key, URL, types and tenant make the same one, unless it was edited since: see
+        `_make_again`. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS of the tenant; concurrent
+        calls may exceed that slightly. Raises what `check_headers` and `_make_again` raise.
         """
         check_headers(described)
-        identity = (created_by, target_url, _canonical(event_types))
+        identity = (created_by, target_url, _canonical_types(event_types))
         listed = self.of_tenant(tenant)
-        found = [*listed]  # the index may lag: the latest are found by their ids
+        found = {known.subscription_id: known for known in listed}
         seed = seed_of(created_by, target_url, tenant, event_types)
+        # the index may lag: the latest are found by their ids
         while existing := self.get(make_id(seed)):
-            found.append(existing)
+            found[existing.subscription_id] = existing
             seed.append("edited")
-        renewal = partial(self._add_secret, secret) if secret else None
         # One that is edited meanwhile is another: what is given for one URL never goes to another.
-        for known in found:
-            same = self.edit(known, identity, renewal, **described)
+        for known in found.values():
+            same = self._make_again(known, identity, described)
             if same:
                 return same, False
         if len(listed) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
-        description = {**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}
-        description["given"] = {"0": secret or new_secret()}
+        secret = described.get("secret") or new_secret()
+        description = {**described, "event_types": event_types, "given": {"0": secret}}
         subscription_id = make_id(seed)
         item = serialize(
             {
@@ -111,49 +111,75 @@ class Subscriptions(Table):
                 "created_by": created_by,
                 "target_url": target_url,
                 "tenant": tenant,
-                DESCRIPTION_ATTRIBUTE: dumps(description),
+                DESCRIPTION_ATTRIBUTE: dumps({name: description.get(name) for name in DESCRIBED}),
             }
         )
-        applied, _ = self._write("put_item", UNUSED_ID, Item=item)
-        self._lists.cache_clear()
+        try:
+            applied, _ = self._write("put_item", UNUSED_ID, Item=item)
+        finally:  # if the answer was lost, it may be there
+            self._lists.cache_clear()
         if applied:
             return Subscription.from_item(item), True
         # Another call stored it meanwhile, or this one, if the response of boto3's first try was
         # lost: now it is found.
-        return self.create(created_by, target_url, tenant, event_types, secret, **described)
+        return self.create(created_by, target_url, tenant, event_types, **described)
 
-    def edit(
-        self,
-        subscription: Subscription,
-        identity: Identity | None = None,
-        renewal: Renewal | None = None,
-        **changes: Any,
+    def _make_again(
+        self, known: Subscription, identity: Identity, described: Json
+    ) -> Subscription | None:
+        """Enable a subscription that is made again, unless it was paused, and take over its name;
+        return it, or None if it does not have the `identity` any more.
+
+        Raises ApiError 409 if it has not what else is `described`, of secrets one that signs now.
+        """
+        secret = described.get("secret")
+        name = described.get("name")
+
+        def find_changes(current: Subscription) -> Json | None:
+            if _identity(current) != identity:
+                return None
+            is_known = secret in current.secrets(self._clock())
+            has = vars(current) | {"name": name, "secret": secret if is_known else None}
+            differs = [
+                member
+                for member, value in described.items()
+                if value is not None and _canonical(value) != _canonical(has[member])
+            ]
+            if differs:
+                there = {"subscription_id": current.subscription_id, "differs": differs}
+                detail = EXISTS.format(current.subscription_id, ", ".join(differs))
+                raise ApiError(409, "subscription_exists", detail, members=there)
+            renamed = {"name": name or current.name}
+            return renamed if current.paused else ENABLE | renamed
+
+        return self._edit(known, find_changes)
+
+    def _edit(
+        self, known: Subscription, find_changes: Callable[[Subscription], Json | None]
     ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
 
-        If somebody else changed it since, it is changed as it is by then. With an `identity` it is
-        made again: only while it has that, and enabled unless it is paused. What headers say is for
-        one URL: another `target_url` removes those that are not among the changes, and ApiError 409
-        is raised if headers alone are changed, and the URL meanwhile. Raises what `check_headers`
-        raises.
+        If somebody else changed it since, it is changed as it is by then. Another `target_url`
+        removes headers that are not among the changes: what they say is for one URL. Raises what
+        `check_headers` raises.
+
+        :param find_changes: Returns what changes in the subscription as it is then; None: it is
+            another by now, and counts as gone.
         """
-        current: Subscription | None = subscription
-        has_headers_alone = changes.keys() & {"headers", "target_url"} == {"headers"}
-        while current and identity in (None, _identity(current)):
-            if has_headers_alone and current.target_url != subscription.target_url:
-                raise ApiError(409, "edited_meanwhile", EDITED)
-            wanted = changes if identity is None or current.paused else ENABLE | changes
-            if renewal:
-                wanted = wanted | renewal(current)
-            edited = replace(current, **wanted)
+        current: Subscription | None = known
+        while current:
+            changes = find_changes(current)
+            if changes is None:
+                return None
+            edited = replace(current, **changes)
             if edited.target_url != current.target_url:
-                edited = replace(current, **{"headers": None, "slow_since": None, **wanted})
+                edited = replace(current, **{"headers": None, "slow_since": None, **changes})
             check_headers(vars(edited))
             attributes = {
                 "target_url": edited.target_url,
                 DESCRIPTION_ATTRIBUTE: edited.description(),
             }
-            attributes |= {name: wanted[name] for name in STATE if name in wanted}
+            attributes |= {name: changes[name] for name in STATE if name in changes}
             key = current.subscription_id
             applied, item = self._update(key, UNCHANGED, attributes, _seen(current))
             if applied:
@@ -168,16 +194,28 @@ class Subscriptions(Table):
         """Change what is `described` of a subscription, and in the same write its secret, if there
         is one; return it, or None if it is gone.
 
-        Raises what `edit` raises: then nothing has changed.
+        Raises ApiError 409 if headers alone are described, and the URL was changed meanwhile, and
+        what `check_headers` raises: then nothing has changed.
         """
-        renewal = partial(self._renew, secret) if secret else None
-        return self.edit(subscription, renewal=renewal, **described)
+        has_headers_alone = described.keys() & {"headers", "target_url"} == {"headers"}
+
+        def find_changes(current: Subscription) -> Json:
+            if has_headers_alone and current.target_url != subscription.target_url:
+                raise ApiError(409, "edited_meanwhile", EDITED)
+            return described | (self._renew(secret, current) if secret else {})
+
+        return self._edit(subscription, find_changes)
+
+    def enable(self, subscription: Subscription) -> Subscription | None:
+        """Enable a subscription; return it, or None if it is gone."""
+        return self._edit(subscription, lambda _: ENABLE)
 
     def pause(self, subscription: Subscription) -> Subscription | None:
         """Disable a subscription by hand, if it is enabled; return it, or None if it is gone."""
         if subscription.disabled_at:
             return subscription
-        return self.edit(subscription, disabled_at=self._after(0), last_error=BY_HAND, paused=True)
+        changes = {"disabled_at": self._after(0), "last_error": BY_HAND, "paused": True}
+        return self._edit(subscription, lambda _: changes)
 
     def renew_secret(
         self, subscription: Subscription, secret: str | None = None
@@ -188,16 +226,11 @@ class Subscriptions(Table):
         Of two calls at once, the later one finds a renewal that has just been made: without a
         secret it changes nothing, and another secret takes the place of that one's.
         """
-        return self.edit(subscription, renewal=partial(self._renew, secret))
+        return self._edit(subscription, partial(self._renew, secret))
 
     def _renew(self, secret: str | None, current: Subscription) -> Json:
         """Return what changes, unless it is the present secret."""
         return {} if secret == current.secret else current.renewed(secret, self._clock())
-
-    def _add_secret(self, secret: str, current: Subscription) -> Json:
-        """Return what changes, unless it is a secret that signs now."""
-        now = self._clock()
-        return {} if secret in current.secrets(now) else current.renewed(secret, now)
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
@@ -350,24 +383,35 @@ class Subscriptions(Table):
         """
         period = self._clock() // CACHE_SECONDS
         keys = dict.fromkeys((None, event.tenant))
-        listed = [subscription for key in keys for subscription in self._lists(key, period)]
-        typed = [known for known in listed if known.matches(event.event_type)]
-        if event.is_report:  # it has no payload of the caller's
-            return typed
-        try:
-            return [
-                subscription
-                for subscription in typed
-                if subscription.filter is None
-                or filters.mismatch(subscription.filter, event.payload) is None
-            ]
-        except RecursionError:
-            raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None
+        found = []
+        for known in [known for key in keys for known in self._lists(key, period)]:
+            not_taken = why_not_taken(known, event)
+            if not_taken == TOO_DEEP:
+                raise InvalidRequestError(FieldFault("payload", "is nested too deep"))
+            if not_taken.reason is None:
+                found.append(known)
+        return found
 
     def _allowed(self, tenant: str | None, _period: float) -> list[Subscription]:
         """Return the subscriptions of a tenant whose hosts are allowed, read once in a period."""
         hosts = self._services.settings.subscription_hosts
         return [known for known in self.of_tenant(tenant) if hosts.allows(known.target_url)]
+
+
+def why_not_taken(subscription: Subscription, event: Event) -> Missed:
+    """Return why the types or the filter of a subscription do not take an event, if so.
+
+    A report has no payload of the caller's: it is not filtered.
+    """
+    if not subscription.matches(event.event_type):
+        return Missed("event_types")
+    if subscription.filter is None or event.is_report:
+        return Missed()
+    try:
+        member = filters.mismatch(subscription.filter, event.payload)
+    except RecursionError:
+        return TOO_DEEP
+    return Missed() if member is None else Missed("filter", member)
 
 
 def _tell(changed: Subscription | None, change: str) -> None:
@@ -390,12 +434,17 @@ def _partition(tenant: str | None) -> str:
 
 def _identity(subscription: Subscription) -> Identity:
     """Return what makes it the same when it is made again."""
-    types = _canonical(subscription.event_types)
+    types = _canonical_types(subscription.event_types)
     return subscription.created_by, subscription.target_url, types
 
 
-def _canonical(event_types: EventTypes) -> str:
+def _canonical_types(event_types: EventTypes) -> str:
     return "None" if event_types is None else dumps(sorted(set(event_types)))
+
+
+def _canonical(value: Any) -> str:
+    """Return the text that is the same for equal JSON alone: in Python, true is 1."""
+    return json.dumps(value, sort_keys=True)
 
 
 def seed_of(
@@ -405,7 +454,7 @@ def seed_of(
     event_types: EventTypes,
 ) -> list[str]:
     """Return what the id of a subscription is made of, unless one that was edited has that id."""
-    return [created_by, tenant or "", target_url, _canonical(event_types)]
+    return [created_by, tenant or "", target_url, _canonical_types(event_types)]
 
 
 def make_id(seed: Iterable[str]) -> str:

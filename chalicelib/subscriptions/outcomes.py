@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from chalicelib.core.event import Event, Status
-from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import rfc3339
+from chalicelib.subscriptions.subscription import Subscription
 
 SOON_SECONDS = 60  # a copy whose next attempt is later waits
 WORST_FIRST = ("failed", "retrying", "not_sent", "pending", "delivered", "not_asked")
@@ -34,7 +34,7 @@ class Recipient(NamedTuple):
     missed: Missed
 
 
-class Verdict(NamedTuple):
+class WebhookOutcome(NamedTuple):
     """What became of an event for a webhook; `subscription_id` None: the operator's own."""
 
     state: str
@@ -56,21 +56,23 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
     that are gone count. The event's own push counts beside those of the operator, and beside those
     of the tenant, too, while it is failed or retried: nobody may take such an event for delivered.
     """
-    tenant: list[Verdict] = []
-    operator: list[Verdict] = []
+    tenant: list[WebhookOutcome] = []
+    operator: list[WebhookOutcome] = []
     for subscription_id, subscription, copy, missed in recipients:
         state = "not_sent" if missed.reason in NOT_SENT else "not_asked"
-        verdict = Verdict(state, None, subscription_id)
+        outcome = WebhookOutcome(state, None, subscription_id)
         if copy:
-            verdict = Verdict(state_of(copy), copy.last_error, subscription_id)
+            outcome = WebhookOutcome(state_of(copy), copy.last_error, subscription_id)
         side = tenant if subscription and subscription.tenant else operator
-        side.append(verdict)
-    own = [Verdict(state_of(event), event.last_error, None)] if event.is_pushed_itself else []
-    in_trouble = [verdict for verdict in own if verdict.state in TROUBLE]
+        side.append(outcome)
+    own = (
+        [WebhookOutcome(state_of(event), event.last_error, None)] if event.is_pushed_itself else []
+    )
+    in_trouble = [outcome for outcome in own if outcome.state in TROUBLE]
     deciding = min(
         tenant + in_trouble if tenant else operator + own,
-        key=lambda verdict: WORST_FIRST.index(verdict.state),
-        default=Verdict("no_webhook", None, None),
+        key=lambda outcome: WORST_FIRST.index(outcome.state),
+        default=WebhookOutcome("no_webhook", None, None),
     )
     return {
         **deciding._asdict(),
@@ -80,8 +82,8 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
     }
 
 
-def _count(verdicts: Iterable[Verdict]) -> Json:
-    counts = Counter(verdict.state for verdict in verdicts)
+def _count(outcomes: Iterable[WebhookOutcome]) -> Json:
+    counts = Counter(outcome.state for outcome in outcomes)
     return {state: counts[state] for state in WORST_FIRST}
 
 
