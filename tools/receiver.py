@@ -22,7 +22,6 @@ from werkzeug.serving import make_server
 from chalicelib import deps as services
 from chalicelib.core.http_push import signature
 from chalicelib.settings import decode_secret
-from chalicelib.subscriptions.subscription import Subscription
 from tools.export import read_all
 
 
