@@ -198,6 +198,7 @@ def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(syst
         assert json.loads(body)["code"] == "not_found"
         assert system.key not in body.decode()
     assert system.call("GET", "/nope", Authorization="Bearer é")[0] == 404
+    assert system.call("PUT", "/events")[0] == 404
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
