@@ -21,6 +21,7 @@ PARAMETERS = {
     "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
     "ApiKeys": "API_KEYS",
     "WebhookSigningSecrets": "WEBHOOK_SIGNING_SECRETS",
+    "SuspendedTenants": "SUSPENDED_TENANTS",
     "AlarmEmail": "ALARM_EMAIL",
     "AlarmUrl": "ALARM_URL",
     "QuietAlarmHours": "QUIET_ALARM_HOURS",
