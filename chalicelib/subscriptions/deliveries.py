@@ -1,6 +1,7 @@
 """How the deliveries of a subscription go, at the cost of few read units."""
 
 from collections import Counter
+from itertools import islice
 
 from chalicelib.core.event import RESERVED_PREFIX, Event, Status
 from chalicelib.core.invocation import CoreServices
@@ -11,6 +12,7 @@ from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, UNDELIVERED
 from chalicelib.subscriptions.subscription import Subscription
 
 NEWEST = 25  # copies whose status is told
+MAX_PAGES = 10  # of 1 MB, with nothing that counts: a list has 25 subscriptions
 # Functions of 0.8 leave a copy in the index when they record its delivery, or erase it.
 NOT_DELIVERED = "NOT begins_with(status_shard, :delivered)"
 NO_REPORT = "NOT begins_with(event_type, :reserved)"
@@ -36,10 +38,11 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     )
     undelivered: list[Event] = []
     has_more = True
-    while has_more and not undelivered:  # a page may have nothing that counts
-        page = next(pages)
+    for page in islice(pages, MAX_PAGES):  # a page may have nothing that counts
         undelivered = _copies(page)
         has_more = "LastEvaluatedKey" in page
+        if undelivered:
+            break
     newest = services.store.pages(
         key,
         IndexName=BY_LOOKUP,

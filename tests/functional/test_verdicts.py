@@ -226,14 +226,13 @@ def store_copy(world: World, subscription_id: str, number: int, state: Status, *
     """Store a copy that was made `number` seconds after the start."""
     copy = Event(
         event_id=f"cpy_{world.services.new_id()}",
-        event_type="a",
         created_at=rfc3339(START + number),
         created_by="acme",
         status=state,
         subscription_id=subscription_id,
         response_bytes=2,
         expires_at=int(START) + 86400,
-        **more,
+        **{"event_type": "a", **more},
     )
     world.services.store.put(copy, compressed(copy))
 
@@ -333,6 +332,10 @@ def test_what_does_not_count_is_passed_over(world: World, during: During) -> Non
     assert len(undelivered(world, subscription_id)) == 1
     store_copy(world, subscription_id, 4, Status.FAILED)
     assert_has(deliveries(world, subscription_id), failed=1, has_more=True)
+    of_reports = id_of_new(world, "http://127.0.0.1:9/", "triggers.*")
+    for number in range(11):
+        store_copy(world, of_reports, number, Status.FAILED, event_type="triggers.event.failed")
+    assert_has(deliveries(world, of_reports), failed=0, has_more=True)
 
 
 def test_a_report_that_failed_is_listed_and_not_counted(
