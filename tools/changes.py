@@ -41,17 +41,20 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
 
     :param removed: Names, or names with the beginning of a digest, separated by commas.
     """
-    given_entries = split_keys(given)
-    names = set(map(_name_of, given_entries))
-    entries = [entry for entry in split_keys(in_use) if _name_of(entry) not in names]
-    entries += given_entries
-    for key in split_keys(removed):
+    entries = split_keys(in_use)
+    known = ", ".join(entry[: len(_name_of(entry)) + 9] for entry in entries)
+    keys = split_keys(removed)
+    if removed and not keys:
+        raise UnconfirmedError(f"nothing was changed: REMOVE_KEY names no key; there are: {known}")
+    for key in keys:
         beginning = key if ":" in key else f"{key}:"
         left = [entry for entry in entries if not entry.startswith(beginning)]
         if left == entries:
-            known = ", ".join(entry[: len(_name_of(entry)) + 9] for entry in entries)
             raise UnconfirmedError(f"nothing was changed: no API key is {key}; there are: {known}")
         entries = left
+    given_entries = split_keys(given)
+    names = set(map(_name_of, given_entries))
+    entries = [entry for entry in entries if _name_of(entry) not in names] + given_entries
     kept = ",".join(sorted(set(map(_name_of, entries)) - names))
     if names and kept:
         print(f"not in API_KEYS, and kept: {kept} (to take them out: REMOVE_KEY={kept})")

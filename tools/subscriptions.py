@@ -231,7 +231,7 @@ def change(
         listed = api.list_all("/subscriptions", tenant=tenant)
         found = [row for row in listed if bool(row["disabled_at"]) is (verb == "enable")]
         changed_ids = [row["subscription_id"] for row in found]
-        if not go:
+        if not (go and found):
             print_items(STATE_COLUMNS, found)
             count = counted(len(found), "subscription")
             print(f"{count} would be {verb}d. To {verb} them: {again(go='1')}")
