@@ -18,7 +18,11 @@ function fillForm(form, one, answer) {
   const isOfHeaders = ({ field }) => field === "headers";
   url.oninput = () => explain(readForm(form, one).faults.filter(isOfHeaders), form);
   setText(parts.save, one ? "Save" : "Add");
-  form.onsubmit = () => save(form, one, answer);
+  form.onsubmit = () => {
+    if (form.ariaBusy === "true") return; // a second click
+    form.ariaBusy = "true";
+    save(form, one, answer).finally(() => (form.ariaBusy = null));
+  };
 }
 // Types to tick, if there are some to choose from; else they are typed.
 function fillTypes({ ticks, others }, input, chosen) {
@@ -119,8 +123,10 @@ async function save(form, one, answer) {
   const { fault } = partsOf(form);
   setText(fault, isExplained || body ? "" : answered.message);
   const { code, differs, subscription_id: there } = answered;
-  if (code === "subscription_exists")
-    fault.append(` Differs: ${differs.join()}. `, link(`/subscriptions/${there}`, {}, "Edit it"));
+  if (code === "subscription_exists") {
+    const edit = link(`/subscriptions/${there}`, {}, "Edit it");
+    fault.append(` It differs in ${differs.join(", ")}. `, edit);
+  }
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;
