@@ -18,11 +18,7 @@ function fillForm(form, one, answer) {
   const isOfHeaders = ({ field }) => field === "headers";
   url.oninput = () => explain(readForm(form, one).faults.filter(isOfHeaders), form);
   setText(parts.save, one ? "Save" : "Add");
-  form.onsubmit = () => {
-    if (form.ariaBusy === "true") return; // a second click
-    form.ariaBusy = "true";
-    save(form, one, answer).finally(() => (form.ariaBusy = null));
-  };
+  form.onsubmit = () => (form.saved ??= save(form, one, answer).finally(() => delete form.saved));
 }
 // Types to tick, if there are some to choose from; else they are typed.
 function fillTypes({ ticks, others }, input, chosen) {
@@ -123,10 +119,8 @@ async function save(form, one, answer) {
   const { fault } = partsOf(form);
   setText(fault, isExplained || body ? "" : answered.message);
   const { code, differs, subscription_id: there } = answered;
-  if (code === "subscription_exists") {
-    const edit = link(`/subscriptions/${there}`, {}, "Edit it");
-    fault.append(` It differs in ${differs.join(", ")}. `, edit);
-  }
+  if (code === "subscription_exists")
+    fault.append(` Differs: ${differs.join(", ")}. `, link(`/subscriptions/${there}`, {}, "Edit it"));
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;

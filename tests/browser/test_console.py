@@ -677,7 +677,7 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     page.get_by_label("For tenant").fill("acme")
     page.get_by_role("textbox", name="Filter").fill('{"total": [1]}')
     console.button("Add").last.click()
-    expect(fault).to_have_text(re.compile("types already. It differs in filter. Edit it"))
+    expect(fault).to_have_text(re.compile("types already. Differs: filter. Edit it"))
     page.get_by_role("link", name="Edit it").click()
     console.text("#subscriptions h2").to_have_text([HOSTILE])
     console.forgive("status of 40")
