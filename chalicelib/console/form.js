@@ -118,9 +118,9 @@ async function save(form, one, answer) {
   const isExplained = explain((answered.errors ?? []).map(asSentence), form);
   const { fault } = partsOf(form);
   setText(fault, isExplained || body ? "" : answered.message);
-  const { code, differs, subscription_id: there } = answered;
+  const { code, differs, subscription_id: id } = answered;
   if (code === "subscription_exists")
-    fault.append(` Differs: ${differs.join(", ")}. `, link(`/subscriptions/${there}`, {}, "Edit it"));
+    fault.append(` Differs: ${differs.join(", ")}. `, link(`/subscriptions/${id}`, {}, "Edit it"));
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;
