@@ -18,7 +18,7 @@ function fillForm(form, one, answer) {
   const isOfHeaders = ({ field }) => field === "headers";
   url.oninput = () => explain(readForm(form, one).faults.filter(isOfHeaders), form);
   setText(parts.save, one ? "Save" : "Add");
-  form.onsubmit = () => save(form, one, answer);
+  form.onsubmit = () => (form.saved ??= save(form, one, answer).finally(() => delete form.saved));
 }
 // Types to tick, if there are some to choose from; else they are typed.
 function fillTypes({ ticks, others }, input, chosen) {
@@ -118,9 +118,9 @@ async function save(form, one, answer) {
   const isExplained = explain((answered.errors ?? []).map(asSentence), form);
   const { fault } = partsOf(form);
   setText(fault, isExplained || body ? "" : answered.message);
-  const { code, differs, subscription_id: there } = answered;
+  const { code, differs, subscription_id: id } = answered;
   if (code === "subscription_exists")
-    fault.append(` Differs: ${differs.join()}. `, link(`/subscriptions/${there}`, {}, "Edit it"));
+    fault.append(` Differs: ${differs.join(", ")}. `, link(`/subscriptions/${id}`, {}, "Edit it"));
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;

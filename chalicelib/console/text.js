@@ -36,6 +36,7 @@ function say(text) {
 // What to do when a call is refused, by the code of the answer.
 const REFUSALS = {
   subscription_disabled: () => "This webhook is disabled: enable it first.",
+  subscription_exists: () => "A webhook has this URL and these types already.",
   subscription_gone: () => "This webhook was deleted: nothing can be sent to it.",
   event_claimed: () => page.me?.tenant && "It is being sent at this moment.",
   edited_meanwhile: () => "It was edited by somebody else meanwhile: look at it and save again.",

@@ -284,5 +284,7 @@ SETTLED: dict[str, str] = {
     ),
     Reason.PERMANENT: f"Not delivered: the latest attempt failed permanently. {KEPT}",
     Reason.EXHAUSTED: f"Not delivered: the latest attempt was the last one allowed. {KEPT}",
-    Reason.DISABLED: f"Not delivered: its subscription was disabled. {KEPT}",
+    Reason.DISABLED: (
+        f"Not delivered: its subscription was disabled, or its tenant suspended. {KEPT}"
+    ),
 }

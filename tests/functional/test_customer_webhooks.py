@@ -64,6 +64,7 @@ def test_a_suspended_tenant_gets_nothing_and_has_everything_back_afterwards(
     world.empty_inbox()
     kept, mine = sorted(copies(world, event), key=lambda copy: copy["status"], reverse=True)
     assert_has(kept, status="failed", last_error="not pushed: the tenant is suspended")
+    assert "or its tenant suspended" in kept["message"]
     assert_has(mine, status="delivered", subscription_id=mine["subscription_id"])
     assert target.count == 1
     assert world.dead_letters() == []
