@@ -21,6 +21,7 @@ PARAMETERS = {
     "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
     "ApiKeys": "API_KEYS",
     "WebhookSigningSecrets": "WEBHOOK_SIGNING_SECRETS",
+    "SuspendedTenants": "SUSPENDED_TENANTS",
     "AlarmEmail": "ALARM_EMAIL",
     "AlarmUrl": "ALARM_URL",
     "QuietAlarmHours": "QUIET_ALARM_HOURS",
@@ -40,13 +41,10 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
 
     :param removed: Names, or names with the beginning of a digest, separated by commas.
     """
-    entries = split_keys(given)
-    names = tuple(f"{_name_of(entry)}:" for entry in entries)
-    kept = [entry for entry in split_keys(in_use) if not entry.startswith(names)]
-    if names and kept:
-        told = ",".join(sorted(set(map(_name_of, kept))))
-        print(f"not in API_KEYS, and kept: {told} (to take them out: REMOVE_KEY={told})")
-    entries = kept + entries
+    given_entries = split_keys(given)
+    names = set(map(_name_of, given_entries))
+    entries = [entry for entry in split_keys(in_use) if _name_of(entry) not in names]
+    entries += given_entries
     for key in split_keys(removed):
         beginning = key if ":" in key else f"{key}:"
         left = [entry for entry in entries if not entry.startswith(beginning)]
@@ -54,6 +52,9 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
             known = ", ".join(entry[: len(_name_of(entry)) + 9] for entry in entries)
             raise UnconfirmedError(f"nothing was changed: no API key is {key}; there are: {known}")
         entries = left
+    kept = ",".join(sorted(set(map(_name_of, entries)) - names))
+    if names and kept:
+        print(f"not in API_KEYS, and kept: {kept} (to take them out: REMOVE_KEY={kept})")
     return in_use if set(entries) == set(split_keys(in_use)) else ",".join(entries)
 
 

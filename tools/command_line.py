@@ -16,7 +16,6 @@ from typing import Any
 
 import boto3
 import click
-from botocore.exceptions import NoCredentialsError, NoRegionError
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -35,10 +34,6 @@ UNIT_SECONDS = {
     "h": 3600,
     "d": 86400,
 }
-PASTE = (
-    " (credentials and AWS_REGION must be set; for `make run`, paste the last "
-    "export that it printed)"
-)
 
 
 class Commands(click.Group):
@@ -54,9 +49,8 @@ class Commands(click.Group):
                 raise click.ClickException(as_typed(error.format_message())) from error
             raise
         except (*AWS_ERRORS, QueueUnavailableError) as error:
-            hint = PASTE if isinstance(error, NoRegionError | NoCredentialsError) else ""
             reason = " ".join(str(error).split())
-            raise click.ClickException(f"AWS: {reason}{hint}") from error
+            raise click.ClickException(f"AWS: {reason}") from error
 
 
 def is_make() -> bool:
@@ -177,14 +171,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
     for column in table.columns:
         column.overflow = "fold"
     for row in rows:
-        table.add_row(*(Text(as_cell(value)) for value in row))
+        table.add_row(*(Text("" if value is None else printable(str(value))) for value in row))
     Console(width=250).print(table, crop=False)
-
-
-def as_cell(value: object) -> str:
-    if value is None:
-        return ""
-    return printable(str(value))
 
 
 def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -> None:

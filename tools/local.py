@@ -4,52 +4,43 @@ Environment variables are checked first, then used; what they do not name is cre
 """
 
 import contextlib
-import functools
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, TextIO
+from typing import TextIO
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config as ClientConfig
-from botocore.exceptions import EndpointConnectionError
 from chalice.config import Config
-from chalice.local import (
-    ChaliceRequestHandler,
-    LocalDevServer,
-    LocalGatewayException,
-    create_local_server,
-)
-from werkzeug.serving import DechunkedInput
+from chalice.local import LocalGateway, LocalGatewayException, create_local_server
+from werkzeug import Request, Response
+from werkzeug.serving import BaseWSGIServer, make_server
 
 from chalicelib import __version__, settings
 from chalicelib import deps as services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
     AWS_ERRORS,
-    ApiError,
     QueueUnavailableError,
     SettingsError,
-    StorageUnavailableError,
 )
-from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message, Queue
 from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
-from tools import api_key, local_aws
+from tools import api_key, gateway, local_aws
 from tools.api import printable
-from tools.receiver import Receiver
+from tools.receiver import HOST, Receiver
 
 ROOT = Path(__file__).parent.parent
 TOUR = ROOT / "tools" / "paste.sh"
@@ -65,6 +56,8 @@ VARIABLES = (
     "SETTINGS_SECRET",
     *SETTINGS,
 )
+# of a log record
+TOLD = ("outcome", "attempt", "status_code", "error", "reason", "retry_in_seconds")
 SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
 
 
@@ -77,11 +70,9 @@ class Screen(logging.Handler):
     warning.
     """
 
-    def __init__(self, stream: TextIO, url: str) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._url = url
-        self.key = ""
 
     def say(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads it any more
@@ -95,86 +86,25 @@ class Screen(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = vars(record)
-        event_id = str(fields.get("event_id", ""))
-        match record.getMessage():
-            case "attempt":
-                answer = fields["status_code"] or fields["error"]
-                text = f"{fields['outcome']:<11}  attempt {fields['attempt']}: {answer}"
-                seconds = fields["retry_in_seconds"]
-                if seconds is not None:
-                    text += f", next in {seconds:.1f} s"
-                self.event(event_id, text)
-            case "dead letter":
-                link = f"{self._url}/#/events/{event_id}"
-                if self.key:
-                    link += f"?key={self.key}"
-                self.event(event_id, f"dead letter  {fields.get('reason')}  {link}")
-            case "event accepted" | "acknowledged" | "replayed" as message:
-                self.event(event_id, message.removeprefix("event "))
-            case message if record.levelno >= logging.WARNING:
-                reason = fields.get("error") or fields.get("reason") or ""
-                if message == "dynamodb failed":
-                    reason += f", the emulator at {given('AWS_ENDPOINT_URL')}"
-                self.event(event_id, f"warning      {message} {reason}")
+        words = [record.getMessage()]
+        words += [f"{name}={fields[name]}" for name in TOLD if fields.get(name) is not None]
+        if "event_id" in fields or record.levelno >= logging.WARNING:
+            self.event(str(fields.get("event_id", "")), "  ".join(words))
 
 
-class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server, which reads chunked bodies."""
-
-    disable_nagle_algorithm = True
-    timeout = 60
-    do_HEAD = do_TRACE = ChaliceRequestHandler.do_PUT  # no route has them: 405
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # the client is gone
-            super().handle()
-
-    def parse_request(self) -> bool:
-        """Read a request with its body; return False if it is answered already."""
-        if not super().parse_request():
-            return False
-        # no API key is like that, and Chalice fails on it
-        if not self.headers.get("Authorization", "").isascii():
-            del self.headers["Authorization"]
-        try:
-            length = max(0, int(self.headers.get("Content-Length", "0")))
-            if "Transfer-Encoding" in self.headers:
-                body = DechunkedInput(self.rfile).read()
-            else:
-                body = self.rfile.read(length)
-        except (ValueError, OSError):
-            self.send_error(400)
-            return False
-        self._payload = dict(self.headers), body or None
-        return True
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Send a problem document, and close the connection."""
-        self._send_http_response(code, {}, None)
-
-    def _send_http_response(self, code: int, headers: Json, body: Any) -> None:
-        """Send a response of the app, or a problem document, which repeats nothing of the
-        request.
-        """
-        # of Chalice, whose headers name the methods
-        if body is None or code == HTTPStatus.METHOD_NOT_ALLOWED:
-            from chalicelib.web.routes import problem
-
-            status = HTTPStatus(code)
-            word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
-            response = problem(ApiError(code, word, f"{status.description or status.phrase}."))
-            body = response.body
-            headers = {**headers, **response.headers, "Connection": "close"}
-        super()._send_http_response(code, headers, body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def _parse_payload(self) -> tuple[Any, bytes | None]:
-        return self._payload
-
-    def _send_error_response(self, error: LocalGatewayException) -> None:
-        self.send_error(404)
+def _respond(api: LocalGateway, request: Request) -> Response:
+    """Return the response of the app or, where no route is, that of API Gateway."""
+    path = request.environ["RAW_URI"]
+    body = request.get_data() or None
+    try:
+        made = api.handle_request(request.method, path, dict(request.headers), body)
+    # Chalice repeats Authorization in the error, and takes no other characters than ASCII there
+    except (LocalGatewayException, UnicodeError):
+        made = {"statusCode": HTTPStatus.METHOD_NOT_ALLOWED}
+    if made["statusCode"] == HTTPStatus.METHOD_NOT_ALLOWED:
+        document = gateway.NOT_FOUND["responseTemplates"]["application/json"]
+        return Response(document, HTTPStatus.NOT_FOUND, content_type="application/problem+json")
+    return Response(made["body"], made["statusCode"], made["headers"])
 
 
 def given(name: str) -> str:
@@ -185,28 +115,31 @@ def given(name: str) -> str:
 def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise StartError."""
     outside = {name: given(name) for name in VARIABLES if given(name)}
-    server = _listen(_read_config(), _check_environment())
-    url = f"http://127.0.0.1:{server.server.server_port}"
-    screen = _open_screen(url)
-    _provide_aws(outside)
+    config = _read_config()
+    _check_environment()
+    server = _listen(config)
+    url = f"http://{HOST}:{server.port}"
+    screen = _open_screen()
+    key = ""
+    _provide_aws()
     receiver = Receiver(screen.event)
     if not given("SETTINGS_SECRET"):
         if "API_KEYS" not in os.environ:
-            screen.key = api_key.new_key()
-            scopes = "+".join(Scope)
-            os.environ["API_KEYS"] = api_key.entry("local", screen.key, scopes)
+            key = api_key.new_key()
+            os.environ["API_KEYS"] = api_key.entry("local", key, "+".join(Scope))
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
         hosts = (*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")
         _provide("SUBSCRIPTION_HOSTS", ",".join(hosts))
-    logging.disable(logging.INFO)  # what to paste is printed first
-    _check_connections()
-    logging.disable(logging.NOTSET)
-    screen.say(_usage(url, screen.key, receiver, outside))
+    try:
+        services.get()
+    except SettingsError as error:
+        raise StartError(str(error)) from error
+    screen.say(_usage(url, key, receiver, outside))
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
-    Thread(target=server.server.serve_forever, name="api", daemon=True).start()
+    Thread(target=server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 
 
@@ -222,44 +155,37 @@ def _read_config() -> Config:
     return config
 
 
-def _check_environment() -> int:
-    """Return the port; raise StartError naming every variable at fault."""
-    faults = []
+def _check_environment() -> None:
+    """Raise StartError naming every variable at fault."""
     variables = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
     variables.update((name, value) for name, value in os.environ.items() if value.strip())
     try:
         services.load_checked(variables)
     except SettingsError as error:
-        faults.append(str(error))
-    port = given("PORT") or "8000"
-    if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
-        faults.append("PORT is unusable: it must be 0 to 65535")
-    if faults:
-        raise StartError("; ".join(faults))
-    return int(port)
+        raise StartError(str(error)) from error
 
 
-def _listen(config: Config, port: int) -> LocalDevServer:
-    """Return Chalice's local server, which listens already and does not yet respond."""
+def _listen(config: Config) -> BaseWSGIServer:
+    """Return the server of the API, which listens already and does not yet respond."""
     from app import app  # reads the variables that are set by now
 
     api_config = config.scope(config.chalice_stage, "api_handler")
+    port = given("PORT") or "8000"
     try:
-        server = create_local_server(app, api_config, "127.0.0.1", port)
-    except OSError as error:
-        reason = f"{error.strerror}; make run PORT=0 takes a free one"
-        raise StartError(f"PORT {port}: {reason}") from error
-    handler = functools.partial(Handler, app_object=app, config=api_config)
-    server.server.RequestHandlerClass = handler
-    server.server.socket.listen(128)
-    return server
+        # Chalice makes the app safe for threads, and opens the port.
+        local = create_local_server(app, api_config, HOST, int(port)).server
+    except (OSError, OverflowError, ValueError) as error:
+        raise StartError(f"PORT {port}: {error}; make run PORT=0 takes a free one") from error
+    # Its own server reads no chunked bodies.
+    respond = Request.application(partial(_respond, LocalGateway(app, api_config)))
+    return make_server(HOST, 0, respond, threaded=True, fd=local.fileno())
 
 
-def _open_screen(url: str) -> Screen:
+def _open_screen() -> Screen:
     """Return the screen. On a terminal, JSON lines go to a file, not in this tree, which `chalice
     local` watches.
     """
-    screen = Screen(sys.stdout, url)
+    screen = Screen(sys.stdout)
     telemetry.logger.addHandler(screen)
     if sys.stdout.isatty():
         log = Path(tempfile.mkstemp(".log", "triggers-api-")[1])
@@ -267,7 +193,7 @@ def _open_screen(url: str) -> Screen:
     return screen
 
 
-def _provide_aws(outside: dict[str, str]) -> None:
+def _provide_aws() -> None:
     """Start an AWS unless one is given, make the resources it lacks, and set the variables that
     name them.
     """
@@ -282,36 +208,12 @@ def _provide_aws(outside: dict[str, str]) -> None:
                 _provide(name, value)
     except (*AWS_ERRORS, ValueError) as error:
         text = " ".join(str(error).split())
-        if isinstance(error, EndpointConnectionError):
-            text += f" (set by a run that has ended? Then: unset {' '.join(outside)})"
         raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}") from error
 
 
 def _provide(name: str, value: str) -> None:
     """Set a variable unless it is set."""
     os.environ[name] = given(name) or value
-
-
-def _check_connections() -> None:
-    """Look at the table and the queues; raise StartError naming the variable at fault."""
-    try:
-        current = services.get()
-    except SettingsError as error:
-        raise StartError(str(error)) from error
-    looks: dict[str, Callable[[], object]] = {
-        "INBOX_QUEUE_URL": current.work_queue.depth,
-        "SLOW_QUEUE_URL": current.slow_queue.depth,
-        "INBOX_DLQ_URL": current.dlq.depth,
-        "EVENTS_TABLE_NAME": functools.partial(current.store.get, "evt_"),
-    }
-    for name, look in looks.items():
-        try:
-            look()
-        # the log has the error code of AWS
-        except (QueueUnavailableError, StorageUnavailableError) as error:
-            raise StartError(
-                f"{name} is unusable: it {SETTINGS[name].metadata['expected']}"
-            ) from error
 
 
 def _start_workers() -> None:
@@ -373,8 +275,7 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     Secrets that come from outside are not repeated, but named.
     """
     current = services.get().settings
-    modes = (settings.PULL_ONLY, settings.COPIES_ONLY)
-    hidden = [name for name in outside if name in SECRETS and outside[name] not in modes]
+    hidden = [name for name in outside if name in SECRETS]
     variables = {name: given(name) for name in VARIABLES if given(name) and name not in hidden}
     exported = "export"
     for name, value in variables.items():

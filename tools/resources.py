@@ -57,9 +57,6 @@ FIRST_TIME = """\
   ALARM_URL                optional: an https URL that alarms are posted to
   QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours
   DASHBOARD                optional: none leaves the dashboard out, $3 a month beyond three"""
-BUDGET = """\
-nothing but a budget stops the bill of a destination that stays dead: make one
-(docs/runbook.md, A budget)"""
 UNCONFIRMED = """\
 nothing was changed. The environment has other settings than {changes}
 Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command."""
@@ -87,9 +84,7 @@ prints:
 NO_INDEX = """\
 no function was deployed: the table {table} lacks {index}, without which lists fail. Add it, and
 deploy again, which waits until it is filled:
-  aws dynamodb update-table --table-name {table} \\
-    --attribute-definitions '{attributes}' \\
-    --global-secondary-index-updates '{updates}'"""
+  aws dynamodb update-table --cli-input-json '{request}'"""
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
@@ -130,8 +125,7 @@ def update_stage(
     given = _given(stage)
     if stack and stack["StackStatus"].endswith("_IN_PROGRESS"):  # by a run that was stopped
         print(f"waiting for stack {stack_name(stage)}: {stack['StackStatus']}", flush=True)
-        _wait(stack["StackId"], USABLE, cloudformation)
-        stack = _find_stack(stage, cloudformation)
+        stack = _wait(stack["StackId"], USABLE, cloudformation)
     parameters = stack["Parameters"] if stack else ()
     known = {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
     removed = os.environ.get("REMOVE_KEY", "")
@@ -163,17 +157,15 @@ def update_stage(
             await_indexes(table_name)
         cloudformation.execute_change_set(**change_set)
         print(WAITING, flush=True)
-        _wait(change_set["StackName"], COMPLETE, cloudformation)
+        stack = _wait(change_set["StackName"], COMPLETE, cloudformation)
         if "EventsTable" in actions:
             await_indexes(table_name)
         print("done")
-    if not known:
-        print(BUDGET)
     cloudformation.update_termination_protection(
         StackName=stack_name(stage), EnableTerminationProtection=True
     )
     restore_record(stage)
-    check_alarms(stage, cloudformation)
+    check_alarms(outputs_of(stack or {})["DLQAlarmTopicArn"])
 
 
 def check_indexes(stage: str) -> None:
@@ -187,14 +179,15 @@ def check_indexes(stage: str) -> None:
         if index["IndexName"] not in states:
             keys = [key["AttributeName"] for key in index["KeySchema"]]
             definitions = properties["AttributeDefinitions"]
-            attributes = [each for each in definitions if each["AttributeName"] in keys]
-            command = NO_INDEX.format(
-                table=table_name,
-                index=index["IndexName"],
-                attributes=json.dumps(attributes),
-                updates=json.dumps([{"Create": index}]),
-            )
-            raise click.ClickException(command)
+            request = {
+                "TableName": table_name,
+                "AttributeDefinitions": [
+                    each for each in definitions if each["AttributeName"] in keys
+                ],
+                "GlobalSecondaryIndexUpdates": [{"Create": index}],
+            }
+            told = {"table": table_name, "index": index["IndexName"]}
+            raise click.ClickException(NO_INDEX.format(**told, request=json.dumps(request)))
 
 
 def await_indexes(table_name: str) -> dict[str, str]:
@@ -237,19 +230,15 @@ def _create_change_set(
     options: Json = {"ChangeSetType": "UPDATE"}
     if not known:
         options = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
-    try:
-        created = cloudformation.create_change_set(
-            StackName=stack_name(stage),
-            ChangeSetName=f"resources-{time.time_ns()}",
-            TemplateBody=json.dumps(template),
-            Parameters=parameters,
-            Tags=[{"Key": key, "Value": value} for key, value in tags_of(stage).items()],
-            ImportExistingResources=True,
-            **options,
-        )
-    except ClientError as error:
-        _explain(str(error))
-        return None
+    created = cloudformation.create_change_set(
+        StackName=stack_name(stage),
+        ChangeSetName=f"resources-{time.time_ns()}",
+        TemplateBody=json.dumps(template),
+        Parameters=parameters,
+        Tags=[{"Key": key, "Value": value} for key, value in tags_of(stage).items()],
+        ImportExistingResources=True,
+        **options,
+    )
     # IAM looks at the stack, not at the change set.
     change_set = {"StackName": created["StackId"], "ChangeSetName": created["Id"]}
     try:
@@ -260,24 +249,17 @@ def _create_change_set(
             cloudformation.delete_change_set(**change_set)
         else:  # the stack stays in review, with nothing in it
             cloudformation.delete_stack(StackName=created["StackId"])
-        _explain(error.last_response.get("StatusReason", str(error)))
-        return None
+        reason = error.last_response.get("StatusReason", str(error))
+        if any(text in reason for text in NO_CHANGES):
+            return None
+        if "ResourceExistenceCheck" in reason:
+            reason = NAME_IS_TAKEN.format(reason=reason)
+        raise click.ClickException(reason) from None
     return change_set
 
 
-def _explain(reason: str) -> None:
-    """Raise ClickException unless the reason is that nothing changes."""
-    if any(text in reason for text in NO_CHANGES):
-        return
-    if "ResourceExistenceCheck" in reason:
-        reason = NAME_IS_TAKEN.format(reason=reason)
-    raise click.ClickException(reason) from None
-
-
-def check_alarms(stage: str, cloudformation: Any) -> None:
-    """Print a line if alarms reach nobody."""
-    [stack] = cloudformation.describe_stacks(StackName=stack_name(stage))["Stacks"]
-    topic = outputs_of(stack)["DLQAlarmTopicArn"]
+def check_alarms(topic: str) -> None:
+    """Print a line if alarms, which go to a topic, reach nobody."""
     attributes = boto3.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
     if attributes["SubscriptionsConfirmed"] == "0":
         print(NOBODY.format(topic=topic))
@@ -353,9 +335,9 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")]
 
 
-def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
-    """Wait until CloudFormation is through; raise ClickException with the first failure if the
-    status is not wanted.
+def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
+    """Return the stack when CloudFormation is through; raise ClickException with the first failure
+    if the status is not wanted.
     """
     while True:
         [stack] = cloudformation.describe_stacks(StackName=stack_id)["Stacks"]
@@ -363,7 +345,7 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
             break
         time.sleep(1)
     if stack["StackStatus"] in wanted:
-        return
+        return stack  # type: ignore[no-any-return]
     # the newest first
     events = cloudformation.describe_stack_events(StackName=stack_id)["StackEvents"]
     latest = itertools.takewhile(
@@ -392,11 +374,9 @@ def main(stage: str, act: str, go: bool) -> None:
                 export_subscriptions(read_config(stage))
                 return
             case "undelivered":
-                services = _open(stage)
-                updates = [row["LastModified"] for row in find_functions(stage).values()]
-                if not updates:
-                    raise click.ClickException(f"no functions of {stage} are deployed here")
-                mark_undelivered(services, max(map(datetime.fromisoformat, updates)).timestamp())
+                times = [row["LastModified"] for row in find_functions(stage).values()]
+                updates = [datetime.fromisoformat(time).timestamp() for time in times]
+                mark_undelivered(_open(stage), max(updates, default=0))
                 return
         check_account(stage)
         read_config(stage)

@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import click
@@ -18,32 +19,26 @@ import click
 from tools.api import Api, printable
 
 
-class Smoke:
-    """Make calls and print a line for each."""
-
-    def __init__(self) -> None:
-        self._api = Api()
-
-    def check(
-        self, method: str, path: str, *statuses: int, expect: str = "", **options: Any
-    ) -> Any:
-        """Return the JSON of a response, which must have a text; raise ClickException if it has not
-        after 11 s.
-        """
-        # the index lags behind the table, and what is being pushed cannot be erased
-        for pause in (0, 0.5, 1, 2, 4, 4):
-            time.sleep(pause)
-            started = time.monotonic()
-            status, content, _ = self._api.request(method, path, **options)
-            duration_ms = 1000 * (time.monotonic() - started)
-            line = f"{status} {duration_ms:6,.0f} ms  {method} {path}"
-            if status in statuses and expect in json.dumps(content):
-                print(f"ok  {line}", flush=True)
-                return content
-            if status not in (409, *statuses):
-                break
-        detail = content.get("detail") or json.dumps(content)
-        raise click.ClickException(printable(f"{line}, not {expect or statuses[0]}: {detail}"))
+def check(
+    api: Api, method: str, path: str, *statuses: int, expect: str = "", **options: Any
+) -> Any:
+    """Make a call, print a line, and return the JSON of the response, which must have a text; raise
+    ClickException if it has not after 11 s.
+    """
+    # the index lags behind the table, and what is being pushed cannot be erased
+    for pause in (0, 0.5, 1, 2, 4, 4):
+        time.sleep(pause)
+        started = time.monotonic()
+        status, content, _ = api.request(method, path, **options)
+        duration_ms = 1000 * (time.monotonic() - started)
+        line = f"{status} {duration_ms:6,.0f} ms  {method} {path}"
+        if status in statuses and expect in json.dumps(content):
+            print(f"ok  {line}", flush=True)
+            return content
+        if status not in (409, *statuses):
+            break
+    detail = content.get("detail") or json.dumps(content)
+    raise click.ClickException(printable(f"{line}, not {expect or statuses[0]}: {detail}"))
 
 
 @click.command()
@@ -51,28 +46,28 @@ def main() -> None:
     """Make all checks, and remove what they made. With TARGET_URL set, the push to it must
     arrive.
     """
-    smoke = Smoke()
+    smoke = partial(check, Api())
     name = f"smoke-{secrets.token_hex(8)}"
     target_url = os.environ.get("TARGET_URL", "")
     body = {"event_type": name, "payload": {}, "tenant": name}
     post: Any = {"json": body, "headers": {"Idempotency-Key": name, "Prefer": "respond-async"}}
-    smoke.check("GET", "/health", 200)
-    scopes = smoke.check("GET", "/me", 200, expect="consume")["scopes"]
-    event_id = smoke.check("POST", "/events", 202, **post)["event_id"]
+    smoke("GET", "/health", 200)
+    scopes = smoke("GET", "/me", 200, expect="consume")["scopes"]
+    event_id = smoke("POST", "/events", 202, **post)["event_id"]
     with ExitStack() as cleanup:
         if "erase" in scopes:
-            cleanup.callback(smoke.check, "DELETE", f"/events/{event_id}", 204)
+            cleanup.callback(smoke, "DELETE", f"/events/{event_id}", 204)
         else:
             cleanup.callback(print, f"{event_id} stays: the key lacks the scope erase")
-        smoke.check("GET", "/events", 200, fields={"tenant": name}, expect=event_id)
-        leased = smoke.check("POST", "/inbox/lease", 200, json={"event_type": name})["events"]
+        smoke("GET", "/events", 200, fields={"tenant": name}, expect=event_id)
+        leased = smoke("POST", "/inbox/lease", 200, json={"event_type": name})["events"]
         lease_id = leased[0]["lease_id"] if leased else f"lse_{0:032}"
         body = {"lease_id": lease_id, "event_ids": [event_id]}
         outcome = "acknowledged" if leased else "not_held"
         expected = f'"{outcome}": ["{event_id}"]'
-        smoke.check("POST", "/inbox/acknowledge", 200, json=body, expect=expected)
-        smoke.check("POST", "/events", 202, **post, expect=event_id)
-        smoke.check("GET", f"/events/{event_id}", 200, expect='"status": "delivered"')
+        smoke("POST", "/inbox/acknowledge", 200, json=body, expect=expected)
+        smoke("POST", "/events", 202, **post, expect=event_id)
+        smoke("GET", f"/events/{event_id}", 200, expect='"status": "delivered"')
         # A hook that does not exist: any response shows that pushes get out.
         body = {
             "target_url": target_url or "https://hooks.zapier.com/hooks/standard/0/smoke",
@@ -80,12 +75,12 @@ def main() -> None:
         }
         # 400: SUBSCRIPTION_HOSTS does not allow the host
         statuses = [201] if target_url else [201, 400]
-        created = smoke.check("POST", "/subscriptions", *statuses, json=body)
+        created = smoke("POST", "/subscriptions", *statuses, json=body)
         if "subscription_id" in created:
             path = f"/subscriptions/{created['subscription_id']}"
-            cleanup.callback(smoke.check, "DELETE", path, 204)
+            cleanup.callback(smoke, "DELETE", path, 204)
             expected = '"delivered"' if target_url else ""
-            smoke.check("POST", f"{path}/test", 200, expect=expected)
+            smoke("POST", f"{path}/test", 200, expect=expected)
 
 
 if __name__ == "__main__":

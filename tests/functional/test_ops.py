@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -192,14 +191,9 @@ def test_an_event_is_sent_to_one_subscription(world: World, receiver: Receiver) 
 
     [copy_id] = world.event(event_id)["copies"]
     assert said.startswith(f"{copy_id}: The next attempt is due at ")
-    other = subscribe_tenant(world, receiver, "other")
-    for asked, sent, error in (
-        ("sub_1/", "evt_1", "404: There is no such subscription."),
-        (other, "evt_1", "404: There is no such event."),
-        (other, event_id, "different tenants (event: acme, subscription: other)"),
-    ):
+    for asked, sent in (("sub_1/", event_id), (subscription_id, "evt_1")):
         refused = Ran("send-to", "--subscription-id", asked, "--event-id", sent, status=1)
-        assert error in refused.errors
+        assert "404: There is no such " in refused.errors
 
 
 def test_what_a_subscription_missed_is_counted_then_sent(
@@ -268,7 +262,6 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
     assert Ran("subscriptions").output.endswith("\n3 subscriptions\n")
     refused = Ran("recover", "--subscription-id", mine[0], "--go", status=1).errors
     paste(refused, "it is paused; to enable it first")
-    world.sleep(max(0, time.time() - world.clock()) + 60)  # commands take the time of this machine
     Ran("enable", "--tenant=acme", "--dismiss", "--go")
     assert Ran("subscriptions", "--state=disabled").output == "0 subscriptions\n"
     listed = Ran("subscriptions", "--tenant=acme").output

@@ -30,7 +30,6 @@ from chalicelib.infra import telemetry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
-from chalicelib.subscriptions.subscriptions import CACHE_SECONDS
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
@@ -46,6 +45,7 @@ from tests.support.world import (
     sqs_record,
 )
 
+CACHE_SECONDS = 10  # how long a container keeps its lists of subscriptions
 TABLE = "events"
 INBOX = "https://sqs.test/inbox"
 SLOW = "https://sqs.test/slow"

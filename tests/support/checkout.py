@@ -95,7 +95,7 @@ class Checkout:
         """Run `chalice local`; yield its port once it listens."""
         port = free_port()
         with self.started([CHALICE, "local", "--stage", "dev", "--port", str(port)]):
-            tries = urllib3.Retry(connect=60, backoff_factor=0.1, backoff_max=1)
+            tries = urllib3.Retry(None, connect=60, backoff_factor=0.1, backoff_max=1)
             urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=tries, timeout=20)
             yield port
 
