@@ -1,7 +1,7 @@
 // actions.js: what a button does: a question, a call, and what came of it.
 async function confirm(question, consequence, yes, no = "Cancel", tone = "primary") {
   const dialog = $("confirm");
-  while (dialog.open) await sleep(100); // another question is asked
+  while (dialog.onclose) await sleep(100); // another question is asked, or its end is not told yet
   setText($("question"), question);
   setSentence($("consequence"), consequence);
   for (const [part, text] of Object.entries({ yes, no, secret: "" })) setText($(part), text);
@@ -10,6 +10,7 @@ async function confirm(question, consequence, yes, no = "Cancel", tone = "primar
   dialog.returnValue = "";
   dialog.showModal();
   await new Promise((resolve) => (dialog.onclose = resolve));
+  dialog.onclose = null;
   return dialog.returnValue === "yes";
 }
 // What actions said, and as long as what is so. It goes when that has passed.

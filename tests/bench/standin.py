@@ -142,6 +142,7 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
         "EVENTS_TABLE_NAME": "events",
         "INBOX_QUEUE_URL": f"{url}/1/inbox",
         "INBOX_DLQ_URL": f"{url}/1/dlq",
+        "SLOW_QUEUE_URL": f"{url}/1/slow",
         "ZAPIER_WEBHOOK_URL": f"{url}/hook",
         "API_KEYS": api_key.entry("bench", API_KEY),
         "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",

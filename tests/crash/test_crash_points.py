@@ -328,7 +328,6 @@ DELIVERED_COPY = each(
     subscribe(), post_killed_before_the_event, wait(61), does(Container.sweep), work
 )
 PATHS = {
-    "POST, delivered": Path(post),
     "POST of a batch": Path(does(Container.post_batch, '{"n":1}', '{"n":2}'), answers=(503, 422)),
     "POST of a batch with keys to a subscription, and again until all are accepted": Path(
         post_batch_with_keys, first=subscribe(), answers=(200, 503)
@@ -346,7 +345,6 @@ PATHS = {
     "POST with a key, repeated after it expired": Path(
         post_with_key, first=each(post_with_key, wait(30 * DAY_SECONDS))
     ),
-    "worker, delivered": Path(work, first=post_async),
     "worker, retried in process": Path(work, first=post_async, answers=(503, None, 200)),
     "worker, retried by queue": Path(work, first=post_async, answers=(503, 503), environ=AT_ONCE),
     "worker, refused for good": Path(work, first=post_async, answers=(503, 410)),

@@ -79,6 +79,9 @@ class Console:
         given = {"payload": {"order_id": "12345"}, "metadata": {"source": "shop"}, **members}
         return self.api("POST", "/events", event_type=event_type, **given)
 
+    def pending(self, query: str = "") -> Any:
+        return self.api("GET", f"/events?status=pending{query}")["events"]
+
     def find(self, text: str) -> None:
         self.page.get_by_label("Find by id or subject").fill(text)
         self.page.keyboard.press("Enter")
