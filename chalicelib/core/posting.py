@@ -21,7 +21,13 @@ from chalicelib.core.event import DeliveredVia, Event, NewEvent, Status, respons
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
-from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
+from chalicelib.infra.errors import (
+    ApiError,
+    EventClaimedError,
+    OutOfTimeError,
+    StorageUnavailableError,
+    or_error,
+)
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
@@ -30,6 +36,7 @@ from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 State = dict[str, Any]  # the members of a new event that tell its state
 
 MAX_INLINE_PUSHES = 10
+BEGIN_SECONDS = 15  # with less time left, no event is stored
 
 
 @dataclass(frozen=True)
@@ -65,30 +72,55 @@ class Stored:
     due: Sequence[Planned] = ()
 
 
-def store(
-    new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool
-) -> Stored:
-    """Store an event and a copy for each matching subscription; `start_plan` is to follow.
+Posted = Stored | ApiError  # what became of a new event
 
-    Up to MAX_INLINE_PUSHES of what an invocation stores are then pushed once. The others are
-    queued, as are all if `respond_async` and those whose breaker is open. Raises
-    StorageUnavailableError if some may not be stored; ApiError 422 if the Idempotency-Key was used
-    with another body, 409 if its event was erased. Errors after the event is stored are left to the
+
+def post(
+    new_events: Sequence[NewEvent | ApiError],
+    invocation: Invocation,
+    created_by: str,
+    respond_async: bool,
+) -> list[Posted]:
+    """Store events, each with a copy for each matching subscription; queue or push what is due.
+
+    Up to MAX_INLINE_PUSHES of what an invocation stores are pushed once. The others are queued, as
+    are all if `respond_async` and those whose breaker is open. Returns for each event what became
+    of it, or why it was refused: what is an ApiError already, StorageUnavailableError if some may
+    not be stored, and what `store_plan` raises. Errors after the event is stored are left to the
     sweep.
     """
     services = invocation.services
-    event = make_event(new_event, created_by, state_of_new(services), services)
-    plan = make_plan(event, services)
-    earlier = _find_earlier(plan.original.event, services)
-    if earlier:
-        return Stored(earlier, is_new=False)
-    if not respond_async:
-        plan = _choose_inline(plan, invocation)
-    stored = store_plan(plan, invocation)
-    if stored.is_new:
-        extra = {"event_id": event.event_id, "copies": len(plan.copies) or None}
-        logger.info("event accepted", extra={**extra, "metrics": {"EventsAccepted": 1}})
-    return stored
+
+    @or_error
+    def plan(new_event: NewEvent) -> Plan:
+        event = make_event(new_event, created_by, state_of_new(services), services)
+        planned = make_plan(event, services)
+        return planned if respond_async else _choose_inline(planned, invocation)
+
+    @or_error
+    def store(plan: Plan) -> Stored:
+        if invocation.seconds_left() < BEGIN_SECONDS:
+            raise OutOfTimeError
+        return store_plan(plan, invocation)
+
+    @or_error
+    def start(stored: Stored) -> Stored:
+        return replace(stored, event=start_plan(stored, invocation))
+
+    plans = [plan(new_event) for new_event in new_events]
+    ids = [plan.original.event.event_id for plan in plans if isinstance(plan, Plan)]
+    # Of two events with one Idempotency-Key the first counts.
+    has_repeated = len(ids) > len({*ids})
+    stored = list(map(store, plans)) if has_repeated else services.map(store, plans)
+    accepted = [each.event for each in stored if isinstance(each, Stored) and each.is_new]
+    if accepted:  # one line for all: each costs
+        extra = {
+            "event_id": " ".join(event.event_id for event in accepted),
+            "copies": sum(len(event.copies) for event in accepted) or None,
+            "metrics": {"EventsAccepted": len(accepted)},
+        }
+        logger.info("event accepted", extra=extra)
+    return services.map(start, stored)
 
 
 def state_of_new(services: CoreServices) -> State:
@@ -223,9 +255,16 @@ def _choose_inline(plan: Plan, invocation: Invocation) -> Plan:
 
 
 def store_plan(plan: Plan, invocation: Invocation) -> Stored:
-    """Store a plan, copies first. Raises what `store` raises."""
+    """Store a plan, copies first.
+
+    Raises StorageUnavailableError if some may not be stored; ApiError 422 if the Idempotency-Key
+    was used with another body, 409 if its event was erased.
+    """
     services = invocation.services
     event = plan.original.event
+    earlier = _find_earlier(event, services)
+    if earlier:
+        return Stored(earlier, is_new=False)
     put = partial(services.store.put, content=compressed(event))
     copies = services.map(put, [copy.event for copy in plan.copies])
     result = put(event)
