@@ -126,15 +126,16 @@ def post_event(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
     new_event = parse_new_event(call.json(), key)
     respond_async = prefers_async(call)
-    [posted] = posting.post([new_event], call, call.key.name, respond_async)
-    if isinstance(posted, ApiError):
-        raise posted
-    headers = {"Location": f"events/{posted.event.event_id}"}
-    if not posted.is_new:
+    plan = posting.plan(new_event, call, call.key.name, respond_async)
+    stored = posting.store(plan, call)
+    posting.log_accepted([stored])
+    event = posting.start_plan(stored, call).event
+    headers = {"Location": f"events/{event.event_id}"}
+    if not stored.is_new:
         headers["Idempotency-Replayed"] = "true"
     if respond_async:
         headers["Preference-Applied"] = "respond-async"
-    return respond(posted.event.summary(), 202, **headers)
+    return respond(event.summary(), 202, **headers)
 
 
 @route("POST", "/events/batch", Scope.PRODUCE)
@@ -143,7 +144,7 @@ def post_events(call: Call) -> Response:
         raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
     events = call.body(validation.BATCH_BODY)["events"]
     new_events = list(map(or_error(parse_batched), events))
-    posted = posting.post(new_events, call, call.key.name, prefers_async(call))
+    posted = posting.post_many(new_events, call, call.key.name, prefers_async(call))
     return respond_batch(posted)
 
 

@@ -75,52 +75,60 @@ class Stored:
 Posted = Stored | ApiError  # what became of a new event
 
 
-def post(
+def plan(new_event: NewEvent, invocation: Invocation, created_by: str, respond_async: bool) -> Plan:
+    """Plan a new event and a copy for each matching subscription; `store` is to follow.
+
+    Up to MAX_INLINE_PUSHES of what an invocation plans are to be pushed once. The others are to be
+    queued, as are all if `respond_async` and those whose breaker is open. Raises
+    StorageUnavailableError.
+    """
+    services = invocation.services
+    event = make_event(new_event, created_by, state_of_new(services), services)
+    planned = make_plan(event, services)
+    return planned if respond_async else _choose_inline(planned, invocation)
+
+
+def store(plan: Plan, invocation: Invocation) -> Stored:
+    """Store a plan if there is time left to push what is due; `start_plan` is to follow.
+
+    Raises OutOfTimeError, StorageUnavailableError if some may not be stored; ApiError 422 if the
+    Idempotency-Key was used with another body, 409 if its event was erased. Errors after the event
+    is stored are left to the sweep.
+    """
+    if invocation.seconds_left() < BEGIN_SECONDS:
+        raise OutOfTimeError
+    earlier = _find_earlier(plan.original.event, invocation.services)
+    return Stored(earlier, is_new=False) if earlier else store_plan(plan, invocation)
+
+
+def post_many(
     new_events: Sequence[NewEvent | ApiError],
     invocation: Invocation,
     created_by: str,
     respond_async: bool,
 ) -> list[Posted]:
-    """Store events, each with a copy for each matching subscription; queue or push what is due.
-
-    Up to MAX_INLINE_PUSHES of what an invocation stores are pushed once. The others are queued, as
-    are all if `respond_async` and those whose breaker is open. Returns for each event what became
-    of it, or why it was refused: what is an ApiError already, StorageUnavailableError if some may
-    not be stored, and what `store_plan` raises. Errors after the event is stored are left to the
-    sweep.
+    """Plan events in turn, then store them at the same time, and push what is due; return what
+    became of each.
     """
     services = invocation.services
-
-    @or_error
-    def plan(new_event: NewEvent) -> Plan:
-        event = make_event(new_event, created_by, state_of_new(services), services)
-        planned = make_plan(event, services)
-        return planned if respond_async else _choose_inline(planned, invocation)
-
-    @or_error
-    def store(plan: Plan) -> Stored:
-        if invocation.seconds_left() < BEGIN_SECONDS:
-            raise OutOfTimeError
-        return store_plan(plan, invocation)
-
-    @or_error
-    def start(stored: Stored) -> Stored:
-        return replace(stored, event=start_plan(stored, invocation))
-
-    plans = [plan(new_event) for new_event in new_events]
-    ids = [plan.original.event.event_id for plan in plans if isinstance(plan, Plan)]
+    plan_one = or_error(plan, invocation, created_by, respond_async)
+    plans = [plan_one(new_event) for new_event in new_events]
+    store_one = or_error(store, invocation)
+    ids = [planned.original.event.event_id for planned in plans if isinstance(planned, Plan)]
     # Of two events with one Idempotency-Key the first counts.
     has_repeated = len(ids) > len({*ids})
-    stored = list(map(store, plans)) if has_repeated else services.map(store, plans)
-    accepted = [each.event for each in stored if isinstance(each, Stored) and each.is_new]
-    if accepted:  # one line for all: each costs
-        extra = {
-            "event_id": " ".join(event.event_id for event in accepted),
-            "copies": sum(len(event.copies) for event in accepted) or None,
-            "metrics": {"EventsAccepted": len(accepted)},
-        }
+    stored = list(map(store_one, plans)) if has_repeated else services.map(store_one, plans)
+    log_accepted(stored)
+    return services.map(or_error(start_plan, invocation), stored)
+
+
+def log_accepted(posted: Sequence[Posted]) -> None:
+    """Log the events that an invocation stored, all in one line: each line costs."""
+    accepted = [each.event for each in posted if isinstance(each, Stored) and each.is_new]
+    if accepted:
+        event_ids = " ".join(event.event_id for event in accepted)
+        extra = {"event_id": event_ids, "metrics": {"EventsAccepted": len(accepted)}}
         logger.info("event accepted", extra=extra)
-    return services.map(start, stored)
 
 
 def state_of_new(services: CoreServices) -> State:
@@ -255,16 +263,9 @@ def _choose_inline(plan: Plan, invocation: Invocation) -> Plan:
 
 
 def store_plan(plan: Plan, invocation: Invocation) -> Stored:
-    """Store a plan, copies first.
-
-    Raises StorageUnavailableError if some may not be stored; ApiError 422 if the Idempotency-Key
-    was used with another body, 409 if its event was erased.
-    """
+    """Store a plan, copies first. Raises what `store` raises, but for the time."""
     services = invocation.services
     event = plan.original.event
-    earlier = _find_earlier(event, services)
-    if earlier:
-        return Stored(earlier, is_new=False)
     put = partial(services.store.put, content=compressed(event))
     copies = services.map(put, [copy.event for copy in plan.copies])
     result = put(event)
@@ -308,7 +309,7 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
     return result.event
 
 
-def start_plan(stored: Stored, invocation: Invocation) -> Event:
+def start_plan(stored: Stored, invocation: Invocation) -> Stored:
     """Queue or push what is due; return the event as it is then."""
     services = invocation.services
     queued = [planned.event for planned in stored.due if not planned.is_inline]
@@ -327,7 +328,7 @@ def start_plan(stored: Stored, invocation: Invocation) -> Event:
 
     pushed = services.map(push, [planned for planned in stored.due if planned.is_inline])
     current = {event.event_id: event for event in pushed}
-    return current.get(stored.event.event_id, stored.event)
+    return replace(stored, event=current.get(stored.event.event_id, stored.event))
 
 
 def _hash(text: str) -> str:
