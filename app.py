@@ -327,7 +327,7 @@ def recover_events(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/test", *CUSTOMERS)
 def push_test_event(call: Call) -> Response:
-    new_event = validation.parse_test_event(call.json())
+    new_event = validation.parse_test_event(call.json(empty=b"{}"))
     subscription = call.subscription()
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)

@@ -86,10 +86,10 @@ class Call(Invocation):
 
     def body(self, schema: BodySchema) -> Json:
         """Return the members of the body; raise ApiError 400, 413 or 415."""
-        return parse_body(self.json(schema.max_bytes), schema)
+        return parse_body(self.json(schema.max_bytes, b"{}"), schema)
 
-    def json(self, max_bytes: int = MAX_BODY_BYTES) -> Any:
-        """Return the JSON value of the body, {} of none.
+    def json(self, max_bytes: int = MAX_BODY_BYTES, empty: bytes = b"") -> Any:
+        """Return the JSON value of the body, or that of `empty` if there is none.
 
         Raises ApiError 415 if there is one that is not plain JSON, and what `load_json` raises.
         """
@@ -101,7 +101,7 @@ class Call(Invocation):
         if body and not is_json:  # `curl -d ''` sends the content type of a form
             detail = "Content-Type must be application/json, without compression."
             raise ApiError(415, "unsupported_media_type", detail)
-        return load_json(body, max_bytes)
+        return load_json(body if body.strip() else empty, max_bytes)
 
 
 def require(subscription: Subscription | None) -> Subscription:

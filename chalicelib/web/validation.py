@@ -370,14 +370,14 @@ def parse_body(document: Any, schema: BodySchema) -> Json:
 
 
 def load_json(body: bytes, max_bytes: int) -> Any:
-    """Return the JSON value in `body`, {} if it is empty; raise InvalidRequestError if it is none.
+    """Return the JSON value in `body`; raise InvalidRequestError if it is none.
 
     Raises ApiError 413 over `max_bytes`, as sent or as compact JSON (250 KB of `1e15` would
     exceed DynamoDB's 400 KB).
     """
     _check_size(body, max_bytes)
     try:
-        document = json.loads(body.strip().decode() or "{}")
+        document = json.loads(body.decode())
         compact = dumps(document).encode()
     # also for what is no UTF-8, NaN, lone surrogates, too many digits, and nesting
     except (ValueError, RecursionError) as error:
