@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,7 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import NewEvent, dumps, json_list, to_json
-from chalicelib.core.posting import Stored
+from chalicelib.core.event import dumps, json_list, to_json
 from chalicelib.core.store import UNSETTLED
 from chalicelib.deps import Services
 from chalicelib.events import erasure, inbox, listing, replay
@@ -28,7 +27,7 @@ from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
     InvalidRequestError,
-    OutOfTimeError,
+    or_error,
 )
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message
@@ -51,7 +50,7 @@ from chalicelib.web.routes import (
     respond_page,
     show_subscriptions,
 )
-from chalicelib.web.validation import encode_cursor, parse_new_event
+from chalicelib.web.validation import encode_cursor, parse_batched, parse_new_event
 
 deploy_settings, faults = environment.parse(os.environ)
 STAGE = deploy_settings["stage"]
@@ -60,7 +59,6 @@ app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the nam
 route = partial(routes.route, app)
 # who has subscriptions: operators and, with a token, customers
 CUSTOMERS = (Scope.CONSUME, TOKEN)
-BEGIN_SECONDS = 15  # with less time left, no event is stored
 MOST_WITH_DELIVERIES = 25  # subscriptions of a page
 # Chalice would answer 415 for other content types
 public = partial(app.route, methods=["GET"], content_types=[])
@@ -126,17 +124,28 @@ def get_console() -> Response:
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
-    [response] = post(call, [call.json_body()], lambda body: parse_new_event(body, key))
-    return response
+    new_event = parse_new_event(call.json(), key)
+    respond_async = prefers_async(call)
+    plan = posting.plan(new_event, call, call.key.name, respond_async)
+    stored = posting.store(plan, call)
+    posting.log_accepted([stored])
+    event = posting.start_plan(stored, call).event
+    headers = {"Location": f"events/{event.event_id}"}
+    if not stored.is_new:
+        headers["Idempotency-Replayed"] = "true"
+    if respond_async:
+        headers["Preference-Applied"] = "respond-async"
+    return respond(event.summary(), 202, **headers)
 
 
 @route("POST", "/events/batch", Scope.PRODUCE)
 def post_events(call: Call) -> Response:
     if "idempotency-key" in call.request.headers:
         raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
-    bodies = [dumps(event).encode() for event in call.body(validation.BATCH_BODY)["events"]]
-    parse = partial(parse_new_event, members=validation.BATCHED_MEMBERS)
-    return respond_batch(post(call, bodies, parse))
+    events = call.body(validation.BATCH_BODY)["events"]
+    new_events = list(map(or_error(parse_batched), events))
+    posted = posting.post_many(new_events, call, call.key.name, prefers_async(call))
+    return respond_batch(posted)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
@@ -220,7 +229,7 @@ def replay_event(call: Call) -> Response:
 @route("POST", "/subscriptions", *CUSTOMERS)
 def create_subscription(call: Call) -> Response:
     members = validation.parse_subscription(
-        call.json_body(),
+        call.json(),
         call.services.settings.subscription_hosts,
         names_hosts=call.key.tenant is None,
     )
@@ -258,7 +267,7 @@ def get_subscription(call: Call) -> Response:
 def edit_subscription(call: Call) -> Response:
     hosts = call.services.settings.subscription_hosts
     changes = validation.parse_subscription(
-        call.json_body(),
+        call.json(),
         hosts,
         names_hosts=call.key.tenant is None,
         now=rfc3339(call.services.clock()),
@@ -318,7 +327,7 @@ def recover_events(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/test", *CUSTOMERS)
 def push_test_event(call: Call) -> Response:
-    new_event = validation.parse_test_event(call.json_body())
+    new_event = validation.parse_test_event(call.json(empty=b"{}"))
     subscription = call.subscription()
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
@@ -389,33 +398,10 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> 
         work(deps.get())
 
 
-def post(call: Call, bodies: Sequence[bytes], parse: Callable[[bytes], NewEvent]) -> list[Response]:
-    """Store events in turn, so that of two with one Idempotency-Key the first counts, and push them
-    at the same time; return a response about each.
-    """
-    respond_async = prefers_async(call.request.headers.get("prefer", ""))
-
-    def store(body: bytes) -> Stored:
-        if call.seconds_left() < BEGIN_SECONDS:
-            raise OutOfTimeError
-        name = call.key.name
-        return posting.store(parse(body), call, created_by=name, respond_async=respond_async)
-
-    def push(stored: Stored | Response) -> Response:
-        if isinstance(stored, Response):  # a problem
-            return stored
-        event = posting.start_plan(stored, call)
-        headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
-        headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
-        return respond(event.summary(), 202, Location=f"events/{event.event_id}", **headers)
-
-    stored = [routes.answer(partial(store, body), call.request) for body in bodies]
-    return call.services.map(push, stored)
-
-
-def prefers_async(prefer: str) -> bool:
+def prefers_async(call: Call) -> bool:
     """Return whether `Prefer` (RFC 7240) has `respond-async`."""
-    return any(part.split(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
+    preferences = call.request.headers.get("prefer", "").split(",")
+    return any(part.split(";")[0].strip().lower() == "respond-async" for part in preferences)
 
 
 def respond_secret(subscription: Subscription, call: Call) -> Response:

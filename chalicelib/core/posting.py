@@ -21,7 +21,13 @@ from chalicelib.core.event import DeliveredVia, Event, NewEvent, Status, respons
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
-from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
+from chalicelib.infra.errors import (
+    ApiError,
+    EventClaimedError,
+    OutOfTimeError,
+    StorageUnavailableError,
+    or_error,
+)
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
@@ -30,6 +36,7 @@ from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 State = dict[str, Any]  # the members of a new event that tell its state
 
 MAX_INLINE_PUSHES = 10
+BEGIN_SECONDS = 15  # with less time left, no event is stored
 
 
 @dataclass(frozen=True)
@@ -65,30 +72,63 @@ class Stored:
     due: Sequence[Planned] = ()
 
 
-def store(
-    new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool
-) -> Stored:
-    """Store an event and a copy for each matching subscription; `start_plan` is to follow.
+Posted = Stored | ApiError  # what became of a new event
 
-    Up to MAX_INLINE_PUSHES of what an invocation stores are then pushed once. The others are
+
+def plan(new_event: NewEvent, invocation: Invocation, created_by: str, respond_async: bool) -> Plan:
+    """Plan a new event and a copy for each matching subscription; `store` is to follow.
+
+    Up to MAX_INLINE_PUSHES of what an invocation plans are to be pushed once. The others are to be
     queued, as are all if `respond_async` and those whose breaker is open. Raises
-    StorageUnavailableError if some may not be stored; ApiError 422 if the Idempotency-Key was used
-    with another body, 409 if its event was erased. Errors after the event is stored are left to the
-    sweep.
+    StorageUnavailableError.
     """
     services = invocation.services
     event = make_event(new_event, created_by, state_of_new(services), services)
-    plan = make_plan(event, services)
-    earlier = _find_earlier(plan.original.event, services)
-    if earlier:
-        return Stored(earlier, is_new=False)
-    if not respond_async:
-        plan = _choose_inline(plan, invocation)
-    stored = store_plan(plan, invocation)
-    if stored.is_new:
-        extra = {"event_id": event.event_id, "copies": len(plan.copies) or None}
-        logger.info("event accepted", extra={**extra, "metrics": {"EventsAccepted": 1}})
-    return stored
+    planned = make_plan(event, services)
+    return planned if respond_async else _choose_inline(planned, invocation)
+
+
+def store(plan: Plan, invocation: Invocation) -> Stored:
+    """Store a plan if there is time left to push what is due; `start_plan` is to follow.
+
+    Raises OutOfTimeError, StorageUnavailableError if some may not be stored; ApiError 422 if the
+    Idempotency-Key was used with another body, 409 if its event was erased. Errors after the event
+    is stored are left to the sweep.
+    """
+    if invocation.seconds_left() < BEGIN_SECONDS:
+        raise OutOfTimeError
+    earlier = _find_earlier(plan.original.event, invocation.services)
+    return Stored(earlier, is_new=False) if earlier else store_plan(plan, invocation)
+
+
+def post_many(
+    new_events: Sequence[NewEvent | ApiError],
+    invocation: Invocation,
+    created_by: str,
+    respond_async: bool,
+) -> list[Posted]:
+    """Plan events in turn, then store them at the same time, and push what is due; return what
+    became of each.
+    """
+    services = invocation.services
+    plan_one = or_error(plan, invocation, created_by, respond_async)
+    plans = [plan_one(new_event) for new_event in new_events]
+    store_one = or_error(store, invocation)
+    ids = [planned.original.event.event_id for planned in plans if isinstance(planned, Plan)]
+    # Of two events with one Idempotency-Key the first counts.
+    has_repeated = len(ids) > len({*ids})
+    stored = list(map(store_one, plans)) if has_repeated else services.map(store_one, plans)
+    log_accepted(stored)
+    return services.map(or_error(start_plan, invocation), stored)
+
+
+def log_accepted(posted: Sequence[Posted]) -> None:
+    """Log the events that an invocation stored, all in one line: each line costs."""
+    accepted = [each.event for each in posted if isinstance(each, Stored) and each.is_new]
+    if accepted:
+        event_ids = " ".join(event.event_id for event in accepted)
+        extra = {"event_id": event_ids, "metrics": {"EventsAccepted": len(accepted)}}
+        logger.info("event accepted", extra=extra)
 
 
 def state_of_new(services: CoreServices) -> State:
@@ -223,7 +263,7 @@ def _choose_inline(plan: Plan, invocation: Invocation) -> Plan:
 
 
 def store_plan(plan: Plan, invocation: Invocation) -> Stored:
-    """Store a plan, copies first. Raises what `store` raises."""
+    """Store a plan, copies first. Raises what `store` raises, but for the time."""
     services = invocation.services
     event = plan.original.event
     put = partial(services.store.put, content=compressed(event))
@@ -269,7 +309,7 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
     return result.event
 
 
-def start_plan(stored: Stored, invocation: Invocation) -> Event:
+def start_plan(stored: Stored, invocation: Invocation) -> Stored:
     """Queue or push what is due; return the event as it is then."""
     services = invocation.services
     queued = [planned.event for planned in stored.due if not planned.is_inline]
@@ -288,7 +328,7 @@ def start_plan(stored: Stored, invocation: Invocation) -> Event:
 
     pushed = services.map(push, [planned for planned in stored.due if planned.is_inline])
     current = {event.event_id: event for event in pushed}
-    return current.get(stored.event.event_id, stored.event)
+    return replace(stored, event=current.get(stored.event.event_id, stored.event))
 
 
 def _hash(text: str) -> str:

@@ -1,16 +1,17 @@
 """Routes: what every call has in common, from the API key to the problem document."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeVar
+from itertools import count
+from typing import Any
 
 from chalice.app import Chalice, Request, Response
 
 from chalicelib import deps
 from chalicelib.core.event import EVENT_ID, Event, dumps, json_list, to_json
 from chalicelib.core.invocation import Invocation
+from chalicelib.core.posting import Posted, Stored
 from chalicelib.events.listing import Query, read_page
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
@@ -20,7 +21,14 @@ from chalicelib.subscriptions.deliveries import read_deliveries
 from chalicelib.subscriptions.recipients import read_outcomes
 from chalicelib.subscriptions.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.web.auth import authenticate
-from chalicelib.web.validation import BodySchema, encode_cursor, parse_body, parse_query
+from chalicelib.web.validation import (
+    MAX_BODY_BYTES,
+    BodySchema,
+    encode_cursor,
+    load_json,
+    parse_body,
+    parse_query,
+)
 
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 JSON_BODIES = {("application/json", "identity"), ("", "identity")}  # content type and encoding
@@ -30,7 +38,6 @@ LOGGED = {
     403: "key refused",
     503: "unavailable",
 }
-T = TypeVar("T")
 View = Callable[["Call"], Response]
 
 
@@ -79,10 +86,13 @@ class Call(Invocation):
 
     def body(self, schema: BodySchema) -> Json:
         """Return the members of the body; raise ApiError 400, 413 or 415."""
-        return parse_body(self.json_body(), schema)
+        return parse_body(self.json(schema.max_bytes, b"{}"), schema)
 
-    def json_body(self) -> bytes:
-        """Return the body; raise ApiError 415 if there is one that is not plain JSON."""
+    def json(self, max_bytes: int = MAX_BODY_BYTES, empty: bytes = b"") -> Any:
+        """Return the JSON value of the body, or that of `empty` if there is none.
+
+        Raises ApiError 415 if there is one that is not plain JSON, and what `load_json` raises.
+        """
         headers = self.request.headers
         body: Any = self.request.raw_body  # bytes
         media_type, _, _ = headers.get("content-type", "").partition(";")
@@ -91,7 +101,7 @@ class Call(Invocation):
         if body and not is_json:  # `curl -d ''` sends the content type of a form
             detail = "Content-Type must be application/json, without compression."
             raise ApiError(415, "unsupported_media_type", detail)
-        return bytes(body)
+        return load_json(body if body.strip() else empty, max_bytes)
 
 
 def require(subscription: Subscription | None) -> Subscription:
@@ -118,7 +128,16 @@ def route(
         def handle(**ids: str) -> Response:
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
-                return answer(lambda: view(_make_call(request, scopes, parameters, ids)), request)
+                try:
+                    return view(_make_call(request, scopes, parameters, ids))
+                except ApiError as error:
+                    if error.status_code in LOGGED:
+                        _log(error, request)
+                    return problem(error)
+                except Exception:
+                    telemetry.logger.exception("request failed", extra={"path": request.path})
+                    detail = "Internal error; the log has the details."
+                    return problem(ApiError(500, "internal_error", detail))
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
         app.route(
@@ -132,24 +151,14 @@ def route(
     return register
 
 
-def answer(act: Callable[[], T], request: Any) -> T | Response:
-    """Return what a part of a request returns, or the problem document of what it raises."""
-    try:
-        return act()
-    except ApiError as error:
-        if error.status_code in LOGGED:
-            extra = {
-                "status_code": error.status_code,
-                "path": request.path,
-                "source_ip": request.context.get("identity", {}).get("sourceIp"),
-                "error": str(error),
-            }
-            telemetry.logger.warning(LOGGED[error.status_code], extra=extra)
-        return problem(error)
-    except Exception:
-        telemetry.logger.exception("request failed", extra={"path": request.path})
-        detail = "Internal error; the log has the details."
-        return problem(ApiError(500, "internal_error", detail))
+def _log(error: ApiError, request: Any) -> None:
+    extra = {
+        "status_code": error.status_code,
+        "path": request.path,
+        "source_ip": request.context.get("identity", {}).get("sourceIp"),
+        "error": str(error),
+    }
+    telemetry.logger.warning(LOGGED[error.status_code], extra=extra)
 
 
 def _make_call(
@@ -193,8 +202,13 @@ def remaining_seconds(context: Any) -> float:
 
 
 def problem(error: ApiError) -> Response:
+    headers: Json = {"Content-Type": "application/problem+json", **error.headers}
+    return Response(dumps(_document(error)), headers, error.status_code)
+
+
+def _document(error: ApiError) -> Json:
     """Return a problem document (RFC 9457)."""
-    document: Json = {
+    return {
         "type": "about:blank",
         "title": HTTPStatus(error.status_code).phrase,
         "status": error.status_code,
@@ -202,37 +216,34 @@ def problem(error: ApiError) -> Response:
         "code": error.code,
         **error.members,
     }
-    headers: Json = {"Content-Type": "application/problem+json", **error.headers}
-    return Response(dumps(document), headers, error.status_code)
 
 
 def respond(body: str, status_code: int = 200, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
-def respond_batch(responses: Sequence[Response]) -> Response:
-    """Return the responses about the events of a batch as one.
+def respond_batch(posted: Sequence[Posted]) -> Response:
+    """Return what became of the events of a batch.
 
-    If none was accepted, and one not stored, that is the response: clients repeat it, and an alarm
+    If none was accepted, and one not stored, raises that error: clients repeat it, and an alarm
     counts it.
     """
-    statuses = [response.status_code for response in responses]
-    if 202 not in statuses and 503 in statuses:
-        return responses[statuses.index(503)]
-    shown = list(map(_show_posted, responses, range(len(responses))))
-    failed_count = len(statuses) - statuses.count(202)
-    return respond(dumps({"failed_count": failed_count, "events": shown}))
+    errors = [each for each in posted if isinstance(each, ApiError)]
+    unavailable = [error for error in errors if error.status_code == 503]
+    if unavailable and len(errors) == len(posted):
+        raise unavailable[0]
+    shown = json_list(map(_show_posted, posted, count()))
+    return respond(to_json({"failed_count": len(errors)}, events=shown))
 
 
-def _show_posted(response: Response, number: int) -> Json:
-    """Return a response about an event of a batch; faults are told by their paths in that."""
-    document = json.loads(response.body)
-    if response.status_code == 202:
-        replayed = "Idempotency-Replayed" in response.headers
-        return {"status": 202, "replayed": replayed, "event": document}
-    for fault in document.get("errors", ()):
+def _show_posted(posted: Posted, number: int) -> str:
+    """Return what became of an event of a batch; faults are told by their paths in that."""
+    if isinstance(posted, Stored):
+        members = {"status": 202, "replayed": not posted.is_new}
+        return to_json(members, event=posted.event.summary())
+    for fault in posted.members.get("errors", ()):
         fault["field"] = f"events[{number}].{fault['field']}".removesuffix(".body")
-    return {"status": response.status_code, "problem": document}
+    return dumps({"status": posted.status_code, "problem": _document(posted)})
 
 
 def respond_list(name: str, members: list[str], last: str | None, **more: int) -> Response:

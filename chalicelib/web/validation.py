@@ -262,16 +262,22 @@ INBOX_PARAMETERS = {
 }
 
 
+def parse_batched(document: Any) -> NewEvent:
+    """Return an event of a batch; raise ApiError 413, or InvalidRequestError with every fault."""
+    _check_size(dumps(document).encode(), MAX_BODY_BYTES)
+    return parse_new_event(document, members=BATCHED_MEMBERS)
+
+
 def parse_new_event(
-    body: bytes, idempotency_key: str | None = None, members: Parsers = EVENT_MEMBERS
+    document: Any, idempotency_key: str | None = None, members: Parsers = EVENT_MEMBERS
 ) -> NewEvent:
-    """Return the event in `body`; raise ApiError 413, or InvalidRequestError with every fault.
+    """Return the event of a JSON value; raise InvalidRequestError with every fault.
 
     :param members: BATCHED_MEMBERS, if the key is one of them.
     """
     if idempotency_key is not None and not re.fullmatch(KEY, idempotency_key):
         raise InvalidRequestError(FieldFault("Idempotency-Key", f"must be {KEY_FORM}"))
-    document = parse_object(body, members, ("event_type", "payload"))
+    document = parse_object(document, members, ("event_type", "payload"))
     idempotency_key = document.pop("idempotency_key", idempotency_key)
     body_hash = None
     if idempotency_key is not None:
@@ -296,14 +302,14 @@ def _canonical_json(value: Json) -> bytes:
     return text.encode()
 
 
-def parse_test_event(body: bytes) -> NewEvent | None:
+def parse_test_event(document: Any) -> NewEvent | None:
     """Return the event to test with, or None without a body.
 
     Raises what `parse_new_event` raises.
     """
-    if body.strip() in (b"", b"{}"):
+    if document == {}:
         return None
-    document = parse_object(body, TEST_MEMBERS, TEST_MEMBERS)
+    document = parse_object(document, TEST_MEMBERS, TEST_MEMBERS)
     return NewEvent(
         document["event_type"],
         dumps(document["payload"]),
@@ -313,7 +319,7 @@ def parse_test_event(body: bytes) -> NewEvent | None:
 
 
 def parse_subscription(
-    body: bytes,
+    document: Any,
     hosts: AllowedHosts,
     *,
     names_hosts: bool,
@@ -345,7 +351,7 @@ def parse_subscription(
         **SECRET_MEMBER,
     }
     if now is None:
-        return parse_object(body, {**members, "tenant": parse_name}, ("target_url",))
+        return parse_object(document, {**members, "tenant": parse_name}, ("target_url",))
 
     def parse_past(text: Any) -> str:
         time = str(_time(text))
@@ -354,31 +360,20 @@ def parse_subscription(
         return time
 
     members["dismissed_until"] = parse_past
-    return parse_object(body, members, never_null=("target_url", "secret"))
+    return parse_object(document, members, never_null=("target_url", "secret"))
 
 
-def parse_body(body: bytes, schema: BodySchema) -> Json:
-    """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
-    document = parse_object(
-        body.strip() or b"{}", schema.members, schema.required, max_bytes=schema.max_bytes
-    )
-    return {**schema.defaults, **_without_nulls(document)}
+def parse_body(document: Any, schema: BodySchema) -> Json:
+    """Return the members of a body; raise what `parse_object` raises."""
+    members = parse_object(document, schema.members, schema.required)
+    return {**schema.defaults, **_without_nulls(members)}
 
 
-def parse_object(
-    body: bytes,
-    members: Parsers,
-    required: Collection[str] = (),
-    *,
-    never_null: Collection[str] = (),
-    max_bytes: int = MAX_BODY_BYTES,
-) -> Json:
-    """Return the JSON object in `body`, its members parsed. Optional members may be null.
+def load_json(body: bytes, max_bytes: int) -> Any:
+    """Return the JSON value in `body`; raise InvalidRequestError if it is none.
 
     Raises ApiError 413 over `max_bytes`, as sent or as compact JSON (250 KB of `1e15` would
-    exceed DynamoDB's 400 KB), and InvalidRequestError with every fault: members that are not among
-    `members` or cannot be parsed, those of `required` that are absent or null, and those of
-    `never_null` that are null.
+    exceed DynamoDB's 400 KB).
     """
     _check_size(body, max_bytes)
     try:
@@ -387,9 +382,24 @@ def parse_object(
     # also for what is no UTF-8, NaN, lone surrogates, too many digits, and nesting
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
+    _check_size(compact, max_bytes)
+    return document
+
+
+def parse_object(
+    document: Any,
+    members: Parsers,
+    required: Collection[str] = (),
+    *,
+    never_null: Collection[str] = (),
+) -> Json:
+    """Return an object of JSON, its members parsed. Optional members may be null.
+
+    Raises InvalidRequestError with every fault: members that are not among `members` or cannot be
+    parsed, those of `required` that are absent or null, and those of `never_null` that are null.
+    """
     if not isinstance(document, dict):
         raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
-    _check_size(compact, max_bytes)
     given = _without_nulls(document)
     not_known = f"is not one of {', '.join(members)}"
     unknown = sorted(document.keys() - members.keys())
