@@ -126,8 +126,7 @@ def post_event(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
     new_event = parse_new_event(call.json(), key)
     respond_async = prefers_async(call)
-    plan = posting.plan(new_event, call, call.key.name, respond_async)
-    stored = posting.store(plan, call)
+    stored = posting.store(new_event, call, created_by=call.key.name, respond_async=respond_async)
     posting.log_accepted([stored])
     event = posting.start_plan(stored, call).event
     headers = {"Location": f"events/{event.event_id}"}
@@ -143,9 +142,17 @@ def post_events(call: Call) -> Response:
     if "idempotency-key" in call.request.headers:
         raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
     events = call.body(validation.BATCH_BODY)["events"]
-    new_events = list(map(or_error(parse_batched), events))
-    posted = posting.post_many(new_events, call, call.key.name, prefers_async(call))
-    return respond_batch(posted)
+    store = partial(
+        posting.store,
+        invocation=call,
+        created_by=call.key.name,
+        respond_async=prefers_async(call),
+    )
+    # In turn: of two with one Idempotency-Key the first counts.
+    stored = [or_error(store)(or_error(parse_batched)(event)) for event in events]
+    posting.log_accepted(stored)
+    start = or_error(partial(posting.start_plan, invocation=call))
+    return respond_batch(call.services.map(start, stored))
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)

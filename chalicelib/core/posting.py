@@ -26,7 +26,6 @@ from chalicelib.infra.errors import (
     EventClaimedError,
     OutOfTimeError,
     StorageUnavailableError,
-    or_error,
 )
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from chalicelib.infra.telemetry import logger
@@ -75,51 +74,28 @@ class Stored:
 Posted = Stored | ApiError  # what became of a new event
 
 
-def plan(new_event: NewEvent, invocation: Invocation, created_by: str, respond_async: bool) -> Plan:
-    """Plan a new event and a copy for each matching subscription; `store` is to follow.
+def store(
+    new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool
+) -> Stored:
+    """Store an event and a copy for each matching subscription; `start_plan` is to follow.
 
-    Up to MAX_INLINE_PUSHES of what an invocation plans are to be pushed once. The others are to be
-    queued, as are all if `respond_async` and those whose breaker is open. Raises
-    StorageUnavailableError.
-    """
-    services = invocation.services
-    event = make_event(new_event, created_by, state_of_new(services), services)
-    planned = make_plan(event, services)
-    return planned if respond_async else _choose_inline(planned, invocation)
-
-
-def store(plan: Plan, invocation: Invocation) -> Stored:
-    """Store a plan if there is time left to push what is due; `start_plan` is to follow.
-
-    Raises OutOfTimeError, StorageUnavailableError if some may not be stored; ApiError 422 if the
-    Idempotency-Key was used with another body, 409 if its event was erased. Errors after the event
-    is stored are left to the sweep.
+    Up to MAX_INLINE_PUSHES of what an invocation stores are then pushed once. The others are
+    queued, as are all if `respond_async` and those whose breaker is open. Raises OutOfTimeError if
+    too little time is left to begin; StorageUnavailableError if some may not be stored; ApiError
+    422 if the Idempotency-Key was used with another body, 409 if its event was erased. Errors after
+    the event is stored are left to the sweep.
     """
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
-    earlier = _find_earlier(plan.original.event, invocation.services)
-    return Stored(earlier, is_new=False) if earlier else store_plan(plan, invocation)
-
-
-def post_many(
-    new_events: Sequence[NewEvent | ApiError],
-    invocation: Invocation,
-    created_by: str,
-    respond_async: bool,
-) -> list[Posted]:
-    """Plan events in turn, then store them at the same time, and push what is due; return what
-    became of each.
-    """
     services = invocation.services
-    plan_one = or_error(plan, invocation, created_by, respond_async)
-    plans = [plan_one(new_event) for new_event in new_events]
-    store_one = or_error(store, invocation)
-    ids = [planned.original.event.event_id for planned in plans if isinstance(planned, Plan)]
-    # Of two events with one Idempotency-Key the first counts.
-    has_repeated = len(ids) > len({*ids})
-    stored = list(map(store_one, plans)) if has_repeated else services.map(store_one, plans)
-    log_accepted(stored)
-    return services.map(or_error(start_plan, invocation), stored)
+    event = make_event(new_event, created_by, state_of_new(services), services)
+    plan = make_plan(event, services)
+    earlier = _find_earlier(plan.original.event, services)
+    if earlier:
+        return Stored(earlier, is_new=False)
+    if not respond_async:
+        plan = _choose_inline(plan, invocation)
+    return store_plan(plan, invocation)
 
 
 def log_accepted(posted: Sequence[Posted]) -> None:

@@ -48,14 +48,14 @@ class ApiError(Exception):
         self.members = members
 
 
-def or_error(step: Callable[..., Any], *arguments: Any) -> Callable[[Any], Any]:
+def or_error(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a step that returns the ApiError it raises, or that of the step before."""
 
     def run(item: Any) -> Any:
         if isinstance(item, ApiError):
             return item
         try:
-            return step(item, *arguments)
+            return step(item)
         except ApiError as error:
             return error
 
