@@ -5,17 +5,15 @@ target is broken.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import count
 
 import pytest
-from standardwebhooks.webhooks import Webhook
 
 from chalicelib import deps as services
 from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Receiver, Request, status
+from tests.support.receiver import Receiver, is_signed, status
 from tests.support.subscribing import states, subscribe, subscribed, subscriptions
 from tests.support.world import SIGNING_SECRETS, START, Json, World, assert_has
 
@@ -39,14 +37,6 @@ def path(world: World) -> str:
 
 
 # Secrets
-
-
-def is_signed(request: Request, secret: str) -> bool:
-    """Verify a signature as Standard Webhooks tells receivers to."""
-    headers = request.headers
-    sent_at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
-    signature = Webhook(secret).sign(headers["webhook-id"], sent_at, request.body.decode())
-    return signature in headers["webhook-signature"].split(" ")
 
 
 def test_copies_are_signed_with_their_subscription_s_secret(
