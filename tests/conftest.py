@@ -13,6 +13,7 @@ from tests.support import world as worlds
 from tests.support.aws_calls import Aws
 from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
+from tests.support.subscribing import subscribe_later
 from tests.support.world import Answer, Clock, Json, World, find_route
 
 # test_push measures memory, which is no longer quiet after test_run.
@@ -114,6 +115,14 @@ def listener() -> Iterator[Receiver]:
     """Another one, such as for reports."""
     with Receiver() as listener:
         yield listener
+
+
+@pytest.fixture
+def subscription_id(world: World, target: Receiver) -> str:
+    """Return the id of a subscription that every container knows."""
+    made = subscribe_later(world, target)
+    world.sleep(10)
+    return made
 
 
 @pytest.fixture

@@ -1,16 +1,136 @@
-"""The settings are read again every five minutes: a rotated key or URL counts without a
-deployment.
-"""
+"""API keys: who may call, and how settings that were changed count without a deployment."""
 
+import base64
+import json
 from collections.abc import Iterator
 
 import boto3
 import pytest
 
+from chalicelib import __version__
 from chalicelib import deps as services
 from tests.conftest import Output
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
-from tests.support.world import KEY, REGION, World, digest
+from tests.support.world import (
+    CONSUMER_KEY,
+    KEY,
+    PRODUCER_KEY,
+    REGION,
+    ROOT,
+    Answer,
+    Json,
+    World,
+    assert_has,
+    digest,
+)
+
+
+def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
+    health, document = (world.call("GET", path, key=None) for path in ("/health", "/openapi.json"))
+
+    assert health.status_code == 200
+    assert health.json == {"status": "ok", "version": __version__, "stage": "dev"}
+    assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
+    assert aws.calls == []
+
+
+def assert_problem(answer: Answer, status_code: int, *fields: str) -> None:
+    """Check that an answer, which fits its description, has this status and faults of exactly these
+    fields.
+    """
+    assert (answer.status_code, answer.faults) == (status_code, sorted(fields)), answer.text
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
+    bearers = (
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {KEY} x",
+        "Bearer schlüssel",
+        f"Bearer {digest(KEY)}",
+    )
+    basics = (
+        "Basic",
+        f"Basic {KEY}",
+        basic(KEY, "wrong"),
+        basic("", "wrong"),
+        basic("wrong", ""),
+        "Basic ä",
+    )
+    headers = ("", KEY, f"Digest {KEY}", *bearers, *basics)
+    without = world.offer(key=None)
+
+    for answer in (
+        without,
+        *(world.offer(authorization=value) for value in headers),
+    ):
+        assert_problem(answer, 401)
+        assert answer.headers["www-authenticate"]
+        assert answer.text == without.text
+    assert aws.calls == []
+    for api_keys in ("", f"acme:{digest('')}"):
+        world.restart(API_KEYS=api_keys)
+        for value in ("", "Bearer", "Bearer ", basic("", ""), "x y", f"Bearer {KEY}"):
+            assert world.offer(authorization=value).status_code == 401
+
+
+def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -> None:
+    for status_code, key in [(401, "wr0ng-key"), (403, PRODUCER_KEY)]:
+        assert world.call("GET", "/events", key=key).status_code == status_code
+        [line] = output.lines()
+        assert_has(
+            line, message="key refused", level="WARNING", status_code=status_code, path="/events"
+        )
+        assert key not in json.dumps(line)
+
+
+def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_or_as_its_user(
+    world: World,
+) -> None:
+    tokens = [f"{scheme} {KEY}" for scheme in ("bearer", "BEARER", "bEaReR")]
+    passwords = [basic("", KEY), basic("any", KEY), basic("any", KEY).replace("Basic", "basic")]
+    # as generated clients send a key
+    without_colon = "Basic " + base64.b64encode(KEY.encode()).decode()
+    told: Json = {"name": "acme", "scopes": ["consume", "erase", "produce"], "stage": "dev"}
+    told |= dict.fromkeys(("tenant", "expires_at", "event_types"))
+    told["webhook"] = {"host": "127.0.0.1"}
+    for authorization in (*tokens, *passwords, basic(KEY, ""), without_colon):
+        assert world.get("/me", authorization=authorization) == told
+    assert_has(world.get("/me", key=PRODUCER_KEY), name="shop", scopes=["produce"])
+    assert "webhook" not in world.get("/me", key=PRODUCER_KEY)
+    world.restart(EVENT_TYPES="order.created,invoice.paid", ZAPIER_WEBHOOK_URL="subscriptions")
+    assert_has(world.get("/me"), event_types=["order.created", "invoice.paid"], webhook=None)
+
+
+def test_missing_or_bad_settings_are_named_never_their_values(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        **world.environ,
+        "API_KEYS": "payload-itself",
+        "ZAPIER_WEBHOOK_URL": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    services.use(None)
+
+    answer = world.offer()
+
+    assert_problem(answer, 503)
+    assert answer.headers["retry-after"]
+    for words in ("API_KEYS is unusable: it must be", "ZAPIER_WEBHOOK_URL is missing: it must be"):
+        assert words in answer.json["detail"]
+    assert "payload-itself" not in answer.text
+    for name, value in world.environ.items():
+        monkeypatch.setenv(name, value)
+    # as soon as they are corrected
+    assert world.call("GET", "/events", key=CONSUMER_KEY).status_code == 200
+
 
 NAME = "triggers-api-dev-settings"
 

@@ -1,4 +1,4 @@
-"""What a receiver has from the system that it was moved from: a secret, and the form of bodies."""
+"""Secrets of subscriptions: random, given, renewed and shown, and what they sign."""
 
 import json
 from dataclasses import replace
@@ -10,13 +10,49 @@ from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.conftest import Once
 from tests.support.aws_calls import Aws
-from tests.support.receiver import Receiver, is_signed
-from tests.support.subscribing import post_for, secret_of, subscribe, subscribed
-from tests.support.world import Json, World, assert_has
+from tests.support.receiver import Exchange, Receiver, is_signed, status
+from tests.support.subscribing import (
+    make_token,
+    post_for,
+    secret_of,
+    subscribe,
+    subscribed,
+)
+from tests.support.world import SIGNING_SECRETS, Json, World, assert_has
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="1")
+    return world
+
+
+def test_copies_are_signed_with_their_subscription_s_secret(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    one, other = (
+        subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other")
+    )
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
+    again = subscribe(world, target)
+
+    world.post()
+
+    [signed] = [request for request in target.requests if not request.path.endswith("&other")]
+    assert is_signed(signed, one)
+    assert not any(is_signed(signed, secret) for secret in (other, *SIGNING_SECRETS))
+    assert all(is_signed(receiver.requests[-1], secret) for secret in SIGNING_SECRETS)
+    assert (again.status_code, again.json["secret"]) == (200, one)
+    world.call("DELETE", again.location)
+    world.sleep(1)
+    anew = subscribe(world, target).json
+    assert anew["subscription_id"] == again.json["subscription_id"]
+    assert anew["secret"] != again.json["secret"]
+
 
 # base64 of 24, 27 and 64 bytes
 FIRST, SECOND, THIRD = (f"whsec_{text}" for text in ("c2Vj" * 8, "c3R/" * 9, "a" * 85 + "Q=="))
-PAYLOAD = '{"text":"Order 4711 is paid","cents":123456789012345678901234567890,"é":[]}'
 
 
 def set_secret(world: World, path: str, secret: str | None = None) -> Any:
@@ -131,6 +167,62 @@ def test_a_description_keeps_what_it_does_not_know(world: World, target: Receive
     described = replace(seen, described='{"newer":[1],"name":"Old"}').description()
 
     assert_has(json.loads(described), newer=[1], name=None, given={"0": FIRST})
+
+
+def test_the_owner_alone_is_told_the_whole_url(world: World, target: Receiver) -> None:
+    path = f"{subscribed(world, target, tenant='a')}/secret"
+    for tenant, status_code, url in (("a", 200, target.url), ("b", 404, None)):
+        for method in ("GET", "POST"):
+            answer = world.call(method, path, key=make_token(world, tenant))
+            assert (answer.status_code, answer.json.get("target_url")) == (status_code, url)
+    assert world.call("GET", path).json["target_url"] is None
+
+
+GIVEN = "whsec_s3cretsecrets3cretsecrets3cret24"
+
+HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
+
+
+def test_headers_and_a_given_secret_are_on_or_sign_every_push_and_are_nowhere_else(
+    world: World, target: Receiver, listener: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def echo(exchange: Exchange) -> None:
+        status(503, body=str(exchange.request.headers).encode())(exchange)
+
+    target.default = echo
+    world.restart(LOG_LEVEL="DEBUG", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_DISABLE_DAYS="0")
+    subscribe(world, listener, "triggers.*")
+    made = subscribe(world, target, "order.*", headers=HEADERS, secret=GIVEN)
+    path = made.location
+    events = [world.post()]
+    world.settle()
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    events.append(world.post())
+    world.settle()
+    calls = [
+        ("GET", path),
+        ("PATCH", path),
+        ("GET", "/subscriptions"),
+        *(("POST", f"{path}/{verb}") for verb in ("test", "enable")),
+    ]
+    answers = [
+        made,
+        *(world.call(*call, "{}") for call in calls),
+        *(world.call("GET", f"/events/{event['copies'][0]}") for event in events),
+    ]
+
+    assert target.count == 5
+    sent = {name.lower(): value for name, value in HEADERS.items()}
+    assert all(sent.items() <= request.headers.items() for request in target.requests)
+    reports = [request.body.decode() for request in listener.requests]
+    assert len(reports) > 2
+    told = [answer.text for answer in answers[1:]] + reports
+    told += map(repr, world.services.subscriptions.of_tenant(None))
+    assert "s3cret" not in str([told, *capfd.readouterr(), world.dead_letters()])
+    assert [answer.json["header_names"] for answer in answers[:3]] == [[*HEADERS]] * 3
+
+
+PAYLOAD = '{"text":"Order 4711 is paid","cents":123456789012345678901234567890,"é":[]}'
 
 
 def test_pushes_have_the_form_that_a_receiver_of_svix_expects(
