@@ -37,6 +37,14 @@ from tests.support.world import (
     digest,
 )
 
+
+def assert_problem(answer: Answer, status_code: int, *fields: str) -> None:
+    """Check that an answer, which fits its description, has this status and faults of exactly these
+    fields.
+    """
+    assert (answer.status_code, answer.faults) == (status_code, sorted(fields)), answer.text
+
+
 # Posting
 
 
@@ -48,13 +56,6 @@ def test_a_location_resolves_against_the_url_of_the_request(world: World) -> Non
     event_url = f"{base}/events/{answer.json['event_id']}"
     assert urljoin(f"{base}/events", answer.headers["location"]) == event_url
     assert urljoin(f"{event_url}/replay", again.headers["location"]) == event_url
-
-
-def assert_problem(answer: Answer, status_code: int, *fields: str) -> None:
-    """Check that an answer, which fits its description, has this status and faults of exactly these
-    fields.
-    """
-    assert (answer.status_code, answer.faults) == (status_code, sorted(fields)), answer.text
 
 
 def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> None:

@@ -23,11 +23,12 @@ from tests.support.subscribing import (
     send_during,
     subscribe_later,
 )
-from tests.support.world import KEY, UNKNOWN, Answer, World, assert_has
-
-# Recipients
+from tests.support.world import KEY, UNKNOWN, World, assert_has
 
 TENANT = "customer-42"
+
+
+# Recipients
 
 
 def test_recipients_are_told_with_their_copies_or_why_they_have_none(
@@ -278,11 +279,6 @@ def test_a_lost_response_costs_no_copy(
 
 
 CONFLICT = ("None", "TransactionConflict")
-
-
-def reasons(answer: Answer) -> list[tuple[str, str | None]]:
-    """Return the way of each event that is listed, and the reason that is told."""
-    return [(row["event_type"].rpartition(".")[2], row["reason"]) for row in answer.json["events"]]
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,6 @@ from tests.support.subscribing import (
 from tests.support.world import SIGNING_SECRETS, Json, World, assert_has
 
 
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(SUBSCRIPTION_DISABLE_DAYS="1")
-    return world
-
-
 def test_copies_are_signed_with_their_subscription_s_secret(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:

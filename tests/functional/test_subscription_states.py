@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import pytest
 
@@ -28,9 +27,7 @@ from tests.support.subscribing import (
     subscribed,
     subscriptions,
 )
-from tests.support.world import START, Answer, Json, World, assert_has
-
-# Failing, disabled, enabled
+from tests.support.world import START, Json, World, assert_has
 
 
 @pytest.fixture
@@ -47,6 +44,9 @@ DISABLED = "not pushed: the subscription is disabled"
 def state(world: World) -> tuple[str | None, str | None]:
     [subscription] = subscriptions(world)
     return subscription["failing_since"], subscription["disabled_at"]
+
+
+# Failing, disabled, enabled
 
 
 Pushes = list[tuple[int, int]]  # the hour of each, and the status code
@@ -447,10 +447,6 @@ def test_of_two_410s_at_once_one_disables_the_subscription(
     assert len(output.lines(message="subscription disabled")) == 1
 
 
-def patch(world: World, path: str, **changes: Any) -> Answer:
-    return world.call("PATCH", path, changes)
-
-
 @pytest.mark.parametrize("tenant", [None, "a"])
 def test_410_if_edited_meanwhile_is_ignored(
     world: World, target: Receiver, listener: Receiver, tenant: str | None
@@ -458,7 +454,7 @@ def test_410_if_edited_meanwhile_is_ignored(
     path = subscribed(world, target, tenant=tenant)
 
     def edit(exchange: Exchange) -> None:
-        patch(world, path, target_url=listener.url)
+        world.call("PATCH", path, {"target_url": listener.url})
         status(410)(exchange)
 
     target.script(edit)
