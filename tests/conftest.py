@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from chalicelib.infra import telemetry
+from tests.support import world as worlds
+from tests.support.aws_calls import Aws
+from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
-from tests.support.world import Clock, Json, World, world
+from tests.support.subscribing import subscribe_later
+from tests.support.world import Answer, Clock, Json, World, find_route
 
 # test_push measures memory, which is no longer quiet after test_run.
 LONGEST = ("test_deploy", "test_console", "test_crash_points", "test_push", "test_run")
@@ -66,8 +70,59 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def shared_world() -> Iterator[World]:
     """A system for a whole module; nobody listens to its pushes."""
-    with world("http://127.0.0.1:9/hook") as system:
+    with worlds.world("http://127.0.0.1:9/hook") as system:
         yield system
+
+
+class DescribedWorld(World):
+    """Checks every response against chalicelib/openapi.json."""
+
+    def call(self, method: str, path: str, *args: Any, **kwargs: Any) -> Answer:
+        answer = super().call(method, path, *args, **kwargs)
+        assert_described(method, find_route(path.partition("?")[0])[0], answer)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def reused_world() -> Iterator[World]:
+    with worlds.world("http://127.0.0.1:9/", kind=DescribedWorld) as system:
+        yield system
+
+
+@pytest.fixture
+def world(reused_world: World, receiver: Receiver) -> Iterator[World]:
+    reused_world.forget(ZAPIER_WEBHOOK_URL=receiver.url)
+    yield reused_world
+    reused_world.stop()
+
+
+@pytest.fixture
+def aws(world: World) -> Iterator[Aws]:
+    aws = Aws(world)
+    yield aws
+    aws.close()
+
+
+@pytest.fixture
+def target() -> Iterator[Receiver]:
+    """A receiver for subscriptions."""
+    with Receiver() as target:
+        yield target
+
+
+@pytest.fixture
+def listener() -> Iterator[Receiver]:
+    """Another one, such as for reports."""
+    with Receiver() as listener:
+        yield listener
+
+
+@pytest.fixture
+def subscription_id(world: World, target: Receiver) -> str:
+    """Return the id of a subscription that every container knows."""
+    made = subscribe_later(world, target)
+    world.sleep(10)
+    return made
 
 
 @pytest.fixture

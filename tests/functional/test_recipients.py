@@ -1,181 +1,31 @@
-"""Who got an event, and how it gets to who did not: recipients, send and recover."""
+"""Recipients: who got an event or why not, and an event that is sent to one."""
 
 import json
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
 from chalicelib.core.store import ERASED_SECONDS
-from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.infra.times import DAY_SECONDS
 from tests.conftest import During, Once, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
-from tests.support.subscribing import copies, id_of_new, listed, make_token, post_later
-from tests.support.world import KEY, UNKNOWN, Answer, Json, World, assert_has
+from tests.support.subscribing import (
+    copies,
+    listed,
+    make_token,
+    post_later,
+    recipients,
+    recover,
+    send,
+    send_during,
+    subscribe_later,
+)
+from tests.support.world import KEY, UNKNOWN, World, assert_has
 
 TENANT = "customer-42"
-MARKED = "response-of-the-operator"
-
-
-def subscribed(world: World, target: str | Receiver, *event_types: str, **members: Any) -> str:
-    """Subscribe a target a second later; return the id, when every container knows."""
-    world.sleep(1)
-    return id_of_new(world, target, *event_types, **members)
-
-
-@pytest.fixture
-def subscription_id(world: World, target: Receiver) -> str:
-    """Return the id of a subscription that every container knows."""
-    made = subscribed(world, target)
-    world.sleep(10)
-    return made
-
-
-def recipients(world: World, event: Json) -> Any:
-    return world.get(f"/events/{event['event_id']}/recipients")["recipients"]
-
-
-def send(world: World, subscription_id: str, event_id: Any, *, key: str = KEY) -> Answer:
-    path = f"/subscriptions/{subscription_id}/send"
-    return world.call("POST", path, {"event_id": event_id}, key=key)
-
-
-def recover(world: World, subscription_id: str, *, key: str = KEY, **members: Any) -> Answer:
-    body = {"since": rfc3339(0), **members}
-    return world.call("POST", f"/subscriptions/{subscription_id}/recover", body, key=key)
-
-
-def missed(world: World, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
-    if "subject" not in query:
-        query.setdefault("since", rfc3339(0))
-    return world.call("GET", f"/subscriptions/{subscription_id}/missed?{urlencode(query)}", key=key)
-
-
-def send_late(world: World, target: Receiver) -> Any:
-    event = post_later(world)
-    subscription_id = subscribed(world, target)
-    world.sleep(29 * DAY_SECONDS)
-    send(world, subscription_id, event["event_id"])
-    return event
-
-
-def replay_late(world: World, target: Receiver) -> Any:
-    subscribed(world, target)
-    world.sleep(10)
-    event = post_later(world)
-    world.sleep(29 * DAY_SECONDS)
-    world.replay(event["copies"][0])
-    return event
-
-
-@pytest.mark.parametrize("act", [send_late, replay_late])
-def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
-    world: World, target: Receiver, act: Callable[[World, Receiver], Any]
-) -> None:
-    world.restart(ZAPIER_WEBHOOK_URL="none")
-    listed(world)  # reads for how long events are kept, too
-    event = act(world, target)
-    world.empty_inbox()
-    world.sleep(15 * DAY_SECONDS)
-    assert listed(world) == [event["event_id"]]
-    [copy_id] = world.event(event["event_id"])["copies"]
-    # TTL deletes what has expired.
-    assert int(world.item(event["event_id"])["expires_at"]["N"]) > world.clock()
-
-    erased = world.call("DELETE", f"/events/{event['event_id']}", key=KEY)
-
-    assert erased.status_code == 204
-    assert world.call("GET", f"/events/{copy_id}").status_code == 404
-
-
-@pytest.mark.parametrize("days", [0, 28])
-def test_nothing_ends_earlier_once_the_retention_period_was_lowered(
-    world: World, target: Receiver, days: int
-) -> None:
-    target.default = 422
-    subscribed(world, target)
-    world.sleep(10)
-    event = post_later(world)
-    later = subscribed(world, f"{target.url}&later")
-    world.restart(EVENT_RETENTION_DAYS="7")
-    world.sleep(60 + days * DAY_SECONDS)
-
-    def ends() -> dict[str, int]:
-        return {
-            item["event_id"]["S"]: int(item["expires_at"]["N"])
-            for item in world.items()
-            if "expires_at" in item
-        }
-
-    before = ends()
-    for again in (later, event["copies"][0], event["event_id"]):
-        answer = send(world, again, event["event_id"]) if again is later else world.replay(again)
-        assert answer.status_code == 202
-        world.empty_inbox()
-        after = ends()
-        assert [event_id for event_id, end in before.items() if after[event_id] < end] == []
-        assert max(after.values()) == after[event["event_id"]]
-        before = after
-
-
-def test_an_event_that_changes_while_its_copy_is_replayed_is_kept_as_long_as_that(
-    world: World, target: Receiver, during: During
-) -> None:
-    world.restart(ZAPIER_WEBHOOK_URL="none")
-    subscribed(world, target)
-    world.sleep(10)
-    event = post_later(world)
-    world.sleep(29 * DAY_SECONDS)
-    others = iter([world.acknowledge])
-
-    def acknowledge_meanwhile(**_: object) -> None:
-        for act in others:
-            act(event["event_id"])
-
-    during(world.dynamodb, "before-call.dynamodb.UpdateItem", acknowledge_meanwhile)
-    world.replay(event["copies"][0])
-    world.sleep(15 * DAY_SECONDS)
-    assert world.event(event["event_id"])["status"] == "delivered"
-
-
-def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
-    receiver.default = 503
-    listed(world)  # reads for how long events are kept, too
-    event = post_later(world)
-    subscription_id = subscribed(world, target.url)
-    world.clock.sleep(2 * DAY_SECONDS)
-    send(world, subscription_id, event["event_id"])
-    world.empty_inbox()
-    assert len(world.event(event["event_id"])["attempts"]) > 1
-
-    world.clock.sleep(29 * DAY_SECONDS)
-
-    assert listed(world, "/inbox") == [event["event_id"]]
-
-
-def test_a_redrive_that_replays_nothing_keeps_no_event_longer(
-    world: World, target: Receiver
-) -> None:
-    target.default = 422
-    subscribed(world, target.url)
-    world.clock.sleep(10)
-    [copy_id] = post_later(world)["copies"]
-    target.default = 200
-    world.replay(copy_id)
-    world.empty_inbox()
-    world.clock.sleep(DAY_SECONDS)
-    kept = [item.get("expires_at") for item in world.items()]
-
-    world.move_back()
-    world.empty_inbox()
-
-    assert [item.get("expires_at") for item in world.items()] == kept
 
 
 # Recipients
@@ -185,7 +35,7 @@ def test_recipients_are_told_with_their_copies_or_why_they_have_none(
     world: World, target: Receiver
 ) -> None:
     def at(name: str, *event_types: str, **members: Any) -> str:
-        return subscribed(world, f"{target.url}&{name}", *event_types, name=name, **members)
+        return subscribe_later(world, f"{target.url}&{name}", *event_types, name=name, **members)
 
     at("got-it", "order.*", tenant=TENANT)
     at("another", tenant="another")
@@ -247,7 +97,7 @@ def test_a_payload_that_is_nested_too_deep_for_a_filter_has_no_member_to_tell(
     nested = f"{'[' * 20_000}{']' * 20_000}"
     content = zlib.compress(f'{{"a":{nested}}}\nnull'.encode())
     world.change_item(event["event_id"], "SET content = :content", content={"B": content})
-    subscription_id = subscribed(world, target, filter={"a": [1]})
+    subscription_id = subscribe_later(world, target, filter={"a": [1]})
 
     [row] = recipients(world, event)
 
@@ -258,7 +108,7 @@ def test_a_payload_that_is_nested_too_deep_for_a_filter_has_no_member_to_tell(
 def test_an_event_without_recipients_has_none_and_a_copy_is_no_event(
     world: World, target: Receiver
 ) -> None:
-    subscribed(world, target, tenant=TENANT)
+    subscribe_later(world, target, tenant=TENANT)
     [copy_id] = post_later(world, tenant=TENANT)["copies"]
 
     assert recipients(world, post_later(world)) == []
@@ -266,7 +116,19 @@ def test_an_event_without_recipients_has_none_and_a_copy_is_no_event(
     assert world.call("GET", f"/events/{UNKNOWN}/recipients").status_code == 404
 
 
+def test_a_subscription_that_no_list_has_yet_is_not_gone(
+    world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribe_later(world, target)
+    event = post_later(world)
+    monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda tenant: ())
+    [recipient] = recipients(world, event)
+    assert recipient["state"] == "active"
+
+
 # Send
+
+MARKED = "response-of-the-operator"
 
 
 def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_webhook(
@@ -274,7 +136,9 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
 ) -> None:
     receiver.default = status(422, body=MARKED.encode())
     event = post_later(world, {"total": 80}, tenant=TENANT, subject="order-4711", metadata={"m": 1})
-    subscription_id = subscribed(world, target, "invoice.*", tenant=TENANT, filter={"total": [100]})
+    subscription_id = subscribe_later(
+        world, target, "invoice.*", tenant=TENANT, filter={"total": [100]}
+    )
     world.sleep(20 * DAY_SECONDS)
     token = make_token(world, TENANT)
 
@@ -321,8 +185,8 @@ def test_a_copy_that_is_gone_is_made_again_and_listed_once(
 def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws) -> None:
     event = post_later(world, tenant=TENANT)
     foreign = post_later(world, tenant="another")
-    subscription_id = subscribed(world, target, tenant=TENANT)
-    for_all = subscribed(world, f"{target.url}&all")
+    subscription_id = subscribe_later(world, target, tenant=TENANT)
+    for_all = subscribe_later(world, f"{target.url}&all")
     token = make_token(world, TENANT)
     copy_id = send(world, for_all, event["event_id"]).json["event_id"]
 
@@ -350,8 +214,8 @@ def test_a_report_is_not_sent_nor_filtered_where_its_recipients_are_asked_for(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = target.default = 422
-    subscribed(world, target, "triggers.*")
-    other = subscribed(world, f"{target.url}&other", "a", "triggers.*")
+    subscribe_later(world, target, "triggers.*")
+    other = subscribe_later(world, f"{target.url}&other", "a", "triggers.*")
     world.sleep(10)
     post_later(world)
     [report] = world.get("/events?event_type=triggers.*&source=original")["events"]
@@ -360,7 +224,7 @@ def test_a_report_is_not_sent_nor_filtered_where_its_recipients_are_asked_for(
     world.empty_inbox()
     world.sleep(60)
     assert_has(recover(world, other).json, sent=0, replayed=0)
-    subscribed(world, f"{target.url}&later", "triggers.*", filter={"x": [1]})
+    subscribe_later(world, f"{target.url}&later", "triggers.*", filter={"x": [1]})
     assert [row["reason"] for row in recipients(world, report)] == [None, None, "later"]
 
 
@@ -369,7 +233,7 @@ def test_an_event_lists_at_most_500_copies(world: World, target: Receiver) -> No
     listed = [f"cpy_{number:032x}" for number in range(499)]
     copies = json.dumps(listed, separators=(",", ":"))
     world.change_item(event["event_id"], "SET copies = :copies", copies={"S": copies})
-    first, second = (subscribed(world, f"{target.url}&{number}") for number in range(2))
+    first, second = (subscribe_later(world, f"{target.url}&{number}") for number in range(2))
 
     assert send(world, first, event["event_id"]).status_code == 202
     assert send(world, second, event["event_id"]).problem == (409, "too_many_copies")
@@ -402,7 +266,7 @@ def test_a_lost_response_costs_no_copy(
     world: World, target: Receiver, aws: Aws, fault: Fault
 ) -> None:
     event = post_later(world)
-    subscription_id = subscribed(world, target)
+    subscription_id = subscribe_later(world, target)
     aws.fail("TransactWriteItems", fault=fault)
     answer = recover(world, subscription_id)
     aws.heal()
@@ -424,7 +288,7 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
     world: World, target: Receiver, during: During, conflicts: int, codes: tuple[str, ...]
 ) -> None:
     event = post_later(world)
-    subscription_id = subscribed(world, target)
+    subscription_id = subscribe_later(world, target)
     left = [conflicts]
 
     def conflict(**_: object) -> Any:
@@ -446,280 +310,11 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
     assert target.count == (0 if conflicts == 100 else 1)
 
 
-# Missed
-
-WAIT = status(503, headers={"retry-after": "600"})
-WAYS: Json = {  # to miss an event, or not, and how the target answers
-    "later": None,
-    "delivered": 200,
-    "failed": 422,
-    "waiting": WAIT,
-    "queued": 503,
-    "event_types": None,
-    "filter": None,
-    "deleted": 200,
-    "edited": None,
-}
-TO_RECOVER = ["later", "failed", "waiting", "edited"]
-
-
-def miss(world: World, target: Receiver, **members: Any) -> tuple[str, Json]:
-    """Make a subscription that misses events in every way; return its id and the events by way."""
-    target.script(*filter(None, WAYS.values()))
-    subscription_id = ""
-    events = {}
-    for way in WAYS:
-        event_type = "invoice.created" if way in ("event_types", "edited") else "order.created"
-        body = {
-            "event_type": f"{event_type}.{way}",
-            "payload": {"total": 80 + 20 * (way != "filter")},
-            "subject": "order-4711",
-            **members,
-        }
-        events[way] = world.offer(body, idempotency_key=way).json
-        world.sleep(1)
-        if way == "later":
-            subscription_id = subscribed(
-                world, target, "order.*", filter={"total": [100]}, **members
-            )
-            world.sleep(10)
-    world.call("DELETE", f"/events/{events['deleted']['copies'][0]}", key=KEY)
-    types = {"event_types": ["order.*", "invoice.created.edited"]}
-    world.call("PATCH", f"/subscriptions/{subscription_id}", types, key=KEY)
-    return subscription_id, events
-
-
-def reasons(answer: Answer) -> list[tuple[str, str | None]]:
-    """Return the way of each event that is listed, and the reason that is told."""
-    return [(row["event_type"].rpartition(".")[2], row["reason"]) for row in answer.json["events"]]
-
-
-def test_what_a_subscription_missed_is_listed_with_the_reasons(
-    world: World, target: Receiver
-) -> None:
-    subscription_id, events = miss(world, target, tenant=TENANT)
-    post_later(world, tenant="another", subject="order-4711")
-    post_later(world, subject="order-4711")
-    token = make_token(world, TENANT)
-
-    listed = missed(world, subscription_id, key=token)
-    about = missed(world, subscription_id, key=token, subject="order-4711")
-
-    assert reasons(listed) == [(way, way) for way in TO_RECOVER]
-    assert_has(listed.json, examined=len(WAYS), next_cursor=None)
-    got_it = ("delivered", "queued")
-    assert reasons(about) == [(way, None if way in got_it else way) for way in WAYS]
-    assert about.json["examined"] == len(WAYS)
-    later, failed, *_ = listed.json["events"]
-    assert_has(later, event_id=events["later"]["event_id"], subject="order-4711", copy=None)
-    assert later["created_at"] == events["later"]["created_at"]
-    assert_has(failed["copy"], status="failed", last_error="receiver responded 422")
-    assert [row["member"] for row in about.json["events"] if row["member"]] == ["total"]
-    assert missed(world, subscription_id, subject="order-4712").json["events"] == []
-    # Disabled or not, and a copy whose next attempt comes within a minute is under way.
-    world.call("POST", f"/subscriptions/{subscription_id}/disable")
-    [copy] = copies(world, events["waiting"])
-    world.sleep(unix_seconds(copy["next_attempt_at"]) - world.clock() - 59)
-    left = [way for way in TO_RECOVER if way != "waiting"]
-    assert [way for way, _ in reasons(missed(world, subscription_id))] == left
-    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
-    assert reasons(missed(world, subscription_id)) == [("failed", "failed")]
-
-
-def test_missed_events_are_listed_in_pages_of_two_reads(
-    world: World, target: Receiver, aws: Aws
-) -> None:
-    events = [post_later(world, {"a": number}) for number in range(6)]
-    subscription_id = subscribed(world, target, filter={"a": [4, 5]})
-    since, until = (events[number]["created_at"] for number in (1, 5))
-
-    pages: list[Any] = []
-    cursor = ""
-    while not pages or cursor:
-        page = missed(world, subscription_id, since=since, until=until, limit=3, cursor=cursor)
-        cursor = page.json["next_cursor"]
-        pages.append(([row["event_id"] for row in page.json["events"]], page.json["examined"]))
-
-    assert pages == [([], 3), ([events[4]["event_id"]], 1)]
-    calls = aws.during(lambda: missed(world, subscription_id))
-    assert Counter(calls) == {"GetItem": 1, "Query": 14, "BatchGetItem": 2}
-    for query, faults in (
-        ("", ["since"]),
-        ("limit=0&since=2h&subject=+x", ["limit", "since", "subject"]),
-    ):
-        path = f"/subscriptions/{subscription_id}/missed?{query}"
-        assert world.call("GET", path).faults == faults
-
-
-# Recover
-
-
-def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Receiver) -> None:
-    subscription_id, events = miss(world, target, tenant=TENANT)
-    for tenant in ("another", None):
-        post_later(world, tenant=tenant)
-    world.lose_messages()  # of what is queued
-    world.sleep(60)
-    before = target.count
-    token = make_token(world, TENANT)
-
-    recovered = recover(world, subscription_id, key=token).json
-    again = recover(world, subscription_id, key=token).json
-
-    done = {"sent": 2, "replayed": 2, "left": 0}
-    assert recovered == {"examined": len(WAYS), **done, "next_cursor": None}
-    assert again == {**recovered, "sent": 0, "replayed": 0}
-    world.sleep(61)
-    world.sweep()  # finds what was queued, and leaves what waits in the slow lane
-    assert (len(world.slow_messages()), len(world.messages())) == (4, 5)
-    world.empty_inbox()
-    received = [request.json()["event_type"] for request in target.requests[before:]]
-    assert sorted(way.rpartition(".")[2] for way in received) == sorted([*TO_RECOVER, "queued"])
-    attempts = [copies(world, events[way])[0]["delivery_attempts"] for way in ("failed", "waiting")]
-    assert attempts == [1, 2]  # what waited keeps its attempts
-    assert missed(world, subscription_id).json["events"] == []
-    for_all = subscribed(world, f"{target.url}&all")
-    for refused in (recover(world, for_all, key=token), missed(world, for_all, key=token)):
-        assert refused.problem == (404, "not_found")
-    assert recover(world, for_all).json["sent"] == len(WAYS) + 2
-
-
-def test_a_pause_is_made_up_for(world: World, target: Receiver, subscription_id: str) -> None:
-    target.script(status(503, headers={"retry-after": "20"}))
-    post_later(world)
-    world.call("POST", f"/subscriptions/{subscription_id}/disable")
-    world.sleep(10)
-    post_later(world)
-    world.sleep(11)
-    world.empty_inbox()
-    assert [way for _, way in reasons(missed(world, subscription_id))] == ["failed"] * 2
-    world.call("POST", f"/subscriptions/{subscription_id}/enable")
-    world.sleep(10)
-
-    assert_has(recover(world, subscription_id).json, sent=0, replayed=2)
-
-    world.settle()
-    assert target.count == 3
-    assert missed(world, subscription_id).json["events"] == []
-
-
-@pytest.mark.parametrize("answer", [405, WAIT])
-def test_a_loop_of_recoveries_pushes_once_a_minute(
-    world: World, target: Receiver, answer: Any
-) -> None:
-    token = make_token(world, TENANT)
-    subscription_id = subscribed(world, target, tenant=TENANT)
-    target.default = answer
-    [copy_id] = post_later(world, tenant=TENANT)["copies"]
-    for second in range(600):
-        recovered = recover(world, subscription_id, key=token).json
-        is_left = second % 60 < 59
-        assert_has(recovered, replayed=int(not is_left), left=int(is_left))
-        world.empty_inbox()
-        world.sleep(1)
-    assert target.count == 11
-    assert answer == 405 or world.event(copy_id)["status"] == "pending"
-
-
-def replay_and_push(world: World, copy_id: str, subscription_id: str) -> None:
-    world.replay(copy_id)
-    world.empty_inbox()
-
-
-MEANWHILE: dict[str, Callable[[World, str, str], object]] = {
-    "acknowledged": lambda world, copy_id, _: world.acknowledge(copy_id),
-    "replayed": lambda world, copy_id, _: world.replay(copy_id),
-    "pushed again": replay_and_push,
-    "recovered": lambda world, _, subscription_id: recover(world, subscription_id),
-    "erased": lambda world, copy_id, _: world.call("DELETE", f"/events/{copy_id}", key=KEY),
-}
-
-
-@pytest.mark.parametrize("answer", [422, WAIT])
-@pytest.mark.parametrize("act", MEANWHILE.values(), ids=MEANWHILE)
-def test_a_recovery_leaves_alone_what_somebody_changed_meanwhile(
-    world: World,
-    target: Receiver,
-    once: Once,
-    subscription_id: str,
-    answer: Any,
-    act: Any,
-) -> None:
-    target.default = answer
-    [copy_id] = post_later(world)["copies"]
-    world.sleep(60)
-    found: list[Json] = []
-
-    def interrupt() -> None:
-        act(world, copy_id, subscription_id)
-        found.append(world.item(copy_id))
-
-    once(world.dynamodb, "before-call.dynamodb.UpdateItem", interrupt)
-    answered = recover(world, subscription_id)
-
-    assert_has(answered.json, sent=0, replayed=0)
-    assert found == [world.item(copy_id)]
-
-
-def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
-    world: World, target: Receiver
-) -> None:
-    target.default = 503
-    world.restart(MAX_DELIVERY_ATTEMPTS="12", SUBSCRIPTION_DISABLE_DAYS="0")
-    subscription_id = subscribed(world, target)
-    world.sleep(10)
-    [copy_id] = post_later(world)["copies"]
-
-    minutes = 0
-    while recover(world, subscription_id).status_code == 200:
-        world.empty_inbox()
-        world.sleep(60)
-        minutes += 1
-        assert minutes < 30
-
-    assert minutes < 15  # its schedule takes an hour and more
-    assert len(world.dead_letters()) == 1
-    assert world.event(copy_id)["delivery_attempts"] == 12
-
-
-def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
-    world: World, target: Receiver, during: During
-) -> None:
-    for number in range(40):
-        post_later(world, event_type="wanted" if number % 2 else "other")
-    subscription_id = subscribed(world, target, "wanted")
-
-    def slow(**_: object) -> None:
-        world.sleep(1)
-
-    during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", slow)
-    answers: list[Any] = []
-    cursor = None
-    while not answers or cursor:
-        answers.append(recover(world, subscription_id, cursor=cursor).json)
-        cursor = answers[-1]["next_cursor"]
-
-    assert [answer["examined"] for answer in answers] == [32, 8]
-    assert sum(answer["sent"] for answer in answers) == 20
-
-
-def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> None:
-    path = f"/subscriptions/{subscribed(world, target)}/recover"
-    for body, faults in (
-        ('{"only_count": true, "limit": 1}', ["limit", "only_count", "since"]),
-        ('{"since": "2h", "until": "now", "cursor": "x"}', ["cursor", "since", "until"]),
-    ):
-        assert world.call("POST", path, body).faults == faults
-    nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null}'
-    assert world.call("POST", path, nulls).json["examined"] == 0
-    assert recover(world, f"sub_{'0' * 32}").status_code == 404
-
-
 def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
     world: World, target: Receiver, once: Once
 ) -> None:
     """Between the read of an event and the transaction another event may take its id."""
-    subscription_id = subscribed(world, target, "other")
+    subscription_id = subscribe_later(world, target, "other")
     world.sleep(10)
     bodies = [{"event_type": "a", "payload": {"n": number}} for number in range(2)]
     event = world.offer(bodies[0], idempotency_key="k").json
@@ -737,30 +332,11 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
     assert [request.json()["payload"] for request in target.requests] == [{"n": 1}]
 
 
-def test_a_subscription_that_no_list_has_yet_is_not_gone(
-    world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    subscribed(world, target)
-    event = post_later(world)
-    monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda tenant: ())
-    [recipient] = recipients(world, event)
-    assert recipient["state"] == "active"
-
-
-def send_during(world: World, once: Once, subscription_id: str, event: Json) -> None:
-    """Send an event, too, while it is sent or recovered."""
-
-    def send_meanwhile() -> None:
-        send(world, subscription_id, event["event_id"])
-
-    once(world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
-
-
 def test_a_send_that_another_one_overtakes_replays_its_copy(
     world: World, target: Receiver, once: Once
 ) -> None:
     event = post_later(world)
-    subscription_id = subscribed(world, target)
+    subscription_id = subscribe_later(world, target)
     send_during(world, once, subscription_id, event)
     for number in (1, 2):  # a delivered copy is replayed, too
         assert send(world, subscription_id, event["event_id"]).status_code == 202
@@ -769,10 +345,127 @@ def test_a_send_that_another_one_overtakes_replays_its_copy(
     assert len(world.event(event["event_id"])["copies"]) == 1
 
 
-def test_a_recovery_does_not_count_what_somebody_else_sent(
-    world: World, target: Receiver, once: Once
-) -> None:
+# How long events and copies are kept
+
+
+def send_late(world: World, target: Receiver) -> Any:
     event = post_later(world)
-    subscription_id = subscribed(world, target)
-    send_during(world, once, subscription_id, event)
-    assert_has(recover(world, subscription_id).json, examined=1, sent=0, replayed=0)
+    subscription_id = subscribe_later(world, target)
+    world.sleep(29 * DAY_SECONDS)
+    send(world, subscription_id, event["event_id"])
+    return event
+
+
+def replay_late(world: World, target: Receiver) -> Any:
+    subscribe_later(world, target)
+    world.sleep(10)
+    event = post_later(world)
+    world.sleep(29 * DAY_SECONDS)
+    world.replay(event["copies"][0])
+    return event
+
+
+@pytest.mark.parametrize("act", [send_late, replay_late])
+def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
+    world: World, target: Receiver, act: Callable[[World, Receiver], Any]
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    listed(world)  # reads for how long events are kept, too
+    event = act(world, target)
+    world.empty_inbox()
+    world.sleep(15 * DAY_SECONDS)
+    assert listed(world) == [event["event_id"]]
+    [copy_id] = world.event(event["event_id"])["copies"]
+    # TTL deletes what has expired.
+    assert int(world.item(event["event_id"])["expires_at"]["N"]) > world.clock()
+
+    erased = world.call("DELETE", f"/events/{event['event_id']}", key=KEY)
+
+    assert erased.status_code == 204
+    assert world.call("GET", f"/events/{copy_id}").status_code == 404
+
+
+@pytest.mark.parametrize("days", [0, 28])
+def test_nothing_ends_earlier_once_the_retention_period_was_lowered(
+    world: World, target: Receiver, days: int
+) -> None:
+    target.default = 422
+    subscribe_later(world, target)
+    world.sleep(10)
+    event = post_later(world)
+    later = subscribe_later(world, f"{target.url}&later")
+    world.restart(EVENT_RETENTION_DAYS="7")
+    world.sleep(60 + days * DAY_SECONDS)
+
+    def ends() -> dict[str, int]:
+        return {
+            item["event_id"]["S"]: int(item["expires_at"]["N"])
+            for item in world.items()
+            if "expires_at" in item
+        }
+
+    before = ends()
+    for again in (later, event["copies"][0], event["event_id"]):
+        answer = send(world, again, event["event_id"]) if again is later else world.replay(again)
+        assert answer.status_code == 202
+        world.empty_inbox()
+        after = ends()
+        assert [event_id for event_id, end in before.items() if after[event_id] < end] == []
+        assert max(after.values()) == after[event["event_id"]]
+        before = after
+
+
+def test_an_event_that_changes_while_its_copy_is_replayed_is_kept_as_long_as_that(
+    world: World, target: Receiver, during: During
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    subscribe_later(world, target)
+    world.sleep(10)
+    event = post_later(world)
+    world.sleep(29 * DAY_SECONDS)
+    others = iter([world.acknowledge])
+
+    def acknowledge_meanwhile(**_: object) -> None:
+        for act in others:
+            act(event["event_id"])
+
+    during(world.dynamodb, "before-call.dynamodb.UpdateItem", acknowledge_meanwhile)
+    world.replay(event["copies"][0])
+    world.sleep(15 * DAY_SECONDS)
+    assert world.event(event["event_id"])["status"] == "delivered"
+
+
+def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    receiver.default = 503
+    listed(world)  # reads for how long events are kept, too
+    event = post_later(world)
+    subscription_id = subscribe_later(world, target.url)
+    world.clock.sleep(2 * DAY_SECONDS)
+    send(world, subscription_id, event["event_id"])
+    world.empty_inbox()
+    assert len(world.event(event["event_id"])["attempts"]) > 1
+
+    world.clock.sleep(29 * DAY_SECONDS)
+
+    assert listed(world, "/inbox") == [event["event_id"]]
+
+
+def test_a_redrive_that_replays_nothing_keeps_no_event_longer(
+    world: World, target: Receiver
+) -> None:
+    target.default = 422
+    subscribe_later(world, target.url)
+    world.clock.sleep(10)
+    [copy_id] = post_later(world)["copies"]
+    target.default = 200
+    world.replay(copy_id)
+    world.empty_inbox()
+    world.clock.sleep(DAY_SECONDS)
+    kept = [item.get("expires_at") for item in world.items()]
+
+    world.move_back()
+    world.empty_inbox()
+
+    assert [item.get("expires_at") for item in world.items()] == kept

@@ -1,161 +1,241 @@
-"""Secrets are never in a log, a metric, an error, a message or a response, whatever happens."""
+"""Secrets of subscriptions: random, given, renewed and shown, and what they sign."""
 
-import base64
-import contextlib
 import json
-import logging
-from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from chalicelib.operations.batch import BatchError
-from tests.support import receiver as receivers
-from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import SECRET_PATH, Receiver, status
-from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, UNKNOWN, Answer, World, digest
-
-SIGNING_SECRET = "whsec_" + base64.b64encode(b"signing-secret-itself-and-more").decode()
-KEYS = (KEY, PRODUCER_KEY, CONSUMER_KEY, "wrong-key-itself")
-CONTENTS = ("payload-itself", "metadata-itself", "member-itself")
-SECRETS = (
-    "secret-path",
-    "secret-query",
-    SIGNING_SECRET.removeprefix("whsec_"),
-    "signing-secret-itself-and-more",
-    *KEYS,
-    *map(digest, KEYS),
+from chalicelib.infra.errors import ApiError
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from tests.conftest import Once
+from tests.support.aws_calls import Aws
+from tests.support.receiver import Exchange, Receiver, is_signed, status
+from tests.support.subscribing import (
+    make_token,
+    post_for,
+    secret_of,
+    subscribe,
+    subscribed,
 )
-BODY = json.dumps(
-    {
-        "event_type": "a",
-        "payload": {"member-itself": "payload-itself"},
-        "metadata": {"m": "metadata-itself"},
-    }
-)
-BEHAVIOURS = [
-    *(
-        status(code, headers={"Location": "/hooks/secret-path"})
-        for code in (200, 302, 404, 410, 429, 503)
-    ),
-    status(
-        503,
-        headers={"Retry-After": "payload-itself secret-query"},
-        body=rb"No hooks\/secret-path?a&amp;token=secret-query",
-    ),
-    receivers.close_without_answer,
-    receivers.reset_before_answer,
-    receivers.reset_mid_headers,
-    receivers.reset_mid_body,
-    receivers.hang,
-    receivers.garbage(b"payload-itself secret-path\r\n"),
-    *(
-        receivers.garbage(b"HTTP/1.1 %b\r\n\r\n" % rest)
-        for rest in (b"200 OK\r\nno colon here", b"abc OK")
-    ),
-]
+from tests.support.world import SIGNING_SECRETS, Json, World, assert_has
 
 
-@pytest.fixture(autouse=True)
-def show_other_loggers(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Let warnings of libraries reach standard error, as in Lambda."""
-    handler = logging.StreamHandler()
-    logging.getLogger().addHandler(handler)
-    yield
-    logging.getLogger().removeHandler(handler)
-
-
-def post_in_every_way(world: World) -> list[Answer]:
-    posts = [
-        world.offer(BODY),
-        world.offer(BODY, prefer="respond-async"),
-    ]
-    with contextlib.suppress(BatchError):
-        world.run_worker()
-    return posts
-
-
-def use_the_api(world: World) -> list[Answer]:
-    """Make every call, valid or not, whose response must not repeat what was posted."""
-    posted = world.offer(BODY, idempotency_key="k").json
-    event = f"/events/{posted.get('event_id', UNKNOWN)}"
-    bodies = (
-        BODY[:-1],
-        BODY.replace('"payload"', '"load"'),
-        BODY.replace('"a"', '"payload-itself "'),
+def test_copies_are_signed_with_their_subscription_s_secret(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    one, other = (
+        subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other")
     )
-    answers = [world.offer(body) for body in bodies]
-    answers += [world.offer(BODY, key=key) for key in (None, *KEYS[2:])]
-    answers += [world.call("GET", path, key=PRODUCER_KEY) for path in ("/inbox", event)]
-    listed = ("/events", "/events?payload=1", "/inbox?cursor=x", "/subscriptions?tenant=a!")
-    answers += [world.call("GET", path) for path in listed]
-    verbs = ("replay", "acknowledge", "replay")
-    answers += [world.call("POST", f"{event}/{verb}") for verb in verbs]
-    target = {"target_url": f"https://127.0.0.1:70000{SECRET_PATH}"}
-    return [
-        *answers,
-        world.call("POST", "/subscriptions", target),
-        world.offer(BODY.replace("itself", "other"), idempotency_key="k"),
-        world.offer(BODY, content_type="payload-itself"),
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
+    again = subscribe(world, target)
+
+    world.post()
+
+    [signed] = [request for request in target.requests if not request.path.endswith("&other")]
+    assert is_signed(signed, one)
+    assert not any(is_signed(signed, secret) for secret in (other, *SIGNING_SECRETS))
+    assert all(is_signed(receiver.requests[-1], secret) for secret in SIGNING_SECRETS)
+    assert (again.status_code, again.json["secret"]) == (200, one)
+    world.call("DELETE", again.location)
+    world.sleep(1)
+    anew = subscribe(world, target).json
+    assert anew["subscription_id"] == again.json["subscription_id"]
+    assert anew["secret"] != again.json["secret"]
+
+
+# base64 of 24, 27 and 64 bytes
+FIRST, SECOND, THIRD = (f"whsec_{text}" for text in ("c2Vj" * 8, "c3R/" * 9, "a" * 85 + "Q=="))
+
+
+def set_secret(world: World, path: str, secret: str | None = None) -> Any:
+    """Set this secret, or renew it; return the present one."""
+    return world.call("POST", f"{path}/secret", {"secret": secret}).json["secret"]
+
+
+def previous_until(world: World, path: str) -> Any:
+    return world.get(f"{path}/secret")["previous_until"]
+
+
+def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
+    """Return which secrets sign the next push."""
+    world.sleep(10)
+    post_for(world, None)
+    return [is_signed(target.requests[-1], secret) for secret in secrets]
+
+
+def test_each_secret_signs_for_a_day_after_the_next_random_or_given(
+    world: World, target: Receiver
+) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    path = subscribed(world, target, secret=FIRST)
+    known = [FIRST]
+
+    for secret in (SECOND, SECOND, None, None, THIRD):
+        present = set_secret(world, path, secret)
+        assert present == (secret or present)
+        if present not in known:  # else nothing changes
+            known.append(present)
+        world.call("PATCH", path, {"name": f"{secret}"})
+        assert signers(world, target, *known) == [False] * (len(known) - 2) + [True] * 2
+        world.sleep(60)
+
+    assert len(known) == 5
+    assert set_secret(world, path, f"{THIRD[:-3]}R==") == THIRD  # the same bytes
+    assert previous_until(world, path) == rfc3339(world.clock() - 70 + DAY_SECONDS)
+    world.sleep(DAY_SECONDS)
+    assert signers(world, target, *known) == [False] * 4 + [True]
+    assert_has(world.get(f"{path}/secret"), previous_until=None, target_url=None)
+
+
+def test_a_mistyped_secret_is_corrected_within_a_minute(world: World, target: Receiver) -> None:
+    path = subscribed(world, target)
+    original = secret_of(world, path)
+
+    assert set_secret(world, path, FIRST) == FIRST
+    until = previous_until(world, path)
+    world.sleep(30)
+    assert set_secret(world, path) == FIRST  # a client's retry
+    assert set_secret(world, path, SECOND) == SECOND
+
+    assert previous_until(world, path) == until
+    assert signers(world, target, SECOND, FIRST, original) == [True, False, True]
+
+
+def test_an_edit_sets_a_secret_in_the_same_write_or_changes_nothing(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    path = subscribed(world, target, secret=FIRST)
+    seen = world.services.subscriptions.get(path.rpartition("/")[2])
+    assert seen
+    world.sleep(60)
+
+    refused = world.call("PATCH", path, {"secret": SECOND, "name": ""})
+    secrets = [secret_of(world, path)]
+    edit: Json = {"secret": SECOND, "name": "New", "target_url": f"{target.url}&new"}
+    calls = aws.during(lambda: world.call("PATCH", path, edit))
+    secrets.append(secret_of(world, path))
+    with pytest.raises(ApiError):  # its URL was changed meanwhile
+        world.services.subscriptions.describe(seen, secret=THIRD, headers={"X-A": "1"})
+    world.sleep(60)
+    world.call("PATCH", path, {"name": "Newer"})
+
+    assert refused.faults == ["name"]
+    assert calls == ["GetItem", "UpdateItem"]
+    assert [*secrets, secret_of(world, path)] == [FIRST, SECOND, SECOND]
+    assert signers(world, target, FIRST, SECOND) == [True, True]
+
+
+@pytest.mark.parametrize("secrets", [(FIRST, SECOND), (SECOND, None), (None, SECOND), (None, None)])
+def test_of_two_renewals_at_once_that_with_the_later_given_secret_counts(
+    world: World, target: Receiver, secrets: tuple[str | None]
+) -> None:
+    path = subscribed(world, target)
+    original = secret_of(world, path)
+    [seen] = world.services.subscriptions.of_tenant(None)
+
+    renewed = [world.services.subscriptions.renew_secret(seen, secret) for secret in secrets]
+
+    assert {row and row.renewals for row in renewed} == {1}
+    present = secret_of(world, path)
+    assert (present == SECOND) is (SECOND in secrets)
+    assert signers(world, target, present, original) == [True, True]
+
+
+@pytest.mark.parametrize("secret, status_code", [(FIRST, 200), (None, 200), (SECOND, 409)])
+def test_of_two_first_calls_at_once_the_one_that_stores_it_decides(
+    world: World, target: Receiver, once: Once, secret: str | None, status_code: int
+) -> None:
+    def subscribe_meanwhile() -> None:
+        assert subscribe(world, target, secret=FIRST).status_code == 201
+
+    once(world.dynamodb, "before-call.dynamodb.PutItem", subscribe_meanwhile)
+    assert subscribe(world, target, secret=secret).status_code == status_code
+    assert secret_of(world, subscribed(world, target)) == FIRST
+
+
+def test_a_description_keeps_what_it_does_not_know(world: World, target: Receiver) -> None:
+    subscribed(world, target, secret=FIRST)
+    [seen] = world.services.subscriptions.of_tenant(None)
+    described = replace(seen, described='{"newer":[1],"name":"Old"}').description()
+
+    assert_has(json.loads(described), newer=[1], name=None, given={"0": FIRST})
+
+
+def test_the_owner_alone_is_told_the_whole_url(world: World, target: Receiver) -> None:
+    path = f"{subscribed(world, target, tenant='a')}/secret"
+    for tenant, status_code, url in (("a", 200, target.url), ("b", 404, None)):
+        for method in ("GET", "POST"):
+            answer = world.call(method, path, key=make_token(world, tenant))
+            assert (answer.status_code, answer.json.get("target_url")) == (status_code, url)
+    assert world.call("GET", path).json["target_url"] is None
+
+
+GIVEN = "whsec_s3cretsecrets3cretsecrets3cret24"
+
+HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
+
+
+def test_headers_and_a_given_secret_are_on_or_sign_every_push_and_are_nowhere_else(
+    world: World, target: Receiver, listener: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def echo(exchange: Exchange) -> None:
+        status(503, body=str(exchange.request.headers).encode())(exchange)
+
+    target.default = echo
+    world.restart(LOG_LEVEL="DEBUG", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_DISABLE_DAYS="0")
+    subscribe(world, listener, "triggers.*")
+    made = subscribe(world, target, "order.*", headers=HEADERS, secret=GIVEN)
+    path = made.location
+    events = [world.post()]
+    world.settle()
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    events.append(world.post())
+    world.settle()
+    calls = [
+        ("GET", path),
+        ("PATCH", path),
+        ("GET", "/subscriptions"),
+        *(("POST", f"{path}/{verb}") for verb in ("test", "enable")),
+    ]
+    answers = [
+        made,
+        *(world.call(*call, "{}") for call in calls),
+        *(world.call("GET", f"/events/{event['copies'][0]}") for event in events),
     ]
 
-
-def run_schedules(world: World) -> None:
-    world.sleep(61)
-    for run in (world.sweep, world.check_dlq):
-        with contextlib.suppress(Exception):
-            run()
-
-
-def assert_silence(world: World, capfd: pytest.CaptureFixture[str], answers: list[Answer]) -> None:
-    written = "".join(capfd.readouterr())
-    assert written
-    told = "".join(f"{answer.headers} {answer.text}" for answer in answers)
-    kept = json.dumps(world.messages() + world.dead_letters())
-    for secret in (*SECRETS, *CONTENTS):
-        for place, text in (("output", written), ("answers", told), ("messages", kept)):
-            at = text.find(secret)
-            assert at < 0, f"{secret} in the {place}: {text[max(0, at - 200) : at + 200]}"
+    assert target.count == 5
+    sent = {name.lower(): value for name, value in HEADERS.items()}
+    assert all(sent.items() <= request.headers.items() for request in target.requests)
+    reports = [request.body.decode() for request in listener.requests]
+    assert len(reports) > 2
+    told = [answer.text for answer in answers[1:]] + reports
+    told += map(repr, world.services.subscriptions.of_tenant(None))
+    assert "s3cret" not in str([told, *capfd.readouterr(), world.dead_letters()])
+    assert [answer.json["header_names"] for answer in answers[:3]] == [[*HEADERS]] * 3
 
 
-def test_whatever_the_receiver_does(
-    world: World, receiver: Receiver, capfd: pytest.CaptureFixture[str]
+PAYLOAD = '{"text":"Order 4711 is paid","cents":123456789012345678901234567890,"é":[]}'
+
+
+def test_pushes_have_the_form_that_a_receiver_of_svix_expects(
+    world: World, target: Receiver
 ) -> None:
-    world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
-    world.restart(PUSH_TIMEOUT_SECONDS="0.3", MAX_DELIVERY_ATTEMPTS="2")
-    answers = [world.call("POST", "/subscriptions", {"target_url": f"{receiver.url}&target"})]
-    for behaviour in BEHAVIOURS:
-        receiver.default = behaviour
-        answers += post_in_every_way(world)
-    receiver.default = 200
-    answers += use_the_api(world)
-    run_schedules(world)
+    path = subscribed(world, target, body="payload", header_prefix="svix", secret=FIRST)
 
-    assert_silence(world, capfd, answers)
-    assert all("secret-path" in request.path for request in receiver.requests)
-    shown = [
-        world.event(answer.json["event_id"]) for answer in answers if answer.status_code == 202
-    ]
-    assert "" in {attempt["response"] for event in shown for attempt in event["attempts"]}
-    for secret in SECRETS:
-        assert secret not in json.dumps(shown)
-    assert {event["payload"]["member-itself"] for event in shown} == {"payload-itself"}
+    for called in ("/events", f"{path}/test"):
+        world.call("POST", called, f'{{"event_type": "a", "payload": {PAYLOAD}}}')
 
-
-@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.LOST])
-@pytest.mark.parametrize("operations", [(), ("UpdateItem",), ("SendMessage", "SendMessageBatch")])
-def test_whatever_aws_does(
-    world: World,
-    receiver: Receiver,
-    aws: Aws,
-    capfd: pytest.CaptureFixture[str],
-    fault: Fault,
-    operations: tuple[str],
-) -> None:
-    world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
-    receiver.script(200, 422, 503)
-    aws.fail(*operations, fault=fault)
-
-    answers = [*post_in_every_way(world), *post_in_every_way(world), *use_the_api(world)]
-    run_schedules(world)
-
-    assert_silence(world, capfd, answers)
+    assert [push.body.decode() for push in target.requests] == [PAYLOAD] * 2
+    assert {is_signed(push, FIRST) for push in target.requests} == {True}
+    for push in target.requests:
+        for name in ("id", "timestamp", "signature"):
+            assert push.headers[f"svix-{name}"] == push.headers[f"webhook-{name}"]
+    headers = {"svix-ids": "1", "SVIX_ID": "1"}
+    assert world.call("PATCH", path, {"headers": headers}).faults == ["headers"]
+    world.call("PATCH", path, {"body": None, "header_prefix": None, "headers": headers})
+    world.sleep(10)
+    post_for(world, None)
+    assert target.requests[-1].json()["event_type"] == "order.created"
+    assert "svix-signature" not in target.requests[-1].headers

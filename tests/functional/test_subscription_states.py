@@ -1,26 +1,33 @@
-"""Subscriptions that look after themselves: secrets of their own, and what becomes of one whose
-target is broken.
-"""
+"""Subscriptions that fail, are disabled, paused or suspended, and are enabled again."""
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import count
 
 import pytest
-from standardwebhooks.webhooks import Webhook
 
 from chalicelib import deps as services
 from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Receiver, Request, status
-from tests.support.subscribing import states, subscribe, subscribed, subscriptions
-from tests.support.world import SIGNING_SECRETS, START, Json, World, assert_has
-
-HOUR = 3600
-DISABLED = "not pushed: the subscription is disabled"
+from tests.support.receiver import (
+    Exchange,
+    Receiver,
+    is_signed,
+    status,
+)
+from tests.support.subscribing import (
+    copies,
+    id_of_new,
+    make_token,
+    post_for,
+    states,
+    subscribe,
+    subscribed,
+    subscriptions,
+)
+from tests.support.world import START, Json, World, assert_has
 
 
 @pytest.fixture
@@ -29,54 +36,21 @@ def world(world: World) -> World:
     return world
 
 
+HOUR = 3600
+
+DISABLED = "not pushed: the subscription is disabled"
+
+
 def state(world: World) -> tuple[str | None, str | None]:
     [subscription] = subscriptions(world)
     return subscription["failing_since"], subscription["disabled_at"]
-
-
-def path(world: World) -> str:
-    return f"/subscriptions/{subscriptions(world)[0]['subscription_id']}"
-
-
-# Secrets
-
-
-def is_signed(request: Request, secret: str) -> bool:
-    """Verify a signature as Standard Webhooks tells receivers to."""
-    headers = request.headers
-    sent_at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
-    signature = Webhook(secret).sign(headers["webhook-id"], sent_at, request.body.decode())
-    return signature in headers["webhook-signature"].split(" ")
-
-
-def test_copies_are_signed_with_their_subscription_s_secret(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS="")
-    one, other = (
-        subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other")
-    )
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
-    again = subscribe(world, target)
-
-    world.post()
-
-    [signed] = [request for request in target.requests if not request.path.endswith("&other")]
-    assert is_signed(signed, one)
-    assert not any(is_signed(signed, secret) for secret in (other, *SIGNING_SECRETS))
-    assert all(is_signed(receiver.requests[-1], secret) for secret in SIGNING_SECRETS)
-    assert (again.status_code, again.json["secret"]) == (200, one)
-    world.call("DELETE", again.location)
-    world.sleep(1)
-    anew = subscribe(world, target).json
-    assert anew["subscription_id"] == again.json["subscription_id"]
-    assert anew["secret"] != again.json["secret"]
 
 
 # Failing, disabled, enabled
 
 
 Pushes = list[tuple[int, int]]  # the hour of each, and the status code
+
 CASES: list[tuple[Pushes, int | None, bool]] = [
     ([(0, 200)], None, False),
     ([(0, 422), (12, 200)], None, False),
@@ -143,6 +117,13 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
     assert state(world) == (None, None)
 
 
+# What a container knows of subscriptions
+
+
+def path(world: World) -> str:
+    return f"/subscriptions/{subscriptions(world)[0]['subscription_id']}"
+
+
 def delete(world: World, target: Receiver) -> None:
     world.call("DELETE", path(world))
 
@@ -165,8 +146,9 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(
     aws.fail("PutItem", fault=Fault.LOST)
     assert subscribe(world, target).status_code == 503
     aws.heal()
-    assert subscribe(world, target).status_code == 200
     assert post_and_count_copies(world) == 1
+    world.call("PATCH", path(world), {"event_types": ["other"]})
+    assert post_and_count_copies(world) == 0
 
 
 def test_a_list_read_while_a_subscription_was_stored_is_dropped(
@@ -184,14 +166,7 @@ def test_a_list_read_while_a_subscription_was_stored_is_dropped(
     assert [*counts, post_and_count_copies(world)] == [0, 1]
 
 
-def test_a_list_is_dropped_though_the_answer_was_lost_when_a_subscription_was_stored(
-    world: World, target: Receiver, aws: Aws
-) -> None:
-    assert post_and_count_copies(world) == 0
-    aws.fail("PutItem", fault=Fault.LOST)
-    assert subscribe(world, target).status_code == 503
-    aws.heal()
-    assert post_and_count_copies(world) == 1
+# Copies of the disabled
 
 
 def test_a_target_that_works_again_is_recorded_once(
@@ -214,6 +189,10 @@ def disable(world: World, target: Receiver) -> None:
         target.script(422)
         world.post()
         world.sleep(24 * HOUR)
+
+
+def enable(world: World, target: Receiver) -> None:
+    world.call("POST", f"{path(world)}/enable")
 
 
 def test_what_the_disabled_miss_is_failed_quietly(
@@ -284,10 +263,6 @@ def recreate(world: World, target: Receiver) -> None:
     delete(world, target)
     world.sleep(1)
     subscribe(world, target)
-
-
-def enable(world: World, target: Receiver) -> None:
-    world.call("POST", f"{path(world)}/enable")
 
 
 def fail_anew(world: World, target: Receiver) -> None:
@@ -364,9 +339,6 @@ def test_a_change_is_told_once_if_a_response_is_lost(
     assert line[f"Subscriptions{change.capitalize()}"] == 1
 
 
-# One subscription
-
-
 @pytest.mark.parametrize(
     "code, outcome", [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")]
 )
@@ -396,3 +368,208 @@ def test_a_test_push_changes_nothing(
     assert is_signed(target.requests[-1], again.json["secret"])
     # no breaker has opened
     assert states(world, world.post()) == ["delivered"]
+
+
+# 410
+
+
+def test_410_ends_a_subscription_without_a_dead_letter(
+    world: World, target: Receiver, output: Output
+) -> None:
+    target.script(503, 410)
+    subscription_id = id_of_new(world, target)
+    retried = world.post()
+    refused = world.post()
+    lines = [line for line in output.lines() if line.get("level") == "WARNING"]
+
+    assert [line["subscription_id"] for line in lines] == [subscription_id]
+    assert subscriptions(world) == []
+    world.sleep(1)
+    world.run_worker()  # the other copy is deleted when its turn comes
+    for event in (retried, refused):
+        assert world.call("GET", f"/events/{event['copies'][0]}").status_code == 404
+    assert (target.count, world.messages(), world.dead_letters()) == (2, [], [])
+
+
+def test_410_disables_the_subscription_of_a_tenant(
+    world: World, target: Receiver, output: Output
+) -> None:
+    path = subscribed(world, target, tenant="a")
+    target.script(410)
+    output.lines()
+    [copy] = copies(world, post_for(world, "a"))
+    lines = output.lines()
+    disabled = world.get(path)
+
+    assert_has(copy, status="failed", last_error="receiver responded 410")
+    assert "its subscription was disabled" in copy["message"]
+    [warning] = [line for line in lines if line["level"] == "WARNING"]
+    assert_has(warning, message="subscription disabled", SubscriptionsDisabled=1)
+    assert not any("CopyFailure" in line for line in lines)
+    assert world.dead_letters() == []
+    at = copy["attempts"][0]["at"]
+    assert_has(disabled, disabled_at=at, failing_since=None, last_error="receiver responded 410")
+    enabled = {**disabled, "state": "active", "disabled_at": None, "last_error": None}
+    assert world.call("POST", f"{path}/enable").json == enabled
+    assert world.replay(copy["event_id"]).status_code == 202
+
+
+def test_of_two_410s_at_once_one_disables_the_subscription(
+    world: World, target: Receiver, output: Output
+) -> None:
+    path = subscribed(world, target, tenant="a")
+    events = []
+
+    def disable_meanwhile(exchange: Exchange) -> None:
+        services.use(replace(world.services))
+        events.append(post_for(world, "a"))
+        world.sleep(1)
+        services.use(world.services)
+        status(410)(exchange)
+
+    target.script(disable_meanwhile, 410)
+    events.append(post_for(world, "a"))
+    world.settle()
+
+    assert [states(world, event) for event in events] == [["failed"]] * 2
+    assert target.count == 2
+    assert world.dead_letters() == []
+    assert world.get(path)["disabled_at"]
+    assert len(output.lines(message="subscription disabled")) == 1
+
+
+@pytest.mark.parametrize("tenant", [None, "a"])
+def test_410_if_edited_meanwhile_is_ignored(
+    world: World, target: Receiver, listener: Receiver, tenant: str | None
+) -> None:
+    path = subscribed(world, target, tenant=tenant)
+
+    def edit(exchange: Exchange) -> None:
+        world.call("PATCH", path, {"target_url": listener.url})
+        status(410)(exchange)
+
+    target.script(edit)
+    event = post_for(world, tenant)
+    [pending] = copies(world, event)
+    before = world.get(path)
+    world.settle()
+
+    assert pending["next_attempt_at"] == rfc3339(START + 1)
+    assert states(world, event) == ["delivered"]
+    assert world.get(path) == before
+    assert before["disabled_at"] is None
+    assert target.count == 1
+    assert listener.count == 1
+
+
+def test_the_last_error_is_that_of_the_latest_push_that_was_made(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target)
+    subscriptions = world.services.subscriptions
+    told = []
+    for code in (422, 200, 415):
+        target.script(code)
+        world.post()
+        told.append(world.get(path)["last_error"])
+    [failing] = subscriptions.of_tenant(None)
+    world.sleep(3 * 86_400)
+    assert subscriptions.disable(
+        failing, None, "attribute_exists(failing_since)"
+    )  # of the copy, no attempt that was made is known any more
+
+    assert told == ["receiver responded 422", None, "receiver responded 415"]
+    assert world.get(path)["last_error"] == "receiver responded 415"
+
+
+# Paused and suspended
+
+
+def test_a_paused_subscription_waits_until_it_is_enabled(
+    world: World, target: Receiver, output: Output
+) -> None:
+    path = subscribed(world, target, tenant="a")
+    at = rfc3339(world.clock())
+
+    paused = world.call("POST", f"{path}/disable").json
+
+    assert_has(paused, disabled_at=at, last_error="disabled by hand")
+    world.sleep(10)
+    assert world.call("POST", f"{path}/disable").json == paused
+    again = subscribe(world, target, tenant="a")
+    assert_has(again.json, disabled_at=at, last_error="disabled by hand")
+    event = post_for(world, "a")
+    world.empty_inbox()
+    [copy] = copies(world, event)
+    assert_has(copy, status="failed", last_error=DISABLED)
+    assert target.requests == []
+    assert not any("SubscriptionsDisabled" in metrics for metrics in output.metrics())
+    assert_has(world.call("POST", f"{path}/enable").json, disabled_at=None, last_error=None)
+    assert states(world, post_for(world, "a")) == ["delivered"]
+    target.script(410)  # disables it, too
+    post_for(world, "a")
+    assert world.get(path)["disabled_at"]
+    assert subscribe(world, target, tenant="a").json["disabled_at"] is None
+
+
+def test_a_paused_subscription_is_told_from_one_that_was_disabled(
+    world: World, target: Receiver
+) -> None:
+    target.default = status(410)
+    paths = [subscribed(world, f"{target.url}{number}", tenant="a") for number in range(3)]
+    world.call("POST", f"{paths[1]}/disable")
+    post_for(world, "a")
+    world.call("POST", f"{paths[0]}/enable")
+
+    def listed(state: str) -> list[str]:
+        rows = world.get(f"/subscriptions?tenant=a&state={state}")["subscriptions"]
+        return sorted(row["state"] for row in rows)
+
+    assert [world.get(path)["state"] for path in paths] == ["active", "paused", "disabled"]
+    assert listed("paused") == ["paused"]
+    assert listed("disabled") == ["disabled", "paused"]
+
+
+def test_a_suspended_tenant_gets_nothing_and_has_everything_back_afterwards(
+    world: World, target: Receiver
+) -> None:
+    token = make_token(world, "a")
+    path = subscribed(world, target, tenant="a")
+    subscribed(world, target)
+    before = world.get(path)
+    world.restart(SUSPENDED_TENANTS="x, a")
+
+    for route in ("/me", path):
+        assert world.call("GET", route, key=token).problem == (403, "suspended")
+    assert world.call("GET", "/me", key=token[:-1]).status_code == 401
+    assert world.call("GET", "/me", key=make_token(world, "b")).status_code == 200
+    event = post_for(world, "a")
+    world.empty_inbox()
+    kept, mine = sorted(copies(world, event), key=lambda copy: copy["status"], reverse=True)
+    assert_has(kept, status="failed", last_error="not pushed: the tenant is suspended")
+    assert "or its tenant suspended" in kept["message"]
+    assert_has(mine, status="delivered", subscription_id=mine["subscription_id"])
+    assert target.count == 1
+    assert world.dead_letters() == []
+    assert world.get(path) == before
+    since = {"since": kept["created_at"]}
+    for call in (
+        ("POST", f"/events/{kept['event_id']}/replay", "{}"),
+        ("POST", f"{path}/send", {"event_id": event["event_id"]}),
+        ("POST", f"{path}/recover", since),
+    ):
+        assert world.call(*call).problem == (409, "suspended")
+    world.restart(SUSPENDED_TENANTS="")
+    assert world.call("POST", f"{path}/recover", since, key=token).json["replayed"] == 1
+    world.empty_inbox()
+    assert world.event(kept["event_id"])["status"] == "delivered"
+
+
+def test_a_tenant_named_none_does_not_rest_with_subscriptions_without_one(
+    world: World, target: Receiver
+) -> None:
+    for tenant in ("None", None):
+        subscribe(world, target, tenant=tenant)
+    listed = [*world.services.subscriptions.of_tenant("None")]
+    listed += world.services.subscriptions.of_tenant(None)
+    assert len({world.services.targets.of(known).owner for known in listed}) == 2

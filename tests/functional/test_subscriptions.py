@@ -1,36 +1,25 @@
-"""Subscriptions (REST hooks): each gets a copy of every matching event of its tenant, with a life
-of its own.
-"""
+"""Subscriptions (REST hooks): made, listed, edited and tested."""
 
 import json
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 
-from chalicelib import deps as services
-from chalicelib.core.outcome import Outcome, PushResult
-from chalicelib.subscriptions.subscriptions import CACHED_TENANTS
-from tests.conftest import During, Output
-from tests.support.aws_calls import Aws
-from tests.support.in_memory_aws import indexes
-from tests.support.receiver import Receiver, certificates, when_all_are_here
+from chalicelib.infra.errors import ApiError
+from tests.support.receiver import Receiver, certificates, hang
 from tests.support.subscribing import (
     copies,
     id_of_new,
-    ids,
-    listed,
     post_for,
-    read_lists,
-    states,
+    secret_of,
     subscribe,
     subscribed,
     subscriptions,
 )
-from tests.support.world import START, Json, World, assert_has
+from tests.support.world import Answer, Json, World, assert_has
 
-# Subscribing
+# Making and listing
 
 
 def test_a_subscription_is_created_once_listed_and_deleted(world: World, target: Receiver) -> None:
@@ -50,6 +39,7 @@ def test_a_subscription_is_created_once_listed_and_deleted(world: World, target:
 
 
 HOSTS = "hooks.zapier.com,.example.com,127.0.0.1"
+
 URLS = (
     "https://hooks.zapier.com/x",
     "https://HOOKS.zapier.com./x?y",
@@ -57,6 +47,7 @@ URLS = (
     "http://127.0.0.1:90/",
     "http://127.0.0.1/",
 )
+
 BAD_URLS: tuple[Any, ...] = (
     "http://hooks.zapier.com/secret",
     "https://10.0.0.1/secret",
@@ -89,29 +80,6 @@ def test_a_target_is_on_an_allowed_host(world: World) -> None:
     assert refused.startswith("target_url: must be of a public host")
     world.restart(SUBSCRIPTION_HOSTS="none")
     assert [subscribe(world, url).status_code for url in (URLS[0], "https://none/")] == [400, 400]
-
-
-def test_what_fails_at_a_customer_s_webhook_makes_no_letter(
-    world: World, target: Receiver, output: Output
-) -> None:
-    target.default = 422
-    operator_s, _ = (
-        id_of_new(world, f"{target.url}&{tenant}", tenant=tenant) for tenant in (None, "a")
-    )
-
-    event = post_for(world, "a")
-
-    [letter] = world.dead_letters()
-    assert_has(json.loads(letter["body"]), subscription_id=operator_s, tenant="a")
-    assert states(world, event) == ["failed", "failed"]
-    assert sum("CopyFailure" in metrics for metrics in output.metrics()) == 2
-    # a redrive, also of what 0.8 wrote
-    target.default = 200
-    for copy in copies(world, event):
-        members = {name: copy[name] for name in ("event_id", "subscription_id")}
-        world.send(json.dumps({**json.loads(letter["body"]), **members}))
-    world.run_worker()
-    assert states(world, event) == ["delivered", "delivered"]
 
 
 def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Receiver) -> None:
@@ -149,229 +117,6 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
         assert world.call("GET", f"/subscriptions?{bad}").faults == [bad.partition("=")[0]]
 
 
-# Copies
-
-
-def test_each_matching_subscription_gets_a_copy_of_its_own(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
-    for_all = id_of_new(world, target)
-    orders_of_a = id_of_new(world, target, "order.*", "x", tenant="a")
-    subscribe(world, target, "order", "invoice.*", tenant="a")
-    subscribe(world, target, tenant="b")
-
-    for tenant, expected in ((None, {for_all}), ("a", {for_all, orders_of_a}), ("c", {for_all})):
-        del target.requests[:], receiver.requests[:]
-        event = post_for(world, tenant)
-
-        of_event = {"tenant": tenant, "source_event_id": event["event_id"]}
-        made = copies(world, event)
-        assert {copy["subscription_id"] for copy in made} == expected
-        for copy in made:
-            assert_has(copy, status="delivered", **of_event)
-        [own] = [request.json() for request in receiver.requests]
-        assert own["event_id"] == event["event_id"]
-        pushed = {request.headers["webhook-id"]: request.json() for request in target.requests}
-        assert pushed == {key: {**own, **of_event, "event_id": key} for key in event["copies"]}
-
-
-def test_ten_destinations_are_pushed_at_once_others_queued(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
-    for number in range(11):
-        subscribe(world, f"{target.url}&n={number}")
-    target.default = receiver.default = when_all_are_here(10)
-
-    event = world.post()
-
-    assert target.count + receiver.count == 10
-    assert len(world.messages()) == 2
-    target.default = receiver.default = 200
-    world.settle()
-    assert {each["status"] for each in (world.event(event["event_id"]), *copies(world, event))} == {
-        "delivered"
-    }
-    assert target.count == 11
-    assert receiver.count == 1
-    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    target.default = when_all_are_here(10)
-    world.post()
-    assert target.count == 11 + 10
-    assert len(world.messages()) == 1
-
-
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_repeated_post_completes_what_a_failed_one_began(
-    world: World, target: Receiver, aws: Aws, at: int
-) -> None:
-    for number in range(2):
-        subscribe(world, f"{target.url}&n={number}")
-    aws.fail("PutItem", at=at)
-    assert world.offer(idempotency_key="k").status_code == 503
-    assert world.get("/inbox")["events"] == []  # the event is stored after its copies
-    aws.heal()
-
-    event = world.offer(idempotency_key="k").json
-
-    world.settle()
-    assert {copy["status"] for copy in copies(world, event)} == {"delivered"}
-    assert target.count == 2
-
-
-def test_a_post_deletes_copies_that_the_event_does_not_list(
-    world: World, target: Receiver, during: During
-) -> None:
-    other = replace(world.services)  # another container, whose list is from before the subscription
-    read_lists(other)
-    subscription_id = id_of_new(world, target)
-    copy_ids: list[str] = []
-
-    def post_elsewhere(params: Json, **_: object) -> None:
-        if (event_id := params["Item"]["event_id"]["S"]).startswith("cpy_"):
-            copy_ids.append(event_id)
-            services.use(other)
-            world.post(idempotency_key="k")
-            services.use(world.services)
-
-    during(world.dynamodb, "before-parameter-build.dynamodb.PutItem", post_elsewhere)
-    event = world.post(idempotency_key="k")
-
-    assert (len(copy_ids), event["copies"], target.requests) == (1, [], [])
-    assert world.call("GET", f"/events/{copy_ids[0]}").status_code == 404
-    assert listed(world, f"/events?subscription_id={subscription_id}") == []
-
-
-def test_a_retry_changes_nothing_that_two_indexes_show_of_a_copy(
-    world: World, target: Receiver
-) -> None:
-    """Else a dead subscription would throttle its partition or its tenant's, and the table."""
-    world.restart(IN_PROCESS_WAIT_SECONDS="0")
-    target.default = 503
-    subscribe(world, target)
-    [copy_id] = post_for(world, "a")["copies"]
-    before = world.item(copy_id)
-    world.sleep(1)
-
-    world.run_worker()
-
-    after = world.item(copy_id)
-    changed = {name for name in after if after[name] != before.get(name)}
-    assert "delivery_attempts" in changed
-    for name in ("lookup-index", "tenant-index"):
-        partition, shown = indexes()[name]
-        assert partition in after
-        assert not changed.intersection(shown)
-
-
-# The end of a subscription
-
-
-def test_410_ends_a_subscription_without_a_dead_letter(
-    world: World, target: Receiver, output: Output
-) -> None:
-    target.script(503, 410)
-    subscription_id = id_of_new(world, target)
-    retried = world.post()
-    refused = world.post()
-    lines = [line for line in output.lines() if line.get("level") == "WARNING"]
-
-    assert [line["subscription_id"] for line in lines] == [subscription_id]
-    assert subscriptions(world) == []
-    world.sleep(1)
-    world.run_worker()  # the other copy is deleted when its turn comes
-    for event in (retried, refused):
-        assert world.call("GET", f"/events/{event['copies'][0]}").status_code == 404
-    assert (target.count, world.messages(), world.dead_letters()) == (2, [], [])
-
-
-def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
-    world: World, target: Receiver
-) -> None:
-    target.script(503)
-    subscription_id = id_of_new(world, target)
-    [copy_id] = world.post()["copies"]
-
-    world.restart(SUBSCRIPTION_HOSTS="none")
-    breaker = world.services.worker_breaker
-    subscription = world.services.subscriptions.get(subscription_id)
-    assert subscription
-    denied = world.services.targets.of(subscription)
-    another = replace(denied, destination="another", owner="another")
-    for open_target in (denied, another):
-        breaker.record(open_target, START - 25, START, PushResult(Outcome.RETRY), 1)
-    world.sleep(300)  # now both may be tried
-    world.run_worker()
-    assert breaker.acquire(another, world.clock()) == 0
-
-    assert world.post()["copies"] == []
-    copy = world.get(f"/events/{copy_id}")
-    assert copy["status"] == "failed"
-    assert copy["attempts"][-1]["error"] == "host not allowed"
-    assert target.count == len(world.dead_letters()) == 1
-
-
-# Events that are not pushed themselves
-
-
-def test_subscriptions_mode_stores_an_event_delivered(
-    world: World, target: Receiver, aws: Aws, output: Output
-) -> None:
-    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target, "order.created")
-    target.default = 422
-    output.lines()
-
-    event = world.post()
-    count_of_calls = len(aws.calls)
-    other = world.post(event_type="other")
-
-    assert [call for call in aws.calls[count_of_calls:] if call != "Query"] == ["PutItem"]
-    assert len(event["copies"]) == 1
-    assert other["copies"] == []
-    for each in (event, other):
-        now = world.event(each["event_id"])
-        assert {name: now[name] for name in each} == each
-        assert_has(
-            now,
-            status="delivered",
-            delivered_via="subscriptions",
-            delivered_at=now["created_at"],
-            delivery_attempts=0,
-            next_attempt_at=None,
-            attempts=[],
-        )
-    assert states(world, event) == ["failed"]
-    queued = world.post(prefer="respond-async")
-    world.run_worker()
-    assert states(world, queued) == ["failed"]
-    assert listed(world) == ids(world.call("POST", "/inbox/lease")) == []
-    assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 3
-
-
-def test_in_subscriptions_mode_copies_alone_are_replayed(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
-    receiver.script(503)
-    before = world.post()
-    world.sleep(1)
-    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target)
-    event = world.post()
-    world.run_worker()
-
-    for each, state in ((before, "pending"), (event, "delivered")):
-        assert world.replay(each["event_id"]).problem == (409, "not_pushed")
-        assert_has(world.event(each["event_id"]), status=state, next_attempt_at=None)
-    assert listed(world) == [before["event_id"]]
-    assert world.replay(event["copies"][0]).json["next_attempt_at"]
-    world.run_worker()
-    assert receiver.count == 1
-    assert target.count == 2
-
-
-# Tenants
-
-
 def test_subscriptions_of_a_tenant_are_counted_apart(world: World, target: Receiver) -> None:
     first, *_ = (id_of_new(world, target, tenant=tenant) for tenant in ("a", "b", None))
     text = json.dumps(world.item(first))
@@ -387,39 +132,6 @@ def test_subscriptions_of_a_tenant_are_counted_apart(world: World, target: Recei
     ] == [201, 201]
     world.call("DELETE", f"/subscriptions/sub_{0:032}")
     assert subscribe(world, f"{target.url}&another", tenant="a").status_code == 201
-
-
-def test_listings_inbox_and_leases_can_be_of_one_tenant(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
-    receiver.default = 422
-    events = {tenant: post_for(world, tenant)["event_id"] for tenant in (None, "a", "b")}
-
-    for path in ("/events", "/inbox"):
-        assert listed(world, f"{path}?tenant=a") == [events["a"]]
-        assert len(listed(world, path)) == 3
-    assert ids(world.call("POST", "/inbox/lease", '{"tenant": "b"}')) == [events["b"]]
-    assert len(ids(world.call("POST", "/inbox/lease", '{"tenant": null}'))) == 2
-
-
-def test_lists_of_a_bounded_number_of_tenants_are_kept(
-    world: World, target: Receiver, aws: Aws
-) -> None:
-    tenants = [f"{number}" for number in range(CACHED_TENANTS)]
-    for tenant in tenants[:2]:
-        subscribed(world, target, tenant=tenant)
-
-    def count_reads(*tenants: str) -> list[int]:
-        reads = [aws.during(partial(read_lists, world.services, tenant)) for tenant in tenants]
-        return [len(calls) for calls in reads]
-
-    assert count_reads("0", "1", "0") == [2, 1, 0]
-    assert count_reads(*tenants[2:], "1") == [1] * (CACHED_TENANTS - 2) + [1]
-    world.sleep(10)
-    assert count_reads("0", "1", "0") == [2, 1, 0]
-
-
-# Customers' own endpoints
 
 
 def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushed_to(
@@ -456,3 +168,283 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
         assert subscribe(world, f"https://{host}/").status_code == 400
     for host in ("a.example", "127.0.0.1", "localhost"):
         assert subscribe(world, f"http://{host}/").faults == ["target_url"]
+
+
+# Editing
+
+HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
+
+FILTER = {"price": [{"suffix": "€"}]}
+
+MEMBERS: Json = {
+    "event_types": ["order.*"],
+    "name": "CRM",
+    "filter": FILTER,
+    "headers": HEADERS,
+}
+
+ZAPIER = "https://hooks.zapier.com/x"
+
+
+def patch(world: World, path: str, **changes: Any) -> Answer:
+    return world.call("PATCH", path, changes)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, {}),
+        ({"name": "New", "event_types": ["a"]}, {"name": "New", "event_types": ["a"]}),
+        (
+            {"headers": {"X-New": "1"}, "filter": {"a": [1]}},
+            {"header_names": ["X-New"], "filter": {"a": [1]}},
+        ),
+        ({"target_url": ZAPIER}, {"target_host": "hooks.zapier.com", "header_names": []}),
+        (
+            {"target_url": ZAPIER, "headers": {"X-New": "1"}},
+            {"target_host": "hooks.zapier.com", "header_names": ["X-New"]},
+        ),
+        (
+            dict.fromkeys(MEMBERS),
+            {"event_types": None, "name": None, "filter": None, "header_names": []},
+        ),
+    ],
+)
+def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expected: Json) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
+    path = subscribed(world, target, tenant="a", **MEMBERS)
+    target.default = 422
+    for _ in range(2):
+        post_for(world, "a")
+        world.sleep(1)
+    before = world.get(path)
+    before_secret = secret_of(world, path)
+    assert before["failing_since"] < before["disabled_at"]
+
+    edited = patch(world, path, **changes)
+
+    assert edited.status_code == 200
+    assert edited.json == {**before, **expected}
+    assert world.get(path) == edited.json
+    assert secret_of(world, path) == before_secret
+
+
+@pytest.mark.parametrize(
+    "members, named",
+    [
+        ({"target_url": "https://elsewhere.example/s3cret"}, "hooks.zapier.com"),
+        ({"event_types": []}, ""),
+        ({"event_types": ["a", "*a"]}, ""),
+        ({"event_types": "a"}, ""),
+        ({"url": 1}, "target_url"),
+        ({"name": ""}, ""),
+        ({"filter": {"order": {"total": [[]]}}}, "order.total"),
+        ({"headers": {"HOST": "s3cret"}}, "HOST"),
+        ({"headers": {"x-a": "s3cret\n"}}, "x-a"),
+        ({"secret": "whsec_s3cret"}, ""),
+        ({"body": "envelope"}, "payload"),
+        ({"header_prefix": "webhook"}, "svix"),
+    ],
+)
+def test_a_fault_is_named_in_either_call(
+    world: World, target: Receiver, members: Json, named: str
+) -> None:
+    path = subscribed(world, target)
+    before = world.get(path)
+    made = world.call("POST", "/subscriptions", {"target_url": target.url, **members})
+    for answer in (made, patch(world, path, **members)):
+        assert answer.faults == [*members]
+        assert named in answer.json["detail"]
+        assert "s3cret" not in answer.text
+    faults: Json = {"name": "", "target_url": None}
+    for faulty in ({"tenant": "a"}, {**faults, "secret": None}):
+        assert patch(world, path, **faulty).faults == sorted(faulty)
+    assert [world.get(path)] == [before] == subscriptions(world)
+
+
+GIVEN = "whsec_s3cretsecrets3cretsecrets3cret24"
+
+
+@pytest.mark.parametrize(
+    "given, differs",
+    [
+        ({}, []),
+        ({"name": "New", "filter": None, "secret": None}, []),
+        ({"name": None, "headers": dict(reversed(HEADERS.items())), "secret": GIVEN}, []),
+        ({"filter": {"price": [{"suffix": "€"}, True]}}, ["filter"]),
+        ({"name": "New", "headers": {**HEADERS, "x-other": "s3cret"}}, ["headers"]),
+        ({"header_prefix": "svix", "body": "payload"}, ["body", "header_prefix"]),
+        ({"secret": GIVEN.upper().replace("WHSEC", "whsec")}, ["secret"]),
+    ],
+)
+def test_a_subscription_that_is_made_again_is_renamed_and_enabled_or_refused_where_it_differs(
+    world: World, target: Receiver, given: Json, differs: list[str]
+) -> None:
+    members = {**MEMBERS, "filter": {"price": [{"suffix": "€"}, 1]}, "tenant": "a"}
+    path = subscribed(world, target, secret=GIVEN, **members)
+    secret = world.call("POST", f"{path}/secret", "{}").json["secret"]  # GIVEN signs for a day
+    target.script(410)
+    post_for(world, "a")
+    before = world.get(path)
+    assert before["disabled_at"]
+
+    again = subscribe(world, target, **{**members, **given})
+
+    if differs:
+        assert again.problem == (409, "subscription_exists")
+        assert_has(again.json, subscription_id=before["subscription_id"])
+        assert sorted(again.json["differs"]) == differs
+        assert "s3cret" not in again.text
+        assert world.get(path) == before
+    else:
+        enabled = {"state": "active", "disabled_at": None, "last_error": None, "secret": secret}
+        named = {"name": given.get("name") or "CRM"}
+        assert (again.status_code, again.json) == (200, {**before, **enabled, **named})
+
+
+def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    for changes in ({"event_types": None}, {"target_url": ZAPIER}, {"target_url": ZAPIER}):
+        patch(world, path, **changes)
+        world.sleep(1)
+        made, again = (subscribe(world, target, **MEMBERS) for _ in range(2))
+        assert (made.status_code, again.status_code, again.json) == (201, 200, made.json)
+        path = f"/{made.headers['location']}"
+    hosts = [row["target_host"] for row in subscriptions(world)]
+    assert hosts == ["127.0.0.1", "hooks.zapier.com", "hooks.zapier.com", "127.0.0.1"]
+
+
+def test_a_subscription_is_found_though_the_edited_one_was_deleted(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target)
+    patch(world, path, target_url=ZAPIER)
+    other = subscribe(world, target)
+    world.call("DELETE", path)
+    again = subscribe(world, target)
+    assert (other.status_code, again.status_code, again.json) == (201, 200, other.json)
+
+
+@pytest.mark.parametrize("meanwhile", [{"name": "New"}, {"target_url": ZAPIER, "headers": HEADERS}])
+def test_an_edit_keeps_what_another_one_changed_meanwhile(
+    world: World, target: Receiver, meanwhile: Json
+) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    [seen] = world.services.subscriptions.of_tenant(None)
+    patch(world, path, **meanwhile)
+
+    edited = world.services.subscriptions.describe(seen, filter=None)
+
+    assert edited
+    [stored] = world.services.subscriptions.of_tenant(None)
+    expected = replace(seen, **meanwhile, filter=None)
+    for subscription in (edited, stored):
+        assert replace(subscription, described=seen.described) == expected
+
+
+def test_an_edit_of_a_subscription_that_was_made_anew_meanwhile_is_one_of_the_new(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target, secret=GIVEN)
+    [seen] = world.services.subscriptions.of_tenant(None)
+    world.call("DELETE", path)
+    world.sleep(1)
+    assert subscribed(world, target, secret=GIVEN) == path
+
+    edited = world.services.subscriptions.describe(seen, name="New")
+
+    assert edited
+    [stored] = world.services.subscriptions.of_tenant(None)
+    assert edited.name == "New"
+    assert edited.created_at == stored.created_at
+    assert edited.created_at != seen.created_at
+
+
+def test_of_two_edits_at_once_neither_sends_headers_to_another_url(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    # headers stay while the URL stays
+    assert patch(world, path, target_url=target.url).json["header_names"] == [*HEADERS]
+    edit = world.services.subscriptions.describe
+    seen = world.services.subscriptions.get(path.rpartition("/")[2])
+    assert seen
+    patch(world, path, target_url=ZAPIER)
+    before = world.get(path)
+
+    with pytest.raises(ApiError) as refused:
+        edit(seen, headers=HEADERS)
+
+    assert refused.value.status_code == 409
+    assert refused.value.code == "edited_meanwhile"
+    assert world.get(path) == before
+    edited = edit(seen, headers=HEADERS, target_url=target.url)
+    assert edited
+    assert world.get(path)["header_names"] == [*HEADERS]
+    edit(edited, headers={"X-New": "1"})
+    edit(edited, target_url=ZAPIER)
+    assert world.get(path) == before
+
+
+# Testing
+
+
+def test_a_test_tells_what_was_sent(world: World, target: Receiver) -> None:
+    headers = {"webhook-key": "a-secret"}
+    path = subscribe(world, target, headers=headers, header_prefix="svix").location
+
+    sent = world.call("POST", f"{path}/test").json["sent"]
+    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
+    refused = world.call("POST", f"{path}/test").json
+
+    [push] = target.requests
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    assert sent == {
+        "headers": {name: push.headers[name] for name in names},
+        "body": push.body.decode(),
+    }
+    assert_has(refused, sent=None, error="host not allowed")
+
+
+@pytest.mark.parametrize(
+    "event_type, total, reason, member",
+    [
+        ("order.created", 120, None, None),
+        ("order.created", 80, "filter", "order.total"),
+        ("invoice.paid", 120, "event_types", None),
+    ],
+)
+def test_a_test_with_a_payload_tells_whether_a_copy_would_be_made(
+    world: World,
+    target: Receiver,
+    event_type: str,
+    total: int,
+    reason: str | None,
+    member: str | None,
+) -> None:
+    numeric = {"order": {"total": [{"numeric": [">=", 100]}]}}
+    path = subscribed(world, target, "order.*", tenant="a", filter=numeric)
+    posted = {"event_type": event_type, "payload": {"order": {"total": total}}}
+
+    tested = world.call("POST", f"{path}/test", posted).json
+
+    assert_has(tested, outcome="delivered", matches=not reason, reason=reason, member=member)
+    assert_has(target.requests[-1].json(), **posted, metadata=None, tenant="a")
+    assert world.call("GET", "/events").json["events"] == []
+
+
+def test_a_test_takes_the_time_of_a_push_and_no_reserved_type(
+    world: World, target: Receiver
+) -> None:
+    world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.1", PUSH_TIMEOUT_SECONDS="0.3")
+    path = subscribed(world, target)
+    target.script(hang)
+
+    slow = world.call("POST", f"{path}/test").json
+
+    assert slow["error"] == "timed out"
+    assert slow["duration_ms"] >= 250
+    reserved = {"event_type": "triggers.event.failed", "payload": {}}
+    assert world.call("POST", f"{path}/test", reserved).faults == ["event_type"]

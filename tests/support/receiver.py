@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any
 
 import trustme
+from standardwebhooks.webhooks import Webhook
 
 SECRET_PATH = "/hooks/secret-path?token=secret-query"
 
@@ -348,3 +349,11 @@ def _readable(connection: socket.socket, seconds: float) -> bool:
 
 def _reset_at_close(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def is_signed(request: Request, secret: str) -> bool:
+    """Verify a signature as Standard Webhooks tells receivers to."""
+    headers = request.headers
+    sent_at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+    signature = Webhook(secret).sign(headers["webhook-id"], sent_at, request.body.decode())
+    return signature in headers["webhook-signature"].split(" ")

@@ -1,12 +1,15 @@
 """What tests of subscriptions do through the API."""
 
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 from chalicelib.core.event import NewEvent
 from chalicelib.core.posting import make_event, waiting
 from chalicelib.deps import Services
+from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver
-from tests.support.world import CONSUMER_KEY, Answer, Json, World
+from tests.support.world import CONSUMER_KEY, KEY, Answer, Json, World
 
 
 def subscribe(
@@ -83,3 +86,38 @@ def read_lists(services: Services, tenant: str | None = None) -> None:
     """Let a container read the lists of subscriptions, as it does every ten seconds."""
     event = make_event(NewEvent("a", "{}", "null", tenant), "acme", waiting(), services)
     services.subscriptions.matching(event)
+
+
+def subscribe_later(world: World, target: str | Receiver, *event_types: str, **members: Any) -> str:
+    """Subscribe a target a second later; return the id, when every container knows."""
+    world.sleep(1)
+    return id_of_new(world, target, *event_types, **members)
+
+
+def recipients(world: World, event: Json) -> Any:
+    return world.get(f"/events/{event['event_id']}/recipients")["recipients"]
+
+
+def send(world: World, subscription_id: str, event_id: Any, *, key: str = KEY) -> Answer:
+    path = f"/subscriptions/{subscription_id}/send"
+    return world.call("POST", path, {"event_id": event_id}, key=key)
+
+
+def recover(world: World, subscription_id: str, *, key: str = KEY, **members: Any) -> Answer:
+    body = {"since": rfc3339(0), **members}
+    return world.call("POST", f"/subscriptions/{subscription_id}/recover", body, key=key)
+
+
+def missed(world: World, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
+    if "subject" not in query:
+        query.setdefault("since", rfc3339(0))
+    return world.call("GET", f"/subscriptions/{subscription_id}/missed?{urlencode(query)}", key=key)
+
+
+def send_during(world: World, once: Callable[..., None], subscription_id: str, event: Json) -> None:
+    """Send an event, too, while it is sent or recovered."""
+
+    def send_meanwhile() -> None:
+        send(world, subscription_id, event["event_id"])
+
+    once(world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)

@@ -1,32 +1,37 @@
-"""What callers of the API are promised: who may call, what may be posted, and what is returned."""
+"""Events: what may be posted, what is returned and listed, and replays."""
 
-import base64
 import json
 from bisect import bisect_left
 from functools import partial
 from itertools import count
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urlencode, urljoin
 
 import pytest
 
-from chalicelib import __version__
-from chalicelib import deps as services
 from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
-from tests.support.subscribing import listed, subscribed
+from tests.support.subscribing import (
+    copies,
+    id_of_new,
+    ids,
+    listed,
+    make_token,
+    post_for,
+    post_later,
+    subscribe,
+    subscribed,
+)
 from tests.support.world import (
     CONSUMER_KEY,
     EVENT,
     KEY,
     PRODUCER_KEY,
-    ROOT,
     START,
     UNKNOWN,
     Answer,
-    Json,
     World,
     assert_has,
     digest,
@@ -38,108 +43,6 @@ def assert_problem(answer: Answer, status_code: int, *fields: str) -> None:
     fields.
     """
     assert (answer.status_code, answer.faults) == (status_code, sorted(fields)), answer.text
-
-
-def basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-# Authentication
-
-
-def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
-    health, document = (world.call("GET", path, key=None) for path in ("/health", "/openapi.json"))
-
-    assert health.status_code == 200
-    assert health.json == {"status": "ok", "version": __version__, "stage": "dev"}
-    assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
-    assert aws.calls == []
-
-
-def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
-    bearers = (
-        "Bearer",
-        "Bearer ",
-        "Bearer wrong",
-        f"Bearer {KEY} x",
-        "Bearer schlüssel",
-        f"Bearer {digest(KEY)}",
-    )
-    basics = (
-        "Basic",
-        f"Basic {KEY}",
-        basic(KEY, "wrong"),
-        basic("", "wrong"),
-        basic("wrong", ""),
-        "Basic ä",
-    )
-    headers = ("", KEY, f"Digest {KEY}", *bearers, *basics)
-    without = world.offer(key=None)
-
-    for answer in (
-        without,
-        *(world.offer(authorization=value) for value in headers),
-    ):
-        assert_problem(answer, 401)
-        assert answer.headers["www-authenticate"]
-        assert answer.text == without.text
-    assert aws.calls == []
-    for api_keys in ("", f"acme:{digest('')}"):
-        world.restart(API_KEYS=api_keys)
-        for value in ("", "Bearer", "Bearer ", basic("", ""), "x y", f"Bearer {KEY}"):
-            assert world.offer(authorization=value).status_code == 401
-
-
-def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -> None:
-    for status_code, key in [(401, "wr0ng-key"), (403, PRODUCER_KEY)]:
-        assert world.call("GET", "/events", key=key).status_code == status_code
-        [line] = output.lines()
-        assert_has(
-            line, message="key refused", level="WARNING", status_code=status_code, path="/events"
-        )
-        assert key not in json.dumps(line)
-
-
-def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_or_as_its_user(
-    world: World,
-) -> None:
-    tokens = [f"{scheme} {KEY}" for scheme in ("bearer", "BEARER", "bEaReR")]
-    passwords = [basic("", KEY), basic("any", KEY), basic("any", KEY).replace("Basic", "basic")]
-    # as generated clients send a key
-    without_colon = "Basic " + base64.b64encode(KEY.encode()).decode()
-    told: Json = {"name": "acme", "scopes": ["consume", "erase", "produce"], "stage": "dev"}
-    told |= dict.fromkeys(("tenant", "expires_at", "event_types"))
-    told["webhook"] = {"host": "127.0.0.1"}
-    for authorization in (*tokens, *passwords, basic(KEY, ""), without_colon):
-        assert world.get("/me", authorization=authorization) == told
-    assert_has(world.get("/me", key=PRODUCER_KEY), name="shop", scopes=["produce"])
-    assert "webhook" not in world.get("/me", key=PRODUCER_KEY)
-    world.restart(EVENT_TYPES="order.created,invoice.paid", ZAPIER_WEBHOOK_URL="subscriptions")
-    assert_has(world.get("/me"), event_types=["order.created", "invoice.paid"], webhook=None)
-
-
-def test_missing_or_bad_settings_are_named_never_their_values(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {
-        **world.environ,
-        "API_KEYS": "payload-itself",
-        "ZAPIER_WEBHOOK_URL": "",
-    }.items():
-        monkeypatch.setenv(name, value)
-    services.use(None)
-
-    answer = world.offer()
-
-    assert_problem(answer, 503)
-    assert answer.headers["retry-after"]
-    for words in ("API_KEYS is unusable: it must be", "ZAPIER_WEBHOOK_URL is missing: it must be"):
-        assert words in answer.json["detail"]
-    assert "payload-itself" not in answer.text
-    for name, value in world.environ.items():
-        monkeypatch.setenv(name, value)
-    # as soon as they are corrected
-    assert world.call("GET", "/events", key=CONSUMER_KEY).status_code == 200
 
 
 # Posting
@@ -241,7 +144,7 @@ def test_a_body_over_256_kib_as_sent_or_as_compact_json_is_too_large(
     assert aws.calls == []
 
 
-def test_only_json_or_no_content_type_is_accepted(world: World) -> None:
+def test_only_json_or_no_content_type_is_accepted_unless_the_body_is_empty(world: World) -> None:
     for content_type in (
         "application/json",
         "Application/JSON",
@@ -256,16 +159,10 @@ def test_only_json_or_no_content_type_is_accepted(world: World) -> None:
         "json",
     ):
         assert_problem(world.offer(content_type=content_type), 415)
+    form = "application/x-www-form-urlencoded"
+    assert world.call("POST", "/inbox/lease", "", content_type=form).status_code == 200
     assert world.offer(content_encoding="identity").status_code == 202
     assert_problem(world.offer(content_encoding="gzip"), 415)
-
-
-def test_a_call_without_a_body_may_have_the_content_type_of_a_form(
-    world: World, target: Receiver
-) -> None:
-    path = f"{subscribed(world, target)}/secret"
-    form = "application/x-www-form-urlencoded"
-    assert world.call("POST", path, "", content_type=form).status_code == 200
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=5, Respond-Async;x=y"])
@@ -410,6 +307,27 @@ def test_an_expired_event_is_absent_before_dynamodb_deletes_it_as_one_that_never
     assert listed(world) == []
 
 
+def test_the_body_of_a_push_is_told_as_it_would_be_sent_now(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    path = subscribed(world, target, tenant="a", body="payload")
+    event = post_for(world, "a")
+    own, copy = (f"/events/{event_id}" for event_id in (event["event_id"], *event["copies"]))
+
+    def told(path: str, key: str = KEY) -> Any:
+        return world.get(path, key=key)["push_body"]
+
+    assert told(own) == receiver.requests[-1].body.decode()
+    assert told(copy) == told(copy, make_token(world, "a")) == target.requests[-1].body.decode()
+    world.call("PATCH", path, {"body": None})
+    world.call("POST", f"{path}/disable")
+    assert copy[-36:] in told(copy)
+    world.call("DELETE", path)
+    mine = world.post(key=PRODUCER_KEY)["event_id"]
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    assert [told(copy), told(own), told(f"/events/{mine}", PRODUCER_KEY)] == [None] * 3
+
+
 # Listing
 
 
@@ -514,6 +432,78 @@ def test_events_are_listed_by_time_and_type(world: World) -> None:
         ("source=original&subscription_id=sub_" + "0" * 32, []),
     ):
         assert listed(world, f"/events?{query}&order=oldest") == expected, query
+
+
+def test_an_event_its_copies_and_pushes_have_the_subject(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    subscribe(world, target)
+    for subject in ("Größe 4", None):
+        event = post_later(world, subject=subject)
+        whole = [world.event(event["event_id"]), *copies(world, event)]
+        assert [shown["subject"] for shown in (event, *whole)] == [subject] * 3
+        for pushed in (receiver.requests.pop().json(), target.requests.pop().json()):
+            assert ("subject" in pushed) == (subject is not None)
+            assert pushed.get("subject") == subject
+
+
+def find(world: World, **query: str) -> Answer:
+    return world.call("GET", f"/events?{urlencode(query)}")
+
+
+def test_events_and_copies_are_found_by_their_exact_subject(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    subscription_id = id_of_new(world, target)
+    receiver.default = 503
+    subjects = ("order-1", "order-11", "order-*", "*", "order-1")
+    events = [post_later(world, subject=subject) for subject in subjects]
+
+    for subject in subjects:
+        about = [event for event in reversed(events) if event["subject"] == subject]
+        found = find(world, subject=subject)
+        assert ids(found) == [event["event_id"] for event in about]
+        assert {event["last_error"] for event in found.json["events"]} == {"receiver responded 503"}
+        of_subscription = find(world, subject=subject, subscription_id=subscription_id)
+        assert ids(of_subscription) == [copy_id for event in about for copy_id in event["copies"]]
+    first = events[0]["event_id"]
+    world.acknowledge(first)
+    assert ids(find(world, subject="order-1", status="delivered")) == [first]
+    assert ids(find(world, subject="order-1", order="oldest", limit="1")) == [first]
+
+
+def test_lists_leave_subjects_out_unless_asked_for_them(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    receiver.default = 422
+    subscription_id = id_of_new(world, target)
+    post_later(world, subject="order-1", tenant="a")
+
+    for query, shown in (
+        ({}, "left out"),
+        ({"status": "failed"}, "left out"),
+        ({"tenant": "a"}, "left out"),
+        ({"tenant": "a", "include": "subject"}, "order-1"),
+        ({"subject": "order-1"}, "order-1"),
+        ({"subscription_id": subscription_id}, "order-1"),
+        ({"include": "payload"}, "order-1"),
+        ({"include": "subject"}, "order-1"),
+    ):
+        assert {
+            event.get("subject", "left out") for event in find(world, **query).json["events"]
+        } == {shown}
+    for call in (("GET", "/inbox"), ("POST", "/inbox/lease")):
+        assert [event["subject"] for event in world.call(*call).json["events"]] == ["order-1"]
+
+
+@pytest.mark.parametrize(
+    "subject", ["", " a", "a ", "a" * 129, "a\n", "a\tb", "a\u2028b", "\x7f", 1, ["a"], {}]
+)
+def test_a_bad_subject_is_refused(world: World, subject: Any) -> None:
+    answer = world.offer({"event_type": "a", "payload": {}, "subject": subject})
+    assert answer.faults == ["subject"]
+    if subject in ("", " a", "a ", "a" * 129):
+        assert find(world, subject=subject).faults == ["subject"]
 
 
 # Acknowledging and replaying

@@ -1,4 +1,4 @@
-"""Leases: consumers pull events that nobody else gets, and pull-only mode."""
+"""The inbox: consumers lease events that nobody else gets, and pull-only mode."""
 
 import json
 from typing import Any
@@ -8,10 +8,12 @@ import pytest
 from chalicelib.infra.times import rfc3339
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
-from tests.support.subscribing import listed
+from tests.support.subscribing import (
+    ids,
+    listed,
+    post_for,
+)
 from tests.support.world import CONSUMER_KEY, START, UNKNOWN, Answer, World, assert_has
-
-NO_LEASE = "lse_" + "0" * 32
 
 
 def post_undelivered(world: World, count: int = 1) -> list[str]:
@@ -27,18 +29,6 @@ def lease(world: World, **request: Any) -> Any:
     answer = world.call("POST", "/inbox/lease", request, key=CONSUMER_KEY)
     assert answer.status_code == 200, answer.text
     return answer.json["events"]
-
-
-def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> Answer:
-    return world.call(
-        "POST", f"/events/{event_id}/{verb}{f'?lease_id={lease_id}' if lease_id else ''}"
-    )
-
-
-@pytest.fixture
-def receiver(receiver: Receiver) -> Receiver:
-    receiver.default = 422
-    return receiver
 
 
 def test_a_lease_returns_the_oldest_undelivered_events_whole(world: World) -> None:
@@ -67,6 +57,12 @@ def test_the_body_of_a_lease_is_optional_and_an_empty_inbox_gives_no_events(worl
 
     assert [event["event_id"] for event in events] == event_ids[:10]
     assert {event["leased_until"] for event in events} == {rfc3339(START + 311)}
+
+
+def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> Answer:
+    return world.call(
+        "POST", f"/events/{event_id}/{verb}{f'?lease_id={lease_id}' if lease_id else ''}"
+    )
 
 
 def test_an_expired_lease_is_lost_and_the_event_can_be_leased_again(world: World) -> None:
@@ -133,6 +129,15 @@ def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(
     assert acknowledge_many(world, other["lease_id"], event_ids[3]).json["not_held"] == [
         event_ids[3]
     ]
+
+
+NO_LEASE = "lse_" + "0" * 32
+
+
+@pytest.fixture
+def receiver(receiver: Receiver) -> Receiver:
+    receiver.default = 422
+    return receiver
 
 
 def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: Receiver) -> None:
@@ -204,3 +209,16 @@ def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(
     assert receiver.requests == []
     assert listed(world) == []
     assert world.event(event_id)["delivered_via"] == "pull"
+
+
+def test_listings_inbox_and_leases_can_be_of_one_tenant(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    receiver.default = 422
+    events = {tenant: post_for(world, tenant)["event_id"] for tenant in (None, "a", "b")}
+
+    for path in ("/events", "/inbox"):
+        assert listed(world, f"{path}?tenant=a") == [events["a"]]
+        assert len(listed(world, path)) == 3
+    assert ids(world.call("POST", "/inbox/lease", '{"tenant": "b"}')) == [events["b"]]
+    assert len(ids(world.call("POST", "/inbox/lease", '{"tenant": null}'))) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from werkzeug.datastructures import Headers
 
-from tests.functional.test_ops import Ran, _environment, paste  # noqa: F401 - serves the app
+from tests.support.commands import Ran, paste
 from tests.support.receiver import Receiver
 from tests.support.subscribing import (
     id_of_new,
@@ -19,6 +19,8 @@ from tests.support.subscribing import (
 from tests.support.world import KEY, Json, World, assert_has
 from tools.export import export_subscriptions
 from tools.receiver import signature_verdict
+
+pytestmark = pytest.mark.usefixtures("served_app")
 
 GIVEN = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 SAME = (

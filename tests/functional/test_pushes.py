@@ -12,7 +12,7 @@ from chalicelib import __version__
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
-from tests.support.receiver import Receiver
+from tests.support.receiver import Behaviour, Receiver, hang, in_turn
 from tests.support.subscribing import read_lists
 from tests.support.world import EVENT, SIGNING_SECRETS, START, World, assert_has
 
@@ -116,16 +116,15 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(
     assert output.metrics() == [{"EventsAccepted": 1}, retry]
 
 
-# Calls to AWS
-
-QUERY = "Query"
 PUT = "PutItem"
-UPDATE = "UpdateItem"
-SEND = "SendMessage"
-SEND_MANY = "SendMessageBatch"
-OF_TENANT = '{"event_type": "a", "payload": {}, "tenant": "t"}'
-ASYNC = {"prefer": "respond-async"}
 
+UPDATE = "UpdateItem"
+
+SEND = "SendMessage"
+
+SEND_MANY = "SendMessageBatch"
+
+ASYNC = {"prefer": "respond-async"}
 
 CALLS: list[tuple[int, dict[str, str], list[str]]] = [
     (200, {}, [PUT, UPDATE]),
@@ -152,6 +151,11 @@ def test_the_calls_of_a_post_and_of_the_worker(
     assert receiver.count == 1
 
 
+QUERY = "Query"
+
+OF_TENANT = '{"event_type": "a", "payload": {}, "tenant": "t"}'
+
+
 def test_a_post_reads_the_subscriptions_of_its_tenant_and_of_none_every_ten_seconds(
     world: World, aws: Aws
 ) -> None:
@@ -162,3 +166,30 @@ def test_a_post_reads_the_subscriptions_of_its_tenant_and_of_none_every_ten_seco
     assert calls(EVENT) == calls(OF_TENANT) == [PUT, UPDATE]
     world.sleep(10)
     assert calls(OF_TENANT) == [QUERY, QUERY, PUT, UPDATE]
+
+
+def slowly(world: World, behaviour: Behaviour, seconds: float = 5) -> Behaviour:
+    """Respond after so many seconds of the world's time."""
+    return in_turn(lambda _: world.sleep(seconds), behaviour)
+
+
+def pushed(world: World, receiver: Receiver, **headers: str) -> bool:
+    """Post an event, and return whether it was pushed before the response."""
+    before = receiver.count
+    event = world.post(**headers)
+    now = receiver.count > before
+    assert event["delivery_attempts"] == now
+    return now
+
+
+def test_a_timeout_opens_it_and_the_next_success_closes_it(
+    world: World, receiver: Receiver
+) -> None:
+    world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.3")
+    receiver.script(slowly(world, hang))
+    [attempt] = world.event(world.post()["event_id"])["attempts"]
+    assert attempt["error"] == "timed out"
+    assert not pushed(world, receiver)
+
+    world.sleep(60)
+    assert [pushed(world, receiver) for _ in range(3)] == [True] * 3

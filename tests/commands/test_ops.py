@@ -12,40 +12,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import boto3
 import pytest
-from click.testing import CliRunner
 
 from chalicelib.infra.queue import Queue
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.subscriptions import recipients
 from tests.conftest import During, Once
 from tests.support import receiver as receivers
-from tests.support.loopback import serve_app
+from tests.support.commands import Ran, paste
 from tests.support.receiver import Receiver
 from tests.support.running import ended
 from tests.support.subscribing import id_of_new, listed, post_for, post_later, subscribe
 from tests.support.world import KEY, World, assert_has
-from tools.ops import cli
+
+pytestmark = pytest.mark.usefixtures("served_app")
 
 FAST = ("--rate", "10000")
 GO = ("--go", *FAST)
 
 Before = Callable[[str, int], None]
-
-
-@pytest.fixture(autouse=True)
-def _environment(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Serve the app, and set what the commands read."""
-    for name in ("STAGE", "MAKELEVEL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("TRIGGERS_API_KEY", KEY)
-    with serve_app() as port:
-        monkeypatch.setenv("TRIGGERS_URL", f"http://127.0.0.1:{port}/")
-        yield
 
 
 @pytest.fixture
@@ -66,18 +53,6 @@ def stop_before(world: World, during: During) -> Before:
         during(clients[operation.partition(".")[0]], f"before-call.{operation}", count)
 
     return register
-
-
-class Ran:
-    """What a command wrote. The app runs in the same process: its JSON lines are left out."""
-
-    def __init__(self, *arguments: str, status: int = 0, **variables: str) -> None:
-        result = CliRunner().invoke(cli, arguments, env=variables)
-        self.output = "".join(
-            line for line in result.stdout.splitlines(keepends=True) if not line.startswith('{"')
-        )
-        self.errors = result.stderr
-        assert result.exit_code == status, result.output
 
 
 def fail(world: World, receiver: Receiver, count: int = 1) -> list[str]:
@@ -309,16 +284,6 @@ def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver) -> 
     assert queued.startswith("2 of 2 events: 2 queued\n")
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
     assert "0 events" in Ran("replay", "--since", since, "--until", until).output
-
-
-def paste(text: str, what: str, *arguments: str) -> Ran:
-    """Run the make command that a text has, as make does."""
-    [command] = re.findall(rf"{what}: make (.*)", text)
-    name, *given = shlex.split(command)
-    variables: Any = dict(variable.split("=", 1) for variable in given)
-    if variables.pop("GO", ""):
-        arguments = ("--go", *arguments)
-    return Ran(name, *arguments, MAKELEVEL="1", **variables)
 
 
 def test_the_copies_of_one_subscription_are_replayed(world: World, receiver: Receiver) -> None:

@@ -1,0 +1,299 @@
+"""Recover: what a subscription missed is listed, and sent or replayed."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chalicelib.infra.times import unix_seconds
+from tests.conftest import During, Once
+from tests.support.aws_calls import Aws
+from tests.support.receiver import Receiver, status
+from tests.support.subscribing import (
+    copies,
+    make_token,
+    missed,
+    post_later,
+    recover,
+    send_during,
+    subscribe_later,
+)
+from tests.support.world import KEY, Answer, Json, World, assert_has
+
+TENANT = "customer-42"
+
+
+WAIT = status(503, headers={"retry-after": "600"})
+
+WAYS: Json = {  # to miss an event, or not, and how the target answers
+    "later": None,
+    "delivered": 200,
+    "failed": 422,
+    "waiting": WAIT,
+    "queued": 503,
+    "event_types": None,
+    "filter": None,
+    "deleted": 200,
+    "edited": None,
+}
+
+TO_RECOVER = ["later", "failed", "waiting", "edited"]
+
+
+def miss(world: World, target: Receiver, **members: Any) -> tuple[str, Json]:
+    """Make a subscription that misses events in every way; return its id and the events by way."""
+    target.script(*filter(None, WAYS.values()))
+    subscription_id = ""
+    events = {}
+    for way in WAYS:
+        event_type = "invoice.created" if way in ("event_types", "edited") else "order.created"
+        body = {
+            "event_type": f"{event_type}.{way}",
+            "payload": {"total": 80 + 20 * (way != "filter")},
+            "subject": "order-4711",
+            **members,
+        }
+        events[way] = world.offer(body, idempotency_key=way).json
+        world.sleep(1)
+        if way == "later":
+            subscription_id = subscribe_later(
+                world, target, "order.*", filter={"total": [100]}, **members
+            )
+            world.sleep(10)
+    world.call("DELETE", f"/events/{events['deleted']['copies'][0]}", key=KEY)
+    types = {"event_types": ["order.*", "invoice.created.edited"]}
+    world.call("PATCH", f"/subscriptions/{subscription_id}", types, key=KEY)
+    return subscription_id, events
+
+
+def reasons(answer: Answer) -> list[tuple[str, str | None]]:
+    """Return the way of each event that is listed, and the reason that is told."""
+    return [(row["event_type"].rpartition(".")[2], row["reason"]) for row in answer.json["events"]]
+
+
+def test_what_a_subscription_missed_is_listed_with_the_reasons(
+    world: World, target: Receiver
+) -> None:
+    subscription_id, events = miss(world, target, tenant=TENANT)
+    post_later(world, tenant="another", subject="order-4711")
+    post_later(world, subject="order-4711")
+    token = make_token(world, TENANT)
+
+    listed = missed(world, subscription_id, key=token)
+    about = missed(world, subscription_id, key=token, subject="order-4711")
+
+    assert reasons(listed) == [(way, way) for way in TO_RECOVER]
+    assert_has(listed.json, examined=len(WAYS), next_cursor=None)
+    got_it = ("delivered", "queued")
+    assert reasons(about) == [(way, None if way in got_it else way) for way in WAYS]
+    assert about.json["examined"] == len(WAYS)
+    later, failed, *_ = listed.json["events"]
+    assert_has(later, event_id=events["later"]["event_id"], subject="order-4711", copy=None)
+    assert later["created_at"] == events["later"]["created_at"]
+    assert_has(failed["copy"], status="failed", last_error="receiver responded 422")
+    assert [row["member"] for row in about.json["events"] if row["member"]] == ["total"]
+    assert missed(world, subscription_id, subject="order-4712").json["events"] == []
+    # Disabled or not, and a copy whose next attempt comes within a minute is under way.
+    world.call("POST", f"/subscriptions/{subscription_id}/disable")
+    [copy] = copies(world, events["waiting"])
+    world.sleep(unix_seconds(copy["next_attempt_at"]) - world.clock() - 59)
+    left = [way for way in TO_RECOVER if way != "waiting"]
+    assert [way for way, _ in reasons(missed(world, subscription_id))] == left
+    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
+    assert reasons(missed(world, subscription_id)) == [("failed", "failed")]
+
+
+def test_missed_events_are_listed_in_pages_of_two_reads(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    events = [post_later(world, {"a": number}) for number in range(6)]
+    subscription_id = subscribe_later(world, target, filter={"a": [4, 5]})
+    since, until = (events[number]["created_at"] for number in (1, 5))
+
+    pages: list[Any] = []
+    cursor = ""
+    while not pages or cursor:
+        page = missed(world, subscription_id, since=since, until=until, limit=3, cursor=cursor)
+        cursor = page.json["next_cursor"]
+        pages.append(([row["event_id"] for row in page.json["events"]], page.json["examined"]))
+
+    assert pages == [([], 3), ([events[4]["event_id"]], 1)]
+    calls = aws.during(lambda: missed(world, subscription_id))
+    assert Counter(calls) == {"GetItem": 1, "Query": 14, "BatchGetItem": 2}
+    for query, faults in (
+        ("", ["since"]),
+        ("limit=0&since=2h&subject=+x", ["limit", "since", "subject"]),
+    ):
+        path = f"/subscriptions/{subscription_id}/missed?{query}"
+        assert world.call("GET", path).faults == faults
+
+
+def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Receiver) -> None:
+    subscription_id, events = miss(world, target, tenant=TENANT)
+    for tenant in ("another", None):
+        post_later(world, tenant=tenant)
+    world.lose_messages()  # of what is queued
+    world.sleep(60)
+    before = target.count
+    token = make_token(world, TENANT)
+
+    recovered = recover(world, subscription_id, key=token).json
+    again = recover(world, subscription_id, key=token).json
+
+    done = {"sent": 2, "replayed": 2, "left": 0}
+    assert recovered == {"examined": len(WAYS), **done, "next_cursor": None}
+    assert again == {**recovered, "sent": 0, "replayed": 0}
+    world.sleep(61)
+    world.sweep()  # finds what was queued, and leaves what waits in the slow lane
+    assert (len(world.slow_messages()), len(world.messages())) == (4, 5)
+    world.empty_inbox()
+    received = [request.json()["event_type"] for request in target.requests[before:]]
+    assert sorted(way.rpartition(".")[2] for way in received) == sorted([*TO_RECOVER, "queued"])
+    attempts = [copies(world, events[way])[0]["delivery_attempts"] for way in ("failed", "waiting")]
+    assert attempts == [1, 2]  # what waited keeps its attempts
+    assert missed(world, subscription_id).json["events"] == []
+    for_all = subscribe_later(world, f"{target.url}&all")
+    for refused in (recover(world, for_all, key=token), missed(world, for_all, key=token)):
+        assert refused.problem == (404, "not_found")
+    assert recover(world, for_all).json["sent"] == len(WAYS) + 2
+
+
+def test_a_pause_is_made_up_for(world: World, target: Receiver, subscription_id: str) -> None:
+    target.script(status(503, headers={"retry-after": "20"}))
+    post_later(world)
+    world.call("POST", f"/subscriptions/{subscription_id}/disable")
+    world.sleep(10)
+    post_later(world)
+    world.sleep(11)
+    world.empty_inbox()
+    assert [way for _, way in reasons(missed(world, subscription_id))] == ["failed"] * 2
+    world.call("POST", f"/subscriptions/{subscription_id}/enable")
+    world.sleep(10)
+
+    assert_has(recover(world, subscription_id).json, sent=0, replayed=2)
+
+    world.settle()
+    assert target.count == 3
+    assert missed(world, subscription_id).json["events"] == []
+
+
+@pytest.mark.parametrize("answer", [405, WAIT])
+def test_a_loop_of_recoveries_pushes_once_a_minute(
+    world: World, target: Receiver, answer: Any
+) -> None:
+    token = make_token(world, TENANT)
+    subscription_id = subscribe_later(world, target, tenant=TENANT)
+    target.default = answer
+    [copy_id] = post_later(world, tenant=TENANT)["copies"]
+    for second in range(600):
+        recovered = recover(world, subscription_id, key=token).json
+        is_left = second % 60 < 59
+        assert_has(recovered, replayed=int(not is_left), left=int(is_left))
+        world.empty_inbox()
+        world.sleep(1)
+    assert target.count == 11
+    assert answer == 405 or world.event(copy_id)["status"] == "pending"
+
+
+def replay_and_push(world: World, copy_id: str, subscription_id: str) -> None:
+    world.replay(copy_id)
+    world.empty_inbox()
+
+
+MEANWHILE: dict[str, Callable[[World, str, str], object]] = {
+    "acknowledged": lambda world, copy_id, _: world.acknowledge(copy_id),
+    "replayed": lambda world, copy_id, _: world.replay(copy_id),
+    "pushed again": replay_and_push,
+    "recovered": lambda world, _, subscription_id: recover(world, subscription_id),
+    "erased": lambda world, copy_id, _: world.call("DELETE", f"/events/{copy_id}", key=KEY),
+}
+
+
+@pytest.mark.parametrize("answer", [422, WAIT])
+@pytest.mark.parametrize("act", MEANWHILE.values(), ids=MEANWHILE)
+def test_a_recovery_leaves_alone_what_somebody_changed_meanwhile(
+    world: World,
+    target: Receiver,
+    once: Once,
+    subscription_id: str,
+    answer: Any,
+    act: Any,
+) -> None:
+    target.default = answer
+    [copy_id] = post_later(world)["copies"]
+    world.sleep(60)
+    found: list[Json] = []
+
+    def interrupt() -> None:
+        act(world, copy_id, subscription_id)
+        found.append(world.item(copy_id))
+
+    once(world.dynamodb, "before-call.dynamodb.UpdateItem", interrupt)
+    answered = recover(world, subscription_id)
+
+    assert_has(answered.json, sent=0, replayed=0)
+    assert found == [world.item(copy_id)]
+
+
+def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
+    world: World, target: Receiver
+) -> None:
+    target.default = 503
+    world.restart(MAX_DELIVERY_ATTEMPTS="12", SUBSCRIPTION_DISABLE_DAYS="0")
+    subscription_id = subscribe_later(world, target)
+    world.sleep(10)
+    [copy_id] = post_later(world)["copies"]
+
+    minutes = 0
+    while recover(world, subscription_id).status_code == 200:
+        world.empty_inbox()
+        world.sleep(60)
+        minutes += 1
+        assert minutes < 30
+
+    assert minutes < 15  # its schedule takes an hour and more
+    assert len(world.dead_letters()) == 1
+    assert world.event(copy_id)["delivery_attempts"] == 12
+
+
+def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
+    world: World, target: Receiver, during: During
+) -> None:
+    for number in range(40):
+        post_later(world, event_type="wanted" if number % 2 else "other")
+    subscription_id = subscribe_later(world, target, "wanted")
+
+    def slow(**_: object) -> None:
+        world.sleep(1)
+
+    during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", slow)
+    answers: list[Any] = []
+    cursor = None
+    while not answers or cursor:
+        answers.append(recover(world, subscription_id, cursor=cursor).json)
+        cursor = answers[-1]["next_cursor"]
+
+    assert [answer["examined"] for answer in answers] == [32, 8]
+    assert sum(answer["sent"] for answer in answers) == 20
+
+
+def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> None:
+    path = f"/subscriptions/{subscribe_later(world, target)}/recover"
+    for body, faults in (
+        ('{"only_count": true, "limit": 1}', ["limit", "only_count", "since"]),
+        ('{"since": "2h", "until": "now", "cursor": "x"}', ["cursor", "since", "until"]),
+    ):
+        assert world.call("POST", path, body).faults == faults
+    nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null}'
+    assert world.call("POST", path, nulls).json["examined"] == 0
+    assert recover(world, f"sub_{'0' * 32}").status_code == 404
+
+
+def test_a_recovery_does_not_count_what_somebody_else_sent(
+    world: World, target: Receiver, once: Once
+) -> None:
+    event = post_later(world)
+    subscription_id = subscribe_later(world, target)
+    send_during(world, once, subscription_id, event)
+    assert_has(recover(world, subscription_id).json, examined=1, sent=0, replayed=0)
