@@ -176,7 +176,7 @@ def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(
     commands = commands.replace("http://localhost:9000/", target_url)
     expected, end = json.JSONDecoder().raw_decode(shown)
 
-    posted, *lines = shell(variables + commands).splitlines()
+    posted, *lines = shell(f"exec 2>&1\n{variables}{commands}").splitlines()
     event = json.loads(posted)
     subscription_id = found(lines, r"(sub_\w+)")
     ids = f"SUBSCRIPTION_ID={subscription_id} EVENT_ID={event['event_id']}"

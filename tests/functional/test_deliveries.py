@@ -78,14 +78,13 @@ def store_copy(world: World, subscription_id: str, number: int, state: Status, *
     """Store a copy that was made `number` seconds after the start."""
     copy = Event(
         event_id=f"cpy_{world.services.new_id()}",
-        event_type="a",
         created_at=rfc3339(START + number),
         created_by="acme",
         status=state,
         subscription_id=subscription_id,
         response_bytes=2,
         expires_at=int(START) + 86400,
-        **more,
+        **{"event_type": "a", **more},
     )
     world.services.store.put(copy, compressed(copy))
 
