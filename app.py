@@ -129,12 +129,10 @@ def post_event(call: Call) -> Response:
     stored = posting.store(new_event, call, created_by=call.key.name, respond_async=respond_async)
     posting.log_accepted([stored])
     event = posting.start_plan(stored, call).event
-    headers = {"Location": f"events/{event.event_id}"}
+    headers = {"Preference-Applied": "respond-async"} if respond_async else {}
     if not stored.is_new:
         headers["Idempotency-Replayed"] = "true"
-    if respond_async:
-        headers["Preference-Applied"] = "respond-async"
-    return respond(event.summary(), 202, **headers)
+    return respond(event.summary(), 202, Location=f"events/{event.event_id}", **headers)
 
 
 @route("POST", "/events/batch", Scope.PRODUCE)
@@ -142,17 +140,21 @@ def post_events(call: Call) -> Response:
     if "idempotency-key" in call.request.headers:
         raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
     events = call.body(validation.BATCH_BODY)["events"]
+    respond_async = prefers_async(call)
     store = partial(
         posting.store,
         invocation=call,
         created_by=call.key.name,
-        respond_async=prefers_async(call),
+        respond_async=respond_async,
     )
     # In turn: of two with one Idempotency-Key the first counts.
     stored = [or_error(store)(or_error(parse_batched)(event)) for event in events]
     posting.log_accepted(stored)
     start = or_error(partial(posting.start_plan, invocation=call))
-    return respond_batch(call.services.map(start, stored))
+    response = respond_batch(call.services.map(start, stored))
+    if respond_async:
+        response.headers["Preference-Applied"] = "respond-async"
+    return response
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)

@@ -148,7 +148,7 @@ SIGNING_SECRETS = parser(
 # tenants are named as event types are
 NAMES = parser(
     rf"{EVENT_TYPE.pattern}(\s*,\s*{EVENT_TYPE.pattern})*",
-    "event types, or tenants, separated by commas",
+    "names of A-Z a-z 0-9 . _ - : /, separated by commas",
     EVENT_TYPE.findall,
 )
 

@@ -134,11 +134,14 @@ class Lanes:
                 pace.slow_until = 0.0
 
     def _pace(self, target: Target) -> _Pace:
-        """Return the pace of a destination; beyond MAX_DESTINATIONS, forget the oldest."""
+        """Return the pace of a destination; beyond MAX_DESTINATIONS, forget the one that was used
+        least recently.
+        """
         pace = self._paces.get(target.destination, UNKNOWN)
         if pace.url != target.url:  # what is known is of another URL
             pace = _Pace(target.url)
             self._paces[target.destination] = pace
+        self._paces.move_to_end(target.destination)
         if len(self._paces) > MAX_DESTINATIONS:
             self._paces.popitem(last=False)
         return pace

@@ -47,7 +47,7 @@ ALL = "subscription"
 
 Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
 TOO_DEEP = Missed("filter")  # the payload is nested too deep for a filter
-EXISTS = "{} has this URL and these types, and another {}: edit it by its id."
+ALREADY_THERE = "{} has this URL and these types, but differs in {}: edit it by its id."
 EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
 UNUSED_ID = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
@@ -143,11 +143,12 @@ class Subscriptions(Table):
             differs = [
                 member
                 for member, value in described.items()
-                if value is not None and _canonical(value) != _canonical(has[member])
+                if value is not None
+                and _canonical(value or None) != _canonical(has[member] or None)
             ]
             if differs:
                 there = {"subscription_id": current.subscription_id, "differs": differs}
-                detail = EXISTS.format(current.subscription_id, ", ".join(differs))
+                detail = ALREADY_THERE.format(current.subscription_id, ", ".join(differs))
                 raise ApiError(409, "subscription_exists", detail, members=there)
             renamed = {"name": name or current.name}
             return renamed if current.paused else ENABLE | renamed

@@ -257,7 +257,7 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.text(":focus").to_have_count(1)
     console.open("/?event_type=bulk.failed&status=pending")
     console.text("#empty").to_be_visible()
-    assert {request.json()["event_id"] for request in receiver.requests[before:]} == set(events)
+    assert {request.json()["event_id"] for request in receiver.requests[before:]} >= set(events)
 
 
 # What became of an event, and of when that is

@@ -355,8 +355,10 @@ def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Minis
         "QUIET_ALARM_HOURS: another value",
     ]
     assert checkout.status == 2
-    assert refused(checkout, ZAPIER_WEBHOOK_URL="none", DASHBOARD="default") == [
+    more = {"SUSPENDED_TENANTS": "corp", "DASHBOARD": "default"}
+    assert refused(checkout, ZAPIER_WEBHOOK_URL="none", **more) == [
         "ZAPIER_WEBHOOK_URL: none",
+        "SUSPENDED_TENANTS: another value",
         "DASHBOARD: another value",
     ]
 
@@ -375,10 +377,10 @@ def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
     checkout.resources("--go", API_KEYS=f"{acme},{twin}")
     aws.looks_left = 1000  # an index fills
 
-    for key, names in (("shop", 3), ("acme:ffffffffz", 3)):
+    for key, names in (("shop", 3), ("acme:ffffffffz", 3), (",", 3)):
         unknown = checkout.resources("--go", REMOVE_KEY=key, status=1)
         assert checkout.status == 2
-        assert f"no API key is {key}; there are: " in unknown
+        assert key in unknown
         assert len(re.findall(r"acme:\w{8}\b|oncall:\w{8}\b", unknown)) == names
     assert refused(checkout, REMOVE_KEY="acme") == [
         "API_KEYS: \N{MINUS SIGN} acme, \N{MINUS SIGN} acme"

@@ -127,6 +127,7 @@ def test_ten_pushes_are_made_at_once_in_order_the_others_are_queued(
     assert len(world.messages()) == 2
     receiver.default = target.default = 200
     queued = offer(world, EVENT, EVENT, prefer="respond-async")
+    assert queued.headers["preference-applied"] == "respond-async"
     assert {entry["event"]["delivery_attempts"] for entry in queued.json["events"]} == {0}
     world.empty_inbox()
     assert {copy["status"] for event in events for copy in copies(world, event)} == {"delivered"}
@@ -138,7 +139,7 @@ def test_what_is_not_begun_with_15_seconds_left_is_not_stored(
 ) -> None:
     once(world.dynamodb, "before-call.dynamodb.PutItem", lambda: world.sleep(12.5))
     event = {**EVENT, "idempotency_key": "k"}
-    answer = offer(world, EVENT, event, event)  # in order, because a key is there twice
+    answer = offer(world, EVENT, event, event)
     assert statuses(answer) == [202, 503, 503]
     assert answer.json["events"][1]["problem"]["code"] == "unavailable"
     assert len(world.items()) == receiver.count == 1
