@@ -55,7 +55,7 @@ from tools.subscriptions import COLUMNS, disable, enable, missed, recover, send_
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
 DLQ_COLUMNS = (
-    *("destination", "reason", "letters"),
+    *("destination", "reason", "messages"),
     *("latest", "event_id", "attempts", "last_error"),
 )
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
