@@ -286,7 +286,7 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 
 
 def start_plan(stored: Stored, invocation: Invocation) -> Stored:
-    """Queue or push what is due; return the event as it is then."""
+    """Queue or push what is due; return what was stored, with the event as it is then."""
     services = invocation.services
     queued = [planned.event for planned in stored.due if not planned.is_inline]
     sent_to: dict[Queue, list[Message]] = {}

@@ -22,7 +22,8 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     """Return what was not delivered to a subscription, and how its newest copies are.
 
     The oldest that 1 MB of the index has, some 3,000 copies, are counted: `has_more` says whether
-    there is more. Without trouble, this takes two queries.
+    there is more. While nothing counts, up to MAX_PAGES are read. Without trouble, this takes two
+    queries.
     """
     key = subscription.subscription_id
     pages = services.store.pages(
