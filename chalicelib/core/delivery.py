@@ -4,15 +4,13 @@ Each step may be the last before a crash: what is stored by then is enough for t
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator
 from http import HTTPStatus
 
 from chalicelib.core import messages
 from chalicelib.core.breaker import Breaker
 from chalicelib.core.event import Attempt, Event, Status
-from chalicelib.core.invocation import CoreServices, Invocation
+from chalicelib.core.invocation import AFTER_PUSH_SECONDS, CoreServices, Invocation
 from chalicelib.core.outcome import (
     BREAKER_OPEN,
     UNPUSHED_RETRY_SECONDS,
@@ -20,27 +18,19 @@ from chalicelib.core.outcome import (
     Decision,
     Delivered,
     Dropped,
-    KeptFailed,
-    NotDue,
     NotPushed,
     Outcome,
     PushResult,
     Reason,
     Retry,
-    Unscheduled,
     decide,
 )
 from chalicelib.core.store import WriteResult
 from chalicelib.core.target import Target
-from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import OutOfTimeError, StorageUnavailableError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Queue
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339, unix_seconds
-
-AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
-# All of an attempt but the push: the claim and the target come before it.
-ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS
+from chalicelib.infra.times import unix_seconds
 
 
 def deliver(event_id: str, invocation: Invocation) -> None:
@@ -48,17 +38,15 @@ def deliver(event_id: str, invocation: Invocation) -> None:
 
     Raises StorageUnavailableError and QueueUnavailableError.
     """
-    budget_seconds = invocation.services.settings.in_process_wait_seconds
-    while True:
-        decision = _attempt_due(event_id, budget_seconds, invocation)
-        if not (isinstance(decision, Retry) and decision.is_in_process):
-            return
-        invocation.services.sleep(decision.delay_seconds)
-        budget_seconds -= decision.delay_seconds
+    services = invocation.services
+    event = _attempt_due(event_id, invocation)
+    while event and invocation.waits_for(event):
+        services.sleep(max(0.0, unix_seconds(str(event.next_attempt_at)) - services.clock()))
+        event = _attempt_due(event_id, invocation)
 
 
-def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -> Decision | NotDue:
-    """Claim an event and make an attempt, if it is due; return what follows."""
+def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
+    """Claim an event and make an attempt, if it is due; return the event as it is then, or None."""
     services = invocation.services
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
@@ -66,10 +54,10 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         # Events are stored before their messages are sent: it was there.
         extra = {"event_id": event_id}
         logger.warning("message dropped: its event expired or was deleted", extra=extra)
-        return NotDue()
+        return None
     if not claim.applied:
         _send_on(event, invocation)
-        return NotDue()
+        return None
     try:
         target = services.targets.find(event)
     except StorageUnavailableError:  # an outage of reads must not end events
@@ -78,19 +66,18 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         return _record_unpushed(event, target, invocation)
     if event.delivery_attempts > services.settings.max_delivery_attempts:
         # The last attempt was not recorded: it killed its process, or its record failed.
-        dead_letter = DeadLetter(Reason.EXHAUSTED)
-        record(event.without_attempt(), dead_letter, invocation, target)
-        return dead_letter
+        return _record_unpushed(event, DeadLetter(Reason.EXHAUSTED), invocation, target)
     if services.needs_slow_lane(event) and not invocation.is_slow_lane:
         # Recorded, then sent: a message that came first would find the event claimed.
         return _record_unpushed(event, Retry(delay_seconds=0), invocation)
-    return _attempt(event, target, budget_seconds, invocation)
+    return _attempt(event, target, invocation)
 
 
-def _record_unpushed(event: Event, decision: Decision, invocation: Invocation) -> Decision:
+def _record_unpushed(
+    event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
+) -> Event:
     """Record a decision that no push led to; the attempt that the claim counted does not count."""
-    record(event.without_attempt(), decision, invocation)
-    return decision
+    return record(event.without_attempt(), decision, invocation, target).event or event
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
@@ -107,53 +94,27 @@ def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
         queue.send(messages.push_message(event), delay_seconds)
 
 
-def _attempt(
-    event: Event, target: Target, budget_seconds: float, invocation: Invocation
-) -> Decision:
-    """Make an attempt of the worker, whose breaker may be open; return what follows.
-
-    The worker waits up to `budget_seconds` for the next attempt itself, where the invocation may
-    wait, and never after a timeout or a 429, which need more time.
-    """
-    services = invocation.services
-    settings = services.settings
-    breaker = services.worker_breaker
-    started = services.clock()
+def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
+    """Make an attempt of the worker, unless its breaker is open; return the event as it is then."""
+    breaker = invocation.services.worker_breaker
+    started = invocation.services.clock()
     open_seconds = breaker.acquire(target, started)
     if open_seconds:
         result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
-    else:
-        try:
-            timeout_seconds = invocation.push_timeout_seconds
-            result = push(event, target, started, timeout_seconds, invocation, breaker=breaker)
-        except OutOfTimeError:
-            return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
-    attempted = event.with_attempt(Attempt.of(started, result))
-    decision = _decide(attempted, target, result, services)
-    is_throttled = result.status_code == HTTPStatus.TOO_MANY_REQUESTS
-    may_wait = invocation.may_wait and not (result.timed_out or is_throttled)
-    if isinstance(decision, Retry) and may_wait:
-        time_left = invocation.seconds_left() - ATTEMPT_SECONDS - settings.push_timeout_seconds
-        if decision.delay_seconds <= min(budget_seconds, time_left):
-            decision = replace(decision, is_in_process=True)
-    _record_attempt(attempted, decision, invocation, target)
-    return decision
+        return _follow(event, target, started, result, invocation)
+    return push_and_record(event, target, breaker, invocation.push_timeout_seconds, invocation)
 
 
-def push_inline(event: Event, target: Target, invocation: Invocation) -> Event:
-    """Make an attempt while the caller of POST /events waits; return the event as it is then."""
-    services = invocation.services
-    started = services.clock()
-    timeout_seconds = services.settings.inline_push_timeout_seconds
+def push_and_record(
+    event: Event, target: Target, breaker: Breaker, timeout_seconds: float, invocation: Invocation
+) -> Event:
+    """Push a claimed event once and record what follows; return the event as it is then."""
+    started = invocation.services.clock()
     try:
-        breaker = services.inline_breaker
         result = push(event, target, started, timeout_seconds, invocation, breaker=breaker)
     except OutOfTimeError:
-        retry = Retry(UNPUSHED_RETRY_SECONDS)
-        return record(event.without_attempt(), retry, invocation).event or event
-    attempted = event.with_attempt(Attempt.of(started, result))
-    decision = _decide(attempted, target, result, services)
-    return _record_attempt(attempted, decision, invocation, target)
+        return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
+    return _follow(event, target, started, result, invocation)
 
 
 def push(
@@ -201,16 +162,19 @@ def _decide(event: Event, target: Target, result: PushResult, services: CoreServ
     return decide(result, event.delivery_attempts, services.settings, services.random)
 
 
-def _record_attempt(
-    event: Event, decision: Decision, invocation: Invocation, target: Target
+def _follow(
+    event: Event, target: Target, started: float, result: PushResult, invocation: Invocation
 ) -> Event:
-    """Record what follows from an attempt, and log one line, also if the record fails."""
+    """Decide what follows from an attempt, record it, and log one line, also if that fails."""
+    services = invocation.services
+    event = event.with_attempt(Attempt.of(started, result))
+    decision = _decide(event, target, result, services)
     is_recorded = False
     try:
         recorded = record(event, decision, invocation, target)
         is_recorded = recorded.applied
     finally:
-        _log_attempt(event, decision, invocation.services, is_recorded=is_recorded)
+        _log_attempt(event, decision, services, is_recorded=is_recorded)
     return recorded.event or event
 
 
@@ -223,40 +187,23 @@ def record(
     expired. Raises StorageUnavailableError and QueueUnavailableError.
     """
     services = invocation.services
-    store = services.store
-    now = rfc3339(services.clock())
     is_customers = target is not None and target.is_customers
-    message_seconds: float | None = None  # the delay of the message that follows, if one does
-    write: Callable[[Event], WriteResult]
-    match decision:
-        case Delivered():
-            write = store.record_delivered
-        case Retry(delay_seconds, is_in_process):
-            write = partial(store.record_retry, delay_seconds=delay_seconds)
-            message_seconds = None if is_in_process else delay_seconds
-        case DeadLetter(reason):
-            event = replace(event, reason=reason, failed_at=now)
-            # Before the record: a crash in between tells it twice, never not at all.
-            if is_customers:
-                _log_dead_letter(event)
-            else:
-                services.dlq.send(messages.dead_letter(event))
-            write = store.record_failed
-        case KeptFailed(error):
-            last_error = error or event.last_error
-            event = replace(event, reason=Reason.DISABLED, failed_at=now, last_error=last_error)
-            write = store.record_failed
-        case Dropped():
-            write = store.delete_claimed
-        case Unscheduled():
-            write = store.unschedule
+    event = event.after(decision, services.clock())
+    if isinstance(decision, DeadLetter):
+        # Before the record: a crash in between tells it twice, never not at all.
+        if is_customers:
+            _log_dead_letter(event)
+        else:
+            services.dlq.send(messages.dead_letter(event))
+    store = services.store
+    write = store.delete_claimed if isinstance(decision, Dropped) else store.record
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
     if isinstance(decision, DeadLetter) and not is_customers:
         _log_dead_letter(event)
-    if message_seconds is not None:
-        enqueue(event, message_seconds, services.queue_for(event))
+    if isinstance(decision, Retry) and not invocation.waits_for(event):
+        enqueue(event, decision.delay_seconds, services.queue_for(event))
     if target:
         services.targets.on_recorded(target, recorded.event or event, decision)
     return recorded

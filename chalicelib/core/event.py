@@ -11,7 +11,18 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.core.outcome import BREAKER_OPEN, TIMED_OUT, Outcome, PushResult, Reason
+from chalicelib.core.outcome import (
+    BREAKER_OPEN,
+    TIMED_OUT,
+    DeadLetter,
+    Decision,
+    Delivered,
+    KeptFailed,
+    Outcome,
+    PushResult,
+    Reason,
+    Retry,
+)
 from chalicelib.infra.parsing import EVENT_TYPE
 from chalicelib.infra.times import rfc3339, unix_seconds
 
@@ -208,6 +219,26 @@ class Event:
     def without_attempt(self) -> "Event":
         """Return the event with one attempt less: it was claimed, and no push follows."""
         return replace(self, delivery_attempts=self.delivery_attempts - 1)
+
+    def after(self, decision: Decision, now: float) -> "Event":
+        """Return the event, whose claim ends, as a decision leaves it at `now` (Unix seconds)."""
+        at = rfc3339(now)
+        event = replace(self, claimed_until=None, next_attempt_at=None)
+        match decision:
+            case Retry(delay_seconds):
+                return replace(event, next_attempt_at=rfc3339(now + delay_seconds))
+            case Delivered():
+                delivered_at = max(at, self.created_at)  # by another clock
+                via = DeliveredVia.PUSH
+                return replace(
+                    event, status=Status.DELIVERED, delivered_at=delivered_at, delivered_via=via
+                )
+            case DeadLetter(reason):
+                return replace(event, status=Status.FAILED, reason=reason, failed_at=at)
+            case KeptFailed(error):
+                failed = self.after(DeadLetter(Reason.DISABLED), now)
+                return replace(failed, last_error=error or self.last_error)
+        return event
 
     def push_body(self) -> bytes:
         """Return the body of a push with all that receivers see of an event."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cache, cached_property
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
@@ -20,11 +21,14 @@ from chalicelib.infra import telemetry
 from chalicelib.infra.clients import CALL_SECONDS, make_client
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import Queue
-from chalicelib.infra.times import DAY_SECONDS
+from chalicelib.infra.times import DAY_SECONDS, unix_seconds
 from chalicelib.settings import Settings
 
 MAX_THREADS = 32
 RECORD_RETRY_SECONDS = 0.5
+AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
+# All of an attempt but the push: the claim and the target come before it.
+ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -104,16 +108,16 @@ class CoreServices(ABC):
 class Invocation:
     """One invocation of a function: its services, and the Unix seconds by which it must end.
 
-    `is_slow_lane`: it is one of the slow lane's worker. `may_wait`: it may wait for an attempt in
-    process, because nothing else waits for it to end. `inline_ids`: of what it pushes while a
-    caller waits.
+    `is_slow_lane`: it is one of the slow lane's worker. `waits_until`: the Unix seconds until which
+    it may wait for an attempt in process, because nothing else waits for it to end. `inline_ids`:
+    of what it pushes while a caller waits.
     """
 
     services: CoreServices
     deadline: float
     _: KW_ONLY
     is_slow_lane: bool = False
-    may_wait: bool = False
+    waits_until: float = 0.0
     inline_ids: list[str] = field(default_factory=list)
 
     @property
@@ -129,6 +133,19 @@ class Invocation:
 
     def seconds_left(self) -> float:
         return self.deadline - self.services.clock()
+
+    def waits_for(self, event: Event) -> bool:
+        """Return whether the invocation makes the next attempt of an event itself, when it is due.
+
+        Never after a 429, which needs more time, nor an attempt of the slow lane. Does not depend
+        on the clock: what is said when no message is sent holds when it is waited for.
+        """
+        if event.next_attempt_at is None or self.services.needs_slow_lane(event):
+            return False
+        latest = event.attempts[-1].status_code if event.attempts else None
+        end = self.deadline - ATTEMPT_SECONDS - self.services.settings.push_timeout_seconds
+        due = unix_seconds(event.next_attempt_at)
+        return due <= min(self.waits_until, end) and latest != HTTPStatus.TOO_MANY_REQUESTS
 
     def retry_write(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
         """Write a record, again and again while there is time for a message after it.

@@ -67,12 +67,9 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Retry:
-    """The next attempt is due after `delay_seconds`: the worker waits for it itself if it
-    `is_in_process`, else a message or, later, the sweep asks for it.
-    """
+    """The next attempt is due after `delay_seconds`; a message or, later, the sweep asks for it."""
 
     delay_seconds: float
-    is_in_process: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,11 +100,6 @@ class Dropped:
 @dataclass(frozen=True)
 class Unscheduled:
     """There is no URL to push to: the event waits in the inbox."""
-
-
-@dataclass(frozen=True)
-class NotDue:
-    """There is nothing to push now: the event is gone, settled, claimed, or due later."""
 
 
 NotPushed = KeptFailed | Dropped | Unscheduled

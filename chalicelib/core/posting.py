@@ -299,7 +299,10 @@ def start_plan(stored: Stored, invocation: Invocation) -> Stored:
 
     def push(planned: Planned) -> Event:
         with errors_left_to_sweep(planned.event):
-            return delivery.push_inline(planned.event, planned.target, invocation)
+            seconds = services.settings.inline_push_timeout_seconds
+            breaker = services.inline_breaker
+            event, target = planned.event, planned.target
+            return delivery.push_and_record(event, target, breaker, seconds, invocation)
         return planned.event
 
     pushed = services.map(push, [planned for planned in stored.due if planned.is_inline])

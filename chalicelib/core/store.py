@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -78,6 +78,22 @@ MAX_EXPIRED = 25  # rows that a search deletes
 ERASED_SECONDS = 3600
 
 EVENT_FIELDS = tuple(field.name for field in fields(Event))
+# What an attempt changes. Others may change the rest meanwhile: a `send` lists its copy.
+RECORDED = (
+    "status",
+    "status_shard",
+    "claimed_until",
+    "next_attempt_at",
+    "requeue_at",
+    "delivery_attempts",
+    "attempts",
+    "last_error",
+    "delivered_at",
+    "delivered_via",
+    "failed_at",
+    "reason",
+    "undelivered_key",
+)
 NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
 SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
 
@@ -196,53 +212,19 @@ class EventStore(Table):
             event_id, CLAIMABLE, changes, counter="delivery_attempts", ReturnValues="ALL_NEW"
         )
 
-    def record_delivered(self, event: Event) -> WriteResult:
-        """Record that the push made under the event's claim was delivered."""
-        return self._record(
-            event,
-            status=Status.DELIVERED,
-            delivered_at=max(self._after(0), event.created_at),
-            delivered_via=DeliveredVia.PUSH,
-            **CLEAR_SCHEDULE,
-        )
-
-    def record_retry(self, event: Event, *, delay_seconds: float) -> WriteResult:
-        """Record that the push failed and the next is due after `delay_seconds`."""
-        return self._record(event, next_attempt_at=self._after(delay_seconds))
-
-    def record_failed(self, event: Event) -> WriteResult:
-        """Record a failure; the event carries `reason` and `failed_at`."""
-        return self._record(
-            event,
-            status=Status.FAILED,
-            reason=event.reason,
-            failed_at=event.failed_at,
-            **CLEAR_SCHEDULE,
-        )
-
-    def unschedule(self, event: Event) -> WriteResult:
-        """Record that there is no URL to push to: the event waits in the inbox."""
-        return self._record(event, **CLEAR_SCHEDULE)
-
-    def _record(self, event: Event, **changes: Any) -> WriteResult:
-        """Record what became of a claimed event and end its claim.
+    def record(self, event: Event) -> WriteResult:
+        """Write what became of a claimed event, as `Event.after` has it, and end its claim.
 
         Not applied when a consumer acknowledged the event meanwhile, or the claim expired and was
         taken by another.
         """
-        event = replace(event, claimed_until=None, **changes)
         is_kept_longer = event.expires_at > unix_seconds(event.created_at) + self._retention_seconds
-        outcome = {
-            **changes,
+        attributes = {
+            **to_attributes(event),
             **status_attributes(event.event_id, event.status, replayed=is_kept_longer),
-            "claimed_until": None,
-            "delivery_attempts": event.delivery_attempts,
-            "attempts": _encode_attempts(event),
-            "last_error": event.last_error,
-            # set by the first record of a failure, removed by that of a delivery
-            "undelivered_key": event.undelivered_key,
         }
-        result = self.change(event.event_id, RECORDABLE, outcome, {":mine": event.claim_id})
+        changes = {name: attributes.get(name) for name in RECORDED}
+        result = self.change(event.event_id, RECORDABLE, changes, {":mine": event.claim_id})
         if result.applied:
             return WriteResult(True, event)
         extra = {"event_id": event.event_id}

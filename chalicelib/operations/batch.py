@@ -32,7 +32,9 @@ def process(
     deadline = services.clock() + remaining_seconds - JOIN_SECONDS
     # A batch ends with its last message, so that a wait delays the others.
     may_wait = len(batch) == 1 and not is_slow_lane
-    invocation = Invocation(services, deadline, is_slow_lane=is_slow_lane, may_wait=may_wait)
+    wait_seconds = services.settings.in_process_wait_seconds if may_wait else 0.0
+    waits_until = services.clock() + wait_seconds
+    invocation = Invocation(services, deadline, is_slow_lane=is_slow_lane, waits_until=waits_until)
     succeeded = services.map(partial(_process_message, invocation), batch)
     if all(succeeded):
         return

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from chalicelib.core.outcome import Retry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations import schedules
@@ -66,7 +67,7 @@ def fail_all(world: World) -> None:
         store = world.services.store
         claim = store.claim(item["event_id"]["S"], "of another worker")
         assert claim.event
-        store.record_retry(claim.event, delay_seconds=30)
+        store.record(claim.event.after(Retry(30), world.clock()))
 
 
 def mark(world: World, event_id: str, requeue_at: float) -> None:
