@@ -139,7 +139,7 @@ class Event:
     subject: str | None = None
     created_at: str
     created_by: str
-    status: Status
+    status: Status = Status.PENDING
     delivery_attempts: int = 0
     next_attempt_at: str | None = None
     requeue_at: str | None = None
@@ -219,6 +219,12 @@ class Event:
     def without_attempt(self) -> "Event":
         """Return the event with one attempt less: it was claimed, and no push follows."""
         return replace(self, delivery_attempts=self.delivery_attempts - 1)
+
+    def left_to_copies(self) -> "Event":
+        """Return a new event of which only copies are pushed."""
+        status = Status.DELIVERED
+        via = DeliveredVia.SUBSCRIPTIONS
+        return replace(self, status=status, delivered_via=via, delivered_at=self.created_at)
 
     def after(self, decision: Decision, now: float) -> "Event":
         """Return the event, whose claim ends, as a decision leaves it at `now` (Unix seconds)."""

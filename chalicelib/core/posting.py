@@ -13,11 +13,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
-from chalicelib.core.event import DeliveredVia, Event, NewEvent, Status, response_bytes
+from chalicelib.core.event import Event, NewEvent, response_bytes
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
@@ -31,8 +30,6 @@ from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
-
-State = dict[str, Any]  # the members of a new event that tell its state
 
 MAX_INLINE_PUSHES = 10
 BEGIN_SECONDS = 15  # with less time left, no event is stored
@@ -52,14 +49,6 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A new event and its copies."""
-
-    original: Planned
-    copies: Sequence[Planned]
-
-
-@dataclass(frozen=True)
 class Stored:
     """An event, and whether this call stored it, not an earlier one.
 
@@ -71,6 +60,7 @@ class Stored:
     due: Sequence[Planned] = ()
 
 
+Plan = list[Planned]  # an event, then its copies
 Posted = Stored | ApiError  # what became of a new event
 
 
@@ -88,9 +78,14 @@ def store(
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
     services = invocation.services
-    event = make_event(new_event, created_by, state_of_new(services), services)
+    event = make_event(new_event, created_by, services)
+    webhook = services.settings.webhook  # of a stage that pushes nothing, events wait in the inbox
+    if webhook == COPIES_ONLY:
+        event = event.left_to_copies()
+    elif webhook != PULL_ONLY:
+        event = replace(event, next_attempt_at=event.created_at)
     plan = make_plan(event, services)
-    earlier = _find_earlier(plan.original.event, services)
+    earlier = _find_earlier(plan[0].event, services)
     if earlier:
         return Stored(earlier, is_new=False)
     if not respond_async:
@@ -107,35 +102,10 @@ def log_accepted(posted: Sequence[Posted]) -> None:
         logger.info("event accepted", extra=extra)
 
 
-def state_of_new(services: CoreServices) -> State:
-    """Return the state of an event that is posted now, which depends on ZAPIER_WEBHOOK_URL."""
-    webhook = services.settings.webhook
-    if webhook == COPIES_ONLY:
-        return delivered_by_copies(services)
-    return waiting() if webhook == PULL_ONLY else due_now(services)
-
-
-def due_now(services: CoreServices) -> State:
-    """Return the state of what is to be pushed at once."""
-    return {"status": Status.PENDING, "next_attempt_at": rfc3339(services.clock())}
-
-
-def waiting() -> State:
-    """Return the state of an event that waits in the inbox: it is not pushed."""
-    return {"status": Status.PENDING}
-
-
-def delivered_by_copies(services: CoreServices) -> State:
-    """Return the state of an event of which only copies are pushed."""
-    return {
-        "status": Status.DELIVERED,
-        "delivered_via": DeliveredVia.SUBSCRIPTIONS,
-        "delivered_at": rfc3339(services.clock()),
-    }
-
-
-def make_event(new_event: NewEvent, created_by: str, state: State, services: CoreServices) -> Event:
-    """Return a new event; its id derives from the Idempotency-Key, if there is one."""
+def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> Event:
+    """Return a new event, which is not due; its id derives from the Idempotency-Key, if there is
+    one.
+    """
     digits = services.new_id()
     if new_event.idempotency_key is not None:
         # NUL separates: no two pairs give the same text.
@@ -148,13 +118,11 @@ def make_event(new_event: NewEvent, created_by: str, state: State, services: Cor
         tenant=new_event.tenant,
         subject=new_event.subject,
         body_hash=new_event.body_hash,
-        # What is delivered as it is posted is not so before: two readings of the clock differ.
-        created_at=state.get("delivered_at", rfc3339(services.clock())),
+        created_at=rfc3339(services.clock()),
         created_by=created_by,
         expires_at=services.expires_at(),
         response_bytes=response_bytes(new_event.payload + new_event.metadata),
         claim_id=services.new_id(),
-        **state,
     )
 
 
@@ -179,7 +147,7 @@ def make_copy(event: Event, subscription_id: str | None, services: CoreServices)
         claim_id=services.new_id(),
         subscription_id=subscription_id,
         source_event_id=event.event_id,
-        **due_now(services),
+        next_attempt_at=rfc3339(services.clock()),
     )
 
 
@@ -196,7 +164,7 @@ def make_plan(event: Event, services: CoreServices) -> Plan:
     ]
     if copies:
         event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
-    return Plan(Planned(event, services.targets.webhook), copies)
+    return [Planned(event, services.targets.webhook), *copies]
 
 
 def _find_earlier(event: Event, services: CoreServices) -> Event | None:
@@ -221,7 +189,7 @@ def _choose_inline(plan: Plan, invocation: Invocation) -> Plan:
     services = invocation.services
     until = rfc3339(services.clock() + CLAIM_SECONDS)
     chosen = []
-    for planned in (plan.original, *plan.copies):
+    for planned in plan:
         event = planned.event
         target = planned.target
         # The breaker is asked last, and once: to ask may begin the trial.
@@ -235,23 +203,23 @@ def _choose_inline(plan: Plan, invocation: Invocation) -> Plan:
             invocation.inline_ids.append(event.event_id)
             event = replace(event, delivery_attempts=1, claimed_until=until)
         chosen.append(Planned(event, target))
-    return Plan(chosen[0], chosen[1:])
+    return chosen
 
 
 def store_plan(plan: Plan, invocation: Invocation) -> Stored:
     """Store a plan, copies first. Raises what `store` raises, but for the time."""
     services = invocation.services
-    event = plan.original.event
+    original, *copies = plan
+    event = original.event
     put = partial(services.store.put, content=compressed(event))
-    copies = services.map(put, [copy.event for copy in plan.copies])
+    results = services.map(put, [copy.event for copy in copies])
     result = put(event)
     if not result.applied:
         event = _find_stored(plan, result, invocation)
-    results = zip(plan.copies, copies, strict=True)
-    stored = [copy for copy, copy_result in results if copy_result.applied]
+    stored = [copy for copy, written in zip(copies, results, strict=True) if written.applied]
     due = [copy for copy in stored if copy.event.event_id in event.copies]
     if result.applied and event.next_attempt_at:
-        due.append(plan.original)
+        due.append(original)
     return Stored(event, result.applied, due)
 
 
@@ -262,11 +230,11 @@ def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Eve
     not list.
     """
     listed = result.event.copies if result.event else ()
-    unlisted = [copy.event for copy in plan.copies if copy.event.event_id not in listed]
+    unlisted = [copy.event for copy in plan[1:] if copy.event.event_id not in listed]
     # Delete, then refuse: no copy of another body may be there when the caller learns of it.
     delete = partial(invocation.retry_write, invocation.services.store.delete_claimed)
     invocation.services.map(delete, unlisted)
-    return _require_same_body(result, plan.original.event, invocation.services)
+    return _require_same_body(result, plan[0].event, invocation.services)
 
 
 def _require_same_body(result: WriteResult, event: Event, services: CoreServices) -> Event:

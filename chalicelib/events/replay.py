@@ -4,9 +4,7 @@ from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.posting import due_now
 from chalicelib.core.store import (
-    CLEAR_SCHEDULE,
     EXISTS,
     MAX_MARK_SECONDS,
     UNCLAIMED,
@@ -56,7 +54,8 @@ def push_now(copy: Event, services: CoreServices) -> None:
         changes = _begin_replay(copy, services)
     else:
         # With a new `claim_id`, one of two that read the copy makes it due.
-        changes = {**due_now(services), "claim_id": services.new_id()}
+        next_attempt_at = rfc3339(services.clock())
+        changes = {"next_attempt_at": next_attempt_at, "claim_id": services.new_id()}
     _push_again(copy, SAME_STATE, {**changes, **in_bulk(services)}, services)
 
 
@@ -124,13 +123,14 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
         # The event, then the copy: at no time does a copy outlive its event.
         services.store.renew(event.source_event_id, expires_at)
     is_pushed = event.is_copy or services.settings.webhook_url is not None
+    now = rfc3339(services.clock())
     return {
         **dict.fromkeys(SETTLED_MEMBERS),
-        **CLEAR_SCHEDULE,
-        **(due_now(services) if is_pushed else {}),
+        "next_attempt_at": now if is_pushed else None,
+        "requeue_at": None,
         **status_attributes(event.event_id, Status.PENDING, replayed=True),
         "claim_id": services.new_id(),
         "delivery_attempts": 0,
-        "replayed_at": rfc3339(services.clock()),
+        "replayed_at": now,
         "expires_at": expires_at,
     }

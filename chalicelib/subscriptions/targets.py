@@ -71,10 +71,9 @@ def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
     if cause.is_report:
         return
     try:
-        state = posting.delivered_by_copies(services)
-        event = posting.make_event(report, CREATED_BY, state, services)
+        event = posting.make_event(report, CREATED_BY, services).left_to_copies()
         plan = posting.make_plan(event, services)
-        if plan.copies:  # a subscription asked for it
+        if len(plan) > 1:  # a subscription asked for it
             # Without time left: no second try of a write.
             invocation = Invocation(services, services.clock())
             posting.start_plan(posting.store_plan(plan, invocation), invocation)
@@ -221,7 +220,7 @@ class AllTargets:
             payload = dumps({"subscription_id": subscription.subscription_id})
             new_event = NewEvent("test", payload, "null", subscription.tenant)
         created_by = subscription.created_by
-        event = posting.make_event(new_event, created_by, posting.waiting(), self.services)
+        event = posting.make_event(new_event, created_by, self.services)
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 

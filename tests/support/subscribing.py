@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from chalicelib.core.event import NewEvent
-from chalicelib.core.posting import make_event, waiting
+from chalicelib.core.posting import make_event
 from chalicelib.deps import Services
 from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver
@@ -84,7 +84,7 @@ def listed(world: World, path: str = "/inbox") -> list[str]:
 
 def read_lists(services: Services, tenant: str | None = None) -> None:
     """Let a container read the lists of subscriptions, as it does every ten seconds."""
-    event = make_event(NewEvent("a", "{}", "null", tenant), "acme", waiting(), services)
+    event = make_event(NewEvent("a", "{}", "null", tenant), "acme", services)
     services.subscriptions.matching(event)
 
 
