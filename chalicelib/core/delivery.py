@@ -150,7 +150,7 @@ def push(
             started,
             services.clock(),
             result,
-            in_fast_lane=not invocation.is_slow_lane,
+            in_fast_lane=not (invocation.is_slow_lane or invocation.inline_ids),
         )
     return result
 

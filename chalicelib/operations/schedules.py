@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from heapq import nsmallest
 from operator import itemgetter
@@ -164,5 +165,7 @@ def _mark(services: CoreServices, delay_seconds: int, event: Event) -> Event | N
     overdue_seconds = now - unix_seconds(str(event.next_attempt_at))
     requeue_at = rfc3339(now + delay_seconds + min(overdue_seconds, MAX_MARK_SECONDS))
     seen = {":due": event.next_attempt_at, ":seen": event.requeue_at or ""}
-    result = services.store.change(event.event_id, MARKABLE, {"requeue_at": requeue_at}, seen)
-    return event if result.applied else None
+    with suppress(StorageUnavailableError):
+        result = services.store.change(event.event_id, MARKABLE, {"requeue_at": requeue_at}, seen)
+        return event if result.applied else None
+    return None

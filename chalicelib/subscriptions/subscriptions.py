@@ -85,7 +85,7 @@ class Subscriptions(Table):
         check_headers(described)
         identity = (created_by, target_url, _canonical_types(event_types))
         listed = self.of_tenant(tenant)
-        found = {known.subscription_id: known for known in listed}
+        found = self.get_many(known.subscription_id for known in listed)
         seed = seed_of(created_by, target_url, tenant, event_types)
         # the index may lag: the latest are found by their ids
         while existing := self.get(make_id(seed)):
@@ -276,17 +276,20 @@ class Subscriptions(Table):
         days = self._services.settings.subscription_disable_days
         if (subscription.failing_since or HIGHEST) > self._after(-days * DAY_SECONDS):
             return None
+        return None if self._delivers(subscription) else self.disable(subscription, error, FAILING)
+
+    def _delivers(self, subscription: Subscription) -> bool:
         newest = {"IndexName": BY_LOOKUP, "ScanIndexForward": False, "Limit": TELLING_COPIES}
-        key = subscription.subscription_id
         values = {":delivered": f"{COPY}{Status.DELIVERED}"}
-        delivered = self.pages(key, values, FilterExpression=DELIVERED, **newest)
-        with suppress(StorageUnavailableError):  # the next dead letter tells
-            if not next(delivered)["Items"]:
-                return self.disable(subscription, error, FAILING)
-        return None
+        pages = self.pages(subscription.subscription_id, values, FilterExpression=DELIVERED, **newest)
+        with suppress(StorageUnavailableError):  # the next attempt tells
+            return bool(next(pages)["Items"])
+        return True
 
     def set_failing(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Set `failing_since` unless it is set; return the subscription if this call set it."""
+        if subscription.failing_since or self._delivers(subscription):
+            return None
         changes = {"failing_since": self._after(0), "last_error": error}
         failing = self._change(subscription, NOT_FAILING, changes)
         _tell(failing, "failing")

@@ -199,7 +199,7 @@ class AllTargets:
         match decision:
             case Delivered():
                 self.subscriptions.clear_failing(subscription)
-            case Retry() if event.delivery_attempts == FAILING_ATTEMPTS:
+            case Retry() if event.delivery_attempts >= FAILING_ATTEMPTS:
                 changed = self.subscriptions.set_failing(subscription, event.last_push_error)
             case DeadLetter():
                 error = event.last_push_error
