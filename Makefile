@@ -172,7 +172,7 @@ send-to: $(SET_UP) ## send an event to one subscription (SUBSCRIPTION_ID= EVENT_
 missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION_ID= SINCE=2h UNTIL= SUBJECT=)
 	@exec $(PY) -m tools.ops missed
 
-recover: $(SET_UP) ## count what a subscription missed, by reason, or get it there: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
+recover: $(SET_UP) ## count what failed or waits at a subscription, or push it again: GO=1; SINCE=2h also sends what never was (SUBSCRIPTION_ID= UNTIL=)
 	@exec $(PY) -m tools.ops recover $(GO_FLAG)
 
 subscriptions: $(SET_UP) ## list subscriptions with their states, and what each lost (STAGE= TENANT= STATE=)

@@ -11,14 +11,12 @@ from rich.console import Console
 
 from chalicelib.core.event import RESERVED_PREFIX
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.times import rfc3339, unix_seconds
 from tools.api import Api, printable
 from tools.command_line import (
     again,
     command_line,
     counted,
     option,
-    parse_time,
     print_items,
     print_table,
     since_option,
@@ -28,7 +26,6 @@ from tools.command_line import (
 COLUMNS = ("subscription_id", "name", "tenant", "target_host")
 STATE_COLUMNS = (*COLUMNS, "state")
 DELIVERY_COLUMNS = (*STATE_COLUMNS, "failed", "waiting", "oldest_missed_at")
-MOST_SECONDS = 3 * 86400  # that the attempts of an event last
 
 subscription_option = option(
     "--subscription-id", required=True, metavar="SUBSCRIPTION_ID", help="Which subscription."
@@ -57,16 +54,12 @@ def send_to(subscription_id: str, event_id: str) -> None:
 @until_option
 @option("--subject", metavar="SUBJECT", help="All events with this subject, and what became of it.")
 def missed(subscription_id: str, since: str | None, until: str, subject: str | None) -> None:
-    """List the events that a subscription did not get: never sent, failed, or waiting for a next
-    attempt that is more than a minute ahead.
+    """List the deliveries of a subscription that failed, or wait for another attempt.
 
-    Without --since from three days before the oldest that it lost was created, or it began to fail
-    or was disabled, else before now; not from before it was made or what was dismissed.
+    With --since its events are looked through for those that were never sent, too. What was
+    dismissed is left out, but with --subject.
     """
-    api = Api()
-    if not (since or subject):
-        since = begin_of_trouble(read_subscription(api, subscription_id))
-    events, told = read_missed(api, subscription_id, since, until, subject)
+    events, told = read_missed(Api(), subscription_id, since, until, subject)
     if events:
         rows = [
             (event["event_id"], event["created_at"], event["subject"], tell_why(event))
@@ -82,24 +75,22 @@ def missed(subscription_id: str, since: str | None, until: str, subject: str | N
 @until_option
 @click.option("--go", is_flag=True, help="Send and replay it. Without it, it is counted.")
 def recover(subscription_id: str, since: str | None, until: str, *, go: bool) -> None:
-    """Send the events that the subscription takes now and that have no copy for it; push again
-    those that failed or wait.
+    """Push again what failed or waits. With --since also send the events that the subscription
+    takes now and that have no copy for it.
 
-    Without --since as for missed. Repeating the command sends nothing twice: when it is stopped, it
-    can be given again.
+    Repeating the command sends nothing twice: when it is stopped, it can be given again.
     """
     api = Api()
-    subscription = read_subscription(api, subscription_id)
-    since = since or begin_of_trouble(subscription)
+    subscription = api.get("/subscriptions", subscription_id)
     if go and subscription["disabled_at"]:
         enabling = command_line("enable", {"subscription_id": subscription_id})
         state = subscription["state"]
         raise click.ClickException(f"it is {state}; to enable it first: {enabling}")
     if not go:
         events, told = read_missed(api, subscription_id, since, until)
-        print(f"{told} since {since}")
+        print(told)
         if events:
-            print(f"To recover them: {again(since=since, go='1')}")
+            print(f"To recover them: {again(go='1')}")
         return
     body: Json = {"since": since, "until": until}
     total = Counter[str]()
@@ -116,24 +107,6 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     print(told)
 
 
-def read_subscription(api: Api, subscription_id: str) -> Json:
-    """Return a subscription with how its deliveries go."""
-    return api.get("/subscriptions", subscription_id, include="deliveries")
-
-
-def begin_of_trouble(subscription: Json) -> str:
-    """Return the time MOST_SECONDS before the trouble of a subscription began or, without any,
-    before now: what failed then was created earlier. It is not before the subscription was made, or
-    what was dismissed.
-    """
-    told = subscription | subscription["deliveries"]
-    times = [told[name] for name in ("oldest_missed_at", "failing_since", "disabled_at")]
-    begun_at = min(filter(None, times), default=parse_time("0s"))
-    since = rfc3339(unix_seconds(begun_at) - MOST_SECONDS)
-    dismissed_until = subscription["dismissed_until"] or ""
-    return max(since, str(subscription["created_at"]), dismissed_until)
-
-
 WHY = {
     "event_types": "not asked for: event_types",
     "filter": "not asked for: filter",
@@ -141,7 +114,7 @@ WHY = {
     "deleted": "not sent: its copy was erased",
     "later": "not sent: the subscription was made later",
     "edited": "not sent: the subscription was edited later",
-    "waiting": "waits for its next attempt",
+    "waiting": "waits for another attempt",
 }
 
 
@@ -156,8 +129,8 @@ def tell_why(event: Json) -> str:
 def read_missed(
     api: Api, subscription_id: str, since: str | None, until: str, subject: str | None = None
 ) -> tuple[list[Json], str]:
-    """Return what a subscription missed, and how many for each reason; if it missed none, how many
-    it took of the events that were looked at.
+    """Return what a subscription missed, and how many for each reason; if it missed none of the
+    events that were looked at, how many of these it took.
     """
     query = {"since": since, "until": until, "subject": subject}
     events: list[Json] = []
@@ -171,10 +144,12 @@ def read_missed(
         counts = Counter(event["reason"] or "not missed" for event in events)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
         return events, f"{reasons} of {counted(examined, 'event')}"
+    if not (since or subject):
+        return events, "nothing failed, and nothing waits; SINCE=3d looks for what was never sent"
     copies = api.list_all("/events", **query, subscription_id=subscription_id)
     taken = sum(not copy["event_type"].startswith(RESERVED_PREFIX) for copy in copies)
     left_out = f"types and filter leave out {examined - taken:,}"
-    return events, f"It got all that it takes: {taken:,} of {examined:,}; {left_out}"
+    return events, f"It was sent all that it takes: {taken:,} of {examined:,}; {left_out}"
 
 
 one_option = option("--subscription-id", metavar="SUBSCRIPTION_ID", help="Which subscription.")
@@ -239,8 +214,8 @@ def change(
     for changed_id in changed_ids:
         if dismiss:
             # By the clock of the API, which takes no time that lies ahead.
-            newest_at = read_subscription(api, str(changed_id))["deliveries"]["last_at"]
-            body = {"dismissed_until": newest_at}
+            told = api.get("/subscriptions", str(changed_id), include="deliveries")
+            body = {"dismissed_until": told["deliveries"]["last_at"]}
             api.call("PATCH", path_of(str(changed_id)), json=body)
         subscription, _ = api.call("POST", path_of(str(changed_id), verb))
         name = subscription["name"] or subscription["target_host"]

@@ -9,13 +9,14 @@ function fillCard(node, one) {
   fillCardFacts(parts.facts, one);
   fillCardButtons(parts, one);
   const primary = isOff(one) ? "enable" : isMissing(one) ? "recover" : "try";
-  for (const name of ["recover", "try"])
-    setTone(parts[name].firstElementChild, "", name === primary ? "primary" : "quiet");
+  setTone(parts.recover, "", primary === "recover" ? "primary" : "quiet");
+  setTone(parts.try.firstElementChild, "", primary === "try" ? "primary" : "quiet");
   const isEmpty = () => !parts.form.children.length; // else what was typed stays
   const fill = () => isEmpty() && fillForm(parts.form, one, parts.answer);
   parts.edit.ontoggle = ({ target }) => target.open && fill();
   parts.try.ontoggle = ({ target }) => target.open && fillTry(target, one);
   fillRecover(parts.recover, one);
+  fillLook(parts.never, one);
   if (page.me.tenant) loadUrl(one);
 }
 function fillCardFacts(node, one) {
@@ -89,8 +90,8 @@ as failed, and Recover gets it that.",
     body: ({ deliveries }) => ({ dismissed_until: deliveries.last_at }), // all that is shown
     describe: () => ["It is dismissed.", ""],
     verb: "Dismiss what did not arrive at",
-    consequence: "What failed or waits by now counts as trouble no more, and Recover begins after \
-it. Nothing is deleted, what waits is tried on, and Undo dismissal takes it back.",
+    consequence: "What failed or waits by now counts as trouble no more, and Recover leaves it \
+out. Nothing is deleted, what waits is tried on, and Undo dismissal takes it back.",
   },
   restore: {
     method: "PATCH",

@@ -92,6 +92,12 @@ function tellAmounts(some, word) {
   const waits = waiting ? `, ${amountOf(waiting, some)} ${waiting === 1 ? "waits" : "wait"}` : "";
   return `${waits}${failed ? `, ${amountOf(failed, some)} ${word}` : ""}`;
 }
+// Say how many copies did not arrive, as the API counts them.
+function tellUndelivered(some) {
+  const amounts = [[some.failed, "failed"], [some.waiting, "waiting"]];
+  const told = amounts.filter(([count]) => count);
+  return told.map(([count, word]) => `${amountOf(count, some)} ${word}`).join(" and ");
+}
 const isOff = ({ state }) => state === "disabled" || state === "paused";
 // Return what ended a webhook or, while it is sent to, what its newest missing delivery said.
 const errorOf = ({ deliveries, last_error: own, ...one }) =>

@@ -1,42 +1,35 @@
-// recover.js: what a webhook missed since a time, counted with the reasons, then recovered.
-const SHOWN = 10; // of what was missed
-// The groups in which it is told; "": for other reasons, which was never sent.
-const GROUPS = ["failed", "", "waiting"];
-const groupOf = ({ reason }) => (GROUPS.includes(reason) ? reason : "");
-const inGroups = (a, b) => GROUPS.indexOf(groupOf(a)) - GROUPS.indexOf(groupOf(b));
-function fillRecover(node, one) {
-  const { since, halt, mend } = partsOf(node);
-  set(since, { defaultValue: asInput(recoverFrom(one)) }); // what was typed stays
-  const isTyped = () => since.value !== since.defaultValue;
-  const suggested = () => new Date(recoverFrom(one)).toISOString();
-  const begin = () =>
-    since.value && countMissed(node, one, isTyped() ? fromInput(since.value) : suggested());
-  node.ontoggle = () => {
-    if (!node.open) return page.counting?.abort();
-    if (page.missed.get(one.subscription_id)?.end !== "counted") begin();
-  };
-  since.onchange = begin;
+// recover.js: what did not arrive is sent again; what was never sent is looked for, then sent, too.
+const SHOWN = 10; // of what was found
+const verbOf = (one) => (isOff(one) ? "Enable and recover" : "Recover");
+// The button says what the API counts, and the API pushes that again.
+function fillRecover(button, one) {
+  const { deliveries: some } = one;
+  setText(button, isMissing(one) ? `${verbOf(one)} ${tellUndelivered(some)}`.trim() : "");
+  set(button, { ariaDescription: nameOf(one) });
+  button.onclick = () => recover(one, {}, some.failed + some.waiting);
+}
+function fillLook(node, one) {
+  const { since, look, halt, mend } = partsOf(node);
+  // What is older was hardly meant for it.
+  since.defaultValue ||= asInput(Math.max(Date.now() - 3 * DAY, Date.parse(one.created_at)));
+  look.onclick = () => since.value && countMissed(node, one, fromInput(since.value));
+  node.ontoggle = () => node.open || page.counting?.abort();
   halt.onclick = () => page.counting?.abort();
-  mend.onclick = () => recover(one);
+  mend.onclick = () => recoverFound(one);
   renderMissed(node, one);
 }
-// Return where to begin: three days, which attempts last, before the trouble, or before now.
-function recoverFrom({ created_at, dismissed_until, failing_since, disabled_at, deliveries }) {
-  const { oldest_missed_at: oldest } = deliveries;
-  const [begun = Date.now()] = [oldest, failing_since, disabled_at].filter(Boolean).sort();
-  const bounds = [created_at, dismissed_until].filter(Boolean);
-  return Math.max(new Date(begun) - 3 * DAY, ...bounds.map((time) => Date.parse(time)));
-}
-async function countMissed(node, one, since) {
+async function countMissed(node, one, typed) {
   page.counting?.abort();
   page.counting = new AbortController();
   const { signal } = page.counting;
+  const [, since] = [typed, one.dismissed_until ?? ""].sort(); // what was dismissed is left out
   const given = { since, until: new Date().toISOString() };
   const missed = { ...given, rows: [], examined: 0, end: "" };
   page.missed.set(one.subscription_id, missed);
   const tellRows = (rows, examined) => {
     const last = rows.at(-1)?.created_at;
-    Object.assign(missed, { rows: rows.toSorted(inGroups), examined, last });
+    const sorted = rows.toSorted((a, b) => Boolean(a.copy) - Boolean(b.copy));
+    Object.assign(missed, { rows: sorted, examined, last });
     renderMissed(node, one);
   };
   renderMissed(node, one);
@@ -51,42 +44,34 @@ async function countMissed(node, one, since) {
   if (missed.end === "counted") setSentence($("announcement"), tellMissed(missed, one));
 }
 const takesAll = (one) => !one.event_types && !one.filter;
-// Return the deliveries that a webhook has of a time; null: more than are shown.
-async function countMade({ subscription_id }, given, signal) {
+// Return how many deliveries a webhook has of a time; null: more than are shown.
+async function countMade({ subscription_id, dismissed_until }, given, signal) {
   const options = { enough: MOST_SHOWN, signal };
   const { found, cursor } = await listEvents({ ...given, subscription_id }, options);
-  const isReport = ({ event_type }) => event_type.startsWith("triggers.");
-  return cursor ? null : [...found.values()].filter((one) => !isReport(one));
+  const isExamined = ({ event_type, created_at }) =>
+    !event_type.startsWith("triggers.") && created_at > (dismissed_until ?? "");
+  return cursor ? null : [...found.values()].filter(isExamined).length;
 }
-function tellGotAll({ examined, since, made }, one) {
+function tellSentAll({ examined, since, made }, one) {
   const looked = `${number(examined, "event")} since ${since}`;
-  if (takesAll(one)) return `It got all of ${looked}`;
-  if (!made) return `It got all that its types and filter take of ${looked}`;
-  const got = made.filter(({ status }) => status === "delivered").length;
-  const way = made.length > got ? `, ${made.length - got} under way` : "";
-  const left = `types and filter leave out ${examined - made.length}`;
-  return `It got all that it takes: ${got} of ${looked}${way}; ${left}`;
+  if (takesAll(one)) return `It was sent all of ${looked}`;
+  if (made === null) return `It was sent all that its types and filter take of ${looked}`;
+  const left = `types and filter leave out ${examined - made}`;
+  return `It was sent all that it takes: ${made} of ${looked}; ${left}`;
 }
-// Say how much was missed, and while it is counted what is known of the deliveries already.
+// Say what was found, and while it is looked for how far that came.
 function tellMissed(missed, one) {
   const { rows, examined, since, end, last } = missed;
-  const isCounted = end === "counted";
-  const count = (group) => rows.filter((row) => groupOf(row) === group).length;
-  const counted = { failed: count("failed"), waiting: count("waiting") };
-  const isKnown = !end && since <= one.deliveries.oldest_missed_at; // all of them are of that time
-  const { failed, waiting } = isKnown ? one.deliveries : counted;
-  const waits = [waiting, waiting === 1 ? "waits" : "wait"];
-  const groups = [[count(""), "never sent"], [failed, "failed"], waits];
-  const amounts = groups.filter(([amount]) => amount);
-  const total = amounts.reduce((sum, [amount]) => sum + amount, 0).toLocaleString("en");
-  const parts = amounts.map(([amount, words]) => `${amount.toLocaleString("en")} ${words}`);
-  const looked = number(examined, "event");
-  const told = `${total} that it missed since ${since}: ${parts.join(", ")}`;
-  if (isCounted) return parts.length ? told : tellGotAll(missed, one);
-  const came = `${looked}${last ? `, at one of ${last}` : ""}`;
-  const halted = `${end}, after ${came}: there may be more.`;
-  const going = `Looking for what was never sent since ${since}, at ${looked} …`;
-  return `${parts.length ? `${told}. ` : ""}${end ? halted : going}`;
+  if (end === "counted" && !rows.length) return tellSentAll(missed, one);
+  const count = (word, isIn) => [rows.filter(isIn).length, word];
+  const unsent = count("never sent", (row) => !row.copy);
+  const others = ["failed", "waiting"].map((word) => count(word, ({ reason }) => reason === word));
+  const amounts = [unsent, ...others.filter(([amount]) => amount)];
+  const parts = amounts.map(([amount, word]) => `${amount.toLocaleString("en")} ${word}`);
+  const found = `${parts.join(", ")} of ${number(examined, "event")} since ${since}`;
+  if (end === "counted") return found;
+  const came = last ? `, at one of ${last}` : "";
+  return end ? `${found}. ${end}${came}: there may be more.` : `Looking: ${found} …`;
 }
 function renderMissed(node, one) {
   const { missed: told, reasons, mend, halt } = partsOf(node);
@@ -94,8 +79,7 @@ function renderMissed(node, one) {
   setSentence(told, missed ? tellMissed(missed, one) : "");
   hide(halt, !missed || missed.end !== "");
   const rows = missed?.rows ?? [];
-  const verb = isOff(one) ? "Enable and recover" : "Recover";
-  setText(mend, rows.length ? verb : "");
+  setText(mend, rows.length ? `${verbOf(one)} these ${rows.length.toLocaleString("en")}` : "");
   const shown = rows.slice(0, SHOWN);
   const more = rows.length - shown.length;
   const rest = () => make("li", { class: "muted" }, `and ${more.toLocaleString("en")} more`);
@@ -112,33 +96,38 @@ function tellRow(row, one) {
     : `never sent: ${nameOf(one)} ${whyNot({ ...one, ...row }, row)}`;
   return span("", make("bdi", {}, shown), span("muted", ...sentence(` ${created_at}, ${why}`)));
 }
-// Recover what was counted, up to the time at which it was; more than is shown is asked for first.
-async function recover(one) {
-  const { subscription_id: id } = one;
-  const missed = page.missed.get(id);
+// Recover what was found, up to the time at which it was; more than is shown is asked for first.
+async function recoverFound(one) {
+  const missed = page.missed.get(one.subscription_id);
   const { since, until, rows, end } = missed;
   const least = end === "counted" ? "" : "at least ";
-  const amount = `${least}${number(rows.length, "event")}`;
-  const question = [`Recover ${amount} for ${nameOf(one)}?`, tellMissed(missed, one), "Recover"];
+  const asked = `Recover ${least}${number(rows.length, "event")} for ${nameOf(one)}?`;
+  const question = [asked, tellMissed(missed, one), "Recover"];
   if ((rows.length > SHOWN || least) && !(await confirm(...question))) return;
-  return runJob(async (signal) => {
+  await recover(one, { since, until }, rows.length);
+}
+// Recover, of about `total`, what did not arrive or, with `since`, what was never sent, too.
+const recover = (one, given, total) =>
+  runJob(async (signal) => {
+    const { subscription_id: id, deliveries } = one;
     page.counting?.abort();
     tellJob("Recovering");
     if (isOff(one)) await insist("POST", `subscriptions/${id}/enable`, signal);
+    const asked = { ...given, cursor: null };
     let done = 0;
     let left = 0;
-    const given = { since, until, cursor: null };
     do {
-      const { body } = await insist("POST", `subscriptions/${id}/recover`, signal, given);
+      const { body } = await insist("POST", `subscriptions/${id}/recover`, signal, asked);
       done += body.sent + body.replayed;
       left += body.left;
-      given.cursor = body.next_cursor;
-      tellJob(`Recovering: ${done} of ${amount} queued`);
-      showProgress(done, Math.max(done, rows.length));
-    } while (given.cursor);
+      asked.cursor = body.next_cursor;
+      tellJob(`Recovering: ${done} of ${number(total, "event", deliveries.has_more)} queued`);
+      showProgress(done + left, Math.max(done + left, total));
+    } while (asked.cursor && !signal.aborted);
     page.missed.delete(id);
-    const again = left ? `; ${left} failed less than a minute ago: recover these again then` : "";
-    const letters = tellLetters(rows.map((row) => row.copy).filter(Boolean));
-    return `${number(done, "event")} queued for ${nameOf(one)}${again}${done ? letters : ""}`;
+    const end = asked.cursor ? ", then stopped" : "";
+    const again = left ? `; ${left} were tried within a minute, or are about to be` : "";
+    const failed = { event_id: "cpy_", subscription_id: id, status: "failed" };
+    const letters = done && deliveries.failed ? tellLetters([failed]) : "";
+    return `${number(done, "event")} queued for ${nameOf(one)}${end}${again}${letters}`;
   });
-}

@@ -192,12 +192,6 @@ class Event:
         return self.subscription_id if has_failed or is_waiting else None
 
     @property
-    def last_push_error(self) -> str | None:
-        """The error of the latest attempt that made a push: with an open breaker, none is made."""
-        errors = (attempt.error for attempt in reversed(self.attempts))
-        return next((error for error in errors if error != BREAKER_OPEN), None)
-
-    @property
     def has_timed_out(self) -> bool:
         """Whether an attempt timed out since the event was created or last replayed."""
         since = self.replayed_at or self.created_at
@@ -212,9 +206,15 @@ class Event:
         return unix_seconds(self.claimed_until) - now if self.claimed_until else 0.0
 
     def with_attempt(self, attempt: Attempt) -> "Event":
-        """Return the event after an attempt that was counted when it was claimed."""
+        """Return the event after an attempt that was counted when it was claimed.
+
+        One that an open breaker refused leaves the error of the push before.
+        """
         attempts = (*self.attempts, attempt)
-        return replace(self, attempts=attempts[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
+        last_error = attempt.error
+        if last_error == BREAKER_OPEN:
+            last_error = self.last_error or BREAKER_OPEN
+        return replace(self, attempts=attempts[-MAX_ATTEMPTS_KEPT:], last_error=last_error)
 
     def without_attempt(self) -> "Event":
         """Return the event with one attempt less: it was claimed, and no push follows."""

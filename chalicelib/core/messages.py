@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from chalicelib.core.event import EVENT_ID, Event, dumps
+from chalicelib.core.outcome import BREAKER_OPEN
 from chalicelib.infra.queue import Message
 
 FAILURE = (
@@ -34,7 +35,8 @@ def dead_letter(event: Event) -> Message:
 def failure(event: Event) -> dict[str, Any]:
     """Return what is told of an event that carries `reason` and `failed_at`."""
     members: dict[str, Any] = {name: getattr(event, name) for name in FAILURE}
-    members["last_status_code"] = event.attempts[-1].status_code if event.attempts else None
+    pushed = [attempt for attempt in event.attempts if attempt.error != BREAKER_OPEN]
+    members["last_status_code"] = pushed[-1].status_code if pushed else None
     return members
 
 

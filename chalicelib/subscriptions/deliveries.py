@@ -5,10 +5,11 @@ from itertools import islice
 
 from chalicelib.core.event import RESERVED_PREFIX, Event, Status
 from chalicelib.core.invocation import CoreServices
+from chalicelib.core.outcome import BREAKER_OPEN
 from chalicelib.core.store import COPY, EXISTS, NOT_EXPIRED, from_item
 from chalicelib.events.listing import NOT_SHOWN
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, UNDELIVERED
+from chalicelib.infra.table import BY_LOOKUP, UNDELIVERED
 from chalicelib.subscriptions.subscription import Subscription
 
 NEWEST = 25  # copies whose status is told
@@ -29,8 +30,7 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     pages = services.store.pages(
         key,
         {
-            # after all copies of that moment
-            ":low": f"{subscription.dismissed_until or LOWEST}{HIGHEST}",
+            ":low": subscription.wanted_after,
             ":delivered": f"{COPY}{Status.DELIVERED}",
             ":reserved": RESERVED_PREFIX,
         },
@@ -56,8 +56,12 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     oldest_missed_at = last_error = None
     if undelivered:
         oldest_missed_at = undelivered[0].created_at
-        latest = services.store.get(undelivered[-1].event_id)
-        last_error = latest and latest.last_error
+        for copy in (undelivered[-1], undelivered[0]):
+            latest = services.store.get(copy.event_id)
+            last_error = latest and latest.last_error
+            # else the newest was never pushed: the pushes of the oldest opened the breaker
+            if last_error != BREAKER_OPEN:
+                break
     return {
         "failed": counts[Status.FAILED],
         "waiting": counts[Status.PENDING],

@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 from chalicelib.core.event import Event, Status
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.times import rfc3339
 from chalicelib.subscriptions.subscription import Subscription
 
-SOON_SECONDS = 60  # a copy whose next attempt is later waits
 WORST_FIRST = ("failed", "retrying", "not_sent", "pending", "delivered", "not_asked")
 TROUBLE = ("failed", "retrying")
 NOT_SENT = ("later", "edited")  # the reasons for which a copy is missing that can be sent
@@ -85,12 +83,3 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
 def _count(outcomes: Iterable[WebhookOutcome]) -> Json:
     counts = Counter(outcome.state for outcome in outcomes)
     return {state: counts[state] for state in WORST_FIRST}
-
-
-def is_waiting(copy: Event, now: float) -> bool:
-    """Return whether a copy failed, and its next attempt is more than SOON_SECONDS ahead at `now`.
-
-    An attempt that is later follows one that failed, and nobody holds the copy.
-    """
-    due_at = copy.next_attempt_at
-    return due_at is not None and due_at > rfc3339(now + SOON_SECONDS)

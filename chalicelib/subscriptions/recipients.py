@@ -12,8 +12,9 @@ from chalicelib.core.event import EVENT_ID, Event, Status, to_json
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import Reason
 from chalicelib.core.posting import Stored
+from chalicelib.core.store import UNSETTLED
 from chalicelib.events import replay
-from chalicelib.events.listing import EVENTS, Page, read_page
+from chalicelib.events.listing import EVENTS, Page, Query, read_page
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import (
     ApiError,
@@ -22,9 +23,10 @@ from chalicelib.infra.errors import (
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json
+from chalicelib.infra.table import LOWEST
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
-from chalicelib.subscriptions.outcomes import Missed, Recipient, is_waiting, judge
+from chalicelib.subscriptions.outcomes import Missed, Recipient, judge
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions, why_not_taken
 
@@ -43,8 +45,10 @@ IN_PROGRESS = "A POST that is in progress stored the copy; try again."
 ORIGINALS = replace(
     EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
 )
+UNDELIVERED_COPIES = Query(UNSETTLED, order="oldest", limit=100, skips_reports=True)
 RECOVERABLE = ("later", "edited", "failed", "waiting")
-LEFT_SECONDS = 60  # what was tried so recently is not pushed again: a loop would be a flood
+# What was tried so recently, or is about to be, is not pushed again: a loop would be a flood.
+LEFT_SECONDS = 60
 
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
@@ -222,21 +226,24 @@ def _make_copy(
 class Row(NamedTuple):
     """An event that a subscription did not get, its copy, if that is there, and why.
 
-    `number`: of the event on its page, from 1.
+    `number`: of what was `examined` on its page, from 1: the event or, where copies alone are read,
+    its copy, which has the same type, subject and time.
     """
 
     number: int
-    event: Event
+    examined: Event
     copy: Event | None
     missed: Missed
 
     def to_json(self) -> str:
-        event = {name: getattr(self.event, name) for name in SHOWN}
+        event = {name: getattr(self.examined, name) for name in SHOWN}
+        event["event_id"] = self.examined.source_event_id or self.examined.event_id
         return _to_json(self.copy, event | self.missed._asdict())
 
 
 class Rows(NamedTuple):
-    """What a subscription did not get of a page of events; `examined` counts those of the page.
+    """What a subscription did not get of a page of events or copies, of which so many were
+    `examined`.
 
     `next_cursor` is the sort key to go on after, if any.
     """
@@ -247,35 +254,56 @@ class Rows(NamedTuple):
 
 
 def find_missed(subscription: Subscription, services: CoreServices, **asked: Any) -> Rows:
-    """Return what a subscription did not get and may recover, the oldest first.
+    """Return what a subscription did not get and may recover, the oldest first: the copies that
+    `deliveries` counts.
 
-    With a subject, all events that have it, also what it got or did not ask for. `asked` has fields
-    of `listing.Query`. Events and copies are read as they are now: what the id of a copy derives
-    from is in no index. Reports are left out.
+    With `since`, its tenant's events are looked through for those that were never sent, too. With
+    a subject, all events that have it, also what it got or did not ask for, and what was dismissed.
+    `asked` has fields of `listing.Query`. Reports are left out.
     """
-    query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
+    looks_at_events = "since" in asked or "subject" in asked
+    if "subject" not in asked:
+        asked["since"] = max(asked.get("since", LOWEST), subscription.wanted_after)
+    if looks_at_events:
+        query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
+        return _examine_events(subscription, query, services)
+    owner_id = subscription.subscription_id
+    page = read_page(services, replace(UNDELIVERED_COPIES, subscription_id=owner_id, **asked))
+    rows = [
+        Row(number, copy, copy, _why_undelivered(copy))
+        for number, copy in enumerate(page.events, 1)
+    ]
+    return Rows(rows, len(page.events), page.next_cursor)
+
+
+def _examine_events(subscription: Subscription, query: Query, services: CoreServices) -> Rows:
+    """Return what a subscription did not get of a page of events.
+
+    Events and copies are read as they are now: what the id of a copy derives from is in no index.
+    """
     page = read_page(services, query)
     copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in page.events]
     copies = services.store.get_many(copy_ids, with_content=False)
-    now = services.clock()
     rows = []
     for number, event in enumerate(page.events, 1):
         copy = copies.get(copy_ids[number - 1])
-        if copy is None:
-            missed = _why_missed(subscription, event, services)
-        elif copy.status is Status.FAILED:
-            missed = Missed("failed")
-        else:
-            missed = Missed("waiting" if is_waiting(copy, now) else None)
+        missed = _why_undelivered(copy) if copy else _why_missed(subscription, event, services)
         is_listed = missed.reason in RECOVERABLE or query.subject
         if is_listed:
             rows.append(Row(number, event, copy, missed))
     return Rows(rows, len(page.events), page.next_cursor)
 
 
+def _why_undelivered(copy: Event) -> Missed:
+    """Return whether a copy failed, or waits after an attempt that failed."""
+    if copy.status is Status.FAILED:
+        return Missed("failed")
+    return Missed("waiting" if copy.undelivered_key else None)
+
+
 class Recovered(NamedTuple):
-    """How many events were looked at, how many copies were made, are pushed again, and are left,
-    and the sort key to go on after, if any.
+    """How many events or copies were looked at, how many copies were made, are pushed again, and
+    are left, and the sort key to go on after, if any.
     """
 
     examined: int
@@ -286,18 +314,17 @@ class Recovered(NamedTuple):
 
 
 def recover(subscription: Subscription, invocation: Invocation, **period: Any) -> Recovered:
-    """Get a subscription what it missed of up to 100 events, the oldest first.
+    """Get a subscription up to 100 of what `find_missed` finds, the oldest first.
 
-    Makes the copies that are missing, and pushes again those that failed or wait, all in the slow
-    lane: thousands in the fast lane would make everybody else wait. Leaves those whose latest
-    attempt is younger than LEFT_SECONDS. `period` has `since`, and perhaps `until` and `cursor`.
-    Raises ApiError 409, and StorageUnavailableError: then a repeated call completes what this one
-    began.
+    Pushes again the copies that failed or wait and, with `since`, makes those that are missing, all
+    in the slow lane: thousands in the fast lane would make everybody else wait. `period` may have
+    `since`, `until` and `cursor`. Raises ApiError 409, and StorageUnavailableError: then a repeated
+    call completes what this one began.
     """
     services = invocation.services
     _require_usable(subscription, services)
     missed = find_missed(subscription, services, **period)
-    just_now = rfc3339(services.clock() - LEFT_SECONDS)
+    now = services.clock()
     recovered = replay.in_bulk(services)
 
     def recover_one(row: Row) -> str | None:
@@ -305,11 +332,9 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
         copy = row.copy
         try:
             if copy is None:
-                stored = _make_copy(row.event, subscription, invocation, **recovered)
+                stored = _make_copy(row.examined, subscription, invocation, **recovered)
                 return "sent" if stored.is_new else None
-            # What failed because the subscription was disabled was not pushed.
-            pushed_at = copy.attempts[-1].at if copy.attempts else ""
-            if copy.reason is not Reason.DISABLED and pushed_at > just_now:
+            if _is_under_way(copy, now):
                 return "left"
             replay.push_now(copy, services)
             return "replayed"
@@ -325,7 +350,16 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
             last = missed.rows[start - 1]
             examined = last.number
-            next_cursor = last.event.sort_key
+            next_cursor = last.examined.sort_key
             break
         done.update(services.map(recover_one, missed.rows[start : start + AT_ONCE]))
     return Recovered(examined, done["sent"], done["replayed"], done["left"], next_cursor)
+
+
+def _is_under_way(copy: Event, now: float) -> bool:
+    """Return whether a copy was tried within LEFT_SECONDS, or is held, queued or due by then."""
+    if copy.status is Status.PENDING and str(copy.next_attempt_at) <= rfc3339(now + LEFT_SECONDS):
+        return True
+    # What failed because the subscription was disabled was not pushed.
+    tried_at = copy.attempts[-1].at if copy.attempts else ""
+    return copy.reason is not Reason.DISABLED and tried_at > rfc3339(now - LEFT_SECONDS)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from chalicelib.core.event import RESERVED_PREFIX, dumps
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.parsing import Json, to_base64
+from chalicelib.infra.table import HIGHEST, LOWEST
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import Settings
 
@@ -121,6 +122,13 @@ class Subscription:
         if self.disabled_at:
             return "paused" if self.paused else "disabled"
         return "failing" if self.failing_since else "active"
+
+    @property
+    def wanted_after(self) -> str:
+        """The place in order of creation after which what did not arrive counts, and is recovered:
+        behind all copies of the moment of `dismissed_until`.
+        """
+        return f"{self.dismissed_until or LOWEST}{HIGHEST}"
 
     def refusal(self, settings: Settings) -> ApiError | None:
         """Return why its copies are kept as failed and not pushed, if so."""

@@ -200,12 +200,11 @@ class AllTargets:
             case Delivered():
                 self.subscriptions.clear_failing(subscription)
             case Retry() if event.delivery_attempts >= FAILING_ATTEMPTS:
-                changed = self.subscriptions.set_failing(subscription, event.last_push_error)
+                changed = self.subscriptions.set_failing(subscription, event.last_error)
             case DeadLetter():
-                error = event.last_push_error
-                changed = self.subscriptions.set_failing(subscription, error)
+                changed = self.subscriptions.set_failing(subscription, event.last_error)
                 if changed is None:
-                    changed = self.subscriptions.disable_broken(subscription, error)
+                    changed = self.subscriptions.disable_broken(subscription, event.last_error)
                 event_failed(event, subscription.tenant, self.services)
         self._note_pace(subscription)
         if changed:

@@ -254,9 +254,7 @@ SUBSCRIPTION_PARAMETERS = {
 MISSED_PARAMETERS = {
     name: PARAMETERS[name] for name in ("cursor", "limit", "since", "subject", "until")
 }
-RECOVER_BODY = BodySchema(
-    {name: PARAMETERS[name] for name in ("since", "until", "cursor")}, required=("since",)
-)
+RECOVER_BODY = BodySchema({name: PARAMETERS[name] for name in ("since", "until", "cursor")})
 INBOX_PARAMETERS = {
     name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")
 }

@@ -12,6 +12,7 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.posting import copy_id
 from chalicelib.core.store import compressed
 from chalicelib.deps import Services
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.settings import load
 from tests.bench.write_units import size
@@ -94,9 +95,9 @@ def measure() -> Iterator[Row]:
     dynamodb.on_query = lambda rows: units.append(_units(*rows) / 2)
     dynamodb.on_get = lambda items: units.extend(map(_units, items))
 
-    def read(what: str, tenant: str, path: str, method: str = "GET") -> Row:
+    def read(what: str, tenant: str, path: str, body: Json | None = None) -> Row:
         units.clear()
-        answer = call(clock, method, path, {"since": SINCE} if method == "POST" else None).json
+        answer = call(clock, "GET" if body is None else "POST", path, body).json
         events = answer.get("examined") or len(answer.get("events", [answer]))
         return what, tenant, events, sum(units)
 
@@ -104,8 +105,10 @@ def measure() -> Iterator[Row]:
         for what, query in LISTS.items():
             yield read(what, tenant, f"/events?tenant={tenant}{query}")
     for tenant, path in paths.items():
-        yield read("`missed`", tenant, f"{path}/missed?since={SINCE}")
-        yield read("`recover`", tenant, f"{path}/recover", "POST")
+        yield read("`missed`", tenant, f"{path}/missed")
+        yield read("`missed` with `since`", tenant, f"{path}/missed?since={SINCE}")
+        yield read("`recover`", tenant, f"{path}/recover", {})
+        yield read("`recover` with `since`", tenant, f"{path}/recover", {"since": SINCE})
         yield read("`include=deliveries` of one", tenant, f"{path}?include=deliveries")
         copies = f"/events?subscription_id={path.rpartition('/')[2]}"
         yield read("`status=undelivered` of one", tenant, f"{copies}&status=undelivered")

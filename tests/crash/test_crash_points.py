@@ -118,6 +118,8 @@ EVENT_OF_KEY = "evt_" + hashlib.sha256(b"acme\0k").hexdigest()[:32]
 send = to_all(Container.send, sendable)
 send_to_the_last_first = to_all(Container.send, lambda world: sendable(world)[::-1])
 recover = to_all(Container.recover, subscriptions)
+recover_undelivered = to_all(partial(Container.recover, since=None), subscriptions)
+RECOVERIES = {"recover": recover, "recover undelivered": recover_undelivered}
 
 
 def post_with_key(world: SimulatedWorld, container: Container) -> None:
@@ -475,16 +477,26 @@ PATHS = {
     "recover, recover meanwhile": Path(
         recover, first=MISSED, meanwhile=(recover,), last=expect_recovered_copies
     ),
-    "recover, failed and waiting": Path(
-        recover,
-        first=each(subscribe(), post, wait(61), post),
-        answers=(422, 200, 503, 200),  # of each copy, then of its event
-        environ=LONG_DELAY,
+    **{
+        f"{name}, failed and waiting": Path(
+            act,
+            first=each(subscribe(), post, wait(61), post),
+            answers=(422, 200, 503, 200),  # of each copy, then of its event
+            environ=LONG_DELAY,
+            last=expect_one_arrival,
+        )
+        for name, act in RECOVERIES.items()
+    },
+    "recover undelivered, recover meanwhile": Path(
+        recover_undelivered,
+        first=each(POSTED, wait(61)),
+        answers=(422, 200),
+        meanwhile=(recover,),
         last=expect_one_arrival,
     ),
     **{
-        f"recover, {what} meanwhile": Path(
-            recover,
+        f"{name}, {what} meanwhile": Path(
+            act,
             first=each(POSTED, wait(61)),
             answers=(status_code, 200),
             environ=LONG_DELAY,
@@ -496,14 +508,18 @@ PATHS = {
             ("failed, redriven", 422, (each(move_back, work),), expect_one_arrival),
             ("waiting, paused", 503, (pause,), each(enable, expect_recovered_copies)),
         )
+        for name, act in RECOVERIES.items()
     },
-    "recover, failed, erased meanwhile": Path(
-        recover,
-        first=each(subscribe(), ONE, wait(61)),
-        answers=(422, 200),
-        meanwhile=(erase,),
-        last=erase_and_post_again,
-    ),
+    **{
+        f"{name}, failed, erased meanwhile": Path(
+            act,
+            first=each(subscribe(), ONE, wait(61)),
+            answers=(422, 200),
+            meanwhile=(erase,),
+            last=erase_and_post_again,
+        )
+        for name, act in RECOVERIES.items()
+    },
     "send, erased meanwhile": Path(
         send,
         first=each(ONE_ASYNC, work, subscribe()),

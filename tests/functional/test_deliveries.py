@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chalicelib.core.event import Event, Status
+from chalicelib.core.outcome import BREAKER_OPEN, Outcome, PushResult
 from chalicelib.core.store import SHARDS, compressed
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import rfc3339
@@ -174,7 +175,7 @@ def test_what_was_dismissed_does_not_count_and_is_taken_back(
     assert dismiss(events[1]["created_at"]).status_code == 200
     assert_has(deliveries(world, subscription_id), failed=0, last_error=None)
     assert len(undelivered(world, subscription_id)) == 2
-    assert len(world.get(f"{path}/missed?since={events[0]['created_at']}")["events"]) == 2
+    assert world.get(f"{path}/missed?since={events[0]['created_at']}")["events"] == []
     for refused in ("yesterday", 5, rfc3339(world.clock() + 1)):
         assert dismiss(refused).faults == ["dismissed_until"]
     assert "ahead" in dismiss("2099-01-01T00:00:00Z").json["errors"][0]["message"]
@@ -248,3 +249,41 @@ def test_a_page_with_deliveries_has_25_subscriptions(world: World) -> None:
 
     assert len(page["subscriptions"]) == 25
     assert page["next_cursor"]
+
+
+def test_the_error_is_that_of_a_push_not_of_an_attempt_that_a_breaker_refused(
+    world: World, target: Receiver
+) -> None:
+    subscription_id = id_of_new(world, target)
+    target.default = status(503)
+    pushed = post_later(world)
+    target_of = world.services.targets.of
+    subscription = world.services.subscriptions.get(subscription_id)
+    assert subscription
+    failure = PushResult(Outcome.RETRY, duration_ms=30_000, error="timed out")
+    now = world.clock()
+    world.services.worker_breaker.record(target_of(subscription), now - 30, now, failure, 60.0)
+    refused = world.offer({"event_type": "a", "payload": {}}, prefer="respond-async").json
+    world.sleep(10)
+    world.run_worker()
+
+    errors = [world.event(event["copies"][0])["last_error"] for event in (pushed, refused)]
+    assert errors == ["receiver responded 503", BREAKER_OPEN]
+    assert target.count == 1
+    assert_has(deliveries(world, subscription_id), waiting=2, last_error="receiver responded 503")
+
+
+def test_more_than_a_page_is_recovered_however_much_is_counted(world: World) -> None:
+    """What is counted has an end, and what is recovered has none."""
+    subscription_id = id_of_new(world, "http://127.0.0.1:9/")
+    for number in range(230):
+        store_copy(world, subscription_id, number % 3, Status.FAILED, claim_id=f"{number}")
+    path = f"/subscriptions/{subscription_id}/recover"
+    body: Json = {}
+    done: list[int] = []
+    while not done or body["cursor"]:
+        answer = world.call("POST", path, body).json
+        body["cursor"] = answer["next_cursor"]
+        done.append(answer["replayed"])
+
+    assert done == [100, 100, 30]

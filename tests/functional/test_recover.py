@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
-from chalicelib.infra.times import unix_seconds
+from chalicelib.core.event import Event, Status
+from chalicelib.core.store import compressed
+from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Once
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import (
     copies,
+    id_of_new,
     make_token,
     missed,
     post_later,
@@ -19,7 +22,7 @@ from tests.support.subscribing import (
     send_during,
     subscribe_later,
 )
-from tests.support.world import KEY, Answer, Json, World, assert_has
+from tests.support.world import KEY, START, Answer, Json, World, assert_has
 
 TENANT = "customer-42"
 
@@ -38,7 +41,14 @@ WAYS: Json = {  # to miss an event, or not, and how the target answers
     "edited": None,
 }
 
-TO_RECOVER = ["later", "failed", "waiting", "edited"]
+# `queued` is what waits for an attempt within the minute
+REASONS = {
+    "later": "later",
+    "failed": "failed",
+    "waiting": "waiting",
+    "queued": "waiting",
+    "edited": "edited",
+}
 
 
 def miss(world: World, target: Receiver, **members: Any) -> tuple[str, Json]:
@@ -83,10 +93,10 @@ def test_what_a_subscription_missed_is_listed_with_the_reasons(
     listed = missed(world, subscription_id, key=token)
     about = missed(world, subscription_id, key=token, subject="order-4711")
 
-    assert reasons(listed) == [(way, way) for way in TO_RECOVER]
+    assert reasons(listed) == [*REASONS.items()]
     assert_has(listed.json, examined=len(WAYS), next_cursor=None)
-    got_it = ("delivered", "queued")
-    assert reasons(about) == [(way, None if way in got_it else way) for way in WAYS]
+    told = {way: way for way in WAYS} | REASONS | {"delivered": None}
+    assert reasons(about) == [*told.items()]
     assert about.json["examined"] == len(WAYS)
     later, failed, *_ = listed.json["events"]
     assert_has(later, event_id=events["later"]["event_id"], subject="order-4711", copy=None)
@@ -94,14 +104,13 @@ def test_what_a_subscription_missed_is_listed_with_the_reasons(
     assert_has(failed["copy"], status="failed", last_error="receiver responded 422")
     assert [row["member"] for row in about.json["events"] if row["member"]] == ["total"]
     assert missed(world, subscription_id, subject="order-4712").json["events"] == []
-    # Disabled or not, and a copy whose next attempt comes within a minute is under way.
+    # Disabled or not.
     world.call("POST", f"/subscriptions/{subscription_id}/disable")
-    [copy] = copies(world, events["waiting"])
-    world.sleep(unix_seconds(copy["next_attempt_at"]) - world.clock() - 59)
-    left = [way for way in TO_RECOVER if way != "waiting"]
-    assert [way for way, _ in reasons(missed(world, subscription_id))] == left
+    assert reasons(missed(world, subscription_id)) == [*REASONS.items()]
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
-    assert reasons(missed(world, subscription_id)) == [("failed", "failed")]
+    there = [(way, reason) for way, reason in REASONS.items() if reason in ("failed", "waiting")]
+    assert reasons(missed(world, subscription_id)) == there
+    assert reasons(missed(world, subscription_id, since=None, key=token)) == there
 
 
 def test_missed_events_are_listed_in_pages_of_two_reads(
@@ -121,12 +130,8 @@ def test_missed_events_are_listed_in_pages_of_two_reads(
     assert pages == [([], 3), ([events[4]["event_id"]], 1)]
     calls = aws.during(lambda: missed(world, subscription_id))
     assert Counter(calls) == {"GetItem": 1, "Query": 14, "BatchGetItem": 2}
-    for query, faults in (
-        ("", ["since"]),
-        ("limit=0&since=2h&subject=+x", ["limit", "since", "subject"]),
-    ):
-        path = f"/subscriptions/{subscription_id}/missed?{query}"
-        assert world.call("GET", path).faults == faults
+    path = f"/subscriptions/{subscription_id}/missed?limit=0&since=2h&subject=+x"
+    assert world.call("GET", path).faults == ["limit", "since", "subject"]
 
 
 def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Receiver) -> None:
@@ -141,15 +146,15 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
     recovered = recover(world, subscription_id, key=token).json
     again = recover(world, subscription_id, key=token).json
 
-    done = {"sent": 2, "replayed": 2, "left": 0}
+    done = {"sent": 2, "replayed": 2, "left": 1}  # what is due within the minute
     assert recovered == {"examined": len(WAYS), **done, "next_cursor": None}
-    assert again == {**recovered, "sent": 0, "replayed": 0}
+    assert again == {**recovered, "sent": 0, "replayed": 0, "left": 3}
     world.sleep(61)
     world.sweep()  # finds what was queued, and leaves what waits in the slow lane
     assert (len(world.slow_messages()), len(world.messages())) == (4, 5)
     world.empty_inbox()
     received = [request.json()["event_type"] for request in target.requests[before:]]
-    assert sorted(way.rpartition(".")[2] for way in received) == sorted([*TO_RECOVER, "queued"])
+    assert sorted(way.rpartition(".")[2] for way in received) == sorted(REASONS)
     attempts = [copies(world, events[way])[0]["delivery_attempts"] for way in ("failed", "waiting")]
     assert attempts == [1, 2]  # what waited keeps its attempts
     assert missed(world, subscription_id).json["events"] == []
@@ -178,16 +183,17 @@ def test_a_pause_is_made_up_for(world: World, target: Receiver, subscription_id:
     assert missed(world, subscription_id).json["events"] == []
 
 
+@pytest.mark.parametrize("since", [None, rfc3339(0)])
 @pytest.mark.parametrize("answer", [405, WAIT])
 def test_a_loop_of_recoveries_pushes_once_a_minute(
-    world: World, target: Receiver, answer: Any
+    world: World, target: Receiver, answer: Any, since: str | None
 ) -> None:
     token = make_token(world, TENANT)
     subscription_id = subscribe_later(world, target, tenant=TENANT)
     target.default = answer
     [copy_id] = post_later(world, tenant=TENANT)["copies"]
     for second in range(600):
-        recovered = recover(world, subscription_id, key=token).json
+        recovered = recover(world, subscription_id, key=token, since=since).json
         is_left = second % 60 < 59
         assert_has(recovered, replayed=int(not is_left), left=int(is_left))
         world.empty_inbox()
@@ -281,12 +287,14 @@ def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
 def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> None:
     path = f"/subscriptions/{subscribe_later(world, target)}/recover"
     for body, faults in (
-        ('{"only_count": true, "limit": 1}', ["limit", "only_count", "since"]),
+        ('{"only_count": true, "limit": 1}', ["limit", "only_count"]),
         ('{"since": "2h", "until": "now", "cursor": "x"}', ["cursor", "since", "until"]),
     ):
         assert world.call("POST", path, body).faults == faults
     nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null}'
     assert world.call("POST", path, nulls).json["examined"] == 0
+    for nothing in ("", "{}", '{"since": null}'):
+        assert_has(world.call("POST", path, nothing).json, examined=0, next_cursor=None)
     assert recover(world, f"sub_{'0' * 32}").status_code == 404
 
 
@@ -297,3 +305,150 @@ def test_a_recovery_does_not_count_what_somebody_else_sent(
     subscription_id = subscribe_later(world, target)
     send_during(world, once, subscription_id, event)
     assert_has(recover(world, subscription_id).json, examined=1, sent=0, replayed=0)
+
+
+def deliveries(world: World, subscription_id: str) -> Any:
+    return world.get(f"/subscriptions/{subscription_id}?include=deliveries")["deliveries"]
+
+
+def read_all(ask: Callable[..., Answer], **query: Any) -> list[Any]:
+    """Return the bodies of all pages."""
+    pages: list[Any] = []
+    while not pages or pages[-1]["next_cursor"]:
+        cursor = pages[-1]["next_cursor"] if pages else None
+        pages.append(ask(since=None, cursor=cursor, **query).json)
+    return pages
+
+
+def test_what_is_counted_is_listed_and_recovered_whenever_it_was_created(
+    world: World, target: Receiver
+) -> None:
+    token = make_token(world, TENANT)
+    subscription_id = subscribe_later(world, target, tenant=TENANT)
+    target.script(200, 422, WAIT, 422, WAIT)
+    events = [post_later(world, tenant=TENANT) for _ in range(5)]
+    # Made anew, it has the same id, and these are older than it is.
+    world.call("DELETE", f"/subscriptions/{subscription_id}", key=token)
+    world.sleep(5 * 86400)
+    token = make_token(world, TENANT)  # the other one has expired
+    assert subscribe_later(world, target, tenant=TENANT) == subscription_id
+    target.script(422, WAIT)
+    events += [post_later(world, tenant=TENANT) for _ in range(2)]
+    before = target.count
+    world.sleep(60)
+
+    told = deliveries(world, subscription_id)
+    listed = missed(world, subscription_id, since=None, key=token).json
+    recovered = recover(world, subscription_id, since=None, key=token).json
+
+    assert_has(told, failed=3, waiting=3, oldest_missed_at=events[1]["created_at"])
+    rows = [(row["event_id"], row["reason"]) for row in listed["events"]]
+    ways = ["failed", "waiting", "failed", "waiting", "failed", "waiting"]
+    assert rows == list(zip([event["event_id"] for event in events[1:]], ways, strict=True))
+    assert [row["copy"]["event_id"] for row in listed["events"]] == [
+        event["copies"][0] for event in events[1:]
+    ]
+    assert_has(listed, examined=6, next_cursor=None)
+    due = recovered["left"]  # was due by now
+    assert_has(recovered, examined=6, sent=0, next_cursor=None)
+    assert recovered["replayed"] + due == 6
+    again = recover(world, subscription_id, since=None, key=token).json
+    assert_has(again, examined=6, replayed=0, left=6)
+    world.settle()
+    assert target.count - before == 6
+    assert_has(deliveries(world, subscription_id), failed=0, waiting=0)
+    gone = {"examined": 0, "sent": 0, "replayed": 0, "left": 0, "next_cursor": None}
+    assert recover(world, subscription_id, since=None, key=token).json == gone
+
+
+def test_what_was_dismissed_is_recovered_by_nobody_until_that_is_taken_back(
+    world: World, target: Receiver, subscription_id: str
+) -> None:
+    target.default = 422
+    events = [post_later(world, subject="order-4711") for _ in range(3)]
+    world.sleep(60)
+    path = f"/subscriptions/{subscription_id}"
+    dismissed = {"dismissed_until": events[1]["created_at"]}  # to the microsecond
+    world.call("PATCH", path, dismissed)
+
+    for since in (None, rfc3339(0), events[0]["created_at"]):
+        listed = missed(world, subscription_id, since=since).json["events"]
+        assert [row["event_id"] for row in listed] == [events[2]["event_id"]]
+    about = missed(world, subscription_id, subject="order-4711")
+    assert [reason for _, reason in reasons(about)] == ["failed"] * 3
+    assert_has(recover(world, subscription_id, since=None).json, replayed=1, examined=1)
+    assert_has(recover(world, subscription_id).json, replayed=0, left=1)
+
+    world.call("PATCH", path, {"dismissed_until": None})
+    assert_has(recover(world, subscription_id, since=None).json, replayed=2, left=1)
+
+
+def store_failed(world: World, subscription_id: str, number: int, **more: Any) -> None:
+    """Store a copy that failed; ten have one moment of creation."""
+    copy = Event(
+        event_id=f"cpy_{world.services.new_id()}",
+        created_at=rfc3339(START - 1000 + number // 10),
+        created_by="acme",
+        status=Status.FAILED,
+        subscription_id=subscription_id,
+        response_bytes=2,
+        claim_id=f"{number}",
+        expires_at=int(START) + 86400,
+        **{"event_type": "a", **more},
+    )
+    world.services.store.put(copy, compressed(copy))
+
+
+def test_what_did_not_arrive_is_recovered_in_pages_also_of_one_moment(
+    world: World, during: During
+) -> None:
+    subscription_id = id_of_new(world, "http://127.0.0.1:9/")
+    for number in range(125):
+        event_type = "a" if number % 25 else "triggers.event.failed"
+        store_failed(world, subscription_id, number, event_type=event_type)
+
+    def ask(**query: Any) -> Answer:
+        return missed(world, subscription_id, **query)
+
+    listed = [row["copy"]["event_id"] for page in read_all(ask, limit=7) for row in page["events"]]
+    assert len(set(listed)) == len(listed) == deliveries(world, subscription_id)["failed"] == 120
+
+    def slow(**_: object) -> None:
+        world.sleep(0.25)
+
+    during(world.dynamodb, "before-call.dynamodb.UpdateItem", slow)
+    pages = read_all(lambda **query: recover(world, subscription_id, **query))
+
+    assert len(pages) == 2  # the first ends in time
+    assert sum(page["replayed"] for page in pages) == 120
+    assert sum(page["examined"] for page in pages) == 120
+    assert max(page["examined"] for page in pages) <= 100
+
+
+@pytest.mark.parametrize("act", ["acknowledged", "erased", "its event erased", "by 0.8"])
+def test_what_arrived_or_was_erased_meanwhile_is_not_recovered(
+    world: World, target: Receiver, once: Once, subscription_id: str, act: str
+) -> None:
+    target.script(422, 422)
+    first, second = (post_later(world) for _ in range(2))
+    [copy_id] = first["copies"]
+    world.sleep(60)
+
+    def interrupt() -> None:
+        if act == "by 0.8":  # which leaves it in the index
+            changed = "SET #status = :delivered, status_shard = :shard"
+            values = {"delivered": {"S": "delivered"}, "shard": {"S": "copy-delivered#0"}}
+            world.change_item(copy_id, changed.replace("#status", "delivered_via"), **values)
+        elif act == "its event erased":
+            world.call("DELETE", f"/events/{first['event_id']}", key=KEY)
+        else:
+            MEANWHILE[act](world, copy_id, subscription_id)
+
+    # between the read of the index and that of the copies
+    once(world.dynamodb, "before-call.dynamodb.BatchGetItem", interrupt)
+    recovered = recover(world, subscription_id, since=None).json
+
+    assert_has(recovered, examined=1, replayed=1, left=0)
+    world.settle()
+    assert target.count == 3
+    assert world.event(second["copies"][0])["status"] == "delivered"

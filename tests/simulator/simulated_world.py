@@ -310,9 +310,11 @@ class Container:
     def send(self, subscription_id: str, event_id: str) -> None:
         self.call("POST", f"/subscriptions/{subscription_id}/send", {"event_id": event_id})
 
-    def recover(self, subscription_id: str) -> None:
-        """Recover what a subscription missed of all events; whoever is told 503 gives up."""
-        body = {"since": rfc3339(0)}
+    def recover(self, subscription_id: str, since: str | None = rfc3339(0)) -> None:
+        """Recover what a subscription missed of all events or, without `since`, what did not arrive
+        there; whoever is told 503 gives up.
+        """
+        body = {"since": since}
         while True:
             answer = self.call("POST", f"/subscriptions/{subscription_id}/recover", body)
             body["cursor"] = answer.json.get("next_cursor")

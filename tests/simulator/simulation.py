@@ -6,6 +6,7 @@ from typing import Any
 
 from chalicelib.core.event import Event
 from chalicelib.core.store import ERASED_SECONDS
+from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, SimulatedWorld
 
@@ -182,7 +183,8 @@ class StormWorld(SimulatedWorld):
             if not subscription_ids or not events:
                 continue
             if self.random.random() < 0.4:
-                self._spawn(Container.recover, self.random.choice(subscription_ids))
+                since = self.random.choice((None, rfc3339(0)))
+                self._spawn(Container.recover, self.random.choice(subscription_ids), since)
                 continue
             event_id = self.random.choice(events)
             for _ in range(self.random.randint(1, 3)):

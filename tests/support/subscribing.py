@@ -104,14 +104,17 @@ def send(world: World, subscription_id: str, event_id: Any, *, key: str = KEY) -
 
 
 def recover(world: World, subscription_id: str, *, key: str = KEY, **members: Any) -> Answer:
+    """Recover what was missed since 1970, or with `since` None what did not arrive."""
     body = {"since": rfc3339(0), **members}
     return world.call("POST", f"/subscriptions/{subscription_id}/recover", body, key=key)
 
 
 def missed(world: World, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
+    """List what was missed since 1970, or with `since` None what did not arrive."""
     if "subject" not in query:
         query.setdefault("since", rfc3339(0))
-    return world.call("GET", f"/subscriptions/{subscription_id}/missed?{urlencode(query)}", key=key)
+    given = urlencode({name: value for name, value in query.items() if value is not None})
+    return world.call("GET", f"/subscriptions/{subscription_id}/missed?{given}", key=key)
 
 
 def send_during(world: World, once: Callable[..., None], subscription_id: str, event: Json) -> None:
