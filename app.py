@@ -35,6 +35,7 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
 from chalicelib.subscriptions import recipients
+from chalicelib.subscriptions.catch_up import catch_up
 from chalicelib.subscriptions.outcomes import Missed, judge
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import why_not_taken
@@ -390,6 +391,7 @@ def process(event: SQSEvent, *, is_slow_lane: bool) -> None:
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
     run(event, schedules.sweep)
+    run(event, catch_up)
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))

@@ -38,6 +38,7 @@ from chalicelib.infra.errors import (
 from chalicelib.infra.queue import Message, Queue
 from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
+from chalicelib.subscriptions.catch_up import catch_up
 from tools import api_key, gateway, local_aws
 from tools.api import printable
 from tools.receiver import HOST, Receiver
@@ -138,6 +139,7 @@ def start() -> None:
     screen.say(_usage(url, key, receiver, outside))
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
+    _schedule("catch_up", 60, lambda: catch_up(services.get()))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
     Thread(target=server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")

@@ -28,11 +28,13 @@ MAX_TRIAL_SECONDS = 20.0
 class _State:
     """What is known of one destination since its last success, also if its URL was edited since.
 
-    `next_trial_at` is 0 while it is closed.
+    `next_trial_at` is 0 while it is closed. `last_failure_at`: when the latest push that failed
+    began.
     """
 
     url: str = field(repr=False)
     last_success_at: float = 0.0
+    last_failure_at: float = 0.0
     wasted_seconds: float = 0.0
     next_trial_at: float = 0.0
 
@@ -70,16 +72,22 @@ class Breaker:
         self._rests: dict[str, _Rest] = {}  # by owner
         self._free_at = 0.0  # no trial before: another is being made, or has failed
 
-    def acquire(self, target: Target, now: float) -> float:
+    def acquire(self, target: Target, now: float, asked_at: float = 0.0) -> float:
         """Return 0 to push now, else the seconds until the next trial.
 
         Ask once for each push: 0 may begin the trial.
+
+        :param asked_at: When somebody asked for this push; 0: nobody did. Unless a push failed
+            since, the trial may be made now: the destination may have been mended.
         """
         with self._lock:
             state = self._state(target)
             # An edited URL has its trial when the old one would have had it.
             state.url = target.url
             rest = self._rests.get(target.owner, _Rest())
+            if asked_at > state.last_failure_at:
+                state.next_trial_at = min(state.next_trial_at, now)
+                rest = _Rest()
             if not state.next_trial_at:
                 # One that hung may be about to open: of a hundred dead URLs each would hold a
                 # thread until it does. One that fails quickly holds nobody up.
@@ -90,6 +98,11 @@ class Breaker:
                 return wait_seconds
             self._free_at = now + MAX_TRIAL_SECONDS
             return 0.0
+
+    def has_failed_since(self, target: Target, asked_at: float) -> bool:
+        """Return whether a push that began after `asked_at` has failed, since the last success."""
+        with self._lock:
+            return self._state(target).last_failure_at >= asked_at
 
     def record(
         self, target: Target, started: float, now: float, result: PushResult, open_seconds: float
@@ -127,6 +140,7 @@ class Breaker:
             # nothing.
             elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
                 state.wasted_seconds += seconds
+                state.last_failure_at = max(state.last_failure_at, started)
                 if state.wasted_seconds >= self._patience_seconds:
                     state.next_trial_at = now + min(open_seconds, MAX_RETRY_AFTER_SECONDS)
                     self._rest(target.owner, now, pause_seconds)

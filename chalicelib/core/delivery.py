@@ -96,9 +96,15 @@ def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
 
 def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     """Make an attempt of the worker, unless its breaker is open; return the event as it is then."""
-    breaker = invocation.services.worker_breaker
-    started = invocation.services.clock()
-    open_seconds = breaker.acquire(target, started)
+    services = invocation.services
+    breaker = services.worker_breaker
+    started = services.clock()
+    open_seconds = breaker.acquire(target, started, event.asked_at)
+    if open_seconds and not breaker.has_failed_since(target, event.asked_at):
+        # Nobody has tried since somebody asked for it: another push is the trial. The longer that
+        # takes, the longer it waits: thousands may.
+        delay_seconds = max(open_seconds, started - event.asked_at) * (1 + services.random())
+        return _record_unpushed(event, Retry(delay_seconds), invocation)
     if open_seconds:
         result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
         return _follow(event, target, started, result, invocation)

@@ -197,6 +197,12 @@ class Event:
         since = self.replayed_at or self.created_at
         return any(made.error == TIMED_OUT and made.at >= since for made in self.attempts)
 
+    @property
+    def asked_at(self) -> float:
+        """When somebody last asked for a push (Unix seconds): replayed, sent or recovered it."""
+        asked_at = max(self.replayed_at or "", self.recovered_at or "")
+        return unix_seconds(asked_at) if asked_at else 0.0
+
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)

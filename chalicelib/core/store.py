@@ -25,7 +25,16 @@ from chalicelib.core.event import (
 )
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.errors import EventNotFoundError, StorageUnavailableError
-from chalicelib.infra.table import LOWEST, NO_VALUES, ItemResult, Table, Values, key_of, serialize
+from chalicelib.infra.table import (
+    LOWEST,
+    NO_VALUES,
+    UNDELIVERED,
+    ItemResult,
+    Table,
+    Values,
+    key_of,
+    serialize,
+)
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS, unix_seconds
 from chalicelib.settings import Settings
@@ -67,6 +76,7 @@ CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND {UNCLAIMED}"
 # Not once a consumer acknowledged the event: it is delivered then.
 RECORDABLE = f"{PENDING} AND {MINE}"
 
+MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
@@ -245,6 +255,26 @@ class EventStore(Table):
         """
         with suppress(StorageUnavailableError):
             self.delete(event_id, EXPIRED)
+
+    def mark_mended(self, destination: str) -> None:
+        """Note that a destination delivers again, unless that is noted."""
+        mark: Values = {
+            "event_id": f"{MENDED}#{destination}",
+            "undelivered_key": MENDED,
+            "sort_key": f"{self._after(0)}#{destination}",
+            "expires_at": int(self._clock()) + DAY_SECONDS,
+        }
+        self._write("put_item", ABSENT, Item=serialize(mark))
+
+    def mended(self) -> dict[str, str]:
+        """Return the destinations that deliver again and may have to catch up, and since when."""
+        rows = next(self.pages(MENDED, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
+        since = (row["sort_key"]["S"].split("#") for row in rows["Items"])
+        return {destination: marked_at for marked_at, destination in since}
+
+    def forget_mended(self, destination: str) -> None:
+        key = key_of(f"{MENDED}#{destination}")
+        self._write("delete_item", "attribute_exists(event_id)", Key=key)
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

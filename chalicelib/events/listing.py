@@ -54,7 +54,8 @@ class Query:
     """The events to list. Fields are the parameters of `GET /events`, with any number of `status`.
 
     `since` (inclusive), `until` (exclusive) and `cursor` (exclusive) are sort keys, or what sort
-    keys begin with.
+    keys begin with. `is_undelivered`: of a subscription, only copies that failed, or wait after an
+    attempt that failed.
     """
 
     status: tuple[Status, ...]
@@ -71,6 +72,7 @@ class Query:
     until: str = HIGHEST
     only_unclaimed: bool = False
     skips_reports: bool = False
+    is_undelivered: bool = False
 
     @property
     def includes_payload(self) -> bool:
@@ -83,7 +85,7 @@ class Query:
 
         A tenant's events that are pending or failed are found by status: they may be few of many.
         """
-        if self.subscription_id and self.status == UNSETTLED:
+        if self.subscription_id and (self.status == UNSETTLED or self.is_undelivered):
             return UNDELIVERED, [self.subscription_id]
         looked_up = lookup_key(self.subscription_id, self.subject)
         if looked_up:

@@ -1,6 +1,6 @@
 """Replay and redrive: an event is pushed again, also because its dead letter was moved back."""
 
-from chalicelib.core import delivery, messages
+from chalicelib.core import delivery
 from chalicelib.core.delivery import errors_left_to_sweep
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
@@ -14,7 +14,7 @@ from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import rfc3339, unix_seconds
 
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED} AND expires_at <= :new_expires_at"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
@@ -44,19 +44,19 @@ def replay(event: Event, invocation: Invocation) -> Event:
     return _push_again(event, REPLAYABLE, _begin_replay(event, services), services)
 
 
-def push_now(copy: Event, services: CoreServices) -> None:
-    """Replay a failed copy, or make a pending one due now, if it is as it was read.
+def push_later(copy: Event, delay_seconds: float, services: CoreServices) -> None:
+    """Replay a failed copy, or make a pending one due after a delay, if it is as it was read.
 
     A pending one keeps its attempts: replayed each minute, it would never become a dead letter.
     Raises EventNotFoundError, or EventClaimedError: somebody was faster.
     """
+    # With a new `claim_id`, one of two that read the copy makes it due.
+    changes: Json = {"claim_id": services.new_id()}
     if copy.status is Status.FAILED:
         changes = _begin_replay(copy, services)
-    else:
-        # With a new `claim_id`, one of two that read the copy makes it due.
-        next_attempt_at = rfc3339(services.clock())
-        changes = {"next_attempt_at": next_attempt_at, "claim_id": services.new_id()}
-    _push_again(copy, SAME_STATE, {**changes, **in_bulk(services)}, services)
+    due_at = rfc3339(services.clock() + delay_seconds)
+    changes |= {"next_attempt_at": due_at, **in_bulk(services)}
+    _push_again(copy, SAME_STATE, changes, services)
 
 
 def in_bulk(services: CoreServices) -> dict[str, str]:
@@ -70,9 +70,10 @@ def in_bulk(services: CoreServices) -> dict[str, str]:
 
 
 def queue(event: Event, services: CoreServices) -> None:
-    """Queue an event that is due."""
+    """Queue an event for when it is due."""
+    delay_seconds = max(0.0, unix_seconds(str(event.next_attempt_at)) - services.clock())
     with errors_left_to_sweep(event):
-        services.queue_for(event).send(messages.push_message(event))
+        delivery.enqueue(event, delay_seconds, services.queue_for(event))
 
 
 def _push_again(event: Event, condition: str, changes: Json, services: CoreServices) -> Event:

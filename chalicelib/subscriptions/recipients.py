@@ -47,8 +47,7 @@ ORIGINALS = replace(
 )
 UNDELIVERED_COPIES = Query(UNSETTLED, order="oldest", limit=100, skips_reports=True)
 RECOVERABLE = ("later", "edited", "failed", "waiting")
-# What was tried so recently, or is about to be, is not pushed again: a loop would be a flood.
-LEFT_SECONDS = 60
+LEFT_SECONDS = 60  # what was tried so recently waits as long: a loop would be a flood
 
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
@@ -317,7 +316,8 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
     """Get a subscription up to 100 of what `find_missed` finds, the oldest first.
 
     Pushes again the copies that failed or wait and, with `since`, makes those that are missing, all
-    in the slow lane: thousands in the fast lane would make everybody else wait. `period` may have
+    in the slow lane: thousands in the fast lane would make everybody else wait. Those whose latest
+    attempt is younger than LEFT_SECONDS are `left`, and due after as long. `period` may have
     `since`, `until` and `cursor`. Raises ApiError 409, and StorageUnavailableError: then a repeated
     call completes what this one began.
     """
@@ -325,6 +325,7 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
     _require_usable(subscription, services)
     missed = find_missed(subscription, services, **period)
     now = services.clock()
+    just_now = rfc3339(now - LEFT_SECONDS)
     recovered = replay.in_bulk(services)
 
     def recover_one(row: Row) -> str | None:
@@ -336,8 +337,11 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
                 return "sent" if stored.is_new else None
             if _is_under_way(copy, now):
                 return "left"
-            replay.push_now(copy, services)
-            return "replayed"
+            # What failed because the subscription was disabled was not pushed.
+            pushed_at = copy.attempts[-1].at if copy.attempts else ""
+            is_left = copy.reason is not Reason.DISABLED and pushed_at > just_now
+            replay.push_later(copy, LEFT_SECONDS if is_left else 0.0, services)
+            return "left" if is_left else "replayed"
         except StorageUnavailableError:
             raise
         except ApiError:  # others were faster, too many copies, or a POST is in progress
@@ -357,9 +361,6 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
 
 
 def _is_under_way(copy: Event, now: float) -> bool:
-    """Return whether a copy was tried within LEFT_SECONDS, or is held, queued or due by then."""
-    if copy.status is Status.PENDING and str(copy.next_attempt_at) <= rfc3339(now + LEFT_SECONDS):
-        return True
-    # What failed because the subscription was disabled was not pushed.
-    tried_at = copy.attempts[-1].at if copy.attempts else ""
-    return copy.reason is not Reason.DISABLED and tried_at > rfc3339(now - LEFT_SECONDS)
+    """Return whether a copy is held, queued or due within LEFT_SECONDS."""
+    due_at = copy.next_attempt_at or ""
+    return copy.status is Status.PENDING and due_at <= rfc3339(now + LEFT_SECONDS)

@@ -296,9 +296,8 @@ class Subscriptions(Table):
         return failing
 
     def clear_failing(self, subscription: Subscription) -> None:
-        """Clear `failing_since` if the subscription is known to have it, and has no newer one."""
-        if subscription.failing_since is not None:
-            self._change(subscription, FAILING, {"failing_since": None, "last_error": None})
+        """Clear the known `failing_since`, if the subscription has no newer one."""
+        self._change(subscription, FAILING, {"failing_since": None, "last_error": None})
 
     def set_slow(self, subscription: Subscription, slow_since: str | None) -> None:
         """Set or clear `slow_since`, if the subscription is as it was read before the push."""

@@ -5,6 +5,7 @@ DLQ for what is the operator's, and the alarms are the promise. Nothing that a r
 is reported: ten subscriptions that get reports and fail would make more and more of them.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,13 +20,14 @@ from chalicelib.core.outcome import (
     Dropped,
     KeptFailed,
     NotPushed,
+    Outcome,
     Reason,
     Retry,
     Unscheduled,
 )
 from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
-from chalicelib.infra.errors import ApiError
+from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
@@ -193,12 +195,18 @@ class AllTargets:
         if not isinstance(target, SubscriptionTarget):
             if isinstance(decision, DeadLetter):
                 event_failed(event, None, self.services)
+            is_first = event.delivery_attempts > FAILING_ATTEMPTS and not event.recovered_at
+            if is_first and isinstance(decision, Delivered):
+                self._mark_mended(DEFAULT_GROUP_ID)
             return
         subscription = target.subscription
         changed = None
         match decision:
-            case Delivered():
-                self.subscriptions.clear_failing(subscription)
+            case Delivered() if subscription.failing_since:
+                # Mark, then clear: a crash in between is made up for by the next delivery.
+                with suppress(StorageUnavailableError):
+                    self.services.store.mark_mended(subscription.subscription_id)
+                    self.subscriptions.clear_failing(subscription)
             case Retry() if event.delivery_attempts >= FAILING_ATTEMPTS:
                 changed = self.subscriptions.set_failing(subscription, event.last_error)
             case DeadLetter():
@@ -223,6 +231,11 @@ class AllTargets:
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
+    def _mark_mended(self, destination: str) -> None:
+        """Let the sweep push what waits for a destination that delivers again."""
+        with suppress(StorageUnavailableError):
+            self.services.store.mark_mended(destination)
+
     def _note_pace(self, subscription: Subscription) -> None:
         """Store the mark of a subscription, or its end, if this container knows better."""
         now = self.services.clock()
@@ -237,13 +250,16 @@ class AllTargets:
     def push_test_event(
         self, event: Event, subscription: Subscription, invocation: Invocation
     ) -> Json:
-        """Push an event to a subscription alone, which changes nothing; return the attempt, and
-        what was `sent`.
+        """Push an event to a subscription alone; return the attempt, and what was `sent`.
+
+        It changes nothing but that, if it is delivered, what waits for the subscription is pushed.
         """
         started = self.services.clock()
         timeout_seconds = self.services.settings.push_timeout_seconds
         target = self.of(subscription)
         result = delivery.push(event, target, started, timeout_seconds, invocation)
+        if result.outcome is Outcome.DELIVERED:
+            self._mark_mended(subscription.subscription_id)
         sent = None
         if result.error not in (HOST_NOT_ALLOWED, ADDRESS_NOT_ALLOWED):
             body = target.body_of(event)

@@ -236,6 +236,27 @@ def disable(world: SimulatedWorld, container: Container) -> None:
     world.clock.sleep(20)
 
 
+def fail(world: SimulatedWorld, container: Container) -> None:
+    """Let all subscriptions be failing, and what was tried be a minute old."""
+    for (subscription_id,) in subscriptions(world):
+        item = {**world.dynamodb.items[subscription_id], "failing_since": rfc3339(world.clock())}
+        world.dynamodb.put_item(TableName=TABLE, Item=typed(item))
+    world.clock.sleep(61)
+
+
+def expect_that_nothing_waits(world: SimulatedWorld, container: Container) -> None:
+    """Check that a delivery and the sweep get what waited to a subscription, not its backoff."""
+    began = world.clock()
+    container.post()
+    for _ in range(5):
+        container.sweep()
+        for _ in range(60):
+            world.clock.sleep(1)
+            container.work()
+    assert {event.status for event in world.items().values() if event.is_copy} == {Status.DELIVERED}
+    assert world.clock() < began + 310
+
+
 def know_that_the_webhook_is_slow(world: SimulatedWorld, container: Container) -> None:
     container.services.lanes.remember(
         container.services.targets.webhook, container.clock(), container.clock()
@@ -436,6 +457,33 @@ PATHS = {
     "POST, refused for good, and reported": Path(post, first=REPORTED, answers=(200, 422)),
     "pull only, replay": Path(replay, first=each(post, acknowledge), environ=PULL_ONLY),
     "sweep": Path(does(Container.sweep), first=lose_the_message),
+    **{
+        f"a mended subscription, {what}": Path(
+            act,
+            first=each(subscribe(), post, fail, first),
+            answers=(503, 200),
+            environ={"BACKOFF_BASE_SECONDS": "7000"},
+            last=last,
+        )
+        for what, act, first, last in (
+            ("POST", post, wait(0), expect_that_nothing_waits),
+            ("sweep", does(Container.sweep), post, lambda world, container: None),
+            (
+                "sweep and worker",
+                each(does(Container.sweep), work),
+                post,
+                lambda world, container: None,
+            ),
+        )
+    },
+    "sweep, lets a mended subscription catch up, sweep and recover meanwhile": Path(
+        each(does(Container.sweep), work),
+        first=each(subscribe(), post, fail, post),
+        answers=(503, 200),
+        environ={"BACKOFF_BASE_SECONDS": "7000"},
+        meanwhile=(does(Container.sweep), recover),
+        last=expect_one_arrival,
+    ),
     **{
         f"{number} subscriptions, {mode}, {what} with the same key": Path(
             ONE, first=subscribe(number), environ=environ, meanwhile=(other,), last=post_again

@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 
+from chalicelib.infra.times import rfc3339
 from tests.simulator.outage import (
     FLAKY,
     NEARLY_SLOW,
@@ -16,8 +17,10 @@ from tests.simulator.outage import (
     TENANTS,
     THROTTLES,
     USUAL,
+    MendedWorld,
     RecoveryWorld,
     TenantsWorld,
+    TriedWorld,
     for_some_slow,
     run_beside,
     waits_beside,
@@ -75,3 +78,12 @@ def test_targets_of_another_tenant_that_hang_hold_up_none(beside: str) -> None:
 
 def test_what_is_slow_for_some_events_delivers_all() -> None:
     assert for_some_slow().endswith(" 0 not delivered")
+
+
+@pytest.mark.parametrize("kind", [MendedWorld, TriedWorld])
+def test_what_waits_for_a_destination_that_was_mended_arrives_within_minutes(
+    kind: type[MendedWorld],
+) -> None:
+    world = run_beside("hangs", per_second=0.02, seconds=2400, kind=kind)
+    delivered = [event.delivered_at or "~" for event in world.items().values()]
+    assert max(delivered) < rfc3339(world.ends_at + 300)

@@ -238,3 +238,17 @@ def test_a_container_rests_after_the_trial_of_a_url_that_was_edited_meanwhile(
     assert breaker.acquire(EDITED, 301) > 0
     push(breaker, ONE, 300, seconds=10)
     assert breaker.acquire(OTHER, 310) == REST * 10
+
+
+def test_what_somebody_asked_for_since_the_latest_failure_is_the_trial(breaker: Breaker) -> None:
+    open_at(breaker, SIBLING, 110)
+    open_at(breaker, ONE, 110)
+    assert breaker.acquire(ONE, 120, asked_at=99) == REST * 20 - 10  # a push failed since
+    assert breaker.acquire(ONE, 120, asked_at=119) == 0
+    assert breaker.acquire(ONE, 121, asked_at=119) == 19
+    assert not breaker.has_failed_since(ONE, 119)
+
+    push(breaker, ONE, 120, seconds=10)
+    assert breaker.has_failed_since(ONE, 119)
+    assert breaker.acquire(ONE, 131, asked_at=119) > 60
+    assert breaker.acquire(OTHER, 131, asked_at=130) == 0
