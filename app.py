@@ -34,7 +34,7 @@ from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
-from chalicelib.subscriptions import recipients
+from chalicelib.subscriptions import filters, recipients
 from chalicelib.subscriptions.catch_up import catch_up
 from chalicelib.subscriptions.outcomes import Missed, judge
 from chalicelib.subscriptions.subscription import Subscription
@@ -75,7 +75,7 @@ def get_health() -> Response:
     return respond(dumps(health))
 
 
-@route("GET", "/me", *Scope, TOKEN)
+@route("GET", "/me", *Scope, TOKEN, include=validation.INCLUDE_CATALOGUE)
 def get_me(call: Call) -> Response:
     key = call.key
     settings = call.services.settings
@@ -85,12 +85,21 @@ def get_me(call: Call) -> Response:
         "stage": STAGE,
         "tenant": key.tenant,
         "expires_at": key.expires_at,
-        "event_types": settings.event_types,
+        "event_types": list(settings.offered_types) or None,
     }
     if Scope.CONSUME in key.scopes:
         url = settings.webhook_url
         me["webhook"] = {"host": urlsplit(url).hostname} if url else None
+    if "include" in call.query:
+        me["catalogue"] = settings.offered_types
     return respond(dumps(me))
+
+
+@route("POST", "/filters/test", *CUSTOMERS)
+def try_filter(call: Call) -> Response:
+    members = call.body(validation.FILTER_BODY)
+    member = filters.mismatch(members["filter"], dumps(members["payload"]))
+    return respond(dumps({"matches": member is None, "member": member}))
 
 
 @route("POST", "/tokens", Scope.CONSUME)

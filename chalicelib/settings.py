@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from chalicelib.infra.addresses import (
@@ -19,6 +20,7 @@ from chalicelib.infra.addresses import (
     parse_allowed_hosts,
     valid_port,
 )
+from chalicelib.infra.catalogue import parse_catalogue
 from chalicelib.infra.errors import SettingsError
 from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_all, parser
 from chalicelib.infra.telemetry import logger
@@ -29,6 +31,7 @@ MESSAGE_GRACE_SECONDS = 55
 PULL_ONLY = "none"
 COPIES_ONLY = "subscriptions"
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
+CATALOGUE = Path(__file__).parent / "event_types.json"
 Variables = Mapping[str, str]
 SecretReader = Callable[[str], str]  # returns the text of a secret by its name
 
@@ -176,6 +179,7 @@ class Settings:
     inline_push_timeout_seconds: float = _number(5.0, 0.01, 8)
     breaker_open_seconds: float = _number(30.0, 0, DAY_SECONDS)
     event_types: list[str] | None = _setting(NAMES, None)
+    catalogue: Json | None = _setting(parse_catalogue, None, name=CATALOGUE.name, secret=True)
     suspended_tenants: Sequence[str] = _setting(NAMES, ())
     event_retention_days: int = _integer(30, 1, 3650)
     subscription_disable_days: float = _number(3.0, 0, 3650)
@@ -189,6 +193,12 @@ class Settings:
     def webhook_url(self) -> str | None:
         """Where events are pushed to, or None: their copies alone are pushed."""
         return None if self.webhook in (PULL_ONLY, COPIES_ONLY) else self.webhook
+
+    @property
+    def offered_types(self) -> Json:
+        """What customers may choose from: event types and what the catalogue says of each."""
+        catalogue = self.catalogue or {}
+        return {name: catalogue.get(name, {}) for name in self.event_types or catalogue}
 
     @property
     def message_grace_seconds(self) -> int:
@@ -234,8 +244,14 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
 
 
 def parse(environ: Variables) -> tuple[Json, list[str]]:
-    """Return the settings that are set or have a default, by name, and the faults of the others."""
-    values, faults = parse_all(_set_variables(environ), PARSERS)
+    """Return the settings that are set or have a default, by name, and the faults of the others.
+
+    The catalogue is a file, which is deployed with the code.
+    """
+    texts: Json = {**_set_variables(environ)}
+    if CATALOGUE.exists():
+        texts[CATALOGUE.name] = CATALOGUE.read_bytes()
+    values, faults = parse_all(texts, PARSERS)
     given = {BY_VARIABLE[name].name: value for name, value in values.items()}
     return DEFAULTS | given, [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
 

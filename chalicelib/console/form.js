@@ -14,6 +14,10 @@ function fillForm(form, one, answer) {
   for (const choice of ["body", "header_prefix"]) form.elements[choice].value = one?.[choice] ?? "";
   fillTypes(parts, types, one?.event_types ?? []);
   for (const header of one?.header_names ?? []) addHeader(parts.rows, header);
+  const refused = ({ message }) => [message, "failed"];
+  parts.trier.onclick = async () => tell(parts.tried, ...(await tryFilter(form).catch(refused)));
+  filter.oninput = () => tell(parts.tried, "");
+  hide(parts.trier, !Object.keys(page.me.catalogue).some(exampleOf));
   parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
   const isOfHeaders = ({ field }) => field === "headers";
   url.oninput = () => explain(readForm(form, one).faults.filter(isOfHeaders), form);
@@ -31,8 +35,9 @@ function fillTypes({ ticks, others }, input, chosen) {
   for (const type of ticked) {
     const box = make("input", { type: "checkbox", name: "ticked", value: type });
     box.defaultChecked = chosen.includes(type);
-    const about = type === "triggers.*" ? `${type} (reports of failures)` : type;
-    ticks.append(make("label", { class: "tick" }, box, ` ${about}`));
+    const reports = type === "triggers.*" && "reports of failures";
+    const about = span("muted", reports || (page.me.catalogue[type]?.description ?? ""));
+    ticks.append(make("label", { class: "tick" }, box, ` ${type} `, about));
   }
   input.onfocus = input.oninput = () => {
     const before = input.value.replace(/[^,]*$/, "").replace(/,$/, ", ");

@@ -12,7 +12,7 @@ async function refresh() {
   show();
   if (!page.key) return;
   try {
-    if (!page.me) return welcome(await get("me"));
+    if (!page.me) return welcome(await get("me?include=catalogue"));
     const { tenant, name, stage, expires_at } = page.me;
     setText($("who"), tenant ? `Page ends ${relative(expires_at)}` : `${name} on ${stage}`);
     await LOADERS[page.view.name]();

@@ -33,18 +33,21 @@ function fillTry(node, one) {
   // Fill in the last event, unless something is typed: the default is what was filled in.
   const fill = async (event_type) => {
     const before = type.value;
-    const last = await findLast(one, event_type);
+    const example = exampleOf(event_type);
+    const last = example ? { event_type, payload: example } : await findLast(one, event_type);
     const isTyped = type.value !== before || payload.value !== payload.defaultValue;
     if (!last || isTyped) return;
     type.value = last.event_type;
-    payload.defaultValue = JSON.stringify(last.payload, null, 2);
+    payload.defaultValue = pretty(last.payload);
     payload.value = payload.defaultValue;
   };
+  const isIn = (given) => (entry) => entry.endsWith("*") && given.startsWith(entry.slice(0, -1));
+  const isTaken = (offered) => one.event_types?.some(isIn(offered)) ?? true;
   if (!payload.defaultValue) {
     const exact = one.event_types?.find((entry) => !entry.endsWith("*"));
-    type.value = exact ?? page.me.event_types?.[0] ?? "test";
+    type.value = exact ?? page.me.event_types?.find(isTaken) ?? "test";
     payload.defaultValue = "{}";
-    fill("").catch(() => {});
+    fill(exampleOf(type.value) ? type.value : "").catch(() => {});
   }
   type.onchange = () => fill(type.value).catch(() => {});
   button.onclick = () => {

@@ -69,6 +69,7 @@ function renderSubscriptions() {
   hide($("finding"), view.id);
   hide($("sought"), !isShown);
   hide($("table"), !isTable() || !some.length);
+  fillCatalogue();
   setTone($("subscriptions-title"), view.id ? "unseen" : "", ""); // the card has a heading
   const [rows, cards] = isTable() ? [some, []] : [[], some];
   showItems($("overview"), rows, "subscription_id", "overview-row", fillOverview);

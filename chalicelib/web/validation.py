@@ -198,6 +198,8 @@ DESCRIPTION_MEMBERS = {
     "body": parser(PAYLOAD, f"{PAYLOAD}, or null"),
     "header_prefix": parser(SVIX, f"{SVIX}, or null"),
 }
+FILTER_MEMBERS = {"filter": DESCRIPTION_MEMBERS["filter"], "payload": parse_json_object}
+FILTER_BODY = BodySchema(FILTER_MEMBERS, required=FILTER_MEMBERS)
 SECRET_MEMBER = {"secret": parser(WHSEC, WHSEC_FORM, lambda text: show_secret(decode_secret(text)))}
 SECRET_BODY = BodySchema(SECRET_MEMBER)
 
@@ -244,6 +246,7 @@ PARAMETERS = {
     "until": _time,
 }
 INCLUDE_DELIVERIES = parser("deliveries", "deliveries")
+INCLUDE_CATALOGUE = parser("catalogue", "catalogue")
 SUBSCRIPTION_PARAMETERS = {
     "cursor": PARAMETERS["cursor"],
     "include": INCLUDE_DELIVERIES,

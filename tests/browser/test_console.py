@@ -637,7 +637,8 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
 ) -> None:
     page, offered = console.page, ["order.created", "order.paid"]
     page.route(
-        "**/me", lambda route: route.fulfill(json={**route.fetch().json(), "event_types": offered})
+        "**/me?*",
+        lambda route: route.fulfill(json={**route.fetch().json(), "event_types": offered}),
     )
     console.open("/subscriptions")
     page.get_by_text("Add a webhook").click()
@@ -681,6 +682,52 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     page.get_by_role("link", name="Edit it").click()
     console.text("#subscriptions h2").to_have_text([HOSTILE])
     console.forgive("status of 40")
+
+
+def test_the_catalogue_tells_what_types_mean_and_its_examples_are_tried(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    page = console.page
+    example = {"order_id": "4711", "total": 80}
+    told = {
+        "order.created": {"example": {"total": 120}},
+        "order.paid": {"description": HOSTILE, "example": example},
+        "order.made": {},
+    }
+
+    offered = {"event_types": [*told], "catalogue": told}
+    page.route("**/me?*", lambda route: route.fulfill(json={**route.fetch().json(), **offered}))
+    console.subscribe(receiver.url, name="CRM", event_types=["order.*"], tenant="acme")
+    console.open("/subscriptions", key=console.api("POST", "/tokens", tenant="acme")["token"])
+
+    page.get_by_text("Event types and their payloads").click()
+    row = page.locator("#catalogue-rows > li").filter(has_text="order.paid")
+    row.get_by_text("order.paid", exact=True).click()
+    expect(row).to_contain_text(HOSTILE)
+    row.get_by_role("button", name="Copy example").click()
+    console.text("#announcement").to_have_text("Copied")
+    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == example
+    page.get_by_text("Add a webhook").click()
+    form = page.locator("#add")
+    expect(form.get_by_text(HOSTILE)).to_be_visible()
+    form.get_by_label("Filter").fill('{"total": [{"numeric": [">", 100]}]}')
+    form.get_by_role("button", name="Try the filter on the examples").click()
+    expect(form.get_by_role("status")).to_have_text(
+        "It takes the example of order.created. "
+        "It leaves out order.paid (it takes total > 100; this has 80)."
+    )
+    console.check_looks("catalogue", axe)
+    form.get_by_label("Filter").fill('{"total": [{"numric": [">", 100]}]}')
+    form.get_by_role("button", name="Try the filter on the examples").click()
+    expect(form.get_by_role("status")).to_contain_text("is no operator")
+    page.get_by_text("Add a webhook").click()
+    page.get_by_text("Try it", exact=True).click()
+    payload = page.get_by_role("textbox", name="Payload")
+    expect(payload).to_have_value(json.dumps({"total": 120}, indent=2))
+    page.get_by_label("Type", exact=True).fill("order.paid")
+    page.keyboard.press("Tab")
+    expect(payload).to_have_value(json.dumps(example, indent=2))
+    console.forgive("status of 400")
 
 
 def test_a_subscription_is_edited_and_its_headers_are_given_again(
@@ -931,7 +978,7 @@ def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> Non
     customer.heading("You are signed out").to_be_visible()
     customer.go("key=trt_cut")
     customer.heading("This link opens no page").to_be_visible()
-    page.route("**/me", lambda route: route.fulfill(status=403, json={"code": "suspended"}))
+    page.route("**/me?*", lambda route: route.fulfill(status=403, json={"code": "suspended"}))
     customer.go("key=trt_suspended")
     customer.heading("Your webhooks are suspended").to_be_visible()
     customer.forgive("40")

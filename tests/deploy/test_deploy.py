@@ -438,6 +438,20 @@ def test_another_account_and_an_unknown_stage_are_refused_before_anything_is_cal
     assert {call.service for call in aws.calls} == {"sts"}
 
 
+def test_a_catalogue_with_a_fault_is_refused_before_anything_is_changed(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    operations: list[str] = []
+    aws.seen = operations.append
+    (checkout.path / "chalicelib" / "event_types.json").write_text('{"order.created": []}')
+
+    output = checkout.make("deploy", **GIVEN, status=1)
+
+    assert "event_types.json is unusable: it must be corrected: 'order.created' must" in output
+    assert operations
+    assert not any(map(is_write, operations))
+
+
 def test_the_policy_of_the_deployer_allows_what_commands_call(
     checkout: Checkout, aws: Ministack
 ) -> None:

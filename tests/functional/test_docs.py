@@ -96,7 +96,7 @@ def test_the_table_of_settings_is_complete() -> None:
     tables = [
         row for text in TEXTS.values() for row in re.findall(r"^\|([^|]+)\|", text, re.MULTILINE)
     ]
-    assert names <= {name for cell in tables for name in re.findall(r"`([A-Z][A-Z_]+)`", cell)}
+    assert names <= {name for cell in tables for name in re.findall(r"`([\w.]+)`", cell)}
 
 
 def test_no_twelve_words_in_a_row_stand_in_two_documents() -> None:

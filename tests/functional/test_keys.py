@@ -3,15 +3,17 @@
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
 
-from chalicelib import __version__
+from chalicelib import __version__, settings
 from chalicelib import deps as services
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
+from tests.support.subscribing import make_token
 from tests.support.world import (
     CONSUMER_KEY,
     KEY,
@@ -98,6 +100,29 @@ def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_
     assert "webhook" not in world.get("/me", key=PRODUCER_KEY)
     world.restart(EVENT_TYPES="order.created,invoice.paid", ZAPIER_WEBHOOK_URL="subscriptions")
     assert_has(world.get("/me"), event_types=["order.created", "invoice.paid"], webhook=None)
+
+
+def test_customers_read_what_the_catalogue_says_of_the_types_to_choose_from(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    catalogue = {
+        "order.created": {"description": "Placed. Größe: <b>5</b>", "example": {"total": 120}},
+        "order.paid": {},
+    }
+    token = make_token(world, "customer-42")
+    path = "/me?include=catalogue"
+    assert world.get(path, key=token)["catalogue"] == {}
+    file = tmp_path / "event_types.json"
+    file.write_text(json.dumps(catalogue), encoding="utf-8-sig")  # as some editors save it
+    monkeypatch.setattr(settings, "CATALOGUE", file)
+    world.restart()
+
+    for key in (token, PRODUCER_KEY):
+        assert_has(world.get(path, key=key), catalogue=catalogue, event_types=[*catalogue])
+    assert world.offer({"event_type": "not.listed", "payload": {}}).status_code == 202
+    world.restart(EVENT_TYPES="order.made,order.created")
+    chosen = {"order.made": {}, "order.created": catalogue["order.created"]}
+    assert_has(world.get(path), catalogue=chosen, event_types=[*chosen])
 
 
 def test_missing_or_bad_settings_are_named_never_their_values(

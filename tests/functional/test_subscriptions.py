@@ -11,6 +11,7 @@ from tests.support.receiver import Receiver, certificates, hang
 from tests.support.subscribing import (
     copies,
     id_of_new,
+    make_token,
     post_for,
     secret_of,
     subscribe,
@@ -429,7 +430,10 @@ def test_a_test_with_a_payload_tells_whether_a_copy_would_be_made(
     posted = {"event_type": event_type, "payload": {"order": {"total": total}}}
 
     tested = world.call("POST", f"{path}/test", posted).json
+    without = {"filter": numeric, "payload": posted["payload"]}
+    unsaved = world.call("POST", "/filters/test", without, key=make_token(world, "b")).json
 
+    assert unsaved == {"matches": total >= 100, "member": None if total >= 100 else "order.total"}
     assert_has(tested, outcome="delivered", matches=not reason, reason=reason, member=member)
     assert_has(target.requests[-1].json(), **posted, metadata=None, tenant="a")
     assert world.call("GET", "/events").json["events"] == []
