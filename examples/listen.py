@@ -1,0 +1,209 @@
+"""Post what one of your webhooks gets to a server on this machine, as a push would come.
+
+    TRIGGERS_URL=https://… TRIGGERS_API_KEY=trt_… python listen.py http://127.0.0.1:3000/hook
+
+The key is a token, or an API key with the scope consume. Each delivery of an event that is posted
+from now on is fetched, signed with the webhook's secret, and posted once, whatever becomes of it at
+the webhook's own URL, also while the webhook is paused. Replays, and deliveries that are made more
+than ten seconds after their event, are not. Needs Python 3.8 and no packages.
+"""
+
+import argparse
+import base64
+import fnmatch
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from datetime import datetime, timedelta
+
+FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+# A delivery may appear in the list after younger ones: the latest of these are read again, at a
+# read unit each.
+OVERLAP = timedelta(seconds=10)
+SHORTEST_WAIT, LONGEST_WAIT = 1, 10  # seconds between two calls that find nothing
+LONGEST_BACKOFF = 60  # seconds after an error
+
+
+def get(path, **parameters):
+    """Call the API; repeat until it responds. Exit if it refuses the call; {}: nothing is there."""
+    query = urllib.parse.urlencode({name: text for name, text in parameters.items() if text})
+    url = f"{os.environ['TRIGGERS_URL'].rstrip('/')}{path}?{query}"
+    headers = {"Authorization": "Bearer " + os.environ["TRIGGERS_API_KEY"]}
+    wait = 1
+    while True:
+        try:
+            request = urllib.request.Request(url, None, headers)
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            if error.code == 404:
+                return {}
+            if error.code < 500 and error.code != 429:
+                sys.exit(f"{error.code}: {detail_of(text)}")
+            fault = f"the API responded {error.code}"
+            wait = max(wait, int(error.headers.get("Retry-After", 0)))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            fault = f"the API does not respond ({error})"
+        print(f"{fault}: trying again in {wait} s", file=sys.stderr)
+        time.sleep(wait)
+        wait = min(2 * wait, LONGEST_BACKOFF)
+
+
+def detail_of(text):
+    try:
+        return json.loads(text)["detail"]
+    except (ValueError, KeyError, TypeError):
+        return text
+
+
+def find_webhook(subscription_id):
+    if subscription_id:
+        return get(f"/subscriptions/{subscription_id}") or sys.exit("there is no such webhook")
+    found = get("/subscriptions")["subscriptions"]
+    if len(found) == 1:
+        return found[0]
+    rows = [f"  {one['subscription_id']}  {one['name'] or one['target_host']}" for one in found]
+    sys.exit("\n".join(["choose a webhook with --webhook:", *rows]))
+
+
+def list_deliveries(webhook, since):
+    cursor = ""
+    while cursor is not None:
+        page = get(
+            "/events",
+            subscription_id=webhook["subscription_id"],
+            since=since,
+            order="oldest",
+            limit=100,
+            cursor=cursor,
+        )
+        yield from page["events"]
+        cursor = page["next_cursor"]
+
+
+def headers_of(event, body, webhook, secret):
+    """Return the headers of a push of now: https://www.standardwebhooks.com."""
+    event_id, timestamp = event["event_id"], str(int(time.time()))
+    key = base64.b64decode(secret[len("whsec_") :])
+    digest = hmac.new(key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    signed = {
+        "webhook-id": event_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": "v1," + base64.b64encode(digest).decode(),
+    }
+    if webhook.get("header_prefix"):
+        prefix = webhook["header_prefix"]
+        signed.update({name.replace("webhook", prefix): text for name, text in signed.items()})
+    fixed = {"Content-Type": "application/json", "User-Agent": "triggers-api/listen"}
+    return {**fixed, **signed, "webhook-event-type": event["event_type"]}
+
+
+def post(url, body, headers):
+    """Return the status of the response, or what went wrong."""
+    parts = urllib.parse.urlsplit(url)
+    is_https = parts.scheme == "https"
+    connect = http.client.HTTPSConnection if is_https else http.client.HTTPConnection
+    connection = connect(parts.hostname, parts.port, timeout=30)
+    path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    try:
+        connection.request("POST", path, body, headers)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    finally:
+        connection.close()
+
+
+def forward(event, webhook, secret, options):
+    """Post a delivery, and print a line; return whether the response was 2xx."""
+    text = get(f"/events/{event['event_id']}").get("push_body")
+    if text is None:
+        return True  # it was erased, or its webhook deleted
+    body = text.encode()
+    started = time.monotonic()
+    headers = {**dict(options.header), **headers_of(event, body, webhook, secret)}
+    status = post(options.url, body, headers)
+    words = [
+        time.strftime("%H:%M:%S"),
+        event["event_type"],
+        event.get("subject") or "-",
+        str(status),
+        f"{1000 * (time.monotonic() - started):.0f} ms",
+    ]
+    print("  ".join(words), flush=True)
+    return str(status).startswith("2")
+
+
+def start_of(webhook):
+    """Return the time from which new deliveries are looked for, and the ids of those there are."""
+    newest = get("/events", subscription_id=webhook["subscription_id"], limit=1)["events"]
+    since = earlier(newest[0]["created_at"]) if newest else None
+    return since, {event["event_id"] for event in list_deliveries(webhook, since)}
+
+
+def earlier(created_at):
+    return (datetime.strptime(created_at, FORMAT) - OVERLAP).strftime(FORMAT)
+
+
+def listen(options):
+    webhook = find_webhook(options.webhook)
+    since, seen = (options.since, set()) if options.since else start_of(webhook)
+    name = webhook["name"] or webhook["subscription_id"]
+    print(f"what {name} ({webhook['state']}) gets goes to {options.url}", file=sys.stderr)
+    path = f"/subscriptions/{webhook['subscription_id']}"
+    types = options.events.split(",")
+    wait = SHORTEST_WAIT
+    while True:
+        listed = list(list_deliveries(webhook, since))
+        new = [
+            event
+            for event in listed
+            if event["event_id"] not in seen
+            and any(fnmatch.fnmatchcase(event["event_type"], entry) for entry in types)
+        ]
+        secret = get(f"{path}/secret")["secret"] if new else ""
+        failed = [event for event in new if not forward(event, webhook, secret, options)]
+        if listed:
+            since = max(since or "", earlier(listed[-1]["created_at"]))
+        seen.update(event["event_id"] for event in listed)
+        if options.once:
+            sys.exit(1 if failed else 0)
+        wait = SHORTEST_WAIT if new else min(1.5 * wait, LONGEST_WAIT)
+        time.sleep(wait)
+
+
+def header(text):
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError("must be 'Name: value'")
+    return name, value.strip()
+
+
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+parser.add_argument("url", help="where to post to, such as http://127.0.0.1:3000/hook")
+parser.add_argument("--webhook", help="its id, sub_…; needed if there are several")
+parser.add_argument(
+    "--since", help="a time such as 2026-11-25T02:25:03Z; else what comes from now on"
+)
+parser.add_argument("--events", default="*", help="types, such as order.created,invoice.*")
+parser.add_argument(
+    "--header", action="append", type=header, default=[], help="'Name: value' of each request"
+)
+parser.add_argument("--once", action="store_true", help="end when what is there is posted")
+if __name__ == "__main__":
+    options = parser.parse_args()
+    for variable in ("TRIGGERS_URL", "TRIGGERS_API_KEY"):
+        if not os.environ.get(variable):
+            sys.exit(f"set {variable}")
+    try:
+        listen(options)
+    except KeyboardInterrupt:
+        sys.exit(0)
