@@ -17,7 +17,6 @@ from chalicelib.infra.errors import ApiError
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
-from chalicelib.subscriptions.outcomes import is_waiting
 
 FIRST = 100  # are due in the first minute
 MOST = 1500  # of all destinations together, in a minute: half of what the slow lane takes
@@ -42,7 +41,8 @@ def _catch_up(destination: str, since: str, limit: int, services: CoreServices) 
     events = read_page(services, _pending(destination, limit)).events
     recovered = [event for event in events if _recovered_at(event) >= since]
     failed = [event for event in recovered if _last_at(event) > _recovered_at(event)]
-    waiting = [event for event in events if _recovered_at(event) < since and is_waiting(event, now)]
+    soon = rfc3339(now + PERIOD_SECONDS)
+    waiting = [event for event in events if _recovered_at(event) < since and _due_at(event) > soon]
     # Of the minute before, which had half as many, half failed again; or all is done.
     if 4 * len(failed) > limit or len(failed) == len(recovered) + len(waiting):
         return False
@@ -70,6 +70,10 @@ def _pending(destination: str, limit: int) -> Query:
 
 def _recovered_at(event: Event) -> str:
     return event.recovered_at or ""
+
+
+def _due_at(event: Event) -> str:
+    return event.next_attempt_at or ""
 
 
 def _last_at(event: Event) -> str:

@@ -281,7 +281,9 @@ class Subscriptions(Table):
     def _delivers(self, subscription: Subscription) -> bool:
         newest = {"IndexName": BY_LOOKUP, "ScanIndexForward": False, "Limit": TELLING_COPIES}
         values = {":delivered": f"{COPY}{Status.DELIVERED}"}
-        pages = self.pages(subscription.subscription_id, values, FilterExpression=DELIVERED, **newest)
+        pages = self.pages(
+            subscription.subscription_id, values, FilterExpression=DELIVERED, **newest
+        )
         with suppress(StorageUnavailableError):  # the next attempt tells
             return bool(next(pages)["Items"])
         return True

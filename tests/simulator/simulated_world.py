@@ -20,8 +20,8 @@ import app
 from chalicelib import deps as services
 from chalicelib import settings
 from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
-from chalicelib.core.invocation import AFTER_PUSH_SECONDS
 from chalicelib.core.event import Event, Status
+from chalicelib.core.invocation import AFTER_PUSH_SECONDS
 from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.store import CLAIM_SECONDS, from_item
 from chalicelib.core.target import Target

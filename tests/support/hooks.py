@@ -1,0 +1,93 @@
+"""A webhook of a subscription as tests use it: post to it, answer, change it, and look at it."""
+
+from typing import Any
+
+from tests.support.receiver import Answers, Receiver
+from tests.support.subscribing import subscribe
+from tests.support.world import Answer, Json, World, assert_has
+
+
+class Copy:
+    """A copy of an event that was posted."""
+
+    def __init__(self, world: World, event: Json, copy_id: str) -> None:
+        self.world = world
+        self.event = event
+        self.id = copy_id
+
+    @property
+    def now(self) -> Any:
+        return self.world.event(self.id)
+
+    @property
+    def status(self) -> Any:
+        return self.now["status"]
+
+    def has(self, **members: object) -> None:
+        assert_has(self.now, **members)
+
+    def replay(self) -> Answer:
+        return self.world.replay(self.id)
+
+
+class Hook:
+    """A subscription to all events of its tenant, and the receiver that it is for."""
+
+    def __init__(self, world: World, target: Receiver, *, path: str = "", **members: Any) -> None:
+        self.world = world
+        self.target = target
+        self.url = target.url + path
+        self.members = members
+        self.make()
+
+    def make(self) -> Answer:
+        """Make it, or make it again."""
+        made = subscribe(self.world, self.url, **self.members)
+        self.id = made.json.get("subscription_id", "")
+        self.path = f"/subscriptions/{self.id}"
+        return made
+
+    @property
+    def now(self) -> Any:
+        return self.world.get(self.path)
+
+    @property
+    def state(self) -> tuple[str | None, str | None]:
+        """Since when it is failing, and disabled."""
+        return self.now["failing_since"], self.now["disabled_at"]
+
+    def call(self, verb: str, body: Json | None = None) -> Answer:
+        return self.world.call("POST", f"{self.path}/{verb}", body)
+
+    def edit(self, **changes: Any) -> Answer:
+        return self.world.call("PATCH", self.path, changes)
+
+    def enable(self) -> Answer:
+        return self.call("enable")
+
+    def delete(self) -> None:
+        self.world.call("DELETE", self.path)
+
+    def recreate(self) -> None:
+        self.delete()
+        self.world.sleep(1)
+        self.make()
+
+    def offer(self, *answers: Answers, **headers: str) -> list[Copy]:
+        """Post an event of its tenant, to which it will answer so; return the copies."""
+        self.target.script(*answers)
+        body: Json = {"event_type": "a", "payload": {}, "tenant": self.members.get("tenant")}
+        event = self.world.offer(body, **headers).json
+        return [Copy(self.world, event, copy_id) for copy_id in event["copies"]]
+
+    def post(self, *answers: Answers, **headers: str) -> Copy:
+        """Post an event of which it alone gets a copy; return that."""
+        [copy] = self.offer(*answers, **headers)
+        return copy
+
+    def die(self) -> Copy:
+        """Fail for as long as SUBSCRIPTION_DISABLE_DAYS=1 says; return the latest copy."""
+        while not self.now["disabled_at"]:
+            copy = self.post(422)
+            self.world.sleep(86_400)
+        return copy
