@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+pytest.register_assert_rewrite("tests.support")  # its assertions tell values, too
+
+# ruff: noqa: E402  # what they import is rewritten
 from chalicelib.infra import telemetry
 from tests.support import world as worlds
 from tests.support.aws_calls import Aws
