@@ -303,7 +303,10 @@ class Event:
         return to_json(first, members, payload=self.payload, metadata=self.metadata)
 
 
-MEMBERS = (  # besides id, type and content, in this order
+# Besides id, type and content, in this order. Lists read `status-index`, which projects 20
+# attributes, the most that DynamoDB allows, and no other can take their place: a new member has to
+# be left out of lists, as `subject` is by `summary`.
+MEMBERS = (
     "status",
     "created_at",
     "delivered_at",
