@@ -161,20 +161,34 @@ def test_the_alarm_of_the_table_watches_its_indexes_and_ends_when_its_data_ends(
 
 
 @pytest.mark.parametrize(
-    "errors, calls, rings",
-    [(0, 9, False), (1, 1, True), (2, 3, False), (3, 100, True), (3, 3001, False)],
+    "errors, not_stored, calls, rings",
+    [
+        (0, 0, 9, False),
+        (1, 0, 1, True),
+        (0, 1, 1, True),
+        (2, 0, 3, False),
+        (2, 1, 100, True),
+        (0, 3, 100, True),
+        (1, 2, 3001, False),
+    ],
 )
 def test_the_alarm_of_the_api_rings_for_a_rate_of_errors_and_on_a_quiet_stage(
-    errors: int, calls: int, rings: bool
+    errors: int, not_stored: int, calls: int, rings: bool
 ) -> None:
     alarm = PROPERTIES["ApiErrorsAlarm"]
-    expression = alarm["Metrics"][0]["Expression"].replace("IF(", "choose(").replace("OR", "or")
-
-    def choose(condition: bool, value: float, otherwise: float) -> float:
-        return value if condition else otherwise
-
-    percent = eval(expression, {"errors": errors, "calls": calls, "choose": choose})
-    assert (percent > alarm["Threshold"]) == rings
+    percent, failed, *metrics = alarm["Metrics"]
+    names = {metric["Id"]: metric["MetricStat"]["Metric"]["MetricName"] for metric in metrics}
+    assert names == {"partial": "EventsNotStored", "errors": "5XXError", "calls": "Count"}
+    known = {
+        "FILL": lambda value, _missing: value,
+        "choose": lambda condition, value, otherwise: value if condition else otherwise,
+        "errors": errors,
+        "partial": not_stored,
+        "calls": calls,
+    }
+    known["failed"] = eval(failed["Expression"], known)
+    expression = percent["Expression"].replace("IF(", "choose(").replace("OR", "or")
+    assert (eval(expression, known) > alarm["Threshold"]) == rings
 
 
 @pytest.mark.parametrize("retries, deliveries, rings", [(10, 0, 1), (9, 0, 0), (10, 1, 0)])
@@ -207,6 +221,7 @@ def test_the_dashboard_shows_every_metric_the_parts_of_the_system_and_the_alarms
     shown = [
         *UNITS,
         "CopyFailure",
+        "EventsNotStored",
         "SubscriptionsDisabled",
         "SubscriptionsFailing",
         "triggers-api-${Stage}-inbox-queue",
