@@ -18,7 +18,8 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import dumps, json_list, to_json
+from chalicelib.core.event import NewEvent, dumps, json_list, to_json
+from chalicelib.core.posting import Posted
 from chalicelib.core.store import UNSETTLED
 from chalicelib.deps import Services
 from chalicelib.events import erasure, inbox, listing, replay
@@ -27,7 +28,6 @@ from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
     InvalidRequestError,
-    or_error,
 )
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message
@@ -51,7 +51,12 @@ from chalicelib.web.routes import (
     respond_page,
     show_subscriptions,
 )
-from chalicelib.web.validation import encode_cursor, parse_batched, parse_new_event
+from chalicelib.web.validation import (
+    encode_cursor,
+    parse_batch,
+    parse_batched,
+    parse_new_event,
+)
 
 deploy_settings, faults = environment.parse(os.environ)
 STAGE = deploy_settings["stage"]
@@ -134,37 +139,24 @@ def get_console() -> Response:
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
-    new_event = parse_new_event(call.json(), key)
-    respond_async = prefers_async(call)
-    stored = posting.store(new_event, call, created_by=call.key.name, respond_async=respond_async)
-    posting.log_accepted([stored])
-    event = posting.start_plan(stored, call).event
-    headers = {"Preference-Applied": "respond-async"} if respond_async else {}
-    if not stored.is_new:
-        headers["Idempotency-Replayed"] = "true"
-    return respond(event.summary(), 202, Location=f"events/{event.event_id}", **headers)
+    parse = partial(parse_new_event, idempotency_key=key)
+    [posted] = post([call.json()], parse, call)
+    if isinstance(posted, ApiError):
+        raise posted
+    event = posted.event
+    response = respond(event.summary(), 202, Location=f"events/{event.event_id}")
+    if not posted.is_new:
+        response.headers["Idempotency-Replayed"] = "true"
+    return with_preference(response, call)
 
 
 @route("POST", "/events/batch", Scope.PRODUCE)
 def post_events(call: Call) -> Response:
     if "idempotency-key" in call.request.headers:
         raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
-    events = call.body(validation.BATCH_BODY)["events"]
-    respond_async = prefers_async(call)
-    store = partial(
-        posting.store,
-        invocation=call,
-        created_by=call.key.name,
-        respond_async=respond_async,
-    )
-    # In turn: of two with one Idempotency-Key the first counts.
-    stored = [or_error(store)(or_error(parse_batched)(event)) for event in events]
-    posting.log_accepted(stored)
-    start = or_error(partial(posting.start_plan, invocation=call))
-    response = respond_batch(call.services.map(start, stored))
-    if respond_async:
-        response.headers["Preference-Applied"] = "respond-async"
-    return response
+    events = parse_batch(call.text(b"{}"))
+    posted = post(events, parse_batched, call)
+    return with_preference(respond_batch(posted), call)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
@@ -372,7 +364,7 @@ def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility
     timeout.
     """
-    process(event, is_slow_lane=False)
+    process(event, is_fast_lane=True)
 
 
 @app.on_sqs_message(
@@ -383,16 +375,16 @@ def worker(event: SQSEvent) -> None:
 )
 def slow_worker(event: SQSEvent) -> None:
     """Process a batch of the slow lane, as `worker` does."""
-    process(event, is_slow_lane=True)
+    process(event, is_fast_lane=False)
 
 
-def process(event: SQSEvent, *, is_slow_lane: bool) -> None:
+def process(event: SQSEvent, *, is_fast_lane: bool) -> None:
     messages = [Message.from_record(record.to_dict()) for record in event]
     work = partial(
         batch.process,
         messages,
         remaining_seconds=remaining_seconds(event.context),
-        is_slow_lane=is_slow_lane,
+        is_fast_lane=is_fast_lane,
     )
     run(event, work)
 
@@ -414,6 +406,20 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> 
     context: Any = event.context
     with telemetry.request_id(context.aws_request_id):
         work(deps.get())
+
+
+def post(documents: list[Any], parse: Callable[[Any], NewEvent], call: Call) -> list[Posted]:
+    """Post the events of a call; return what became of each."""
+    created_by = call.key.name
+    respond_async = prefers_async(call)
+    return posting.post(documents, parse, call, created_by=created_by, respond_async=respond_async)
+
+
+def with_preference(response: Response, call: Call) -> Response:
+    """Tell in a response that a preference of its call was applied (RFC 7240)."""
+    if prefers_async(call):
+        response.headers["Preference-Applied"] = "respond-async"
+    return response
 
 
 def prefers_async(call: Call) -> bool:

@@ -12,7 +12,6 @@ from chalicelib.subscriptions.subscription import SHOWN, check_headers
 from chalicelib.subscriptions.subscriptions import MAX_SUBSCRIPTIONS, make_id, seed_of
 from chalicelib.web.validation import (
     DESCRIPTION_MEMBERS,
-    MAX_BODY_BYTES,
     SECRET_MEMBER,
     load_json,
     must_be,
@@ -43,7 +42,7 @@ DISABLED = "is disabled, because it failed: enable or delete it, and import the 
 def parse_line(line: bytes) -> Json:
     """Return the members of a line; raise ApiCallError if the API would refuse it."""
     try:
-        wanted = parse_object(load_json(line, MAX_BODY_BYTES), MEMBERS, ("target_url",))
+        wanted = parse_object(load_json(line), MEMBERS, ("target_url",))
         check_headers(wanted)
     except InvalidRequestError as error:
         raise ApiCallError(400, str(error)) from error

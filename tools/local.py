@@ -244,9 +244,9 @@ def _start_worker(name: str, queue_url: str, threads: int) -> None:
             time.sleep(POLL_SECONDS)  # emulators hand messages to long polls whose client is gone
             messages = queue.receive(wait_seconds=0)
         if messages:
-            is_slow_lane = name == "slow_worker"
+            is_fast_lane = name == "worker"
             batch.process(
-                messages, services.get(), WORKER_TIMEOUT_SECONDS, is_slow_lane=is_slow_lane
+                messages, services.get(), WORKER_TIMEOUT_SECONDS, is_fast_lane=is_fast_lane
             )
             queue.delete_many([message.receipt_handle for message in messages])
 

@@ -27,6 +27,7 @@ from chalicelib.core.outcome import (
 )
 from chalicelib.core.store import WriteResult
 from chalicelib.core.target import Target
+from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import OutOfTimeError, StorageUnavailableError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Queue
 from chalicelib.infra.telemetry import logger
@@ -67,7 +68,7 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
     if event.delivery_attempts > services.settings.max_delivery_attempts:
         # The last attempt was not recorded: it killed its process, or its record failed.
         return _record_unpushed(event, DeadLetter(Reason.EXHAUSTED), invocation, target)
-    if services.needs_slow_lane(event) and not invocation.is_slow_lane:
+    if invocation.is_fast_lane and services.needs_slow_lane(event):
         # Recorded, then sent: a message that came first would find the event claimed.
         return _record_unpushed(event, Retry(delay_seconds=0), invocation)
     return _attempt(event, target, invocation)
@@ -114,12 +115,19 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
 def push_and_record(
     event: Event, target: Target, breaker: Breaker, timeout_seconds: float, invocation: Invocation
 ) -> Event:
-    """Push a claimed event once and record what follows; return the event as it is then."""
-    started = invocation.services.clock()
+    """Push a claimed event once, tell a breaker and the lanes how that ended, and record what
+    follows; return the event as it is then.
+    """
+    services = invocation.services
+    started = services.clock()
     try:
-        result = push(event, target, started, timeout_seconds, invocation, breaker=breaker)
+        result = push(event, target, started, timeout_seconds, invocation)
     except OutOfTimeError:
         return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
+    ended = services.clock()
+    # Also for a target with a fault: a trial that was not made has ended, too.
+    breaker.record(target, started, ended, result, services.settings.breaker_open_seconds)
+    services.lanes.record(target, started, ended, result, in_fast_lane=invocation.is_fast_lane)
     return _follow(event, target, started, result, invocation)
 
 
@@ -129,43 +137,21 @@ def push(
     started: float,
     timeout_seconds: float,
     invocation: Invocation,
-    *,
-    breaker: Breaker | None = None,
 ) -> PushResult:
-    """Push an event once, unless its target has a fault; tell a breaker and the lanes how that
-    ended.
+    """Push an event once, unless its target has a fault.
 
     The push is signed for `started`, now in Unix seconds. Raises OutOfTimeError.
     """
-    services = invocation.services
-    settings = services.settings
+    settings = invocation.services.settings
     time_left = invocation.seconds_left() - AFTER_PUSH_SECONDS
     timeout_seconds = min(settings.push_timeout_seconds, timeout_seconds, time_left)
     if timeout_seconds <= 0:
         raise OutOfTimeError
     if target.fault:
-        result = PushResult(Outcome.FAILED, error=target.fault)
-    else:
-        connect_seconds = settings.push_connect_timeout_seconds
-        result = services.push.send(event, target, int(started), timeout_seconds, connect_seconds)
-    if breaker:  # a trial that was not made has ended, too
-        open_seconds = settings.breaker_open_seconds
-        breaker.record(target, started, services.clock(), result, open_seconds)
-        services.lanes.record(
-            target,
-            started,
-            services.clock(),
-            result,
-            in_fast_lane=not (invocation.is_slow_lane or invocation.inline_ids),
-        )
-    return result
-
-
-def _decide(event: Event, target: Target, result: PushResult, services: CoreServices) -> Decision:
-    """Decide what follows from the latest attempt of an event."""
-    if result.status_code == HTTPStatus.GONE:
-        return services.targets.on_gone(target, event)
-    return decide(result, event.delivery_attempts, services.settings, services.random)
+        return PushResult(Outcome.FAILED, error=target.fault)
+    connect_seconds = settings.push_connect_timeout_seconds
+    send = invocation.services.push.send
+    return send(event, target, int(started), timeout_seconds, connect_seconds)
 
 
 def _follow(
@@ -174,7 +160,11 @@ def _follow(
     """Decide what follows from an attempt, record it, and log one line, also if that fails."""
     services = invocation.services
     event = event.with_attempt(Attempt.of(started, result))
-    decision = _decide(event, target, result, services)
+    decision: Decision
+    if result.status_code == HTTPStatus.GONE:
+        decision = services.targets.on_gone(target, event)
+    else:
+        decision = decide(result, event.delivery_attempts, services.settings, services.random)
     is_recorded = False
     try:
         recorded = record(event, decision, invocation, target)
@@ -193,26 +183,28 @@ def record(
     expired. Raises StorageUnavailableError and QueueUnavailableError.
     """
     services = invocation.services
-    is_customers = target is not None and target.is_customers
     event = event.after(decision, services.clock())
     if isinstance(decision, DeadLetter):
         # Before the record: a crash in between tells it twice, never not at all.
-        if is_customers:
-            _log_dead_letter(event)
-        else:
+        if target is None or not target.is_customers:
             services.dlq.send(messages.dead_letter(event))
+        _log_dead_letter(event)
     store = services.store
     write = store.delete_claimed if isinstance(decision, Dropped) else store.record
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
-    if isinstance(decision, DeadLetter) and not is_customers:
-        _log_dead_letter(event)
-    if isinstance(decision, Retry) and not invocation.waits_for(event):
+    is_waited_for = invocation.waits_for(event)
+    # Without time for the call, the sweep sends the message.
+    if (
+        isinstance(decision, Retry)
+        and not is_waited_for
+        and invocation.seconds_left() >= CALL_SECONDS
+    ):
         enqueue(event, decision.delay_seconds, services.queue_for(event))
     if target:
-        services.targets.on_recorded(target, recorded.event or event, decision)
-    return recorded
+        services.targets.on_recorded(target, event, decision)
+    return WriteResult(True, event)
 
 
 def _log_dead_letter(event: Event) -> None:
@@ -252,9 +244,10 @@ def _log_attempt(
 
 
 @contextlib.contextmanager
-def errors_left_to_sweep(event: Event) -> Iterator[None]:
-    """Log any error: the event is stored, and the sweep queues it when nobody holds it."""
+def errors_left_to_sweep(*events: Event) -> Iterator[None]:
+    """Log any error: the events are stored, and the sweep queues those that nobody holds."""
     try:
         yield
     except Exception:
-        logger.exception("delivery left to the sweep", extra={"event_id": event.event_id})
+        event_ids = " ".join(event.event_id for event in events)
+        logger.exception("delivery left to the sweep", extra={"event_id": event_ids})

@@ -108,28 +108,26 @@ class CoreServices(ABC):
 class Invocation:
     """One invocation of a function: its services, and the Unix seconds by which it must end.
 
-    `is_slow_lane`: it is one of the slow lane's worker. `waits_until`: the Unix seconds until which
-    it may wait for an attempt in process, because nothing else waits for it to end. `inline_ids`:
-    of what it pushes while a caller waits.
+    `is_fast_lane`: it is one of the fast lane's worker. `waits_until`: the Unix seconds until which
+    it may wait for an attempt in process, because nothing else waits for it to end.
     """
 
     services: CoreServices
     deadline: float
     _: KW_ONLY
-    is_slow_lane: bool = False
+    is_fast_lane: bool = False
     waits_until: float = 0.0
-    inline_ids: list[str] = field(default_factory=list)
 
     @property
     def queue(self) -> Queue:
-        """The queue of the lane."""
-        return self.services.slow_queue if self.is_slow_lane else self.services.work_queue
+        """The queue of the worker's lane."""
+        return self.services.work_queue if self.is_fast_lane else self.services.slow_queue
 
     @property
     def push_timeout_seconds(self) -> float:
         """The timeout of a push by the worker of the lane."""
         seconds = self.services.settings.push_timeout_seconds
-        return seconds if self.is_slow_lane else min(FAST_PUSH_SECONDS, seconds)
+        return min(FAST_PUSH_SECONDS, seconds) if self.is_fast_lane else seconds
 
     def seconds_left(self) -> float:
         return self.deadline - self.services.clock()
@@ -137,8 +135,8 @@ class Invocation:
     def waits_for(self, event: Event) -> bool:
         """Return whether the invocation makes the next attempt of an event itself, when it is due.
 
-        Never after a 429, which needs more time, nor an attempt of the slow lane. Does not depend
-        on the clock: what is said when no message is sent holds when it is waited for.
+        Never after a 429, which needs more time, nor an attempt of the slow lane. As time passes,
+        the answer may turn to yes, never to no: an attempt without a message is waited for.
         """
         if event.next_attempt_at is None or self.services.needs_slow_lane(event):
             return False

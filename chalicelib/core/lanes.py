@@ -101,8 +101,9 @@ class Lanes:
     ) -> None:
         """Count a push that was made; mark the destination, or end the mark, when that is due.
 
-        In the slow lane nothing is crowded: what a subscription recovers there, at a second each,
-        must not put its new events there, too.
+        Only in the fast lane does a push keep others waiting. What a subscription recovers in the
+        slow lane, at a second each, must not put its new events there, too, nor ten that are
+        posted at once.
         """
         with self._lock:
             pace = self._pace(target)
@@ -112,10 +113,12 @@ class Lanes:
                 pace.quick_deliveries = 0
                 # Slow pushes that began before the latest other one tell nothing: 5 % that hang
                 # make no destination slow.
-                pace.slow_pushes += started >= pace.last_quick_at
+                if started >= pace.last_quick_at:
+                    pace.slow_pushes += 1
                 # Many that begin to hang at once are marked at their first.
                 is_crowded = self._slow.crowds(busy_seconds, now) and result.timed_out
-                if pace.slow_pushes >= (1 if is_crowded else SLOW_PUSHES):
+                needed = 1 if is_crowded else SLOW_PUSHES
+                if pace.slow_pushes >= needed:
                     pace.mark(now)
                 return
             is_crowding = pace.crowds(busy_seconds, now)

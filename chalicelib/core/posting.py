@@ -10,9 +10,11 @@ copies, and their ids derive from the body, too, so that B deletes none of A's.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
+from typing import Any
 
 from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
@@ -26,7 +28,7 @@ from chalicelib.infra.errors import (
     OutOfTimeError,
     StorageUnavailableError,
 )
-from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
+from chalicelib.infra.queue import BATCH_SIZE, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
@@ -35,12 +37,16 @@ MAX_INLINE_PUSHES = 10
 BEGIN_SECONDS = 15  # with less time left, no event is stored
 
 
-@dataclass(frozen=True)
+@dataclass
 class Planned:
-    """A new event or copy and its target."""
+    """A new event or copy, as it is by now, and its target.
+
+    `is_new`: this call stored it, not an earlier one.
+    """
 
     event: Event
     target: Target
+    is_new: bool = False
 
     @property
     def is_inline(self) -> bool:
@@ -48,35 +54,65 @@ class Planned:
         return self.event.claimed_until is not None
 
 
-@dataclass(frozen=True)
-class Stored:
-    """An event, and whether this call stored it, not an earlier one.
-
-    `due`: what this call stored and is to be pushed.
-    """
-
-    event: Event
-    is_new: bool
-    due: Sequence[Planned] = ()
-
-
 Plan = list[Planned]  # an event, then its copies
-Posted = Stored | ApiError  # what became of a new event
+Posted = Planned | ApiError  # what became of a new event
 
 
-def store(
-    new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool
-) -> Stored:
-    """Store an event and a copy for each matching subscription; `start_plan` is to follow.
+def post(
+    documents: Sequence[Any],
+    parse: Callable[[Any], NewEvent],
+    invocation: Invocation,
+    *,
+    created_by: str,
+    respond_async: bool,
+) -> list[Posted]:
+    """Store events and a copy of each for each matching subscription, then push what is due.
 
-    Up to MAX_INLINE_PUSHES of what an invocation stores are then pushed once. The others are
-    queued, as are all if `respond_async` and those whose breaker is open. Raises OutOfTimeError if
-    too little time is left to begin; StorageUnavailableError if some may not be stored; ApiError
-    422 if the Idempotency-Key was used with another body, 409 if its event was erased. Errors after
-    the event is stored are left to the sweep.
+    Up to MAX_INLINE_PUSHES are pushed once while the caller waits. The others are queued, as are
+    all if `respond_async`. Errors after an event is stored are left to the sweep.
+
+    :param parse: Returns the event of a document; raises ApiError.
+    :returns: For each document its event, or the error that `parse` or `_store` raised.
     """
-    if invocation.seconds_left() < BEGIN_SECONDS:
-        raise OutOfTimeError
+    inline_left = 0 if respond_async else MAX_INLINE_PUSHES
+    posted: list[Posted] = []
+    plans: list[Plan] = []
+    for document in documents:  # in turn: of two with one Idempotency-Key the first counts
+        try:
+            plan = _store(parse(document), created_by, inline_left, invocation)
+        except ApiError as error:
+            posted.append(error)
+            continue
+        posted.append(plan[0])
+        plans.append(plan)
+        inline_left -= sum(planned.is_new and planned.is_inline for planned in plan)
+    _log_accepted([plan[0].event.event_id for plan in plans if plan[0].is_new])
+    _start(plans, invocation)
+    return posted
+
+
+def post_plan(plan: Plan, invocation: Invocation) -> None:
+    """Store a plan and queue what is due; raise what `_store` raises, but for the time."""
+    _start([_store_plan(plan, invocation)], invocation)
+
+
+def _log_accepted(event_ids: Sequence[str]) -> None:
+    """Log the new events of an invocation, all in one line: each line costs."""
+    if event_ids:
+        extra = {"event_id": " ".join(event_ids), "metrics": {"EventsAccepted": len(event_ids)}}
+        logger.info("event accepted", extra=extra)
+
+
+def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: Invocation) -> Plan:
+    """Store an event and a copy for each matching subscription; return what is stored.
+
+    Raises OutOfTimeError if too little time is left to begin; StorageUnavailableError if some may
+    not be stored; ApiError 422 if the Idempotency-Key was used with another body, 409 if its event
+    was erased.
+
+    :param inline_left: How many of them may be claimed for a push while the caller waits.
+    """
+    _require_time(invocation)
     services = invocation.services
     event = make_event(new_event, created_by, services)
     webhook = services.settings.webhook  # of a stage that pushes nothing, events wait in the inbox
@@ -87,19 +123,17 @@ def store(
     plan = make_plan(event, services)
     earlier = _find_earlier(plan[0].event, services)
     if earlier:
-        return Stored(earlier, is_new=False)
-    if not respond_async:
-        plan = _choose_inline(plan, invocation)
-    return store_plan(plan, invocation)
+        plan[0].event = earlier
+        return plan[:1]
+    _require_time(invocation)  # to read lists and an earlier event may have taken 15 s
+    _claim_inline(plan, inline_left, services)
+    return _store_plan(plan, invocation)
 
 
-def log_accepted(posted: Sequence[Posted]) -> None:
-    """Log the events that an invocation stored, all in one line: each line costs."""
-    accepted = [each.event for each in posted if isinstance(each, Stored) and each.is_new]
-    if accepted:
-        event_ids = " ".join(event.event_id for event in accepted)
-        extra = {"event_id": event_ids, "metrics": {"EventsAccepted": len(accepted)}}
-        logger.info("event accepted", extra=extra)
+def _require_time(invocation: Invocation) -> None:
+    """Raise OutOfTimeError unless copies, event and messages can be written, 5 s each at most."""
+    if invocation.seconds_left() < BEGIN_SECONDS:
+        raise OutOfTimeError
 
 
 def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> Event:
@@ -181,46 +215,44 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
     return None
 
 
-def _choose_inline(plan: Plan, invocation: Invocation) -> Plan:
-    """Let up to MAX_INLINE_PUSHES of an invocation be claimed and pushed while the caller waits.
+def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
+    """Claim up to `inline_left` of a plan for a push while the caller waits.
 
     Targets that are slow, not enabled, or whose breaker is open are left to the workers.
     """
-    services = invocation.services
     until = rfc3339(services.clock() + CLAIM_SECONDS)
-    chosen = []
     for planned in plan:
-        event = planned.event
-        target = planned.target
         # The breaker is asked last, and once: to ask may begin the trial.
-        is_inline = (
-            len(invocation.inline_ids) < MAX_INLINE_PUSHES
-            and target.is_enabled
-            and not services.needs_slow_lane(event)
-            and not services.inline_breaker.acquire(target, services.clock())
-        )
-        if is_inline:
-            invocation.inline_ids.append(event.event_id)
-            event = replace(event, delivery_attempts=1, claimed_until=until)
-        chosen.append(Planned(event, target))
-    return chosen
+        if (
+            inline_left > 0
+            and planned.target.is_enabled
+            and not services.needs_slow_lane(planned.event)
+            and not services.inline_breaker.acquire(planned.target, services.clock())
+        ):
+            planned.event = replace(planned.event, delivery_attempts=1, claimed_until=until)
+            inline_left -= 1
 
 
-def store_plan(plan: Plan, invocation: Invocation) -> Stored:
-    """Store a plan, copies first. Raises what `store` raises, but for the time."""
+def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
+    """Store a plan, copies first; return the event that is stored, and those copies it lists.
+
+    Raises what `_store` raises, but for the time.
+    """
     services = invocation.services
     original, *copies = plan
-    event = original.event
-    put = partial(services.store.put, content=compressed(event))
-    results = services.map(put, [copy.event for copy in copies])
-    result = put(event)
+    content = compressed(original.event)
+
+    def put(planned: Planned) -> WriteResult:
+        result = services.store.put(planned.event, content)
+        planned.is_new = result.applied
+        return result
+
+    services.map(put, copies)
+    result = put(original)
     if not result.applied:
-        event = _find_stored(plan, result, invocation)
-    stored = [copy for copy, written in zip(copies, results, strict=True) if written.applied]
-    due = [copy for copy in stored if copy.event.event_id in event.copies]
-    if result.applied and event.next_attempt_at:
-        due.append(original)
-    return Stored(event, result.applied, due)
+        original.event = _find_stored(plan, result, invocation)
+    listed = original.event.copies
+    return [original, *(copy for copy in copies if copy.event.event_id in listed)]
 
 
 def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Event:
@@ -253,29 +285,41 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
     return result.event
 
 
-def start_plan(stored: Stored, invocation: Invocation) -> Stored:
-    """Queue or push what is due; return what was stored, with the event as it is then."""
+def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
+    """Push or queue what is new and due; errors are left to the sweep."""
     services = invocation.services
-    queued = [planned.event for planned in stored.due if not planned.is_inline]
-    sent_to: dict[Queue, list[Message]] = {}
-    for event in queued:
-        sent_to.setdefault(services.queue_for(event), []).append(messages.push_message(event))
-    for queue, sent in sent_to.items():
-        batches = [sent[at : at + BATCH_SIZE] for at in range(0, len(sent), BATCH_SIZE)]
-        with errors_left_to_sweep(stored.event):
-            services.map(queue.send_many, batches)
+    jobs: list[Callable[[], None]] = []
+    queued: dict[Queue, list[Event]] = {}
+    for planned in chain(*plans):
+        event = planned.event
+        if planned.is_new and planned.is_inline:
+            jobs.append(partial(_push, planned, invocation))
+        elif planned.is_new and event.next_attempt_at:
+            queued.setdefault(services.queue_for(event), []).append(event)
+    jobs += [
+        partial(_send, queue, events[first : first + BATCH_SIZE])
+        for queue, events in queued.items()
+        for first in range(0, len(events), BATCH_SIZE)
+    ]
+    # At once: of BEGIN_SECONDS, storing leaves the time of one call.
+    services.map(lambda job: job(), jobs)
 
-    def push(planned: Planned) -> Event:
-        with errors_left_to_sweep(planned.event):
-            seconds = services.settings.inline_push_timeout_seconds
-            breaker = services.inline_breaker
-            event, target = planned.event, planned.target
-            return delivery.push_and_record(event, target, breaker, seconds, invocation)
-        return planned.event
 
-    pushed = services.map(push, [planned for planned in stored.due if planned.is_inline])
-    current = {event.event_id: event for event in pushed}
-    return replace(stored, event=current.get(stored.event.event_id, stored.event))
+def _push(planned: Planned, invocation: Invocation) -> None:
+    """Push an event that was claimed for that."""
+    services = invocation.services
+    seconds = services.settings.inline_push_timeout_seconds
+    breaker = services.inline_breaker
+    with errors_left_to_sweep(planned.event):
+        planned.event = delivery.push_and_record(
+            planned.event, planned.target, breaker, seconds, invocation
+        )
+
+
+def _send(queue: Queue, events: Sequence[Event]) -> None:
+    """Send the messages of up to BATCH_SIZE events."""
+    with errors_left_to_sweep(*events):
+        queue.send_many([messages.push_message(event) for event in events])
 
 
 def _hash(text: str) -> str:

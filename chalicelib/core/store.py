@@ -229,16 +229,12 @@ class EventStore(Table):
         taken by another.
         """
         is_kept_longer = event.expires_at > unix_seconds(event.created_at) + self._retention_seconds
-        attributes = {
-            **to_attributes(event),
-            **status_attributes(event.event_id, event.status, replayed=is_kept_longer),
-        }
+        attributes = to_attributes(event, replayed=is_kept_longer)
         changes = {name: attributes.get(name) for name in RECORDED}
         result = self.change(event.event_id, RECORDABLE, changes, {":mine": event.claim_id})
-        if result.applied:
-            return WriteResult(True, event)
-        extra = {"event_id": event.event_id}
-        logger.warning("not recorded: acknowledged, or claimed by another", extra=extra)
+        if not result.applied:
+            extra = {"event_id": event.event_id}
+            logger.warning("not recorded: acknowledged, or claimed by another", extra=extra)
         return result
 
     def delete_claimed(self, event: Event) -> WriteResult:
@@ -358,22 +354,18 @@ def compressed(event: Event) -> bytes:
     return zlib.compress(f"{event.payload}\n{event.metadata}".encode())
 
 
-def to_attributes(event: Event) -> Values:
-    """Return the attributes of a new event but `content`, without those that are empty."""
+def to_attributes(event: Event, *, replayed: bool = False) -> Values:
+    """Return the attributes of an event but `content`, without those that are empty."""
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {
         **kept,
-        **status_attributes(event.event_id, event.status),
+        **status_attributes(event.event_id, event.status, replayed=replayed),
         "sort_key": event.sort_key,
         "lookup_key": lookup_key(event.subscription_id, event.subject),
         "undelivered_key": event.undelivered_key,
-        "attempts": _encode_attempts(event),
+        "attempts": dumps([*map(vars, event.attempts)]) if event.attempts else None,
         "copies": dumps(event.copies) if event.copies else None,
     }
-
-
-def _encode_attempts(event: Event) -> str | None:
-    return dumps([vars(attempt) for attempt in event.attempts]) if event.attempts else None
 
 
 def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:

@@ -1,7 +1,7 @@
 """Errors that callers of the API or of a service handle."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,20 +46,6 @@ class ApiError(Exception):
         self.code = code
         self.headers = headers
         self.members = members
-
-
-def or_error(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a step that returns the ApiError it raises, or that of the step before."""
-
-    def run(item: Any) -> Any:
-        if isinstance(item, ApiError):
-            return item
-        try:
-            return step(item)
-        except ApiError as error:
-            return error
-
-    return run
 
 
 class SettingsError(ApiError):

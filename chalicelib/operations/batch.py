@@ -21,7 +21,7 @@ def process(
     services: CoreServices,
     remaining_seconds: float,
     *,
-    is_slow_lane: bool = False,
+    is_fast_lane: bool,
 ) -> None:
     """Process all messages of a batch of one lane within `remaining_seconds`.
 
@@ -31,10 +31,10 @@ def process(
     """
     deadline = services.clock() + remaining_seconds - JOIN_SECONDS
     # A batch ends with its last message, so that a wait delays the others.
-    may_wait = len(batch) == 1 and not is_slow_lane
+    may_wait = len(batch) == 1 and is_fast_lane
     wait_seconds = services.settings.in_process_wait_seconds if may_wait else 0.0
     waits_until = services.clock() + wait_seconds
-    invocation = Invocation(services, deadline, is_slow_lane=is_slow_lane, waits_until=waits_until)
+    invocation = Invocation(services, deadline, is_fast_lane=is_fast_lane, waits_until=waits_until)
     succeeded = services.map(partial(_process_message, invocation), batch)
     if all(succeeded):
         return
@@ -54,7 +54,7 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
     with request_id(message.message_id):
         try:
             is_slow = services.lanes.is_slow(message.group_id, services.clock())
-            if is_slow and not invocation.is_slow_lane:
+            if is_slow and invocation.is_fast_lane:
                 services.slow_queue.send(message)
                 return True
             match messages.parse(message.body):

@@ -11,7 +11,6 @@ from chalicelib.core import posting
 from chalicelib.core.event import EVENT_ID, Event, Status, to_json
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import Reason
-from chalicelib.core.posting import Stored
 from chalicelib.core.store import UNSETTLED
 from chalicelib.events import replay
 from chalicelib.events.listing import EVENTS, Page, Query, read_page
@@ -178,6 +177,13 @@ def _find_original(event_id: str, subscription: Subscription, services: CoreServ
     if event.is_report:
         raise ApiError(409, "not_pushed", REPORT)
     return event
+
+
+class Stored(NamedTuple):
+    """A copy, and whether this call stored it, not an earlier one."""
+
+    event: Event
+    is_new: bool
 
 
 def _make_copy(

@@ -78,7 +78,7 @@ def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
         if len(plan) > 1:  # a subscription asked for it
             # Without time left: no second try of a write.
             invocation = Invocation(services, services.clock())
-            posting.start_plan(posting.store_plan(plan, invocation), invocation)
+            posting.post_plan(plan, invocation)
     except ApiError:
         extra = {"event_type": report.event_type, "event_id": cause.event_id}
         logger.warning("report not posted", extra=extra)

@@ -1,5 +1,6 @@
 """Routes: what every call has in common, from the API key to the problem document."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,7 +12,7 @@ from chalice.app import Chalice, Request, Response
 from chalicelib import deps
 from chalicelib.core.event import EVENT_ID, Event, dumps, json_list, to_json
 from chalicelib.core.invocation import Invocation
-from chalicelib.core.posting import Posted, Stored
+from chalicelib.core.posting import Planned, Posted
 from chalicelib.events.listing import Query, read_page
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
@@ -22,7 +23,6 @@ from chalicelib.subscriptions.recipients import read_outcomes
 from chalicelib.subscriptions.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.web.auth import authenticate
 from chalicelib.web.validation import (
-    MAX_BODY_BYTES,
     BodySchema,
     encode_cursor,
     load_json,
@@ -86,12 +86,18 @@ class Call(Invocation):
 
     def body(self, schema: BodySchema) -> Json:
         """Return the members of the body; raise ApiError 400, 413 or 415."""
-        return parse_body(self.json(schema.max_bytes, b"{}"), schema)
+        return parse_body(self.json(b"{}"), schema)
 
-    def json(self, max_bytes: int = MAX_BODY_BYTES, empty: bytes = b"") -> Any:
+    def json(self, empty: bytes = b"") -> Any:
         """Return the JSON value of the body, or that of `empty` if there is none.
 
-        Raises ApiError 415 if there is one that is not plain JSON, and what `load_json` raises.
+        Raises what `text` and `load_json` raise.
+        """
+        return load_json(self.text(empty))
+
+    def text(self, empty: bytes) -> bytes:
+        """Return the body, or `empty` if there is none; raise ApiError 415 if it is not plain
+        JSON.
         """
         headers = self.request.headers
         body: Any = self.request.raw_body  # bytes
@@ -101,7 +107,7 @@ class Call(Invocation):
         if body and not is_json:  # `curl -d ''` sends the content type of a form
             detail = "Content-Type must be application/json, without compression."
             raise ApiError(415, "unsupported_media_type", detail)
-        return load_json(body if body.strip() else empty, max_bytes)
+        return body if body.strip() else empty
 
 
 def require(subscription: Subscription | None) -> Subscription:
@@ -203,7 +209,8 @@ def remaining_seconds(context: Any) -> float:
 
 def problem(error: ApiError) -> Response:
     headers: Json = {"Content-Type": "application/problem+json", **error.headers}
-    return Response(dumps(_document(error)), headers, error.status_code)
+    # In ASCII: a name that a fault repeats may have half an emoji, which UTF-8 cannot hold.
+    return Response(json.dumps(_document(error)), headers, error.status_code)
 
 
 def _document(error: ApiError) -> Json:
@@ -225,20 +232,23 @@ def respond(body: str, status_code: int = 200, **headers: str) -> Response:
 def respond_batch(posted: Sequence[Posted]) -> Response:
     """Return what became of the events of a batch.
 
-    If none was accepted, and one not stored, raises that error: clients repeat it, and an alarm
-    counts it.
+    If none was accepted, and one not stored, raises that error: clients repeat the call. The alarm
+    of the API's errors counts that, and the metric of a response with events that were not stored.
     """
     errors = [each for each in posted if isinstance(each, ApiError)]
     unavailable = [error for error in errors if error.status_code == 503]
-    if unavailable and len(errors) == len(posted):
-        raise unavailable[0]
+    if unavailable:
+        if len(errors) == len(posted):
+            raise unavailable[0]
+        extra = {"count": len(unavailable), "metrics": {"EventsNotStored": 1}}
+        telemetry.logger.warning("events not stored", extra=extra)
     shown = json_list(map(_show_posted, posted, count()))
     return respond(to_json({"failed_count": len(errors)}, events=shown))
 
 
 def _show_posted(posted: Posted, number: int) -> str:
     """Return what became of an event of a batch; faults are told by their paths in that."""
-    if isinstance(posted, Stored):
+    if isinstance(posted, Planned):
         members = {"status": 202, "replayed": not posted.is_new}
         return to_json(members, event=posted.event.summary())
     for fault in posted.members.get("errors", ()):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -52,7 +53,6 @@ class BodySchema(NamedTuple):
     members: Parsers
     required: Collection[str] = ()
     defaults: Mapping[str, Any] = MappingProxyType({})
-    max_bytes: int = MAX_BODY_BYTES
 
 
 def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
@@ -161,7 +161,6 @@ BATCH_BODY = BodySchema(
         )
     },
     required=("events",),
-    max_bytes=MAX_BATCH_BYTES,
 )
 TEST_MEMBERS = {name: EVENT_MEMBERS[name] for name in ("event_type", "payload")}
 LEASE_BODY = BodySchema(
@@ -263,9 +262,15 @@ INBOX_PARAMETERS = {
 }
 
 
+def parse_batch(body: bytes) -> list[Any]:
+    """Return the events of a batch, to be parsed one by one; raise what `parse_body` raises."""
+    events: list[Any] = parse_body(_parse_json(body, MAX_BATCH_BYTES), BATCH_BODY)["events"]
+    return events
+
+
 def parse_batched(document: Any) -> NewEvent:
     """Return an event of a batch; raise ApiError 413, or InvalidRequestError with every fault."""
-    _check_size(dumps(document).encode(), MAX_BODY_BYTES)
+    _check_compact(document)
     return parse_new_event(document, members=BATCHED_MEMBERS)
 
 
@@ -370,21 +375,51 @@ def parse_body(document: Any, schema: BodySchema) -> Json:
     return {**schema.defaults, **_without_nulls(members)}
 
 
-def load_json(body: bytes, max_bytes: int) -> Any:
+def load_json(body: bytes) -> Any:
     """Return the JSON value in `body`; raise InvalidRequestError if it is none.
 
-    Raises ApiError 413 over `max_bytes`, as sent or as compact JSON (250 KB of `1e15` would
-    exceed DynamoDB's 400 KB).
+    Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON.
+    """
+    document = _parse_json(body, MAX_BODY_BYTES)
+    _check_compact(document)
+    return document
+
+
+def _parse_json(body: bytes, max_bytes: int) -> Any:
+    """Return the JSON value in `body`, of which `_check_compact` is to see all that is stored.
+
+    Raises InvalidRequestError if it is no UTF-8, no JSON, or nested too deep.
     """
     _check_size(body, max_bytes)
     try:
-        document = json.loads(body.decode())
-        compact = dumps(document).encode()
-    # also for what is no UTF-8, NaN, lone surrogates, too many digits, and nesting
+        return json.loads(body.decode(), parse_int=_parse_integer)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
-    _check_size(compact, max_bytes)
-    return document
+        raise _not_json(error) from None
+
+
+def _parse_integer(digits: str) -> float:
+    """Return an integer, or infinity if it has more digits than Python takes."""
+    try:
+        return int(digits)
+    except ValueError:
+        return math.inf
+
+
+def _check_compact(document: Any) -> None:
+    """Raise InvalidRequestError for what compact JSON in UTF-8 cannot hold: NaN, infinity (`1e400`,
+    4,301 digits), half an emoji.
+
+    Raises ApiError 413 over MAX_BODY_BYTES: 250 KB of `1e15` would exceed DynamoDB's 400 KB.
+    """
+    try:
+        compact = dumps(document).encode()
+    except (ValueError, RecursionError) as error:
+        raise _not_json(error) from None
+    _check_size(compact, MAX_BODY_BYTES)
+
+
+def _not_json(error: Exception) -> InvalidRequestError:
+    return InvalidRequestError(FieldFault("body", f"must be JSON: {error}"))
 
 
 def parse_object(

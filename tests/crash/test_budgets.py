@@ -26,10 +26,10 @@ SLOWEST = {
 class SlowWorld(SimulatedWorld):
     """Every call to AWS takes as long as one may, and every push 20 seconds."""
 
-    is_slow = True
+    call_seconds: float = CALL_SECONDS
 
     def latency(self) -> tuple[float, float]:
-        return (CALL_SECONDS / 2, CALL_SECONDS / 2) if self.is_slow else (0.0, 0.0)
+        return self.call_seconds / 2, self.call_seconds / 2
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
         return 200, 20.0
@@ -39,6 +39,31 @@ class SlowWorld(SimulatedWorld):
         started = self.clock()
         act(**parameters)
         return self.clock() - started
+
+
+def post_for_a_tenant(container: Container) -> None:
+    container.post('{"n":1}', tenant="a", idempotency_key="k")
+
+
+def post_batch(container: Container) -> None:
+    container.post_batch(*(f'{{"n":{number}}}' for number in range(10)), has_keys=True)
+
+
+@pytest.mark.parametrize("call_seconds", [5, 4, 3, 2, 1])
+@pytest.mark.parametrize("subscriptions", [1, 11])
+@pytest.mark.parametrize("post", [post_for_a_tenant, post_batch])
+def test_a_post_is_answered_in_time_although_every_call_takes_long(
+    post: Callable[[Container], None], subscriptions: int, call_seconds: float
+) -> None:
+    world = SlowWorld(SLOWEST)
+    world.call_seconds = 0.0
+    container = Container(world)
+    for number in range(subscriptions):
+        container.subscribe(f"https://hooks.zapier.com/{number}")
+    container.subscribe("https://hooks.zapier.com/a", tenant="a")
+    world.clock.sleep(60)
+    world.call_seconds = call_seconds
+    assert world.seconds(post, container=container) < API_SECONDS
 
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])

@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 
+from chalicelib.core.event import Event
 from chalicelib.infra.times import rfc3339
 from tests.simulator.outage import (
     FLAKY,
@@ -25,6 +26,7 @@ from tests.simulator.outage import (
     run_beside,
     waits_beside,
 )
+from tests.simulator.simulated_world import INBOX, SLOW, Container, SimulatedWorld
 
 TROUBLES = [
     ("answers 503", False),
@@ -61,6 +63,26 @@ def test_what_a_tenant_recovers_holds_up_no_other_and_leaves_its_new_events_alon
     recovering, _ = world.history.subscribed_at
     subscription = world.start().call("GET", f"/subscriptions/{recovering}").json
     assert subscription["slow_since"] is None
+
+
+class SecondsWorld(SimulatedWorld):
+    """Every push takes 1.1 s."""
+
+    def answer(self, event: Event, url: str) -> tuple[int | None, float]:
+        return 200, 1.1
+
+
+def test_a_batch_of_ten_leaves_a_webhook_that_takes_a_second_in_the_fast_lane() -> None:
+    world = SecondsWorld({"ZAPIER_WEBHOOK_URL": "subscriptions"})
+    container = Container(world)
+    container.subscribe("https://hooks.zapier.com/a")
+    world.clock.sleep(20)
+    for _ in range(3):
+        assert container.post_batch(*["{}"] * 10)
+        world.clock.sleep(1)
+    container.post(prefer="respond-async")
+    assert world.sqs.messages(INBOX)
+    assert not world.sqs.messages(SLOW)
 
 
 def test_many_destinations_that_hang_hold_up_no_other() -> None:

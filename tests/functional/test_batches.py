@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Once
+from tests.conftest import Once, Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, when_all_are_here
 from tests.support.subscribing import copies, subscribe
-from tests.support.world import Answer, Json, World
+from tests.support.world import Answer, Json, World, assert_has
 
 EVENT: Json = {"event_type": "order.created", "payload": {}}
 HALF = {**EVENT, "payload": {"text": "x" * 131_000}}
@@ -79,6 +79,31 @@ def test_each_event_is_accepted_or_refused_alone(world: World, receiver: Receive
     assert {"tenant": "a", "subject": "b", "metadata": {"a": 1}}.items() <= stored.items()
 
 
+def test_what_json_cannot_hold_is_a_fault_of_its_event_alone(
+    world: World, receiver: Receiver
+) -> None:
+    event = '{"event_type": "a", "payload": {"text": %s}}'
+    texts = [
+        '"ok"',
+        r'"half an emoji: \ud83d"',
+        "1e400",
+        "9" * 4301,
+        "NaN",
+        r'{"\ude00": 1}',
+        r'"\ud83d\ude00"',
+    ]
+    events = ", ".join(event % text for text in texts)
+    answer = world.call("POST", "/events/batch", f'{{"events": [{events}]}}')
+
+    assert statuses(answer) == [202, *[400] * 5, 202]
+    faults = [entry["problem"]["errors"][0] for entry in answer.json["events"][1:6]]
+    assert [fault["field"] for fault in faults] == [f"events[{number}]" for number in range(1, 6)]
+    assert {fault["message"][:13] for fault in faults} == {"must be JSON:"}
+    assert [push.json()["payload"]["text"] for push in receiver.requests] == ["ok", "\U0001f600"]
+    named = r'{"events": [1], "\ud83d": 1}'
+    assert world.call("POST", "/events/batch", named).faults == ["\ud83d"]
+
+
 def test_a_batch_has_at_most_2_7_mb(world: World) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
     assert statuses(offer(world, *[HALF] * 10)) == [202] * 10
@@ -146,11 +171,14 @@ def test_what_is_not_begun_with_15_seconds_left_is_not_stored(
 
 
 def test_503_is_that_of_an_event_or_if_none_is_accepted_that_of_the_batch(
-    world: World, aws: Aws
+    world: World, aws: Aws, output: Output
 ) -> None:
     aws.fail("PutItem", at=2)
-    assert sorted(statuses(offer(world, EVENT, EVENT, EVENT))) == [202, 202, 503]
+    assert statuses(offer(world, EVENT, EVENT, EVENT)) == [202, 503, 202]
+    [line] = output.lines(message="events not stored")
+    assert_has(line, level="WARNING", count=1, EventsNotStored=1)
     aws.fail("PutItem")
     answer = offer(world, EVENT, 1, EVENT)
     assert (answer.problem, answer.headers["retry-after"]) == ((503, "unavailable"), "2")
     assert statuses(offer(world, 1)) == [400]
+    assert output.lines(message="events not stored") == []
