@@ -164,8 +164,7 @@ class EventStore(Table):
         It carries a new `claim_id` for `delete_claimed`.
         """
         item = serialize({**to_attributes(event), "content": content})
-        result = self._result(self._write("put_item", ABSENT, Item=item))
-        return WriteResult(True, event) if result.applied else result
+        return self._result(self._write("put_item", ABSENT, Item=item))
 
     def put_listed(self, copy: Event, original: Event) -> WriteResult:
         """Store a copy and list it in its event, both or neither: an erasure misses no copy.
