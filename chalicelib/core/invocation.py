@@ -135,8 +135,8 @@ class Invocation:
     def waits_for(self, event: Event) -> bool:
         """Return whether the invocation makes the next attempt of an event itself, when it is due.
 
-        Never after a 429, which needs more time, nor an attempt of the slow lane. As time passes,
-        the answer may turn to yes, never to no: an attempt without a message is waited for.
+        Never after a 429, which needs more time, nor where the event belongs in the slow lane. As
+        time passes, the answer may turn to yes, never to no: an attempt without a message is made.
         """
         if event.next_attempt_at is None or self.services.needs_slow_lane(event):
             return False

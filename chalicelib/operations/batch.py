@@ -31,8 +31,7 @@ def process(
     """
     deadline = services.clock() + remaining_seconds - JOIN_SECONDS
     # A batch ends with its last message, so that a wait delays the others.
-    may_wait = len(batch) == 1 and is_fast_lane
-    wait_seconds = services.settings.in_process_wait_seconds if may_wait else 0.0
+    wait_seconds = services.settings.in_process_wait_seconds if len(batch) == 1 else 0.0
     waits_until = services.clock() + wait_seconds
     invocation = Invocation(services, deadline, is_fast_lane=is_fast_lane, waits_until=waits_until)
     succeeded = services.map(partial(_process_message, invocation), batch)

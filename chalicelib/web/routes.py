@@ -210,7 +210,7 @@ def remaining_seconds(context: Any) -> float:
 def problem(error: ApiError) -> Response:
     headers: Json = {"Content-Type": "application/problem+json", **error.headers}
     # In ASCII: a name that a fault repeats may have half an emoji, which UTF-8 cannot hold.
-    return Response(json.dumps(_document(error)), headers, error.status_code)
+    return Response(json.dumps(_document(error), separators=(",", ":")), headers, error.status_code)
 
 
 def _document(error: ApiError) -> Json:
