@@ -4,10 +4,10 @@ event.
 
 import json
 from contextlib import suppress
-from typing import Any
 
 from chalicelib.core.event import EVENT_ID, Event, dumps
 from chalicelib.core.outcome import BREAKER_OPEN
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message
 
 FAILURE = (
@@ -32,20 +32,18 @@ def dead_letter(event: Event) -> Message:
     return Message(dumps(failure(event)), attributes, event.group_id)
 
 
-def failure(event: Event) -> dict[str, Any]:
+def failure(event: Event) -> Json:
     """Return what is told of an event that carries `reason` and `failed_at`."""
-    members: dict[str, Any] = {name: getattr(event, name) for name in FAILURE}
+    members: Json = {name: getattr(event, name) for name in FAILURE}
     pushed = [attempt for attempt in event.attempts if attempt.error != BREAKER_OPEN]
     members["last_status_code"] = pushed[-1].status_code if pushed else None
     return members
 
 
-def parse(body: str) -> tuple[str, bool] | None:
-    """Return the id of a message's event, and whether it is a dead letter; None: the message cannot
-    be read.
-    """
+def parse(body: str) -> Json:
+    """Return the members of a message, of a dead letter also `reason`; none: it cannot be read."""
     with suppress(ValueError, RecursionError, KeyError, TypeError):
-        content = json.loads(body)
+        content: Json = json.loads(body)
         if EVENT_ID.fullmatch(content["event_id"]):
-            return content["event_id"], "reason" in content
-    return None
+            return content
+    return {}

@@ -56,15 +56,15 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
             if is_slow and invocation.is_fast_lane:
                 services.slow_queue.send(message)
                 return True
-            match messages.parse(message.body):
-                case event_id, False:
-                    delivery.deliver(event_id, invocation)
-                case event_id, True:
-                    replay.redrive(message, event_id, invocation)
-                case _:
-                    logger.warning("message cannot be read")
-                    malformed = Message(message.body, {"Reason": "malformed"}, message.group_id)
-                    services.dlq.send(malformed)
+            content = messages.parse(message.body)
+            if "reason" in content:
+                replay.redrive(message, content["event_id"], invocation)
+            elif content:
+                delivery.deliver(content["event_id"], invocation)
+            else:
+                logger.warning("message cannot be read")
+                malformed = Message(message.body, {"Reason": "malformed"}, message.group_id)
+                services.dlq.send(malformed)
         except Exception:  # one message's error must not cost another
             logger.exception("message failed")
             return False
