@@ -86,7 +86,8 @@ def post(
         posted.append(plan[0])
         plans.append(plan)
         inline_left -= sum(planned.is_new and planned.is_inline for planned in plan)
-    _log_accepted([plan[0].event.event_id for plan in plans if plan[0].is_new])
+    event_ids = [plan[0].event.event_id for plan in plans if plan[0].is_new]
+    _log_accepted(event_ids)
     _start(plans, invocation)
     return posted
 
