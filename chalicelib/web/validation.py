@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -391,10 +392,8 @@ def _parse_json(body: bytes, max_bytes: int) -> Any:
     Raises InvalidRequestError if it is no UTF-8, no JSON, or nested too deep.
     """
     _check_size(body, max_bytes)
-    try:
+    with _must_be_json():
         return json.loads(body.decode(), parse_int=_parse_integer)
-    except (ValueError, RecursionError) as error:
-        raise _not_json(error) from None
 
 
 def _parse_integer(digits: str) -> float:
@@ -411,15 +410,18 @@ def _check_compact(document: Any) -> None:
 
     Raises ApiError 413 over MAX_BODY_BYTES: 250 KB of `1e15` would exceed DynamoDB's 400 KB.
     """
-    try:
+    with _must_be_json():
         compact = dumps(document).encode()
-    except (ValueError, RecursionError) as error:
-        raise _not_json(error) from None
     _check_size(compact, MAX_BODY_BYTES)
 
 
-def _not_json(error: Exception) -> InvalidRequestError:
-    return InvalidRequestError(FieldFault("body", f"must be JSON: {error}"))
+@contextmanager
+def _must_be_json() -> Iterator[None]:
+    """Raise InvalidRequestError if the body cannot be read or written."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
 
 
 def parse_object(
