@@ -31,7 +31,7 @@ from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret
 from chalicelib.subscriptions.subscription import PAYLOAD, Subscription
 from chalicelib.subscriptions.subscriptions import TARGET_ENABLED, Subscriptions
@@ -200,6 +200,7 @@ class AllTargets:
                 self._mark_mended(DEFAULT_GROUP_ID)
             return
         subscription = target.subscription
+        error = event.last_error
         changed = None
         match decision:
             case Delivered() if subscription.failing_since:
@@ -208,11 +209,11 @@ class AllTargets:
                     self.services.store.mark_mended(subscription.subscription_id)
                     self.subscriptions.clear_failing(subscription)
             case Retry() if event.delivery_attempts >= FAILING_ATTEMPTS:
-                changed = self.subscriptions.set_failing(subscription, event.last_error)
+                changed = self.subscriptions.set_failing(subscription, error, event.created_at)
             case DeadLetter():
-                changed = self.subscriptions.set_failing(subscription, event.last_error)
-                if changed is None:
-                    changed = self.subscriptions.disable_broken(subscription, event.last_error)
+                day_ago = rfc3339(self.services.clock() - DAY_SECONDS)
+                changed = self.subscriptions.set_failing(subscription, error, day_ago)
+                changed = changed or self.subscriptions.disable_broken(subscription, error)
                 event_failed(event, subscription.tenant, self.services)
         self._note_pace(subscription)
         if changed:
