@@ -260,42 +260,40 @@ def post_elsewhere(hook: Hook, *codes: int) -> None:
 
 
 def fail_anew(hook: Hook) -> None:
-    post_elsewhere(hook, 200, 422)
+    post_elsewhere(hook, 200, *[422] * 5)
 
 
-def disable_by_another_container(hook: Hook) -> None:
+def fail_by_another_container(hook: Hook) -> None:
     hook.world.sleep(1)
     post_elsewhere(hook, 422)
 
 
 @pytest.mark.parametrize(
-    "code, at, meanwhile",
+    "before, code, meanwhile",
     [
-        *((code, 1, do) for code in (200, 422, 410) for do in (Hook.recreate, Hook.delete)),
-        (200, 1, fail_anew),
-        *(
-            (422, 1, do)
-            for do in (Hook.recreate, Hook.delete, Hook.enable, disable_by_another_container)
-        ),
+        *((2, code, do) for code in (200, 422, 410) for do in (Hook.recreate, Hook.delete)),
+        (2, 200, fail_anew),
+        *((2, 422, do) for do in (Hook.enable, fail_by_another_container)),  # which disables it
+        *((0, 422, do) for do in (Hook.recreate, Hook.delete, fail_by_another_container)),
     ],
 )
 def test_what_happens_before_the_first_write_after_a_push_stands(
     hook: Hook,
     during: During,
     output: Output,
+    before: int,
     code: int,
-    at: int,
     meanwhile: Callable[[Hook], object],
 ) -> None:
     world = hook.world
-    for _ in range(2):
+    for _ in range(before):
         hook.post(422)
         world.sleep(12 * HOUR)
     numbers = count(1)
     after = []
 
     def act(params: Json, **_: object) -> None:
-        if params["Key"]["event_id"]["S"].startswith("sub_") and next(numbers) == at:
+        if params["Key"]["event_id"]["S"].startswith("sub_") and next(numbers) == 1:
             meanwhile(hook)
             after.append(subscriptions(world))
 
