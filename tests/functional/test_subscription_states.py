@@ -123,7 +123,7 @@ def test_a_later_attempt_makes_up_for_a_tenth_one_of_which_nothing_could_be_note
 ) -> None:
     hook.target.default = 503
     copy = hook.post()
-    failed = []
+    failed: list[int] = []
 
     def fail_once(params: Json, **_: object) -> None:
         is_of_hook = hook.id in str(params.get("Key", params.get("ExpressionAttributeValues")))
