@@ -36,6 +36,11 @@ DESCRIBED = (
     "dismissed_until",
 )
 SHOWN = (
+    "subscription_id",
+    "name",
+    "target_host",
+    "filter",
+    "header_names",
     "body",
     "header_prefix",
     "dismissed_until",
@@ -115,6 +120,10 @@ class Subscription:
     @property
     def target_host(self) -> str | None:
         return urlsplit(self.target_url).hostname
+
+    @property
+    def header_names(self) -> list[str]:
+        return list(self.headers or {})
 
     @property
     def state(self) -> str:
@@ -197,15 +206,7 @@ class Subscription:
 
     def to_json(self, **more: Any) -> str:
         """Return the subscription as callers see it, with `more` members."""
-        members = {
-            "subscription_id": self.subscription_id,
-            "name": self.name,
-            "target_host": self.target_host,
-            "filter": self.filter,
-            "header_names": list(self.headers or {}),
-        }
-        members |= {name: getattr(self, name) for name in SHOWN}
-        return dumps(members | more)
+        return dumps({name: getattr(self, name) for name in SHOWN} | more)
 
 
 def check_headers(members: Mapping[str, Any]) -> None:

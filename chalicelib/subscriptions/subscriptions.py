@@ -94,13 +94,11 @@ class Subscriptions(Table):
         while existing := self.get(make_id(seed)):
             found[existing.subscription_id] = existing
             seed.append("edited")
-
-        def precedence(known: Subscription) -> tuple[bool, str]:
-            """Let one that is as described come first: edits may have made several alike."""
-            return bool(self._differences(known, described)), known.sort_key
-
+        # Edits may have made several alike: one that is as described comes first.
+        in_order = sorted(found.values(), key=attrgetter("sort_key"))
+        in_order.sort(key=lambda known: len(self._differences(known, described)))
         # One that is edited meanwhile is another: what is given for one URL never goes to another.
-        for known in sorted(found.values(), key=precedence):
+        for known in in_order:
             same = self._make_again(known, identity, described)
             if same:
                 return same, False
