@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -162,8 +163,7 @@ class Subscription:
         entries = ["*"] if self.event_types is None else self.event_types
         if event_type.startswith(RESERVED_PREFIX):
             entries = [entry for entry in entries if entry.startswith(RESERVED_PREFIX)]
-        prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
-        return event_type in entries or event_type.startswith(prefixes)
+        return any(fnmatchcase(event_type, entry) for entry in entries)
 
     def secrets(self, now: float) -> list[str]:
         """Return the secrets that its copies are signed with at `now` (Unix seconds).
