@@ -18,9 +18,9 @@ from chalicelib.infra.times import rfc3339
 # Their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES.
 MAX_LEASED_AT_ONCE = 10
 
-UNDELIVERED = f"{EXISTS} AND #status IN (:pending, :failed)"
-LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
-LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND claimed_until >= :now"
+IN_INBOX = f"{EXISTS} AND #status IN (:pending, :failed)"
+LEASABLE = f"{IN_INBOX} AND {UNCLAIMED}"
+LEASED = f"{IN_INBOX} AND claim_id = :lease_id AND claimed_until >= :now"
 
 
 def lease(
@@ -84,7 +84,7 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         "undelivered_key": None,
         **CLEAR_SCHEDULE,
     }
-    condition = UNDELIVERED  # the claim stays: a push may be running
+    condition = IN_INBOX  # the claim stays: a push may be running
     if lease_id is not None:
         condition = LEASED
         changes["claimed_until"] = None

@@ -1,5 +1,7 @@
 """Replay and redrive: an event is pushed again, also because its dead letter was moved back."""
 
+from typing import Any
+
 from chalicelib.core import delivery
 from chalicelib.core.delivery import errors_left_to_sweep
 from chalicelib.core.event import Event, Status
@@ -31,9 +33,10 @@ SETTLED_MEMBERS = (
 )
 
 
-def replay(event: Event, invocation: Invocation) -> Event:
+def replay(event: Event, invocation: Invocation, **recovered: Any) -> Event:
     """Make an event pending again and queue it, if it is pushed at all.
 
+    `recovered` has what `in_bulk` returns, if it may be one of many.
     Raises EventNotFoundError, ApiError 409 while it is claimed, if only copies are pushed, or if
     the subscription of a copy is gone or disabled.
     """
@@ -41,7 +44,8 @@ def replay(event: Event, invocation: Invocation) -> Event:
     refusal = services.targets.replay_refusal(event)
     if refusal:
         raise refusal
-    return _push_again(event, REPLAYABLE, _begin_replay(event, services), services)
+    changes = {**_begin_replay(event, services), **recovered}
+    return _push_again(event, REPLAYABLE, changes, services)
 
 
 def push_later(copy: Event, delay_seconds: float, services: CoreServices) -> None:

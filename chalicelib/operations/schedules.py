@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from heapq import nsmallest
 from operator import itemgetter
@@ -95,7 +94,7 @@ def sweep(services: CoreServices) -> None:
     What nobody pushes is queued again after one, two, four, eight minutes, then every
     MAX_MARK_SECONDS; while the work queue is long, at most MAX_SWEPT_WHILE_LONG of each partition
     in a run. Raises StorageUnavailableError and QueueUnavailableError after all partitions were
-    tried.
+    tried, also if a single event could not be marked: no message is sent for that one.
     """
     searched = partitions(Status.PENDING, of_copies=True)
     if services.settings.webhook_url:
@@ -117,17 +116,20 @@ def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
     overdue = [event for _, event in nsmallest(limit, search, key=itemgetter(0))]
     services.map(services.store.delete_expired, expired[:MAX_EXPIRED])
     queued = 0
+    errors: list[StorageUnavailableError] = []
     for start in range(0, len(overdue), BATCH_SIZE):
         batch = overdue[start : start + BATCH_SIZE]
         delay_seconds = PERIOD_SECONDS * queued // MAX_SWEPT
         # Mark, then send: the other way round, two sweeps would both send. If the message is not
         # sent, the event waits once more as long as it did.
-        mark = partial(_mark, services, delay_seconds)
+        mark = partial(_mark, services, delay_seconds, errors)
         marked = [event for event in services.map(mark, batch) if event]
         if marked:
             sent = [messages.push_message(event) for event in marked]
             services.work_queue.send_many(sent, delay_seconds)
             queued += len(marked)
+    if errors:
+        raise errors[0]
     return queued
 
 
@@ -157,15 +159,24 @@ def _search_overdue(
             return
 
 
-def _mark(services: CoreServices, delay_seconds: int, event: Event) -> Event | None:
+def _mark(
+    services: CoreServices,
+    delay_seconds: int,
+    errors: list[StorageUnavailableError],
+    event: Event,
+) -> Event | None:
     """Leave an event alone from its message on, as long again as it is overdue, MAX_MARK_SECONDS at
-    most; return it, None if it was changed since it was read.
+    most; return it, None if it was changed since it was read, or could not be marked.
+
+    An error of DynamoDB is added to `errors`: it costs no other event its message.
     """
     now = services.clock()
     overdue_seconds = now - unix_seconds(str(event.next_attempt_at))
     requeue_at = rfc3339(now + delay_seconds + min(overdue_seconds, MAX_MARK_SECONDS))
     seen = {":due": event.next_attempt_at, ":seen": event.requeue_at or ""}
-    with suppress(StorageUnavailableError):
+    try:
         result = services.store.change(event.event_id, MARKABLE, {"requeue_at": requeue_at}, seen)
-        return event if result.applied else None
-    return None
+    except StorageUnavailableError as error:
+        errors.append(error)
+        return None
+    return event if result.applied else None

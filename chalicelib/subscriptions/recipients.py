@@ -145,16 +145,19 @@ def _why_missed(subscription: Subscription, event: Event, services: CoreServices
     return Missed("later" if subscription.created_at > event.created_at else "edited")
 
 
-def send(event_id: str, subscription: Subscription, invocation: Invocation) -> Event:
+def send(
+    event_id: str, subscription: Subscription, invocation: Invocation, **recovered: Any
+) -> Event:
     """Make the copy of an event for a subscription and queue it; replay one that is there.
 
-    The types and the filter of the subscription do not matter. Raises EventNotFoundError; ApiError
-    409 if the subscription, the event or the copy is in no state for it; StorageUnavailableError.
+    The types and the filter of the subscription do not matter. `recovered` has what
+    `replay.in_bulk` returns, if it may be one of many. Raises EventNotFoundError; ApiError 409 if
+    the subscription, the event or the copy is in no state for it; StorageUnavailableError.
     """
     _require_usable(subscription, invocation.services)
     event = _find_original(event_id, subscription, invocation.services)
-    stored = _make_copy(event, subscription, invocation)
-    return stored.event if stored.is_new else replay.replay(stored.event, invocation)
+    stored = _make_copy(event, subscription, invocation, **recovered)
+    return stored.event if stored.is_new else replay.replay(stored.event, invocation, **recovered)
 
 
 def _require_usable(subscription: Subscription, services: CoreServices) -> None:

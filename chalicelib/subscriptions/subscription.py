@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +37,11 @@ DESCRIBED = (
     "dismissed_until",
 )
 SHOWN = (
+    "subscription_id",
+    "name",
+    "target_host",
+    "filter",
+    "header_names",
     "body",
     "header_prefix",
     "dismissed_until",
@@ -117,6 +123,10 @@ class Subscription:
         return urlsplit(self.target_url).hostname
 
     @property
+    def header_names(self) -> list[str]:
+        return list(self.headers or {})
+
+    @property
     def state(self) -> str:
         """`paused` (disabled by hand), `disabled`, `failing` or `active`."""
         if self.disabled_at:
@@ -153,8 +163,7 @@ class Subscription:
         entries = ["*"] if self.event_types is None else self.event_types
         if event_type.startswith(RESERVED_PREFIX):
             entries = [entry for entry in entries if entry.startswith(RESERVED_PREFIX)]
-        prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
-        return event_type in entries or event_type.startswith(prefixes)
+        return any(fnmatchcase(event_type, entry) for entry in entries)
 
     def secrets(self, now: float) -> list[str]:
         """Return the secrets that its copies are signed with at `now` (Unix seconds).
@@ -197,15 +206,7 @@ class Subscription:
 
     def to_json(self, **more: Any) -> str:
         """Return the subscription as callers see it, with `more` members."""
-        members = {
-            "subscription_id": self.subscription_id,
-            "name": self.name,
-            "target_host": self.target_host,
-            "filter": self.filter,
-            "header_names": list(self.headers or {}),
-        }
-        members |= {name: getattr(self, name) for name in SHOWN}
-        return dumps(members | more)
+        return dumps({name: getattr(self, name) for name in SHOWN} | more)
 
 
 def check_headers(members: Mapping[str, Any]) -> None:

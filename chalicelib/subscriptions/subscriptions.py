@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
 
@@ -38,14 +39,17 @@ from chalicelib.subscriptions.subscription import (
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 CACHED_TENANTS = 32  # a hundred subscriptions with the longest filters take 2.5 MB
 CACHE_SECONDS = 10
-TELLING_COPIES = 5  # the newest; while one of them was delivered, a subscription is not disabled
-DELIVERED = "begins_with(status_shard, :delivered)"
+# A subscription that delivered one of its newest so many copies, of those that are delivered or
+# failed, works.
+TELLING_COPIES = 5
+FIRST_ROWS = 25  # of copies that are read for that; then 100 and 400, if most are pending
+MAX_PAGES = 3
+SETTLED = "begins_with(status_shard, :delivered) OR begins_with(status_shard, :failed)"
 BY_HAND = "disabled by hand"
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
 ALL = "subscription"
 
-Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
 TOO_DEEP = Missed("filter")  # the payload is nested too deep for a filter
 ALREADY_THERE = "{} has this URL and these types, but differs in {}: edit it by its id."
 EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
@@ -83,20 +87,22 @@ class Subscriptions(Table):
         calls may exceed that slightly. Raises what `check_headers` and `_make_again` raise.
         """
         check_headers(described)
-        identity = (created_by, target_url, _canonical_types(event_types))
-        listed = self.of_tenant(tenant)
-        found = self.get_many(known.subscription_id for known in listed)
-        seed = seed_of(created_by, target_url, tenant, event_types)
-        # the index may lag: the latest are found by their ids
+        # The index may lag: what it lists is read as it is now, and the latest by their ids.
+        found = self.get_many(known.subscription_id for known in self.of_tenant(tenant))
+        identity = seed_of(created_by, target_url, tenant, event_types)
+        seed = [*identity]
         while existing := self.get(make_id(seed)):
             found[existing.subscription_id] = existing
             seed.append("edited")
+        # Edits may have made several alike: one that is as described comes first.
+        in_order = sorted(found.values(), key=attrgetter("sort_key"))
+        in_order.sort(key=lambda known: len(self._differences(known, described)))
         # One that is edited meanwhile is another: what is given for one URL never goes to another.
-        for known in found.values():
+        for known in in_order:
             same = self._make_again(known, identity, described)
             if same:
                 return same, False
-        if len(listed) >= MAX_SUBSCRIPTIONS:
+        if len(found) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         secret = described.get("secret") or new_secret()
@@ -125,35 +131,42 @@ class Subscriptions(Table):
         return self.create(created_by, target_url, tenant, event_types, **described)
 
     def _make_again(
-        self, known: Subscription, identity: Identity, described: Json
+        self, known: Subscription, identity: list[str], described: Json
     ) -> Subscription | None:
-        """Enable a subscription that is made again, unless it was paused, and take over its name;
-        return it, or None if it does not have the `identity` any more.
+        """Enable a subscription that is made again, if it was disabled and not by hand, and take
+        over its name; return it, or None if it does not have the `identity` any more.
 
-        Raises ApiError 409 if it has not what else is `described`, of secrets one that signs now.
+        Raises ApiError 409 if it has not what else is `described`.
         """
-        secret = described.get("secret")
-        name = described.get("name")
 
         def find_changes(current: Subscription) -> Json | None:
-            if _identity(current) != identity:
+            types = current.event_types
+            if seed_of(current.created_by, current.target_url, current.tenant, types) != identity:
                 return None
-            is_known = secret in current.secrets(self._clock())
-            has = vars(current) | {"name": name, "secret": secret if is_known else None}
-            differs = [
-                member
-                for member, value in described.items()
-                if value is not None
-                and _canonical(value or None) != _canonical(has[member] or None)
-            ]
+            differs = self._differences(current, described)
             if differs:
                 there = {"subscription_id": current.subscription_id, "differs": differs}
                 detail = ALREADY_THERE.format(current.subscription_id, ", ".join(differs))
                 raise ApiError(409, "subscription_exists", detail, members=there)
-            renamed = {"name": name or current.name}
-            return renamed if current.paused else ENABLE | renamed
+            renamed = {"name": described.get("name") or current.name}
+            return ENABLE | renamed if current.state == "disabled" else renamed
 
         return self._edit(known, find_changes)
+
+    def _differences(self, current: Subscription, described: Json) -> list[str]:
+        """Return the `described` members that a subscription has otherwise, but its name.
+
+        It has a secret that signs now. What is not given, or null, does not differ.
+        """
+        has = {**vars(current), "name": described.get("name"), "secret": None}
+        secret = described.get("secret")
+        if secret in current.secrets(self._clock()):
+            has["secret"] = secret
+        return [
+            member
+            for member, value in described.items()
+            if value is not None and _canonical(value or None) != _canonical(has[member] or None)
+        ]
 
     def _edit(
         self, known: Subscription, find_changes: Callable[[Subscription], Json | None]
@@ -268,34 +281,51 @@ class Subscriptions(Table):
         return disabled
 
     def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
-        """Disable a subscription that has been failing for days, unless one of its newest copies
-        was delivered; return it if this call did.
+        """Disable a subscription that has been failing for days, unless it works; return it if this
+        call did.
 
         Two events a week apart that are refused do not make it one that is broken.
         """
         days = self._services.settings.subscription_disable_days
-        if (subscription.failing_since or HIGHEST) > self._after(-days * DAY_SECONDS):
-            return None
-        return None if self._delivers(subscription) else self.disable(subscription, error, FAILING)
+        is_broken = (subscription.failing_since or HIGHEST) <= self._after(-days * DAY_SECONDS)
+        if is_broken and not self._works(subscription, LOWEST):
+            return self.disable(subscription, error, FAILING)
+        return None
 
-    def _delivers(self, subscription: Subscription) -> bool:
-        newest = {"IndexName": BY_LOOKUP, "ScanIndexForward": False, "Limit": TELLING_COPIES}
-        values = {":delivered": f"{COPY}{Status.DELIVERED}"}
-        pages = self.pages(
-            subscription.subscription_id, values, FilterExpression=DELIVERED, **newest
-        )
-        with suppress(StorageUnavailableError):  # the next attempt tells
-            return bool(next(pages)["Items"])
-        return True
-
-    def set_failing(self, subscription: Subscription, error: str | None) -> Subscription | None:
-        """Set `failing_since` unless it is set; return the subscription if this call set it."""
-        if subscription.failing_since or self._delivers(subscription):
+    def set_failing(
+        self, subscription: Subscription, error: str | None, since: str
+    ) -> Subscription | None:
+        """Set `failing_since`, unless it is set, or the subscription works since a time (RFC 3339);
+        return the subscription if this call set it.
+        """
+        if subscription.failing_since or self._works(subscription, since):
             return None
         changes = {"failing_since": self._after(0), "last_error": error}
         failing = self._change(subscription, NOT_FAILING, changes)
         _tell(failing, "failing")
         return failing
+
+    def _works(self, subscription: Subscription, since: str) -> bool:
+        """Return whether a subscription delivered one of its newest TELLING_COPIES, of those that
+        were created from `since` on and are delivered or failed.
+
+        Reads up to MAX_PAGES, most often one. If DynamoDB fails, the subscription counts as one
+        that works: the next attempt tells.
+        """
+        delivered = f"{COPY}{Status.DELIVERED}"
+        pages = self.pages(
+            subscription.subscription_id,
+            {":low": since, ":delivered": delivered, ":failed": f"{COPY}{Status.FAILED}"},
+            IndexName=BY_LOOKUP,
+            ScanIndexForward=False,
+            FilterExpression=SETTLED,
+            Limit=FIRST_ROWS,
+        )
+        settled = chain.from_iterable(page["Items"] for page in islice(pages, MAX_PAGES))
+        with suppress(StorageUnavailableError):
+            newest = islice(settled, TELLING_COPIES)
+            return any(row["status_shard"]["S"].startswith(delivered) for row in newest)
+        return True
 
     def clear_failing(self, subscription: Subscription) -> None:
         """Clear the known `failing_since`, if the subscription has no newer one."""
@@ -437,16 +467,6 @@ def _partition(tenant: str | None) -> str:
     return ALL if tenant is None else f"subscription#{tenant}"
 
 
-def _identity(subscription: Subscription) -> Identity:
-    """Return what makes it the same when it is made again."""
-    types = _canonical_types(subscription.event_types)
-    return subscription.created_by, subscription.target_url, types
-
-
-def _canonical_types(event_types: EventTypes) -> str:
-    return "None" if event_types is None else dumps(sorted(set(event_types)))
-
-
 def _canonical(value: Any) -> str:
     """Return the text that is the same for equal JSON alone: in Python, true is 1."""
     return json.dumps(value, sort_keys=True)
@@ -458,8 +478,11 @@ def seed_of(
     tenant: str | None,
     event_types: EventTypes,
 ) -> list[str]:
-    """Return what the id of a subscription is made of, unless one that was edited has that id."""
-    return [created_by, tenant or "", target_url, _canonical_types(event_types)]
+    """Return what makes a subscription the same when it is made again, and its id, unless one that
+    was edited has that id.
+    """
+    types = None if event_types is None else dumps(sorted(set(event_types)))
+    return [created_by, tenant or "", target_url, str(types)]
 
 
 def make_id(seed: Iterable[str]) -> str:

@@ -1,16 +1,11 @@
-"""Where events go, and what follows from an attempt for a subscription.
-
-Reports are events about events and subscriptions, made at best effort: the state in the table, the
-DLQ for what is the operator's, and the alarms are the promise. Nothing that a report's copy causes
-is reported: ten subscriptions that get reports and fail would make more and more of them.
-"""
+"""Where events go, and what follows from an attempt for a subscription."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from chalicelib.core import delivery, messages, posting
-from chalicelib.core.event import RESERVED_PREFIX, Attempt, Event, NewEvent, dumps
+from chalicelib.core import delivery, posting
+from chalicelib.core.event import Attempt, Event, NewEvent, dumps
 from chalicelib.core.http_push import signed_headers
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
@@ -30,58 +25,18 @@ from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
-from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret
+from chalicelib.subscriptions import reports
 from chalicelib.subscriptions.subscription import PAYLOAD, Subscription
 from chalicelib.subscriptions.subscriptions import TARGET_ENABLED, Subscriptions
 
-CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 HOST_NOT_ALLOWED = "host not allowed"
 GONE = "receiver responded 410"
 GONE_RETRY_SECONDS = 1.0
-LEAST_SLOW_SECONDS = 60  # a mark does not end before
+LEAST_SLOW_SECONDS = 60  # `slow_since` stays at least so long
 COPIES_ALONE = "Copies alone are pushed here; replay its copies."
-REPORTED_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
-
-
-def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
-    """Tell of a dead letter.
-
-    One about an event itself has no tenant: no customer learns of the operator's webhook.
-    """
-    payload = messages.failure(event)
-    del payload["tenant"]
-    for name in REPORTED_MEMBERS:
-        payload[name] = getattr(event, name)
-    report = NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant)
-    _post(report, event, services)
-
-
-def subscription_changed(
-    change: str, subscription: Subscription, cause: Event, services: CoreServices
-) -> None:
-    """Tell that an event's attempt left a subscription `failing`, `disabled` or `ended`."""
-    event_type = f"{RESERVED_PREFIX}subscription.{change}"
-    report = NewEvent(event_type, subscription.to_json(), "null", subscription.tenant)
-    _post(report, cause, services)
-
-
-def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
-    """Store a report and queue its copies, if a subscription matches and no report is the cause."""
-    if cause.is_report:
-        return
-    try:
-        event = posting.make_event(report, CREATED_BY, services).left_to_copies()
-        plan = posting.make_plan(event, services)
-        if len(plan) > 1:  # a subscription asked for it
-            # Without time left: no second try of a write.
-            invocation = Invocation(services, services.clock())
-            posting.post_plan(plan, invocation)
-    except ApiError:
-        extra = {"event_type": report.event_type, "event_id": cause.event_id}
-        logger.warning("report not posted", extra=extra)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +136,12 @@ class AllTargets:
         subscription = target.subscription
         if subscription.tenant is None:
             if self.subscriptions.end(subscription):
-                subscription_changed("ended", subscription, event, self.services)
+                reports.subscription_changed("ended", subscription, event, self.services)
                 return Dropped()
             return Retry(GONE_RETRY_SECONDS)
         disabled = self.subscriptions.disable(subscription, GONE, TARGET_ENABLED)
         if disabled:
-            subscription_changed("disabled", disabled, event, self.services)
+            reports.subscription_changed("disabled", disabled, event, self.services)
             return KeptFailed()
         return Retry(GONE_RETRY_SECONDS)
 
@@ -194,12 +149,13 @@ class AllTargets:
         """Set and clear `failing_since`, disable what fails for days, and report that."""
         if not isinstance(target, SubscriptionTarget):
             if isinstance(decision, DeadLetter):
-                event_failed(event, None, self.services)
+                reports.event_failed(event, None, self.services)
             is_first = event.delivery_attempts > FAILING_ATTEMPTS and not event.recovered_at
             if is_first and isinstance(decision, Delivered):
                 self._mark_mended(DEFAULT_GROUP_ID)
             return
         subscription = target.subscription
+        error = event.last_error
         changed = None
         match decision:
             case Delivered() if subscription.failing_since:
@@ -208,16 +164,16 @@ class AllTargets:
                     self.services.store.mark_mended(subscription.subscription_id)
                     self.subscriptions.clear_failing(subscription)
             case Retry() if event.delivery_attempts >= FAILING_ATTEMPTS:
-                changed = self.subscriptions.set_failing(subscription, event.last_error)
+                changed = self.subscriptions.set_failing(subscription, error, event.created_at)
             case DeadLetter():
-                changed = self.subscriptions.set_failing(subscription, event.last_error)
-                if changed is None:
-                    changed = self.subscriptions.disable_broken(subscription, event.last_error)
-                event_failed(event, subscription.tenant, self.services)
+                day_ago = rfc3339(self.services.clock() - DAY_SECONDS)
+                changed = self.subscriptions.set_failing(subscription, error, day_ago)
+                changed = changed or self.subscriptions.disable_broken(subscription, error)
+                reports.event_failed(event, subscription.tenant, self.services)
         self._note_pace(subscription)
         if changed:
             change = "disabled" if changed.disabled_at else "failing"
-            subscription_changed(change, changed, event, self.services)
+            reports.subscription_changed(change, changed, event, self.services)
 
     def make_test_event(
         self, subscription: Subscription, new_event: NewEvent | None = None
@@ -237,7 +193,7 @@ class AllTargets:
             self.services.store.mark_mended(destination)
 
     def _note_pace(self, subscription: Subscription) -> None:
-        """Store the mark of a subscription, or its end, if this container knows better."""
+        """Set or clear `slow_since`, if this container knows better."""
         now = self.services.clock()
         is_slow = self.services.lanes.is_slow(subscription.subscription_id, now)
         slow_since = subscription.slow_since

@@ -10,9 +10,10 @@ from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
 from tests.support.aws_calls import Aws
+from tests.support.hooks import Hook
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
-from tests.support.subscribing import id_of_new
-from tests.support.world import World, assert_has
+from tests.support.subscribing import id_of_new, make_token, send
+from tests.support.world import KEY, World, assert_has
 
 CUT_OFF = PushResult(Outcome.RETRY, error=TIMED_OUT)
 
@@ -233,6 +234,21 @@ def test_what_was_recovered_stays_in_the_slow_lane_until_it_is_replayed(
     assert lengths(world) == (0, 3)
     world.replay(waiting)
     assert lengths(world) == (1, 3)
+
+
+def test_what_a_token_replays_or_sends_goes_through_the_slow_lane(
+    world: World, target: Receiver
+) -> None:
+    token = make_token(world, "a")
+    copy = Hook(world, target, tenant="a").post()
+    other = Hook(world, target, path="&other", tenant="a")
+
+    for key, expected in ((token, (0, 3)), (KEY, (3, 0))):
+        assert world.call("POST", f"/events/{copy.id}/replay", key=key).status_code == 202
+        for _ in range(2):  # the copy is made, then replayed
+            assert send(world, other.id, copy.event["event_id"], key=key).status_code == 202
+        assert lengths(world) == expected
+        world.lose_messages()
 
 
 def test_only_the_failed_messages_of_a_slow_batch_come_again(

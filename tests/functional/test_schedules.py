@@ -57,6 +57,24 @@ def test_what_cannot_be_sent_waits(world: World, monkeypatch: pytest.MonkeyPatch
     assert len(set(queued[1])) == len(queued[1]) > len(queued[0]) > 0
 
 
+def test_what_cannot_be_marked_costs_nothing_else_its_message(world: World, aws: Aws) -> None:
+    event_ids = {world.queued() for _ in range(50)}
+    world.lose_messages()
+    world.sleep(601)
+    aws.fail("UpdateItem", at=1)
+
+    with pytest.raises(StorageUnavailableError):
+        world.sweep()
+
+    sent = [message["attributes"]["EventId"] for message in world.messages()]
+    assert len(sent) == 49
+    world.sleep(60)
+    world.sweep()
+    late = [message["attributes"]["EventId"] for message in world.messages()][49:]
+    assert {*sent, *late} == event_ids
+    assert len(late) == 1
+
+
 def lease_all(world: World) -> None:
     world.call("POST", "/inbox/lease", "{}")
 

@@ -46,10 +46,15 @@ CASES: list[tuple[Pushes, int | None, bool]] = [
     ([(0, 422), (23, 422)], 0, False),
     ([(0, 422), (24, 422)], 0, True),
     ([(0, 422), (20, 422), (43, 422)], 0, True),
-    ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False),
-    # One that delivered none of its newest five:
-    ([(0, 200), (1, 422), *((hour, 422) for hour in range(25, 28))], 1, False),
-    ([(0, 200), (1, 422), *((hour, 422) for hour in range(25, 29))], 1, True),
+    # One that delivered one of the last day's newest five is not failing:
+    ([(0, 200), (1, 422), (2, 200), (3, 422), (26, 422)], None, False),
+    ([(0, 200), (24, 422)], None, False),
+    ([(0, 200), (25, 422)], 25, False),
+    ([(0, 200), *((hour, 422) for hour in range(1, 5))], None, False),
+    ([(0, 200), *((hour, 422) for hour in range(1, 6))], 5, False),
+    # And one that delivered one of its newest five is not disabled:
+    ([(0, 200), *((hour, 422) for hour in (25, 46, 47, 49))], 25, False),
+    ([(0, 200), *((hour, 422) for hour in (25, 46, 47, 48, 49))], 25, True),
 ]
 
 
@@ -79,6 +84,8 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
     world: World, hook: Hook, cap_seconds: str
 ) -> None:
     world.restart(BACKOFF_CAP_SECONDS=cap_seconds)
+    hook.post()  # what was delivered before tells nothing
+    world.sleep(1)
     hook.target.default = 503
     copy = hook.post()
 
@@ -95,6 +102,53 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
     assert (hook.state[0] or "") >= tenth["at"]
     hook.post(200)  # at once: this container knows that the target is failing
     attempts(11)
+    assert hook.state == (None, None)
+
+
+def test_copies_that_wait_do_not_tell_that_a_target_fails(hook: Hook, aws: Aws) -> None:
+    hook.post()
+    for _ in range(30):
+        hook.world.sleep(1)
+        hook.post(prefer="respond-async")
+
+    calls = aws.during(lambda: hook.post(422))
+
+    assert calls.count("Query") == 2
+    assert hook.state == (None, None)
+
+
+@pytest.mark.parametrize("operation", ["Query", "UpdateItem"])
+def test_a_later_attempt_makes_up_for_a_tenth_one_of_which_nothing_could_be_noted(
+    world: World, hook: Hook, aws: Aws, during: During, operation: str
+) -> None:
+    hook.target.default = 503
+    copy = hook.post()
+    failed: list[int] = []
+
+    def fail_once(params: Json, **_: object) -> None:
+        is_of_hook = hook.id in str(params.get("Key", params.get("ExpressionAttributeValues")))
+        if is_of_hook and not failed:
+            failed.append(len(copy.now["attempts"]))
+            aws.fail(operation, at=1)
+
+    during(world.dynamodb, f"before-parameter-build.dynamodb.{operation}", fail_once)
+    while not hook.state[0]:
+        world.sleep(10)
+        world.sweep()
+        world.empty_inbox()
+
+    assert (failed, len(copy.now["attempts"])) == ([10], 11)
+
+
+def test_a_target_that_is_made_again_stays_failing_until_it_works(hook: Hook) -> None:
+    hook.post(422)
+    failing = hook.state
+
+    hook.make()
+
+    assert failing[0]
+    assert hook.state == failing
+    hook.enable()
     assert hook.state == (None, None)
 
 
@@ -206,42 +260,40 @@ def post_elsewhere(hook: Hook, *codes: int) -> None:
 
 
 def fail_anew(hook: Hook) -> None:
-    post_elsewhere(hook, 200, 422)
+    post_elsewhere(hook, 200, *[422] * 5)
 
 
-def disable_by_another_container(hook: Hook) -> None:
+def fail_by_another_container(hook: Hook) -> None:
     hook.world.sleep(1)
     post_elsewhere(hook, 422)
 
 
 @pytest.mark.parametrize(
-    "code, at, meanwhile",
+    "before, code, meanwhile",
     [
-        *((code, 1, do) for code in (200, 422, 410) for do in (Hook.recreate, Hook.delete)),
-        (200, 1, fail_anew),
-        *(
-            (422, 2, do)
-            for do in (Hook.recreate, Hook.delete, Hook.enable, disable_by_another_container)
-        ),
+        *((2, code, do) for code in (200, 422, 410) for do in (Hook.recreate, Hook.delete)),
+        (2, 200, fail_anew),
+        *((2, 422, do) for do in (Hook.enable, fail_by_another_container)),  # which disables it
+        *((0, 422, do) for do in (Hook.recreate, Hook.delete, fail_by_another_container)),
     ],
 )
-def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
+def test_what_happens_before_the_first_write_after_a_push_stands(
     hook: Hook,
     during: During,
     output: Output,
+    before: int,
     code: int,
-    at: int,
     meanwhile: Callable[[Hook], object],
 ) -> None:
     world = hook.world
-    for _ in range(2):
+    for _ in range(before):
         hook.post(422)
         world.sleep(12 * HOUR)
     numbers = count(1)
     after = []
 
     def act(params: Json, **_: object) -> None:
-        if params["Key"]["event_id"]["S"].startswith("sub_") and next(numbers) == at:
+        if params["Key"]["event_id"]["S"].startswith("sub_") and next(numbers) == 1:
             meanwhile(hook)
             after.append(subscriptions(world))
 
@@ -381,6 +433,7 @@ def test_410_if_edited_meanwhile_is_ignored(
 def test_the_last_error_is_that_of_the_latest_push_that_was_made(world: World, hook: Hook) -> None:
     told = []
     for code in (422, 200, 415):
+        world.sleep(25 * HOUR)
         hook.post(code)
         told.append(hook.now["last_error"])
     known = world.services.subscriptions

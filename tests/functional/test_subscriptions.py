@@ -328,6 +328,35 @@ def test_a_subscription_is_found_though_the_edited_one_was_deleted(
     assert (other.status_code, again.status_code, again.json) == (201, 200, other.json)
 
 
+def test_a_subscription_that_was_deleted_a_moment_ago_is_in_nobodys_way(
+    world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = subscribed(world, target, filter={"total": [1]})
+    lagging = world.services.subscriptions.of_tenant(None)
+    world.call("DELETE", path)
+    monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda _: lagging)
+
+    assert subscribe(world, target, filter={"total": [2]}).status_code == 201
+
+
+def test_of_two_that_were_made_alike_the_one_that_is_described_is_made_again(
+    world: World, target: Receiver
+) -> None:
+    paths = []
+    for total in (1, 2, 3):
+        paths.append(subscribed(world, f"{target.url}&{total}", filter={"total": [total]}))
+        world.sleep(1)
+    for path in paths:
+        patch(world, path, target_url=target.url)
+    older, _, younger = (path.rpartition("/")[2] for path in paths)
+
+    again = subscribe(world, target, filter={"total": [3]})
+    refused = subscribe(world, target, filter={"total": [4]})
+
+    assert (again.status_code, again.json["subscription_id"]) == (200, younger)
+    assert (refused.status_code, refused.json["subscription_id"]) == (409, older)
+
+
 @pytest.mark.parametrize("meanwhile", [{"name": "New"}, {"target_url": ZAPIER, "headers": HEADERS}])
 def test_an_edit_keeps_what_another_one_changed_meanwhile(
     world: World, target: Receiver, meanwhile: Json

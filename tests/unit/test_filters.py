@@ -1,12 +1,15 @@
 """Filters: what matches, as in EventBridge's documentation, what is refused, and the work."""
 
 import json
+import re
+import subprocess
 import time
 from typing import Any
 
 import pytest
 
-from chalicelib.subscriptions.filters import filter_fault, mismatch
+from chalicelib.subscriptions.filters import EXAMPLES, filter_fault, mismatch
+from tests.support.world import ROOT
 
 
 def matches(pattern: Any, payload: Any) -> bool:
@@ -35,6 +38,8 @@ def test_all_members_must_match_also_those_of_objects_in_lists(payload: Any) -> 
     [
         ([1], [1, 1.0, [0, 1], [[[1]]]], [True, "1", 2, None, [True], {}, [{}]]),
         ([None], [None], [0, False, "", "null", {}, []]),
+        ([True], [True, [False, True]], [False, 1, 1.0, "true", "True", None, {}]),
+        ([False], [False], [True, 0, "", "false", None, []]),
         ([BIG], [BIG], [BIG - 1, float(BIG)]),
         (["a", 2, "a"], ["a", 2, ["b", "a"]], ["A", "aa", "b"]),
         ([{"prefix": "a"}], ["a", "ab", [1, "ac"]], ["ba", "A", 1, None, {"a": "a"}]),
@@ -73,6 +78,26 @@ def test_an_absent_member_matches_exists_false_alone(entry: Any, payload: Any) -
     assert not matches({"a": {"b": [entry]}}, payload)
     assert matches({"a": {"b": [entry, {"exists": False}]}}, payload)
     assert matches({"a": {"b": {"c": [{"exists": False}]}}}, payload)
+
+
+@pytest.mark.parametrize("operator", EXAMPLES)
+def test_an_operator_is_taken_applied_and_documented(operator: str) -> None:
+    entry = json.loads(EXAMPLES[operator])
+    results = {matches({"a": [entry]}, payload) for payload in ({}, {"a": "a"}, {"a": 5}, {"a": 6})}
+
+    assert filter_fault({"a": [entry]}) is None
+    assert results == {True, False}
+    openapi = json.loads((ROOT / "chalicelib/openapi.json").read_text(encoding="utf-8"))
+    assert f'`{{"{operator}": ' in openapi["components"]["schemas"]["Filter"]["description"]
+    assert f"`{operator}`" in (ROOT / "docs/customers.md").read_text(encoding="utf-8")
+    page = ROOT / "chalicelib/console"
+    [told] = re.findall(r"syntax</a>: (.*)\.", (page / "subscriptions.html").read_text("utf-8"))
+    assert operator in told.split(", ")
+    reasons = (page / "reasons.js").read_text(encoding="utf-8")
+    program = f"const short = String; {reasons}; console.log(tellFilter([{json.dumps(entry)}]))"
+    reason = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
+    assert reason.stdout.strip()
+    assert "undefined" not in reason.stdout
 
 
 def nested(levels: int) -> Any:
