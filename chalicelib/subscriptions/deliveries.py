@@ -3,12 +3,12 @@
 from collections import Counter
 from itertools import islice
 
-from chalicelib.core.event import RESERVED_PREFIX, Event, Status
+from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.outcome import BREAKER_OPEN
 from chalicelib.core.store import COPY, EXISTS, NOT_EXPIRED, from_item
 from chalicelib.events.listing import NOT_SHOWN
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import RESERVED_PREFIX, Json
 from chalicelib.infra.table import BY_LOOKUP, UNDELIVERED
 from chalicelib.subscriptions.subscription import Subscription
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.core.event import RESERVED_PREFIX, dumps
+from chalicelib.core.event import dumps
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.infra.parsing import Json, to_base64
+from chalicelib.infra.parsing import RESERVED_PREFIX, Json, to_base64
 from chalicelib.infra.table import HIGHEST, LOWEST
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import Settings

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from chalicelib.core import delivery, messages, posting
-from chalicelib.core.event import RESERVED_PREFIX, Attempt, Event, NewEvent, dumps
+from chalicelib.core.event import Attempt, Event, NewEvent, dumps
 from chalicelib.core.http_push import signed_headers
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
@@ -28,7 +28,7 @@ from chalicelib.core.outcome import (
 from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import RESERVED_PREFIX, Json
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds

@@ -111,7 +111,7 @@ def test_customers_read_what_the_catalogue_says_of_the_types_to_choose_from(
     }
     token = make_token(world, "customer-42")
     path = "/me?include=catalogue"
-    assert world.get(path, key=token)["catalogue"] == {}
+    assert world.get(path, key=token)["catalogue"] is None
     file = tmp_path / "event_types.json"
     file.write_text(json.dumps(catalogue), encoding="utf-8-sig")  # as some editors save it
     monkeypatch.setattr(settings, "CATALOGUE", file)
@@ -123,6 +123,20 @@ def test_customers_read_what_the_catalogue_says_of_the_types_to_choose_from(
     world.restart(EVENT_TYPES="order.made,order.created")
     chosen = {"order.made": {}, "order.created": catalogue["order.created"]}
     assert_has(world.get(path), catalogue=chosen, event_types=[*chosen])
+
+
+def test_a_filter_that_is_tried_is_refused_as_one_that_is_saved(
+    world: World, target: Receiver
+) -> None:
+    faulty = {"filter": {"total": [{"numric": [">", 100]}]}}
+    tried = world.call("POST", "/filters/test", {**faulty, "payload": {}})
+    saved = world.call("POST", "/subscriptions", {**faulty, "target_url": target.url})
+
+    assert tried.status_code == 400
+    assert tried.json["errors"] == saved.json["errors"]
+    without = world.call("POST", "/filters/test", {"filter": {"total": [100]}}).json
+    assert without["errors"] == [{"field": "payload", "message": "is required"}]
+    assert world.call("POST", "/filters/test", {}, key=PRODUCER_KEY).status_code == 403
 
 
 def test_missing_or_bad_settings_are_named_never_their_values(
