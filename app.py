@@ -62,7 +62,7 @@ route = partial(routes.route, app)
 CUSTOMERS = (Scope.CONSUME, TOKEN)
 MOST_WITH_DELIVERIES = 25  # subscriptions of a page
 # Chalice would answer 415 for other content types
-public = partial(app.route, methods=["GET"], content_types=[])
+public = partial(app.route, content_types=[])
 
 
 @public("/health")
@@ -73,6 +73,11 @@ def get_health() -> Response:
         "stage": STAGE,
     }
     return respond(dumps(health))
+
+
+@public("/health", methods=["HEAD"])
+def head_health() -> Response:
+    return Response("", {})
 
 
 @route("GET", "/me", *Scope, TOKEN, include=validation.INCLUDE_CATALOGUE)

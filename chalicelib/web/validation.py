@@ -192,8 +192,9 @@ SECRET_MEMBER = {"secret": parser(WHSEC, WHSEC_FORM, lambda text: show_secret(de
 SECRET_BODY = BodySchema(SECRET_MEMBER)
 
 
-# RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
-TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
+# RFC 3339, section 5.6. An unescaped + of the offset arrives as a space, and some generated
+# clients leave out its colon.
+TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:?\d\d)"
 # a sort key, fit for a URL
 CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"
 

@@ -31,6 +31,7 @@ def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World
     health, document = (world.call("GET", path, key=None) for path in ("/health", "/openapi.json"))
 
     assert health.status_code == 200
+    assert world.call("HEAD", "/health", key=None).status_code == 200
     assert health.json == {"status": "ok", "version": __version__, "stage": "dev"}
     assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
     assert aws.calls == []
