@@ -124,7 +124,8 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     assert checkout.configure_api().splitlines()[-1] == f"export TRIGGERS_URL={url}"
     limits = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"]
     public = dict.fromkeys(
-        ("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND
+        ("//GET", "/health/GET", "/health/HEAD", "/openapi.json/GET"),
+        gateway.PUBLIC_CALLS_PER_SECOND,
     )
     rates = {path: limit["throttlingRateLimit"] for path, limit in limits.items()}
     batches = {"/events/batch/POST": gateway.BATCHES_PER_SECOND}
