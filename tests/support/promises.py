@@ -1,4 +1,4 @@
-"""What an OpenAPI document promises to callers, as sentences that two versions can be compared by."""
+"""What an OpenAPI document promises to callers, as sentences that are compared between versions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
