@@ -34,11 +34,11 @@ from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
-from chalicelib.subscriptions import filters, recipients
+from chalicelib.subscriptions import recipients
 from chalicelib.subscriptions.catch_up import catch_up
 from chalicelib.subscriptions.outcomes import Missed, judge
 from chalicelib.subscriptions.subscription import Subscription
-from chalicelib.subscriptions.subscriptions import why_not_taken
+from chalicelib.subscriptions.subscriptions import why_filtered, why_not_taken
 from chalicelib.web import routes, validation
 from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import (
@@ -67,7 +67,7 @@ route = partial(routes.route, app)
 CUSTOMERS = (Scope.CONSUME, TOKEN)
 MOST_WITH_DELIVERIES = 25  # subscriptions of a page
 # Chalice would answer 415 for other content types
-public = partial(app.route, methods=["GET"], content_types=[])
+public = partial(app.route, content_types=[])
 
 
 @public("/health")
@@ -80,31 +80,37 @@ def get_health() -> Response:
     return respond(dumps(health))
 
 
+@public("/health", methods=["HEAD"])
+def head_health() -> Response:
+    return Response("", {})
+
+
 @route("GET", "/me", *Scope, TOKEN, include=validation.INCLUDE_CATALOGUE)
 def get_me(call: Call) -> Response:
     key = call.key
     settings = call.services.settings
+    offered = settings.offered_types or None
     me: Json = {
         "name": key.tenant or key.name,
         "scopes": sorted(key.scopes - {TOKEN}),
         "stage": STAGE,
         "tenant": key.tenant,
         "expires_at": key.expires_at,
-        "event_types": list(settings.offered_types) or None,
+        "event_types": offered and [*offered],
     }
     if Scope.CONSUME in key.scopes:
         url = settings.webhook_url
         me["webhook"] = {"host": urlsplit(url).hostname} if url else None
     if "include" in call.query:
-        me["catalogue"] = settings.offered_types
+        me["catalogue"] = offered
     return respond(dumps(me))
 
 
 @route("POST", "/filters/test", *CUSTOMERS)
 def try_filter(call: Call) -> Response:
     members = call.body(validation.FILTER_BODY)
-    member = filters.mismatch(members["filter"], dumps(members["payload"]))
-    return respond(dumps({"matches": member is None, "member": member}))
+    missed = why_filtered(members["filter"], dumps(members["payload"]))
+    return respond(dumps({"matches": missed.reason is None, "member": missed.member}))
 
 
 @route("POST", "/tokens", Scope.CONSUME)

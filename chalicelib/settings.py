@@ -7,6 +7,7 @@ secret.
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -249,7 +250,7 @@ def parse(environ: Variables) -> tuple[Json, list[str]]:
     The catalogue is a file, which is deployed with the code.
     """
     texts: Json = {**_set_variables(environ)}
-    if CATALOGUE.exists():
+    with suppress(FileNotFoundError):
         texts[CATALOGUE.name] = CATALOGUE.read_bytes()
     values, faults = parse_all(texts, PARSERS)
     given = {BY_VARIABLE[name].name: value for name, value in values.items()}

@@ -21,18 +21,27 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 # A delivery may appear in the list after younger ones: the latest of these are read again, at a
 # read unit each.
 OVERLAP = timedelta(seconds=10)
-SHORTEST_WAIT, LONGEST_WAIT = 1, 10  # seconds between two calls that find nothing
+# Seconds between two calls. While nothing comes, there are at most ten in a minute, with the three
+# of the beginning.
+FIRST_WAIT, SHORTEST_WAIT, LONGEST_WAIT = 2, 1, 10
 LONGEST_BACKOFF = 60  # seconds after an error
+CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+UTC = timezone.utc  # noqa: UP017 - Python 3.8 has no datetime.UTC
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class RefusedError(Exception):
+    """The API refuses a call: it is not there, or not allowed."""
 
 
 def get(path, **parameters):
-    """Call the API; repeat until it responds. Exit if it refuses the call; {}: nothing is there."""
+    """Call the API; repeat until it responds. Raises RefusedError."""
     query = urllib.parse.urlencode({name: text for name, text in parameters.items() if text})
     url = f"{os.environ['TRIGGERS_URL'].rstrip('/')}{path}?{query}"
     headers = {"Authorization": "Bearer " + os.environ["TRIGGERS_API_KEY"]}
@@ -43,35 +52,37 @@ def get(path, **parameters):
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            if error.code == 404:
-                return {}
             if error.code < 500 and error.code != 429:
-                sys.exit(f"{error.code}: {detail_of(text)}")
+                raise RefusedError(f"{error.code}: {detail_of(error)}") from None
             fault = f"the API responded {error.code}"
-            wait = max(wait, int(error.headers.get("Retry-After", 0)))
+            asked = error.headers.get("Retry-After", "")
+            if asked.isdigit():
+                wait = max(wait, min(int(asked), LONGEST_BACKOFF))
         except (OSError, http.client.HTTPException, ValueError) as error:
             fault = f"the API does not respond ({error})"
-        print(f"{fault}: trying again in {wait} s", file=sys.stderr)
+        print(f"{fault}: trying again in {wait} s", file=sys.stderr, flush=True)
         time.sleep(wait)
         wait = min(2 * wait, LONGEST_BACKOFF)
 
 
-def detail_of(text):
+def detail_of(error):
+    """Return what the API says, or the reason where something else answered."""
     try:
-        return json.loads(text)["detail"]
-    except (ValueError, KeyError, TypeError):
-        return text
+        return json.load(error)["detail"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return error.reason
 
 
 def find_webhook(subscription_id):
     if subscription_id:
-        return get(f"/subscriptions/{subscription_id}") or sys.exit("there is no such webhook")
+        return get(f"/subscriptions/{subscription_id}")
     found = get("/subscriptions")["subscriptions"]
     if len(found) == 1:
         return found[0]
+    if not found:
+        raise RefusedError("there is no webhook: add one, or name it with --webhook")
     rows = [f"  {one['subscription_id']}  {one['name'] or one['target_host']}" for one in found]
-    sys.exit("\n".join(["choose a webhook with --webhook:", *rows]))
+    raise RefusedError("\n".join(["choose a webhook with --webhook:", *rows]))
 
 
 def list_deliveries(webhook, since):
@@ -109,14 +120,13 @@ def headers_of(event, body, webhook, secret):
 def post(url, body, headers):
     """Return the status of the response, or what went wrong."""
     parts = urllib.parse.urlsplit(url)
-    is_https = parts.scheme == "https"
-    connect = http.client.HTTPSConnection if is_https else http.client.HTTPConnection
+    connect = CONNECTIONS[parts.scheme]
     connection = connect(parts.hostname, parts.port, timeout=30)
     path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
     try:
         connection.request("POST", path, body, headers)
         return connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         return str(error) or type(error).__name__
     finally:
         connection.close()
@@ -124,7 +134,10 @@ def post(url, body, headers):
 
 def forward(event, webhook, secret, options):
     """Post a delivery, and print a line; return whether the response was 2xx."""
-    text = get(f"/events/{event['event_id']}").get("push_body")
+    try:
+        text = get(f"/events/{event['event_id']}")["push_body"]
+    except RefusedError:
+        text = None
     if text is None:
         return True  # it was erased, or its webhook deleted
     body = text.encode()
@@ -158,26 +171,52 @@ def listen(options):
     since, seen = (options.since, set()) if options.since else start_of(webhook)
     name = webhook["name"] or webhook["subscription_id"]
     print(f"what {name} ({webhook['state']}) gets goes to {options.url}", file=sys.stderr)
-    path = f"/subscriptions/{webhook['subscription_id']}"
     types = options.events.split(",")
-    wait = SHORTEST_WAIT
+    wait = FIRST_WAIT
+    if not (options.since or options.once):
+        time.sleep(wait)
     while True:
-        listed = list(list_deliveries(webhook, since))
-        new = [
-            event
-            for event in listed
-            if event["event_id"] not in seen
-            and any(fnmatch.fnmatchcase(event["event_type"], entry) for entry in types)
-        ]
-        secret = get(f"{path}/secret")["secret"] if new else ""
-        failed = [event for event in new if not forward(event, webhook, secret, options)]
-        if listed:
-            since = max(since or "", earlier(listed[-1]["created_at"]))
-        seen.update(event["event_id"] for event in listed)
+        new = failed = 0
+        try:
+            listed = list(list_deliveries(webhook, since))
+            for event in listed:
+                if event["event_id"] in seen:
+                    continue
+                if any(fnmatch.fnmatchcase(event["event_type"], entry) for entry in types):
+                    new += 1
+                    secret = get(f"/subscriptions/{webhook['subscription_id']}/secret")["secret"]
+                    failed += not forward(event, webhook, secret, options)
+                seen.add(event["event_id"])
+            if listed:
+                latest = listed[-1]["created_at"]
+                # Nothing comes before the latest once it has been there for so long.
+                is_settled = wait >= LONGEST_WAIT and not new
+                since = max(since or "", latest if is_settled else earlier(latest))
+        # such as a key that has expired, or an answer of something that is not the API
+        except (RefusedError, LookupError, TypeError, ValueError) as error:
+            print(f"{error}: trying again in {LONGEST_WAIT} s", file=sys.stderr, flush=True)
+            new, failed, wait = 0, 1, LONGEST_WAIT
         if options.once:
             sys.exit(1 if failed else 0)
-        wait = SHORTEST_WAIT if new else min(1.5 * wait, LONGEST_WAIT)
+        wait = SHORTEST_WAIT if new else min(2 * wait, LONGEST_WAIT)
         time.sleep(wait)
+
+
+def moment(text):
+    """Return a time as the API shows times: of one, or of so long ago as `10m` says."""
+    if text[:-1].isdigit() and text[-1] in SECONDS:
+        ago = timedelta(seconds=int(text[:-1]) * SECONDS[text[-1]])
+        return (datetime.now(UTC) - ago).strftime(FORMAT)
+    at = datetime.fromisoformat(text.replace("Z", "+00:00"))  # noqa: FURB162 - Python 3.8 to 3.10
+    return at.astimezone(UTC).strftime(FORMAT)
+
+
+def local_url(text):
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in CONNECTIONS or not parts.hostname:
+        raise argparse.ArgumentTypeError("must begin with http:// or https://, and have a host")
+    parts.port  # noqa: B018 - raises ValueError if it is no port
+    return text
 
 
 def header(text):
@@ -188,10 +227,15 @@ def header(text):
 
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-parser.add_argument("url", help="where to post to, such as http://127.0.0.1:3000/hook")
+parser.add_argument(
+    "url", type=local_url, help="where to post to, such as http://127.0.0.1:3000/hook"
+)
 parser.add_argument("--webhook", help="its id, sub_…; needed if there are several")
 parser.add_argument(
-    "--since", help="a time such as 2026-11-25T02:25:03Z; else what comes from now on"
+    "--since",
+    type=moment,
+    help="so long ago, such as 10m, 2h or 1d, or a time such as 2026-11-25T02:25:03Z; without it,"
+    " what comes from now on",
 )
 parser.add_argument("--events", default="*", help="types, such as order.created,invoice.*")
 parser.add_argument(
@@ -205,5 +249,7 @@ if __name__ == "__main__":
             sys.exit(f"set {variable}")
     try:
         listen(options)
+    except RefusedError as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(0)

@@ -35,6 +35,7 @@ LIMITS = {
     "~1events~1batch/POST": (BATCHES_PER_SECOND, BATCH_BURST),
     "~1/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
     "~1health/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
+    "~1health/HEAD": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
     "~1openapi.json/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
 }
 # API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is

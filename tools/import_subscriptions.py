@@ -7,14 +7,13 @@ import click
 
 from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, valid_port
 from chalicelib.infra.errors import InvalidRequestError
-from chalicelib.infra.parsing import Json, parser
+from chalicelib.infra.parsing import Json, must_be, parser
 from chalicelib.subscriptions.subscription import SHOWN, check_headers
 from chalicelib.subscriptions.subscriptions import MAX_SUBSCRIPTIONS, make_id, seed_of
 from chalicelib.web.validation import (
     DESCRIPTION_MEMBERS,
     SECRET_MEMBER,
     load_json,
-    must_be,
     parse_name,
     parse_object,
 )

@@ -13,6 +13,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -514,9 +515,10 @@ def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     """Post one event (--type), or each line of a file (--file): {"event_type": "order.created",
     "payload": {}}.
 
-    The lines of a file are queued and pushed by the worker. Each gets an Idempotency-Key made of
-    the file's path and the line's text, so that running the command again sends only what was not
-    sent. A line that the API refuses is named, the others are sent, and the exit code is 1.
+    The lines of a file are queued and pushed by the worker. Each may have an "idempotency_key";
+    else its key is made of the file's path and the line's text, so that running the command again
+    sends only what was not sent. A line that the API refuses is named, the others are sent, and the
+    exit code is 1.
     """
     given = {name: value for name, value in contents.items() if value is not None}
     if bool(event_type) == bool(file) or (file and given):
@@ -542,8 +544,14 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
 
     def post(line: bytes, count: int) -> str:
         counted_line = f"{prefix}\n{count}\n".encode() + line
-        key = hashlib.sha256(counted_line).hexdigest()
-        _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
+        key = f"ops-{hashlib.sha256(counted_line).hexdigest()}"
+        with suppress(ValueError, AttributeError):  # the API says what is wrong with the line
+            event = json.loads(line)
+            own_key = event.pop("idempotency_key", "")
+            if own_key.isascii() and own_key.isprintable() and own_key:
+                key = own_key
+                line = json.dumps(event).encode()
+        _, is_repeated = api.post_event(line, key, Prefer="respond-async")
         return "sent before" if is_repeated else "sent"
 
     pool = ThreadPoolExecutor(MAX_CALLS)

@@ -9,8 +9,7 @@ from urllib.parse import quote
 import click
 from rich.console import Console
 
-from chalicelib.core.event import RESERVED_PREFIX
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import RESERVED_PREFIX, Json
 from tools.api import Api, printable
 from tools.command_line import (
     again,

@@ -62,7 +62,7 @@ function welcome(owner) {
   if (!tenant && !owner.scopes.includes("consume")) return forget("forbidden");
   const isSame = Boolean(tenant) && former?.tenant === tenant;
   if (!isSame) forgetAll();
-  page.me = owner;
+  page.me = { ...owner, catalogue: owner.catalogue ?? {} };
   readTests();
   document.body.className = tenant ? "customer" : "";
   document.title = $("owner").textContent = tenant ?? "Triggers API";

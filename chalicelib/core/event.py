@@ -23,14 +23,13 @@ from chalicelib.core.outcome import (
     Reason,
     Retry,
 )
-from chalicelib.infra.parsing import EVENT_TYPE
+from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 SUBJECT = "subject#"
 COPY_PREFIX = "cpy_"  # of the ids of copies
-RESERVED_PREFIX = "triggers."  # of the types of reports
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 # Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.

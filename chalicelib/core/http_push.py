@@ -63,12 +63,8 @@ class PushClient:
         `public_only` fails unless the address that is connected to is public.
         """
         body = target.body_of(event)
-        signed = signed_headers(event.event_id, timestamp, body, target.secrets)
-        headers = urllib3.HTTPHeaderDict({EVENT_TYPE_HEADER: event.event_type})
-        headers.update(target.headers)
-        headers.update(OWN_HEADERS | signed)
-        if prefix := target.header_prefix:
-            headers.update({name.replace("webhook", prefix): signed[name] for name in signed})
+        headers = urllib3.HTTPHeaderDict(target.headers)
+        headers.update(own_headers(event, target, timestamp, body))
         started = time.monotonic()
         try:
             url = parse_url(target.url)
@@ -111,13 +107,18 @@ class PushClient:
             manager.clear()
 
 
-def signed_headers(
-    event_id: str, timestamp: int, body: bytes, secrets: Iterable[bytes]
-) -> dict[str, str]:
-    """Return the headers of "Standard Webhooks" for a push at `timestamp` (Unix seconds)."""
-    headers = {"webhook-id": event_id, "webhook-timestamp": str(timestamp)}
-    if signatures := signature(secrets, event_id, timestamp, body):
-        headers["webhook-signature"] = signatures
+def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> dict[str, str]:
+    """Return the headers that a push at `timestamp` (Unix seconds) has besides those that its
+    target names.
+    """
+    signed = {"webhook-id": event.event_id, "webhook-timestamp": str(timestamp)}
+    if signatures := signature(target.secrets, event.event_id, timestamp, body):
+        signed["webhook-signature"] = signatures
+    headers = OWN_HEADERS | signed
+    if prefix := target.header_prefix:
+        headers |= {name.replace("webhook", prefix): text for name, text in signed.items()}
+    if EVENT_TYPE_HEADER not in map(str.lower, target.headers):
+        headers[EVENT_TYPE_HEADER] = event.event_type
     return headers
 
 

@@ -7,7 +7,7 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import NamedTuple
 
-from chalicelib.core.event import RESERVED_PREFIX, Event, Status, lookup_key
+from chalicelib.core.event import Event, Status, lookup_key
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import (
     MAX_EXPIRED,
@@ -17,7 +17,7 @@ from chalicelib.core.store import (
     from_item,
     partitions,
 )
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import RESERVED_PREFIX, Json
 from chalicelib.infra.table import (
     BY_LOOKUP,
     BY_STATUS,

@@ -14,6 +14,8 @@ Parser = Callable[[Any], Any]  # returns the value of a text or member; raises I
 Parsers = Mapping[str, Parser]
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
+RESERVED_PREFIX = "triggers."  # of the types of reports
 
 
 def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> Parser:
@@ -29,6 +31,30 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
         raise InvalidValueError(f"must be {expected}")
 
     return parse
+
+
+def without_fault(find_fault: Callable[[Any], str | None]) -> Parser:
+    """Return the parser of values of which `find_fault` returns no fault."""
+
+    def parse(value: Any) -> Any:
+        fault = find_fault(value)
+        if fault:
+            raise InvalidValueError(fault)
+        return value
+
+    return parse
+
+
+def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Parser:
+    """Return the parser of values that are valid."""
+    return without_fault(lambda value: None if is_valid(value) else f"must be {expected}")
+
+
+parse_json_object = must_be("a JSON object", lambda value: isinstance(value, dict))
+parse_type = parser(
+    rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}",
+    f"{NAME}, not beginning with {RESERVED_PREFIX}, which is reserved",
+)
 
 
 def parse_all(

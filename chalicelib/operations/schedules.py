@@ -35,8 +35,7 @@ MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
 # The sweep queues nothing twice before its mark, `requeue_at`. Who takes an event removes the mark.
-# Version 0.8 marked up to hours ahead: no mark counts that is farther than this one makes.
-UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now OR requeue_at > :far)"
+UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now)"
 # Its message, if there is one, would have come by now. What has expired is shown to be deleted.
 OVERDUE = f"{EXPIRED} OR (next_attempt_at <= :late AND {UNCLAIMED} AND {UNMARKED})"
 # No other sweep marked the event, and no push claimed or recorded it, since it was read.
@@ -144,10 +143,7 @@ def _search_overdue(
     turns = Counter[str]()
     now = services.clock()
     deadline = now + SEARCH_SECONDS
-    times = {
-        ":late": rfc3339(now - services.settings.message_grace_seconds),
-        ":far": rfc3339(now + 2 * MAX_MARK_SECONDS),
-    }
+    times = {":late": rfc3339(now - services.settings.message_grace_seconds)}
     for page in services.store.pages(partition, times, FilterExpression=OVERDUE):
         for event in map(from_item, page["Items"]):
             if event.expires_at <= now:

@@ -3,19 +3,17 @@
 from collections import Counter
 from itertools import islice
 
-from chalicelib.core.event import RESERVED_PREFIX, Event, Status
+from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.outcome import BREAKER_OPEN
-from chalicelib.core.store import COPY, EXISTS, NOT_EXPIRED, from_item
+from chalicelib.core.store import NOT_EXPIRED, from_item
 from chalicelib.events.listing import NOT_SHOWN
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import RESERVED_PREFIX, Json
 from chalicelib.infra.table import BY_LOOKUP, UNDELIVERED
 from chalicelib.subscriptions.subscription import Subscription
 
 NEWEST = 25  # copies whose status is told
 MAX_PAGES = 10  # of 1 MB, with nothing that counts: a list has 25 subscriptions
-# Functions of 0.8 leave a copy in the index when they record its delivery, or erase it.
-NOT_DELIVERED = "NOT begins_with(status_shard, :delivered)"
 NO_REPORT = "NOT begins_with(event_type, :reserved)"
 
 
@@ -29,13 +27,9 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     key = subscription.subscription_id
     pages = services.store.pages(
         key,
-        {
-            ":low": subscription.wanted_after,
-            ":delivered": f"{COPY}{Status.DELIVERED}",
-            ":reserved": RESERVED_PREFIX,
-        },
+        {":low": subscription.wanted_after, ":reserved": RESERVED_PREFIX},
         IndexName=UNDELIVERED,
-        FilterExpression=f"{EXISTS} AND {NOT_DELIVERED} AND {NO_REPORT}",
+        FilterExpression=f"{NOT_EXPIRED} AND {NO_REPORT}",
     )
     undelivered: list[Event] = []
     has_more = True

@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.core.event import RESERVED_PREFIX, dumps
+from chalicelib.core.event import dumps
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.infra.parsing import Json, to_base64
+from chalicelib.infra.parsing import RESERVED_PREFIX, Json, to_base64
 from chalicelib.infra.table import HIGHEST, LOWEST
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import Settings
@@ -90,7 +90,7 @@ class Subscription:
     headers: dict[str, str] | None = field(repr=False)
     body: str | None
     header_prefix: str | None
-    given: dict[str, str | None] = field(repr=False)
+    given: dict[str, str] = field(repr=False)
     tenant: str | None
     created_at: str
     created_by: str
@@ -106,8 +106,7 @@ class Subscription:
 
     @classmethod
     def from_item(cls, item: Mapping[str, Json]) -> "Subscription":
-        values: Json = {"given": {}}
-        values |= {name: value["S"] for name, value in item.items()}
+        values: Json = {name: value["S"] for name, value in item.items()}
         values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
         values["described"] = values[DESCRIPTION_ATTRIBUTE]
         values |= json.loads(values["described"])
@@ -172,8 +171,7 @@ class Subscription:
         """
         number = self.renewals or 0
         numbers = (number, number - 1) if self.previous_until(now) else (number,)
-        secrets = (self.given.get(f"{signing}") for signing in numbers)
-        return [secret for secret in secrets if secret]
+        return [self.given[f"{signing}"] for signing in numbers]
 
     def renewed(self, secret: str | None, now: float) -> Json:
         """Return what changes when the secret is renewed at `now` (Unix seconds), or one is given.
@@ -189,13 +187,13 @@ class Subscription:
         elif secret is None:
             return {}
         previous = f"{number - 1}"
-        given = {previous: self.given.get(previous), f"{number}": secret or new_secret()}
+        given = {previous: self.given[previous], f"{number}": secret or new_secret()}
         return {"given": given, "renewals": number, "renewed_at": renewed_at}
 
     @property
-    def secret(self) -> str | None:
+    def secret(self) -> str:
         """The secret that its owner is shown."""
-        return self.given.get(f"{self.renewals or 0}")
+        return self.given[f"{self.renewals or 0}"]
 
     def previous_until(self, now: float) -> str | None:
         """Return until when the secret before the last renewal signs, too; None: it does not."""

@@ -442,8 +442,13 @@ def why_not_taken(subscription: Subscription, event: Event) -> Missed:
         return Missed("event_types")
     if subscription.filter is None or event.is_report:
         return Missed()
+    return why_filtered(subscription.filter, event.payload)
+
+
+def why_filtered(pattern: Json, payload: str) -> Missed:
+    """Return that a filter does not take a payload (JSON), if so, and which member it is."""
     try:
-        member = filters.mismatch(subscription.filter, event.payload)
+        member = filters.mismatch(pattern, payload)
     except RecursionError:
         return TOO_DEEP
     return Missed() if member is None else Missed("filter", member)

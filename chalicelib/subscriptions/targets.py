@@ -6,7 +6,7 @@ from functools import cached_property
 
 from chalicelib.core import delivery, posting
 from chalicelib.core.event import Attempt, Event, NewEvent, dumps
-from chalicelib.core.http_push import signed_headers
+from chalicelib.core.http_push import own_headers
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
     DeadLetter,
@@ -219,6 +219,6 @@ class AllTargets:
         sent = None
         if result.error not in (HOST_NOT_ALLOWED, ADDRESS_NOT_ALLOWED):
             body = target.body_of(event)
-            headers = signed_headers(event.event_id, int(started), body, target.secrets)
+            headers = own_headers(event, target, int(started), body)
             sent = {"headers": headers, "body": body.decode()}
         return {**vars(Attempt.of(started, result)), "sent": sent}

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from chalicelib.core.event import (
     EVENT_TYPE_OR_PREFIX,
-    RESERVED_PREFIX,
     NewEvent,
     Status,
     dumps,
@@ -25,7 +24,19 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     InvalidValueError,
 )
-from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_all, parser
+from chalicelib.infra.parsing import (
+    EVENT_TYPE,
+    NAME,
+    Json,
+    Parser,
+    Parsers,
+    must_be,
+    parse_all,
+    parse_json_object,
+    parse_type,
+    parser,
+    without_fault,
+)
 from chalicelib.infra.times import rfc3339_of
 from chalicelib.settings import WHSEC, WHSEC_FORM, decode_secret
 from chalicelib.subscriptions.filters import filter_fault
@@ -70,23 +81,6 @@ def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
 def _raise_if_any(faults: Sequence[FieldFault]) -> None:
     if faults:
         raise InvalidRequestError(*faults)
-
-
-def without_fault(find_fault: Callable[[Any], str | None]) -> Parser:
-    """Return the parser of values of which `find_fault` returns no fault."""
-
-    def parse(value: Any) -> Any:
-        fault = find_fault(value)
-        if fault:
-            raise InvalidValueError(fault)
-        return value
-
-    return parse
-
-
-def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Parser:
-    """Return the parser of values that are valid."""
-    return without_fault(lambda value: None if is_valid(value) else f"must be {expected}")
 
 
 def list_of(items: str, maximum: int, pattern: str) -> Parser:
@@ -135,13 +129,7 @@ def headers_fault(headers: Any) -> str | None:
     return None
 
 
-NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
 parse_name = parser(EVENT_TYPE.pattern, NAME)
-parse_type = parser(
-    rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}",
-    f"{NAME}, not beginning with {RESERVED_PREFIX}, which is reserved",
-)
-parse_json_object = must_be("a JSON object", lambda value: isinstance(value, dict))
 SUBJECT = r"(?! ).{1,128}(?<! )"
 SUBJECT_FORM = "1 to 128 printable characters without a space at either end"
 EVENT_MEMBERS = {
@@ -204,8 +192,9 @@ SECRET_MEMBER = {"secret": parser(WHSEC, WHSEC_FORM, lambda text: show_secret(de
 SECRET_BODY = BodySchema(SECRET_MEMBER)
 
 
-# RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
-TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
+# RFC 3339, section 5.6. An unescaped + of the offset arrives as a space, and some generated
+# clients leave out its colon.
+TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:?\d\d)"
 # a sort key, fit for a URL
 CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"
 

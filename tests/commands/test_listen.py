@@ -1,5 +1,6 @@
 """examples/listen.py: what a webhook gets comes to a server on the developer's machine."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tests.support.subscribing import make_token, post_later, secret_of, subscri
 from tests.support.world import ROOT, World
 
 TENANT = "customer-42"
+SCRIPT = str(ROOT / "examples" / "listen.py")
 
 
 @pytest.mark.usefixtures("served_app")
@@ -24,8 +26,7 @@ def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_pau
     monkeypatch.setenv("TRIGGERS_API_KEY", make_token(world, TENANT))
     post_later(world, tenant=TENANT)  # before
     with Receiver() as local:
-        script = str(ROOT / "examples" / "listen.py")
-        command = [sys.executable, script, local.url, "--events", "order.*"]
+        command = [sys.executable, SCRIPT, local.url, "--events", "order.*"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as listener:
@@ -57,3 +58,38 @@ def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_pau
     assert kept.headers["svix-signature"] == kept.headers["webhook-signature"]
     for request in local.requests:
         webhook.verify(request.body, dict(request.headers))
+
+
+@pytest.mark.usefixtures("served_app")
+def test_what_there_was_since_a_time_is_posted_once_to_a_receiver_that_may_fail(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    path = subscribed(world, target, tenant=TENANT)
+    subscribed(world, target, "invoice.*", tenant=TENANT)
+    posted = [post_later(world, tenant=TENANT, subject=f"order-{number}") for number in range(2)]
+    before = len(aws.calls)
+    with Receiver() as local:
+        local.script(500)
+
+        def listen(*options: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, SCRIPT, local.url, "--once", *options]
+            token = make_token(world, TENANT)
+            environ = {**os.environ, "TRIGGERS_API_KEY": token}
+            return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+        unclear = listen("--since", "3650d")
+        chosen = ("--webhook", path.rpartition("/")[2])
+        listened = listen(*chosen, "--since", "3650d", "--header", "X-Local: 1")
+        of_now = listen(*chosen)
+
+    assert unclear.returncode == 1
+    assert "choose a webhook with --webhook:" in unclear.stderr
+    assert (listened.returncode, of_now.returncode, of_now.stdout) == (1, 0, "")
+    assert [line.split()[2:4] for line in listened.stdout.splitlines()] == [
+        ["order-0", "500"],
+        ["order-1", "200"],
+    ]
+    pushed = [request.headers["webhook-id"] for request in local.requests]
+    assert pushed == [event["copies"][0] for event in posted]
+    assert {request.headers["x-local"] for request in local.requests} == {"1"}
+    assert {*aws.calls[before:]} <= {"Query", "GetItem", "BatchGetItem"}

@@ -391,6 +391,23 @@ def test_a_file_is_queued_once(world: World, receiver: Receiver, tmp_path: Path)
     assert pushes(receiver) == {}
 
 
+def test_a_line_s_own_idempotency_key_counts_wherever_its_file_is(
+    world: World, tmp_path: Path
+) -> None:
+    line = '{"event_type": "a", "payload": {"price": "€"}, "idempotency_key": "order-4711-paid"}\n'
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for file in files:
+        file.write_text(line, encoding="utf-8")
+
+    told = [Ran("send", "--file", str(file)).output for file in files]
+
+    assert told == ["1 of 1 line: 1 sent\n", "1 of 1 line: 1 sent before\n"]
+    assert len(listed(world, "/events")) == 1
+    files[0].write_text(line.replace("order-4711-paid", "é"), encoding="utf-8")
+    refused = Ran("send", "--file", str(files[0]), status=1).errors
+    assert "idempotency_key: is not one of" in refused
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     """An API that answers as a test tells it to."""

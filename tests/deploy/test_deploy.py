@@ -124,7 +124,8 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     assert checkout.configure_api().splitlines()[-1] == f"export TRIGGERS_URL={url}"
     limits = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"]
     public = dict.fromkeys(
-        ("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND
+        ("//GET", "/health/GET", "/health/HEAD", "/openapi.json/GET"),
+        gateway.PUBLIC_CALLS_PER_SECOND,
     )
     rates = {path: limit["throttlingRateLimit"] for path, limit in limits.items()}
     batches = {"/events/batch/POST": gateway.BATCHES_PER_SECOND}
@@ -447,7 +448,7 @@ def test_a_catalogue_with_a_fault_is_refused_before_anything_is_changed(
 
     output = checkout.make("deploy", **GIVEN, status=1)
 
-    assert "event_types.json is unusable: it must be corrected: 'order.created' must" in output
+    assert "event_types.json is unusable: it must be corrected: 'order.created': must" in output
     assert operations
     assert not any(map(is_write, operations))
 

@@ -421,6 +421,7 @@ def test_events_are_listed_by_time_and_type(world: World) -> None:
         ("until=2026-11-18T11:06:41Z", posted[:1]),
         ("since=2026-11-18T11:06:41.000001Z&until=2026-11-18T11:06:42Z", posted[2:3]),
         ("since=2026-11-18T12:06:41%2B01:00&until=2026-11-18T06:36:41.000001-04:30", posted[1:2]),
+        ("since=2026-11-18T11:06:41.000000%2B0000&until=2026-11-18T11:06:41.000001Z", posted[1:2]),
         ("since=2026-11-18t12:06:41 01:00", posted[1:]),  # an unescaped + is a space
         ("since=2026-11-18T11:06:41.0000001Z&until=9999-12-31T23:59:59Z", posted[1:]),
         ("since=2026-11-18T11:06:41Z&until=2026-11-18T11:06:41Z", []),

@@ -31,6 +31,7 @@ def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World
     health, document = (world.call("GET", path, key=None) for path in ("/health", "/openapi.json"))
 
     assert health.status_code == 200
+    assert world.call("HEAD", "/health", key=None).status_code == 200
     assert health.json == {"status": "ok", "version": __version__, "stage": "dev"}
     assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
     assert aws.calls == []
@@ -111,7 +112,7 @@ def test_customers_read_what_the_catalogue_says_of_the_types_to_choose_from(
     }
     token = make_token(world, "customer-42")
     path = "/me?include=catalogue"
-    assert world.get(path, key=token)["catalogue"] == {}
+    assert world.get(path, key=token)["catalogue"] is None
     file = tmp_path / "event_types.json"
     file.write_text(json.dumps(catalogue), encoding="utf-8-sig")  # as some editors save it
     monkeypatch.setattr(settings, "CATALOGUE", file)
@@ -123,6 +124,20 @@ def test_customers_read_what_the_catalogue_says_of_the_types_to_choose_from(
     world.restart(EVENT_TYPES="order.made,order.created")
     chosen = {"order.made": {}, "order.created": catalogue["order.created"]}
     assert_has(world.get(path), catalogue=chosen, event_types=[*chosen])
+
+
+def test_a_filter_that_is_tried_is_refused_as_one_that_is_saved(
+    world: World, target: Receiver
+) -> None:
+    faulty = {"filter": {"total": [{"numric": [">", 100]}]}}
+    tried = world.call("POST", "/filters/test", {**faulty, "payload": {}})
+    saved = world.call("POST", "/subscriptions", {**faulty, "target_url": target.url})
+
+    assert tried.status_code == 400
+    assert tried.json["errors"] == saved.json["errors"]
+    without = world.call("POST", "/filters/test", {"filter": {"total": [100]}}).json
+    assert without["errors"] == [{"field": "payload", "message": "is required"}]
+    assert world.call("POST", "/filters/test", {}, key=PRODUCER_KEY).status_code == 403
 
 
 def test_missing_or_bad_settings_are_named_never_their_values(

@@ -2,6 +2,8 @@
 against it as well.
 """
 
+import json
+import re
 from urllib.parse import urlencode
 
 import pytest
@@ -10,15 +12,18 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 import app
 from chalicelib import __version__
 from tests.support.openapi import DOCUMENT, resolve
+from tests.support.promises import Promises
 from tests.support.receiver import Receiver
 from tests.support.subscribing import make_token
-from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, Json, World, digest
+from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, ROOT, Json, World, digest
 
 ITEMS = [(path, *member) for path, item in DOCUMENT["paths"].items() for member in item.items()]
 OPERATIONS = [
     (method.upper(), path, operation) for path, method, operation in ITEMS if method != "parameters"
 ]
 IDS = [operation["operationId"] for _, _, operation in OPERATIONS]
+# What 1.0 changed, as `Promises.lost` tells it: an outcome's `retrying` is `waiting`.
+CHANGED_IN_1_0 = (r"outcome\b.* (has|tells) '?retrying'?$", r"outcome\.\w+\.retrying$")
 NO_BODY: Json = {"content": {"application/json": {"examples": {"": {"value": None}}}}}
 for_each_operation = pytest.mark.parametrize("method, path, operation", OPERATIONS, ids=IDS)
 ERASER_KEY = "eraser-key"
@@ -53,6 +58,14 @@ def test_it_is_a_valid_document_of_this_version_and_describes_all_routes() -> No
     assert {(method, path) for method, path, _ in OPERATIONS} == routes
     links = DOCUMENT["paths"]["/events"]["post"]["responses"]["202"]["links"].values()
     assert {link["operationId"] for link in links} <= set(IDS)
+
+
+def test_what_0_9_promised_to_callers_is_kept_until_2_0() -> None:
+    before = json.loads((ROOT / "tests" / "support" / "openapi-0.9.json").read_text("utf-8"))
+
+    lost = Promises(before).lost(Promises(DOCUMENT))
+
+    assert [text for text in sorted(lost) if not re.search("|".join(CHANGED_IN_1_0), text)] == []
 
 
 @for_each_operation

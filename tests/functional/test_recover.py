@@ -426,7 +426,7 @@ def test_what_did_not_arrive_is_recovered_in_pages_also_of_one_moment(
     assert max(page["examined"] for page in pages) <= 100
 
 
-@pytest.mark.parametrize("act", ["acknowledged", "erased", "its event erased", "by 0.8"])
+@pytest.mark.parametrize("act", ["acknowledged", "erased", "its event erased"])
 def test_what_arrived_or_was_erased_meanwhile_is_not_recovered(
     world: World, target: Receiver, once: Once, subscription_id: str, act: str
 ) -> None:
@@ -436,11 +436,7 @@ def test_what_arrived_or_was_erased_meanwhile_is_not_recovered(
     world.sleep(60)
 
     def interrupt() -> None:
-        if act == "by 0.8":  # which leaves it in the index
-            changed = "SET #status = :delivered, status_shard = :shard"
-            values = {"delivered": {"S": "delivered"}, "shard": {"S": "copy-delivered#0"}}
-            world.change_item(copy_id, changed.replace("#status", "delivered_via"), **values)
-        elif act == "its event erased":
+        if act == "its event erased":
             world.call("DELETE", f"/events/{first['event_id']}", key=KEY)
         else:
             MEANWHILE[act](world, copy_id, subscription_id)

@@ -174,14 +174,6 @@ def test_what_was_marked_is_found_once_it_was_taken(world: World, receiver: Rece
     assert found == [taken, {*taken, *hastened["copies"]}]
 
 
-def test_a_mark_of_an_earlier_version_that_is_hours_ahead_does_not_count(world: World) -> None:
-    mark(world, world.queued(), START + 7200)
-    world.lose_messages()
-    world.sleep(61)
-    world.sweep()
-    assert len(world.messages()) == 1
-
-
 def test_check_dlq_publishes_numbers_and_warns(
     world: World, receiver: Receiver, output: Output, aws: Aws
 ) -> None:

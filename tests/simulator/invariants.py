@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chalicelib.core.event import COPY_PREFIX, RESERVED_PREFIX, DeliveredVia, Event, Status
+from chalicelib.core.event import COPY_PREFIX, DeliveredVia, Event, Status
 from chalicelib.core.outcome import BREAKER_OPEN, Reason
 from chalicelib.core.store import MENDED, from_item
+from chalicelib.infra.parsing import RESERVED_PREFIX
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 from tests.support.world import Json
