@@ -249,7 +249,7 @@ def parse(environ: Variables) -> tuple[Json, list[str]]:
 
     The catalogue is a file, which is deployed with the code.
     """
-    texts: Json = {**_set_variables(environ)}
+    texts = _set_variables(environ)
     with suppress(FileNotFoundError):
         texts[CATALOGUE.name] = CATALOGUE.read_bytes()
     values, faults = parse_all(texts, PARSERS)
@@ -263,7 +263,7 @@ def _warn_of(*unknown: str) -> None:
         logger.warning("no such settings, ignored: %s", ", ".join(unknown))
 
 
-def _set_variables(environ: Variables) -> dict[str, str]:
+def _set_variables(environ: Variables) -> Json:
     """Return the variables that are set.
 
     An empty one counts as not set, except API_KEYS: no keys is a choice.

@@ -177,6 +177,7 @@ def listen(options):
         time.sleep(wait)
     while True:
         new = failed = 0
+        secret = ""
         try:
             listed = list(list_deliveries(webhook, since))
             for event in listed:
@@ -184,7 +185,8 @@ def listen(options):
                     continue
                 if any(fnmatch.fnmatchcase(event["event_type"], entry) for entry in types):
                     new += 1
-                    secret = get(f"/subscriptions/{webhook['subscription_id']}/secret")["secret"]
+                    path = f"/subscriptions/{webhook['subscription_id']}/secret"
+                    secret = secret or get(path)["secret"]
                     failed += not forward(event, webhook, secret, options)
                 seen.add(event["event_id"])
             if listed:

@@ -34,11 +34,9 @@ def parse_catalogue(data: bytes) -> Json:
 
 def _object(pairs: list[tuple[str, Any]]) -> Json:
     """Return an object of JSON; raise ValueError if a name stands in it twice."""
-    found: Json = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name[:128]!r} stands twice in an object")
-        found[name] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a name stands twice among {', '.join(found)[:1000]!r}")
     return found
 
 

@@ -96,6 +96,11 @@ def list_of(items: str, maximum: int, pattern: str) -> Parser:
     return must_be(f"a list of 1 to {maximum} {items}", is_valid)
 
 
+def some_of(parsers: Parsers, *names: str) -> Parsers:
+    """Return the parsers of some names."""
+    return {name: parsers[name] for name in names}
+
+
 def integer(maximum: int, minimum: int = 1) -> Parser:
     """Return the parser of integers. To JSON Schema, 60.0 is one."""
 
@@ -151,7 +156,7 @@ BATCH_BODY = BodySchema(
     },
     required=("events",),
 )
-TEST_MEMBERS = {name: EVENT_MEMBERS[name] for name in ("event_type", "payload")}
+TEST_MEMBERS = some_of(EVENT_MEMBERS, "event_type", "payload")
 LEASE_BODY = BodySchema(
     {
         "limit": integer(MAX_LEASED_EVENTS),
@@ -243,13 +248,9 @@ SUBSCRIPTION_PARAMETERS = {
     "state": parser("active|failing|paused|disabled", "active, failing, paused or disabled"),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
-MISSED_PARAMETERS = {
-    name: PARAMETERS[name] for name in ("cursor", "limit", "since", "subject", "until")
-}
-RECOVER_BODY = BodySchema({name: PARAMETERS[name] for name in ("since", "until", "cursor")})
-INBOX_PARAMETERS = {
-    name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")
-}
+MISSED_PARAMETERS = some_of(PARAMETERS, "cursor", "limit", "since", "subject", "until")
+RECOVER_BODY = BodySchema(some_of(PARAMETERS, "since", "until", "cursor"))
+INBOX_PARAMETERS = some_of(PARAMETERS, "cursor", "event_type", "limit", "order", "tenant")
 
 
 def parse_batch(body: bytes) -> list[Any]:

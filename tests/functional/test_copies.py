@@ -260,6 +260,13 @@ def test_a_payload_that_is_nested_deep_is_filtered_or_refused(
     refused = bisect_left(range(1, 20_000), 400, key=post) + 1
     subscribed(world, target, filter={"price": {"price": FILTER}})
     assert {post(levels) for levels in range(refused - 60, refused + 60)} == {202, 400}
+
+    def try_filter(levels: int) -> int:
+        payload = '{"price":' * levels + "1" + "}" * levels
+        body = f'{{"filter": {{"price": [1]}}, "payload": {payload}}}'
+        return world.call("POST", "/filters/test", body).status_code
+
+    assert {try_filter(levels) for levels in range(refused - 60, refused + 60)} == {200, 400}
     stored = world.services.store.get(world.post()["event_id"])
     assert stored
     deeper = replace(stored, payload='{"price":' * 20_000 + "1" + "}" * 20_000)
