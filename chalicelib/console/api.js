@@ -17,7 +17,8 @@ async function call(method, path, signals = [], body = undefined) {
   const headers = { Authorization: `Bearer ${fitting}`, "Content-Type": "application/json" };
   const signal = AbortSignal.any([AbortSignal.timeout(30e3), ...signals]);
   const given = { method, headers, credentials: "omit", signal };
-  const failed = ({ message }) => Promise.reject(Object.assign(new Error(message), { status: 0 }));
+  const unanswered = () => (navigator.onLine ? "The API does not respond." : "You are offline.");
+  const failed = () => Promise.reject(Object.assign(new Error(unanswered()), { status: 0 }));
   const sent = fetch(API + path, { ...given, body: body && JSON.stringify(body) });
   const response = await sent.catch(failed);
   const answer = parse(await response.text().catch(failed));
@@ -38,7 +39,8 @@ async function pace(signal) {
 }
 // Read; wait as long as an answer asks for, and try again, until the view is left.
 async function get(path, signal = page.refreshing.signal) {
-  if (page.shownAt && signal === page.refreshing.signal) await pace(signal);
+  const isPaced = page.shownAt || page.view.name === "orders"; // which may ask many at first
+  if (isPaced && signal === page.refreshing.signal) await pace(signal);
   try {
     return (await call("GET", path, [signal])).body;
   } catch (error) {

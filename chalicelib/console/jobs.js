@@ -26,8 +26,9 @@ async function runJob(work) {
   await hooks.refreshAll();
   focusNear(opener ?? $("stop")); // what had the focus may be gone
 }
-function stopped({ message }, signal, text) {
-  setText($("job-fault"), signal.aborted ? "" : message);
+function stopped({ message, status }, signal, text) {
+  const said = `${message}${status === 400 ? AGAIN : ""}`;
+  setText($("job-fault"), signal.aborted ? "" : said);
   return text;
 }
 function endJob() {
@@ -36,9 +37,6 @@ function endJob() {
   focusNear(opener ?? $("stop"));
 }
 $("stop").onclick = () => (isRunning() ? page.job.abort() : endJob());
-onbeforeunload = (leaving) => {
-  if (isRunning()) leaving.preventDefault();
-};
 // Make a call of a job; repeat it while the API does not answer, or asks to try again.
 async function insist(method, path, signal, body) {
   for (let repeats = 0; ; repeats += 1) {
@@ -48,7 +46,8 @@ async function insist(method, path, signal, body) {
       const isPassing = [0, 429].includes(error.status) || error.status >= 500;
       if (signal.aborted || !isPassing || repeats >= REPEATS) throw error;
       setText($("job-fault"), `${error.message} It goes on by itself.`);
-      await sleep(1000 * (error.wait || 2));
+      const ended = new Promise((resolve) => (signal.onabort = resolve));
+      await Promise.race([sleep(1000 * (error.wait || 2)), ended]);
       signal.throwIfAborted();
       setText($("job-fault"), "");
     }

@@ -16,7 +16,6 @@ function setKey(value, refusal = "") {
   former = page.me ?? former;
   Object.assign(page, { key: value, me: null });
   page.job?.abort();
-  page.counting?.abort();
   setText($("refusal"), refusal);
   hooks.refresh();
 }

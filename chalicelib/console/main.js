@@ -43,8 +43,8 @@ function showFailure(error) {
   if (code === "not_found" && view.id) return miss(gone);
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
-  const faults = { 0: `The API does not respond (${message}). Trying again.` };
-  faults[undefined] = `This page has a fault and cannot draw all of it (${message}).`;
+  const faults = { 0: `${message} Trying again.`, 400: `${message}${AGAIN}` };
+  faults[undefined] = `This page has a fault and cannot draw all of it (${message}).${AGAIN}`;
   const since = shownAt ? ` What is shown is of ${new Date(shownAt).toISOString()}.` : "";
   setSentence($("banner"), isExplained ? "" : `${faults[status] ?? message}${since}`);
   if (status === undefined) console.error(error);
@@ -60,7 +60,6 @@ function route(isTyped = false) {
   const { key: linked, ...given } = Object.fromEntries(values);
   if (linked !== undefined) history.replaceState(null, "", address(path || "/", given));
   const { view: left, me } = page;
-  page.counting?.abort();
   const found = path.match(/^\/(?:events|subscriptions)\/(.+)$/);
   const sought = (path === "/find" ? given.text : found?.[1]) ?? "";
   const view = { ...viewOf(path, sought), from: left.id };
@@ -154,7 +153,22 @@ onkeydown = (press) => {
   press.preventDefault();
   $("find-text").focus();
 };
-onhashchange = () => route();
+ononline = refresh;
+// Edits go with their card: ask first, under the address that is left.
+const isEdited = () =>
+  [...$("subscriptions").querySelectorAll("form")].some((form) => form.isEdited?.());
+onhashchange = async ({ oldURL }) => {
+  if (!isEdited()) return route();
+  const wanted = location.hash;
+  history.replaceState(null, "", oldURL);
+  const question = ["Leave without saving?", "What was edited is lost.", "Leave", "Stay"];
+  if (!(await confirm(...question))) return;
+  $("subscriptions").replaceChildren();
+  location.hash = wanted;
+};
+onbeforeunload = (leaving) => {
+  if (isRunning() || isEdited()) leaving.preventDefault();
+};
 document.onvisibilitychange = () => document.hidden || refresh();
 setInterval(() => {
   const { me, view, event } = page;

@@ -37,6 +37,7 @@ function spellings(sought) {
   const isNumber = /^\d+$/.test(sought);
   const counts = new Map(); // of the shapes of the subjects that were seen
   for (const one of isNumber ? page.seen.subjects : []) {
+    if (!/^\D*\d+\D*$/.test(one)) continue; // else that would be another's number
     const shape = one.replace(/\d+/, sought);
     counts.set(shape, (counts.get(shape) ?? 0) + 1);
   }
@@ -68,7 +69,7 @@ function propose(sought, looked) {
     ...tenants.map((tenant) => [`Events of tenant ${tenant}`, "/", { tenant }]),
     ...found.map(({ subscription_id: id }) => [`Webhook ${label(id)}`, `/subscriptions/${id}`, {}]),
   ].slice(0, 20);
-  const end = proposals.length ? "It is contained in:" : "Nothing that was seen here contains it.";
+  const end = proposals.length ? "These contain it:" : "Nothing that was seen here contains it.";
   setText($("looked"), `${looked} ${end}`);
   const items = proposals.map(([text, path, values]) => make("li", {}, link(path, values, text)));
   $("proposals").replaceChildren(...items);

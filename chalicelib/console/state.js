@@ -27,7 +27,8 @@ const nothingKnown = () => ({
   listed: null, // those of the table or the card; null: not read yet
   urls: new Map(), // in full, for a customer, by id
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
-  missed: new Map(), // what was counted of each webhook, by id
+  missed: new Map(), // what was looked for of each webhook, by id
+  queued: new Map(), // what was recovered of each webhook, by id: {text, until, end}
   orders: [], // what a customer's search found
   ordersOf: null, // what was sought then
   acted: null, // ids of webhooks that are asked again; null: all are, once for a search
@@ -45,7 +46,6 @@ const page = {
   shownAt: null, // when the main part of the view was read last
   isRefused: false, // the filters are, until they change
   job: null, // an AbortController
-  counting: null, // of what a webhook missed: an AbortController
   ...nothingKnown(),
 };
 const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route

@@ -2,8 +2,12 @@
 const LEFT = 112; // of the drawing, for names
 const LINE = 26; // its height
 const PARTS = 4; // of its time
-const brief = ({ outcome, error, status_code, duration_ms }) =>
-  `${outcome}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
+const MOST_KEPT = 200; // characters of a response
+const ESCAPED = /\\(?:[nrt]|x..|u.{4}|U.{8})/g;
+function brief({ outcome, error, status_code, duration_ms }) {
+  const word = outcome === "delivered" ? outcome : "failed";
+  return `${word}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
+}
 // Return what happened, in order: {from, to, tone, name, text, response}, times in milliseconds.
 function stepsOf(one) {
   const created = Date.parse(one.created_at);
@@ -23,7 +27,9 @@ function stepsOf(one) {
 const step = (from, ms, tone, name, text, response) =>
   ({ from, to: from + ms, tone, name, text: say(text), response });
 function attemptStep(attempt, count, before, isReplay) {
-  const { at, outcome, status_code, error, duration_ms, response } = attempt;
+  const { at, outcome, status_code, error, duration_ms, response: began } = attempt;
+  const isCut = began && [...began.replace(ESCAPED, " ")].length >= MOST_KEPT;
+  const response = isCut ? `${began}…` : began;
   const from = Date.parse(at);
   const wait = duration(from - before.to);
   const after = count > 1 ? `, ${isReplay ? "replayed " : ""}after ${wait}` : "";
@@ -38,12 +44,12 @@ function lastStep(one, before, claimedUntil) {
   if (status === "delivered") return step(Date.parse(delivered_at), 0, status, way, message);
   if (status === "failed") {
     const isUnsent = message.includes("disabled"); // then no dead letter tells of it
-    const name = isUnsent ? "not sent" : page.me.tenant ? "given up" : "dead letter";
+    const name = isUnsent ? "not pushed" : page.me.tenant ? status : "dead letter";
     return step(before.to, 0, status, name, message);
   }
   if (claimedUntil)
     return step(Date.parse(claimedUntil), 0, status, `ends ${due(claimedUntil)}`, message);
-  if (!next_attempt_at) return step(Date.now(), 0, status, "waiting", message);
+  if (!next_attempt_at) return step(Date.now(), 0, status, status, message);
   const next = due(next_attempt_at);
   return step(Date.parse(next_attempt_at), 0, status, `next ${next}`, `Next attempt ${next}`);
 }

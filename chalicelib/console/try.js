@@ -4,7 +4,7 @@ function readTests() {
   for (const [id, test] of tests) page.tests.set(id, test);
 }
 function describeTest({ body }, one, given, sent) {
-  const told = brief(body).replace(/^retry/, "would be retried");
+  const told = brief(body) + (body.outcome === "retry" ? ", would be tried again" : "");
   page.tests.set(one.subscription_id, { at: body.at, text: told });
   sessionStorage.setItem("tests", JSON.stringify([...page.tests]));
   const headers = Object.entries(body.sent?.headers ?? {}).map((pair) => pair.join(": "));
@@ -41,11 +41,9 @@ function fillTry(node, one) {
     payload.defaultValue = pretty(last.payload);
     payload.value = payload.defaultValue;
   };
-  const isIn = (given) => (entry) => entry.endsWith("*") && given.startsWith(entry.slice(0, -1));
-  const isTaken = (offered) => one.event_types?.some(isIn(offered)) ?? true;
   if (!payload.defaultValue) {
     const exact = one.event_types?.find((entry) => !entry.endsWith("*"));
-    type.value = exact ?? page.me.event_types?.find(isTaken) ?? "test";
+    type.value = exact ?? page.me.event_types?.find((type) => hasType(one.event_types, type)) ?? "test";
     payload.defaultValue = "{}";
     fill(exampleOf(type.value) ? type.value : "").catch(() => {});
   }

@@ -12,6 +12,7 @@ async function loadSubscriptions() {
     const own = me.webhook ? [await loadOwn(me.webhook)] : [];
     page.listed = [...own, ...page.webhooks.values()];
   }
+  for (const one of page.listed) if (page.queued.has(one.subscription_id)) await checkQueued(one);
   markShown();
   renderSubscriptions();
   show();
@@ -24,21 +25,18 @@ async function loadOwn({ host }) {
   const failed = await list({ status: "failed", order: "oldest" }, PAGE);
   const pending = await list({ status: "pending", order: "oldest" }, PAGE);
   const recent = [...(await list({}, 25)).found.values()];
-  const isRetrying = (one) => stateOfPush(one) === "retrying";
-  const isLate = (one) => isRetrying(one) || Date.parse(one.created_at) < Date.now() - 60e3;
-  const late = [...pending.found.values()].filter(isLate);
-  const missed = [...failed.found.values(), ...late];
+  const waiting = [...pending.found.values()].filter((one) => stateOfPush(one) === "waiting");
+  const missed = [...failed.found.values(), ...waiting];
   const deliveries = {
     failed: failed.found.size,
-    waiting: late.length,
+    waiting: waiting.length,
     has_more: Boolean(failed.cursor ?? pending.cursor),
     oldest_missed_at: missed.map(({ created_at }) => created_at).sort()[0],
     last_error: recent.find((one) => one.last_error)?.last_error,
     last_at: recent[0]?.created_at,
     recent: recent.map(({ status }) => status),
   };
-  const waits = late.length && !late.some(isRetrying) ? "waiting" : "active";
-  const state = failed.found.size ? "dead letters" : waits;
+  const state = failed.found.size ? "dead letters" : "active";
   return { ...own, state, deliveries };
 }
 // Return those that match what is sought, those in trouble first, after the operator's own.
@@ -64,7 +62,7 @@ function renderSubscriptions() {
   const told = `${troubled || "None"} of ${number(listed.length, "webhook", !isAll)} in trouble`;
   setText($("troubled"), isShown ? told : "");
   const isRed = listed.some((one) => stateOf(one).rank === 0);
-  setTone($("troubled"), "badge", isRed ? "failed" : troubled ? "retried" : "delivered");
+  setTone($("troubled"), "badge", isRed ? "failed" : troubled ? "waiting" : "delivered");
   hide($("all-webhooks"), !view.id || (me.tenant && page.webhooks.size === 1));
   hide($("finding"), view.id);
   hide($("sought"), !isShown);
@@ -102,6 +100,9 @@ function fillOverview(node, one) {
   node.onclick = ({ target }) =>
     target.closest("a, button") ?? (isSelecting() || parts.name.click());
 }
+$("listen").textContent = `export TRIGGERS_URL=${API} TRIGGERS_API_KEY=trt_…
+python listen.py http://127.0.0.1:3000/hook`;
+$("copy-token").onclick = (click) => copy(click, "Copy token", page.key);
 // What is typed filters what is there at once, and is in the address; nothing is loaded for it.
 $("sought").oninput = () => {
   const text = new FormData($("sought")).get("text");
