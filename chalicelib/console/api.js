@@ -58,14 +58,13 @@ async function* pagesOf(path, given, signal, cursor = null) {
   } while (cursor);
 }
 // Return up to `enough` items, by id, and the cursor of what follows; `least` ends it at a page.
-async function listAll(path, given, { enough, least = enough, signal, tellSize, cursor }) {
+async function listAll(path, given, { enough, least = enough, signal, cursor }) {
   const found = new Map();
   const limit = Math.min(enough, PAGE);
   let asked = 0;
   for await (const body of pagesOf(path, { ...given, limit }, signal, cursor)) {
     for (const one of body[path]) found.set(one.event_id ?? one.subscription_id, one);
     asked += 1;
-    tellSize?.(found.size);
     const isEnough = found.size >= least || asked > 5 + least / 25; // a page may hold few, or none
     if (isEnough) return { found, cursor: body.next_cursor };
   }

@@ -33,7 +33,7 @@ function fillCardFacts(node, one) {
     ["Body", one.body && "the payload alone"],
     ["Signature", one.header_prefix && `as ${one.header_prefix}-… headers, too`],
     ["Deliveries", tellDeliveries(id, one.deliveries)],
-    ["Newest", one.deliveries.recent.length && strip(one.deliveries.recent)],
+    ["Newest", one.deliveries.recent.length && strip(one.deliveries)],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
     ["Last error", errorOf(one)],
     ["Slow", one.slow_since && SLOW],

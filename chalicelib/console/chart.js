@@ -54,7 +54,8 @@ function column(sums, index, first, peak) {
     const height = (count / peak) * 100;
     y -= height;
     const width = state === "failed" ? 8 : 5; // it is told by more than its colour
-    group.append(make("rect", { class: toneOf(state), x: index * 10 + 1, y, width, height }));
+    const x = index * 10 + 5 - width / 2;
+    group.append(make("rect", { class: toneOf(state), x, y, width, height }));
   }
   return group;
 }

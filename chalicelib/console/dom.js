@@ -76,8 +76,8 @@ function partsOf(node) {
   const parts = [...node.querySelectorAll("[data-part]")];
   return Object.fromEntries(parts.map((part) => [part.dataset.part, part]));
 }
-function offer(options, values, before = "") {
-  const texts = [...values].sort().map((value) => before + value);
+function offer(options, values) {
+  const texts = [...values].sort();
   redraw(options, texts, () => texts.map((value) => make("option", { value })));
 }
 // Show faults, which are sentences, beside their fields; return whether there are any.

@@ -42,10 +42,6 @@ function fillTypes({ ticks, others }, input, chosen) {
     const about = span("muted", reports || (page.me.catalogue[type]?.description ?? ""));
     ticks.append(make("label", { class: "tick" }, box, ` ${type} `, about));
   }
-  input.onfocus = input.oninput = () => {
-    const before = input.value.replace(/[^,]*$/, "").replace(/,$/, ", ");
-    offer($("offered"), page.me.event_types ?? page.seen.types, before);
-  };
 }
 // Add a row for a header; of one that is set only the name is known.
 function addHeader(rows, name = "") {
@@ -54,8 +50,8 @@ function addHeader(rows, name = "") {
   header.defaultValue = name;
   if (name) value.placeholder = "set; give it again with another URL";
   remove.onclick = () => row.remove();
-  if (rows.children.length < 5) rows.append(row); // the API takes no more
-  return row.isConnected ? row : rows.lastElementChild;
+  rows.append(row);
+  return row;
 }
 // Return {given, faults}: what a form says that differs from `one`, and what cannot be read.
 function readForm(form, one) {

@@ -53,17 +53,11 @@ async function insist(method, path, signal, body) {
     }
   }
 }
-function tellIds(ids) {
-  const count = ids.filter(isCopy).length;
-  const copies = number(count, page.me.tenant ? "delivery" : "copy");
-  const own = count < ids.length ? number(ids.length - count, "event") : "";
-  return [own, count && copies].filter(Boolean).join(" and ") || "0 events";
-}
+const tellIds = (ids) => number(ids.length, page.me.tenant ? "delivery" : "event");
 // Count all that match, ask, then replay them.
 function replayAll(given) {
   return runJob(async (signal) => {
-    const tellSize = (size) => tellJob(`Counting: ${size} so far`);
-    const { found } = await listEvents(given, { enough: Infinity, signal, tellSize });
+    const { found } = await listEvents(given, { enough: Infinity, signal });
     const pushed = [...found.values()].filter((one) => one.delivered_via !== "subscriptions");
     const ids = pushed.map(idOf);
     const whatever = given.status ? "" : ", whatever their status";
@@ -75,10 +69,7 @@ fail again and that disables a webhook, the rest for it is refused.";
     if (!(await confirm(`${verb} ${tellIds(ids)}${whatever}?`, consequence, verb))) return null;
     if (isMended) await insist("POST", `subscriptions/${owner.subscription_id}/enable`, signal);
     const told = await replayEach(ids, signal);
-    if (signal.aborted || given.status !== "failed") return `${told}${tellLetters(pushed)}`;
-    const left = await listEvents(given, { enough: PAGE, signal });
-    const more = left.cursor ? "+" : "";
-    return `${told}; ${left.found.size}${more} left as failed${tellLetters(pushed)}`;
+    return `${told}${tellLetters(pushed)}`;
   });
 }
 const replayMany = (all) =>

@@ -62,7 +62,6 @@ function welcome(owner) {
   const isSame = Boolean(tenant) && former?.tenant === tenant;
   if (!isSame) forgetAll();
   page.me = owner;
-  readTests();
   document.body.className = tenant ? "customer" : "";
   document.title = $("owner").textContent = tenant ?? "Triggers API";
   $("home").textContent = tenant ? "← All webhooks" : "← All events";

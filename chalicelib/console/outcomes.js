@@ -56,9 +56,7 @@ function tellBecame(outcome, tenant, hasError = false) {
   const first = isNotAsked ? `not asked for by ${tenant}` : tellGot(asked);
   const isNoise = !isAny(theirs) || !meantFor(yours) || (state === "delivered" && !tellRest(yours));
   const second = isNoise ? "" : `${yours.delivered} of yours got it${tellRest(yours)}`;
-  const isOwns = outcome.own === "delivered" && isNotAsked && !second;
-  const third = isOwns ? "your own webhook got it" : tellOwn(outcome, hasError);
-  return [`${first}${told}`, second, third].filter(Boolean).join("; ");
+  return [`${first}${told}`, second, tellOwn(outcome, hasError)].filter(Boolean).join("; ");
 }
 // Say that an event's own push fails, which the alarm is about.
 function tellOwn({ own, state, error, subscription_id: id }, hasError) {
@@ -104,9 +102,11 @@ const isOff = ({ state }) => state === "disabled" || state === "paused";
 const errorOf = ({ deliveries, last_error: own, ...one }) =>
   say((isOff(one) ? own : (deliveries.last_error ?? own)) ?? "");
 // Draw a mark for each of the newest copies, the oldest first.
-function strip(recent) {
+function strip({ recent, waiting }) {
+  const word = (state) => (state === "pending" && waiting ? "waiting or pending" : state);
   const counts = WORST_FIRST.map((state) => [state, recent.filter((one) => one === state).length]);
-  const told = counts.filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
+  const some = counts.filter(([, count]) => count);
+  const told = some.map(([state, count]) => `${count} ${word(state)}`);
   const marks = recent.toReversed().map((state) => span(toneOf(state)));
   const title = `The newest: ${told.join(", ")}`;
   return make("span", { class: "strip", role: "img", "aria-label": title, title }, ...marks);

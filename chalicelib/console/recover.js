@@ -5,10 +5,13 @@ const verbOf = (one) => (isOff(one) ? "Enable and recover" : "Recover");
 // The button says what the API counts, and the API pushes that again. It makes room for what was
 // queued, until that is delivered or fails.
 function fillRecover({ recover: button, queued }, one) {
-  const { subscription_id: id, deliveries: some } = one;
-  const told = isSuspended(one) ? "Nothing can be recovered while its tenant is suspended." : "";
-  setSentence(queued, told || (page.queued.get(id)?.text ?? ""));
-  setText(button, isMissing(one) && queued.hidden ? `${verbOf(one)} ${tellSet(some)}` : "");
+  const { deliveries: some } = one;
+  const last = page.queued.get(one.subscription_id);
+  const isUnderWay = last?.end > Date.now() && isMissing(one) && !some.failed;
+  const suspended = isSuspended(one) && "Nothing can be recovered while its tenant is suspended.";
+  const told = suspended || (isUnderWay && last.text) || "";
+  setSentence(queued, told);
+  setText(button, isMissing(one) && !told ? `${verbOf(one)} ${tellSet(some)}` : "");
   set(button, { ariaDescription: nameOf(one) });
   button.onclick = () => recover(one, {}, some.failed + some.waiting);
 }
@@ -17,14 +20,6 @@ function tellSet(some) {
   const amount = some.has_more ? `${total.toLocaleString("en")} or more` : tellUndelivered(some);
   const oldest = some.oldest_missed_at ? ` of ${dayOf(some.oldest_missed_at)}` : "";
   return `${amount}${total === 1 || !oldest ? "" : ", the oldest"}${oldest}`;
-}
-// Forget what was queued for a webhook once none of it is under way.
-async function checkQueued({ subscription_id: id, deliveries }) {
-  const { end, until } = page.queued.get(id);
-  const given = { subscription_id: id, status: "pending", order: "oldest" };
-  const [oldest] = (await listEvents(given, { enough: 1 })).found.values();
-  const isOver = !(oldest?.created_at <= until) || deliveries.failed || Date.now() > end;
-  if (isOver) page.queued.delete(id);
 }
 // Recover, of about `total`, what did not arrive or, with `since`, what was never sent, too.
 const recover = (one, given, total) =>
@@ -56,30 +51,27 @@ const recover = (one, given, total) =>
     } catch (error) {
       end = stopped(error, signal, ", then stopped");
     }
-    page.missed.delete(id);
     const later = sum.left ? `, ${sum.left.toLocaleString("en")} more in a minute` : "";
     const told = `${number(done(), "event")} queued`;
     const text = `At ${new Date().toISOString()}: ${told}${later}.`;
-    const queued = { text, until, end: Date.now() + QUEUED_MS };
-    if (!end && done() + sum.left) page.queued.set(id, queued);
+    if (!end) page.queued.set(id, { text, end: Date.now() + QUEUED_MS });
     const failed = { event_id: "cpy_", subscription_id: id, status: "failed" };
     const letters = done() && deliveries.failed ? tellLetters([failed]) : "";
     return `${told} for ${nameOf(one)}${later}${end}${letters}`;
   });
 function fillLook(node, one) {
-  const { since, look } = partsOf(node);
+  const parts = partsOf(node);
   // What is older was hardly meant for it.
-  since.defaultValue ||= asInput(Math.max(Date.now() - 3 * DAY, Date.parse(one.created_at)));
-  look.onclick = () => since.value && lookFor(node, one, fromInput(since.value));
-  renderMissed(node, one);
+  const since = asInput(Math.max(Date.now() - 3 * DAY, Date.parse(one.created_at)));
+  parts.since.defaultValue ||= since;
+  parts.look.onclick = () => lookFor(parts, one, fromInput(parts.since.value || since));
 }
 // Look for what was never sent since a time, and count what else of it did not arrive.
-const lookFor = (node, one, typed) =>
+const lookFor = (parts, one, typed) =>
   runJob(async (signal) => {
     const [, since] = [typed, one.dismissed_until ?? ""].sort(); // what was dismissed is left out
     const given = { since, until: new Date().toISOString() };
-    const missed = { ...given, rows: [], others: 0, examined: 0, end: "" };
-    page.missed.set(one.subscription_id, missed);
+    const missed = { rows: [], others: 0, examined: 0, since, end: "" };
     const tellRows = (all, examined) => {
       const rows = all.filter((row) => !row.copy);
       Object.assign(missed, { rows, others: all.length - rows.length, examined });
@@ -91,7 +83,7 @@ const lookFor = (node, one, typed) =>
     } catch ({ message }) {
       missed.end = signal.aborted ? "Stopped." : message;
     }
-    renderMissed(node, one);
+    showMissed(parts, one, given, missed);
     return null;
   });
 // Return the states of the deliveries of a time; null: there are more than are shown.
@@ -104,29 +96,32 @@ async function listMade({ subscription_id, dismissed_until }, given, signal) {
 }
 const tellFound = ({ rows, examined, since }) =>
   `${rows.length.toLocaleString("en")} never sent of ${number(examined, "event")} since ${since}`;
-function tellMissed({ others, made, ...missed }) {
-  if (missed.end) return `${tellFound(missed)}. ${missed.end} There may be more: look again.`;
-  if (missed.rows.length) return tellFound(missed);
+function tellMissed({ others, made, end, examined, ...missed }) {
+  const found = tellFound({ examined, ...missed });
+  if (end) return `${found}. ${end} There may be more: look again.`;
+  if (missed.rows.length) return found;
   const isGot = !others && made?.every((state) => state === "delivered");
   const count = made ? `: ${made.length}` : "";
-  const events = `${number(missed.examined, "event")} since ${missed.since}`;
-  const left = made ? missed.examined - made.length : 0;
+  const left = made ? examined - made.length : 0;
   const out = left > 0 ? `; types and filter leave out ${left}` : "";
+  const events = `${number(examined, "event")} since ${missed.since}`;
   return `It ${isGot ? "got" : "was sent"} all that it takes${count} of ${events}${out}`;
 }
-function renderMissed(node, one) {
-  const { missed: told, reasons, mend } = partsOf(node);
-  const missed = page.missed.get(one.subscription_id) ?? { rows: [] };
-  const { since, until, rows, others, end } = missed;
-  setSentence(told, since ? tellMissed(missed) : "");
+function showMissed({ missed: told, reasons, mend }, one, given, missed) {
+  const { rows, others, end } = missed;
+  setSentence(told, tellMissed(missed));
   const too = others ? " and what did not arrive since then" : "";
   const these = `${verbOf(one)} these ${rows.length.toLocaleString("en")}${too}`;
   setText(mend, rows.length && !end && !isSuspended(one) ? these : "");
-  mend.onclick = () => recover(one, { since, until }, rows.length + others);
+  mend.onclick = () => {
+    for (const part of [told, mend]) setText(part, "");
+    reasons.replaceChildren();
+    return recover(one, given, rows.length + others);
+  };
   const more = rows.length - SHOWN;
   const rest = more > 0 ? [make("li", { class: "muted" }, `and ${more} more`)] : [];
-  const items = () => rows.slice(0, SHOWN).map((row) => make("li", {}, tellRow(row, one)));
-  redraw(reasons, [until, rows.length], () => [...items(), ...rest]);
+  const items = rows.slice(0, SHOWN).map((row) => make("li", {}, tellRow(row, one)));
+  reasons.replaceChildren(...items, ...rest);
 }
 function tellRow(row, one) {
   const { subject, event_type, event_id, created_at } = row;

@@ -27,8 +27,7 @@ const nothingKnown = () => ({
   listed: null, // those of the table or the card; null: not read yet
   urls: new Map(), // in full, for a customer, by id
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
-  missed: new Map(), // what was looked for of each webhook, by id
-  queued: new Map(), // what was recovered of each webhook, by id: {text, until, end}
+  queued: new Map(), // what was recovered of each webhook, by id: {text, end}
   orders: [], // what a customer's search found
   ordersOf: null, // what was sought then
   acted: null, // ids of webhooks that are asked again; null: all are, once for a search

@@ -1,7 +1,7 @@
 // timeline.js: the life of one event as a drawing to scale and as a list.
 const LEFT = 112; // of the drawing, for names
 const LINE = 26; // its height
-const PARTS = 4; // of its time
+const PART = 80; // the least width of a part of its time
 const MOST_KEPT = 200; // characters of a response
 const ESCAPED = /\\(?:[nrt]|x..|u.{4}|U.{8})/g;
 function brief({ outcome, error, status_code, duration_ms }) {
@@ -63,8 +63,9 @@ function drawTimeline() {
   const vertical = (time, name) =>
     make("line", { class: name, x1: x(time), x2: x(time), y1: 20, y2: bottom });
   const drawn = [];
-  for (let part = 0; part <= PARTS; part += 1) {
-    const ms = ((end - start) * part) / PARTS;
+  const parts = Math.max(Math.min(Math.floor(width / PART), 4), 1);
+  for (let part = 0; part <= parts; part += 1) {
+    const ms = ((end - start) * part) / parts;
     const middle = Math.min(x(start + ms), LEFT + width - 24);
     drawn.push(vertical(start + ms, "grid"));
     drawn.push(make("text", { x: middle, y: 13, "text-anchor": "middle" }, duration(ms)));

@@ -12,7 +12,6 @@ async function loadSubscriptions() {
     const own = me.webhook ? [await loadOwn(me.webhook)] : [];
     page.listed = [...own, ...page.webhooks.values()];
   }
-  for (const one of page.listed) if (page.queued.has(one.subscription_id)) await checkQueued(one);
   markShown();
   renderSubscriptions();
   show();
@@ -77,7 +76,6 @@ function fillOverview(node, one) {
   const parts = partsOf(node);
   const { word, tone, since } = stateOf(one);
   const { deliveries: some } = one;
-  const isKept = one.state === "paused" && some.failed > 0;
   const cells = {
     since: since ?? "",
     waiting: some.waiting ? amountOf(some.waiting, some) : "0",
@@ -86,14 +84,12 @@ function fillOverview(node, one) {
     last: some.last_at ?? "none",
   };
   setText(parts.name, nameOf(one));
-  setText(parts.open, one.tenant ?? "");
-  set(parts.open, { title: `Open as customer ${one.tenant}` });
+  showText(parts.tenant, one.tenant ?? "");
   set(parts.error, { title: cells.error });
-  parts.open.onclick = () => openAsCustomer(parts.open, one.tenant, $("told"));
-  redraw(parts.recent, some.recent, () => [strip(some.recent)]);
+  redraw(parts.recent, [some.recent, some.waiting], () => [strip(some)]);
   const path = one.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
   setLink(parts.name, `#${path}${one.subscription_id}`);
-  showText(parts.state, isKept ? `paused, ${amountOf(some.failed, some)} kept` : word);
+  showText(parts.state, word);
   setTone(parts.state, "badge", tone);
   for (const [name, text] of Object.entries(cells)) showSentence(parts[name], text);
   const isSelecting = () => !getSelection().isCollapsed;
