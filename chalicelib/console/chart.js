@@ -1,10 +1,5 @@
 // chart.js: what the list has loaded, in a line by state, and as a strip of the last hour.
-const ORDER = [...WORST_FIRST, "not_asked", "no_webhook"];
 const MINUTES = 60;
-function sumsOf(states) {
-  const counts = ORDER.map((state) => [state, states.filter((one) => one === state).length]);
-  return counts.filter(([, count]) => count);
-}
 // Say how many of the loaded `items`, {state, time}, are in which state; each state is a filter.
 function drawCounts(items, name) {
   const { status } = page.filters;
@@ -39,7 +34,6 @@ function drawChart(items) {
   const sums = sumsOf(minutes.flat()).map(tellState);
   set($("chart"), { ariaLabel: `Events created in the last hour: ${sums.join(", ") || "none"}` });
 }
-const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
 // The part of the hour that is not loaded.
 function notCounted(cut, first) {
   const width = Math.min((cut / 60e3 - first) * 10, 10 * MINUTES);

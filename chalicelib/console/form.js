@@ -9,7 +9,6 @@ function fillForm(form, one, answer) {
   if (one) url.placeholder = `not shown to you; stays as it is, at ${one.target_host}`;
   name.defaultValue = one?.name ?? "";
   tenant.parentNode.hidden = Boolean(one);
-  tenant.defaultValue = page.seen.tenants.has(page.filters.text) ? page.filters.text : "";
   filter.defaultValue = one?.filter ? JSON.stringify(one.filter) : "";
   for (const choice of ["body", "header_prefix"]) form.elements[choice].value = one?.[choice] ?? "";
   fillTypes(parts, types, one?.event_types ?? []);

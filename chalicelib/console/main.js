@@ -73,7 +73,7 @@ function route(isTyped = false) {
   }
   if (VIEWS[path]) page.filters = given;
   if (!isTyped) fillFields();
-  const isSearch = !me?.tenant && (path === "/find" || ID.test(sought));
+  const isSearch = !me?.tenant && path === "/find";
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
   else if (["name", "id", "sought"].some((part) => left[part] !== view[part])) enter(left);
@@ -81,7 +81,7 @@ function route(isTyped = false) {
   if (linked) takeKey(linked);
 }
 function viewOf(path, sought) {
-  const isWhole = ID.test(sought) && sought.length === 36;
+  const isWhole = ID.test(sought);
   const isOthers = sought.startsWith("evt_"); // which a token may not read
   const isCustomers = page.me?.tenant && sought;
   if (isCustomers && (isWhole ? isOthers : path === "/find")) return { name: "orders", sought };
@@ -110,11 +110,8 @@ function readFields() {
   const given = Object.fromEntries(new FormData($("filters")));
   const { event_type: type } = given;
   const isWhole = !type || type.endsWith("*") || page.seen.types.has(type);
-  const before = { since: "", until: "", ...page.filters };
-  const timeOf = (name) =>
-    asInput(before[name]) === given[name] ? before[name] : fromInput(given[name]);
   const event_type = isWhole ? type : `${type}*`; // what is typed is a beginning
-  return { ...given, event_type, since: timeOf("since"), until: timeOf("until") };
+  return { ...given, event_type, since: fromInput(given.since), until: fromInput(given.until) };
 }
 // Put filters into the address and show what they match; `isTyped`: without a step for "back".
 function go(changes, isTyped = false) {

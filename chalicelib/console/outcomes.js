@@ -101,13 +101,17 @@ const isOff = ({ state }) => state === "disabled" || state === "paused";
 // Return what ended a webhook or, while it is sent to, what its newest missing delivery said.
 const errorOf = ({ deliveries, last_error: own, ...one }) =>
   say((isOff(one) ? own : (deliveries.last_error ?? own)) ?? "");
-// Draw a mark for each of the newest copies, the oldest first.
+// Return how many are in which state, [state, count], the worst first.
+function sumsOf(states) {
+  const all = [...WORST_FIRST, ...Object.keys(WORDS)];
+  const counts = [...new Set(all)].map((one) => [one, states.filter((it) => it === one).length]);
+  return counts.filter(([, count]) => count);
+}
+const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
+// Draw a mark for each of the newest copies, the oldest first: what waits is pending there, too.
 function strip({ recent, waiting }) {
-  const word = (state) => (state === "pending" && waiting ? "waiting or pending" : state);
-  const counts = WORST_FIRST.map((state) => [state, recent.filter((one) => one === state).length]);
-  const some = counts.filter(([, count]) => count);
-  const told = some.map(([state, count]) => `${count} ${word(state)}`);
+  const told = sumsOf(recent).map(tellState).join(", ");
+  const title = `The newest: ${waiting ? told.replace("pending", "waiting or pending") : told}`;
   const marks = recent.toReversed().map((state) => span(toneOf(state)));
-  const title = `The newest: ${told.join(", ")}`;
   return make("span", { class: "strip", role: "img", "aria-label": title, title }, ...marks);
 }

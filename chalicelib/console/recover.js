@@ -7,9 +7,9 @@ const verbOf = (one) => (isOff(one) ? "Enable and recover" : "Recover");
 function fillRecover({ recover: button, queued }, one) {
   const { deliveries: some } = one;
   const last = page.queued.get(one.subscription_id);
-  const isUnderWay = last?.end > Date.now() && isMissing(one) && !some.failed;
+  const isSo = last?.end > Date.now() && isMissing(one) && !some.failed;
   const suspended = isSuspended(one) && "Nothing can be recovered while its tenant is suspended.";
-  const told = suspended || (isUnderWay && last.text) || "";
+  const told = suspended || (isSo && last.text) || "";
   setSentence(queued, told);
   setText(button, isMissing(one) && !told ? `${verbOf(one)} ${tellSet(some)}` : "");
   set(button, { ariaDescription: nameOf(one) });
