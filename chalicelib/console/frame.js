@@ -31,7 +31,7 @@ function focusFirst() {
   const { name, from } = page.view;
   const row = [...$("rows").children].find((one) => one.dataset.id === from)?.firstElementChild;
   const places = { list: row, subscriptions: $("subscriptions").querySelector("h2 a") };
-  (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: true });
+  (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: !row });
 }
 function tellAge() {
   const isOld = page.key && page.shownAt && Date.now() - page.shownAt > OLD_MS;

@@ -2,7 +2,6 @@
 const LOADERS = { list: loadList, event: loadEvent, missing: search, orders: loadOrders };
 LOADERS.subscriptions = loadSubscriptions;
 let typing;
-let scrolledTo = 0;
 async function refresh() {
   clearTimeout(page.timer);
   page.refreshing.abort();
@@ -66,7 +65,6 @@ function route(isTyped = false) {
   Object.assign(page, { view, isRefused: false, recent: [] });
   if (me?.tenant) delete given.tenant; // its own is known
   if (me?.tenant && view.name === "list" && !isOfCustomer(given)) view.name = "subscriptions";
-  if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;
   if (view.name === "list") {
     $("back").href = location.hash || "#/";
     if (FIELDS.some(({ name }) => page.filters[name] !== given[name])) resetList();
@@ -96,7 +94,7 @@ function enter(left) {
   $("fold").open = false;
   if (left.name) askFocus();
   show();
-  scrollTo(0, page.view.name === "list" ? scrolledTo : 0);
+  scrollTo(0, 0);
 }
 function fillFields() {
   drawWebhookOptions();

@@ -10,7 +10,7 @@ async function loadOrders() {
   const ids = page.acted?.size ? page.acted : new Set(underWay);
   if (!isFirst && !ids.size) return;
   await loadWebhooks();
-  renderOrders("Looking at each webhook…");
+  renderOrders(isFirst ? "Looking at each webhook…" : "");
   const all = [...page.webhooks.values()];
   const asked = isFirst ? all : all.filter((one) => ids.has(one.subscription_id));
   const isId = sought.startsWith("evt_");
