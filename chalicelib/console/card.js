@@ -63,7 +63,8 @@ function fillCardButtons(parts, one) {
   hide(parts.dismiss, !isMissing(one));
   hide(parts.restore, !one.dismissed_until);
   hide(parts.open, page.me.tenant || !one.tenant);
-  parts.open.onclick = () => openAsCustomer(parts.open, one.tenant, parts.answer);
+  const asked = { path: "tokens", body: { tenant: one.tenant }, describe: openTab };
+  parts.open.onclick = () => act(parts.open, parts.answer, asked);
   for (const [name, { path = "", verb, describe, body, ...more }] of Object.entries(CALLS)) {
     set(parts[name], { ariaDescription: nameOf(one) });
     parts[name].onclick = () =>
@@ -124,11 +125,7 @@ too: put the new one into your receiver meanwhile.",
   },
 };
 // Open the page of a tenant in a tab of its own, with a token of an hour.
-function openAsCustomer(button, tenant, answer) {
-  const openTab = ({ body }) => open(`${API}#key=${body.token}`, "_blank", "noopener");
-  const describe = (answered) => [openTab(answered) ?? "", ""];
-  return act(button, answer, { path: "tokens", body: { tenant }, describe });
-}
+const openTab = ({ body }) => [open(`${API}#key=${body.token}`, "_blank", "noopener") ?? "", ""];
 // Load the URL of a customer's webhook once; an edit forgets it.
 async function loadUrl({ subscription_id: id }) {
   if (page.urls.has(id)) return;

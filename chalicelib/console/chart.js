@@ -26,19 +26,14 @@ function drawChart(items) {
   const cut = page.olderCursor ? oldest : 0;
   const minutes = Array.from({ length: MINUTES }, () => []);
   for (const { state, time } of items) minutes[Math.floor(time / 60e3) - first]?.push(state);
+  const width = Math.min((cut / 60e3 - first) * 10, 10 * MINUTES); // what is not loaded
   const peak = Math.max(4, ...minutes.map(({ length }) => length));
   redraw($("chart"), [first, minutes, cut], () => [
-    ...(cut > first * 60e3 ? [notCounted(cut, first)] : []),
+    ...(cut > first * 60e3 ? [make("rect", { class: "beyond", width, height: 100 })] : []),
     ...minutes.map((states, index) => column(sumsOf(states), index, first, peak)),
   ]);
   const sums = sumsOf(minutes.flat()).map(tellState);
   set($("chart"), { ariaLabel: `Events created in the last hour: ${sums.join(", ") || "none"}` });
-}
-// The part of the hour that is not loaded.
-function notCounted(cut, first) {
-  const width = Math.min((cut / 60e3 - first) * 10, 10 * MINUTES);
-  const title = make("title", {}, `Not counted before ${utc(cut)}`);
-  return make("g", {}, title, make("rect", { class: "beyond", x: 0, y: 0, width, height: 100 }));
 }
 function column(sums, index, first, peak) {
   const texts = [utc((first + index) * 60e3), ...sums.map(tellState)];

@@ -63,10 +63,9 @@ function showItems(list, items, id, template, fill) {
     if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
     try {
       fill(node, items[index]);
-      set(node, { title: "" });
     } catch ({ message }) {
-      showText(node.querySelector("[data-part]"), `Cannot be drawn: ${message}`);
-      set(node, { title: items[index][id] });
+      const told = `Cannot be drawn: ${items[index][id]}: ${message}`;
+      showText(node.querySelector("[data-part]"), told);
     }
   });
   if (document.activeElement !== focused) focused?.focus({ preventScroll: true }); // it was moved

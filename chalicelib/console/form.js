@@ -117,8 +117,7 @@ async function tryFilter(form) {
   const { given, faults } = readForm(form);
   const { filter } = given;
   const fault = faults.find(({ field }) => field === "filter");
-  if (fault) return [fault.message, "failed"];
-  if (!filter) return ["Without a filter it takes all.", ""];
+  if (!filter) return fault ? [fault.message, "failed"] : ["Without a filter it takes all.", ""];
   const chosen = Object.keys(page.me.catalogue).filter((type) => hasType(typesIn(form), type));
   const all = chosen.filter(exampleOf);
   const types = all.slice(0, MOST_READ);

@@ -1,6 +1,5 @@
 // jobs.js: what takes many calls, one job at a time, with its progress in a bar at the bottom.
 const REPLAY_MS = 250; // between two replays of many
-const REPEATS = 20; // of a call in a row that the API does not answer, or with 503
 let opener = null; // what began it, and has the focus again after it
 const isRunning = () => page.job !== null && $("stop").textContent === "Stop";
 const tellJob = (text) => setText($("job-title"), text);
@@ -27,8 +26,7 @@ async function runJob(work) {
   focusNear(opener ?? $("stop")); // what had the focus may be gone
 }
 function stopped({ message, status }, signal, text) {
-  const said = `${message}${status === 400 ? AGAIN : ""}`;
-  setText($("job-fault"), signal.aborted ? "" : said);
+  setText($("job-fault"), signal.aborted ? "" : `${message}${status === 400 ? AGAIN : ""}`);
   return text;
 }
 function endJob() {
@@ -39,12 +37,12 @@ function endJob() {
 $("stop").onclick = () => (isRunning() ? page.job.abort() : endJob());
 // Make a call of a job; repeat it while the API does not answer, or asks to try again.
 async function insist(method, path, signal, body) {
-  for (let repeats = 0; ; repeats += 1) {
+  for (;;) {
     try {
       return await call(method, path, [], body); // to its end: what was done is counted
     } catch (error) {
       const isPassing = [0, 429].includes(error.status) || error.status >= 500;
-      if (signal.aborted || !isPassing || repeats >= REPEATS) throw error;
+      if (signal.aborted || !isPassing) throw error;
       setText($("job-fault"), `${error.message} It goes on by itself.`);
       const ended = new Promise((resolve) => (signal.onabort = resolve));
       await Promise.race([sleep(1000 * (error.wait || 2)), ended]);

@@ -103,8 +103,8 @@ function renderList() {
   const none = me.tenant ? "Nothing was sent yet." : "No events yet.";
   const nothing = isOfAll() ? "Nothing failed, and nothing waits." : none;
   const empty = isFiltered() ? "No event matches." : nothing;
-  const kind = filters.subscription_id === OWN ? "Pushes" : "Deliveries";
-  const name = filters.subscription_id ? `${kind} to ${label(filters.subscription_id)}` : "Events";
+  const { subscription_id: owner } = filters;
+  const name = owner ? `Deliveries to ${label(owner)}` : "Events";
   setText($("list-name"), isOfAll() ? "What did not arrive" : name);
   setTone($("list-title"), "", isOfOne() ? "" : "unseen");
   const told = isRefused ? "Correct the filters." : isListed ? empty : "Loading…";

@@ -1,7 +1,6 @@
 // main.js: the address says what is shown, with filters; that is loaded anew every few seconds.
 const LOADERS = { list: loadList, event: loadEvent, missing: search, orders: loadOrders };
 LOADERS.subscriptions = loadSubscriptions;
-let typing;
 async function refresh() {
   clearTimeout(page.timer);
   page.refreshing.abort();
@@ -52,7 +51,7 @@ function showFailure(error) {
   if (page.isRefused && view.name === "list") renderList();
   return !page.isRefused; // until the filters change
 }
-function route(isTyped = false) {
+function route() {
   const hash = location.hash.replace(/^#key=/, "#/?key=");
   const [, path, text] = hash.match(/^#?([^?]*)\??(.*)$/);
   const values = new URLSearchParams(text.replaceAll("+", "%2B"));
@@ -70,7 +69,7 @@ function route(isTyped = false) {
     if (FIELDS.some(({ name }) => page.filters[name] !== given[name])) resetList();
   }
   if (VIEWS[path]) page.filters = given;
-  if (!isTyped) fillFields();
+  fillFields();
   const isSearch = !me?.tenant && path === "/find";
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
@@ -111,18 +110,12 @@ function readFields() {
   const event_type = isWhole ? type : `${type}*`; // what is typed is a beginning
   return { ...given, event_type, since: fromInput(given.since), until: fromInput(given.until) };
 }
-// Put filters into the address and show what they match; `isTyped`: without a step for "back".
-function go(changes, isTyped = false) {
-  clearTimeout(typing);
+// Put filters into the address and show what they match.
+function go(changes) {
   const next = address("/", { ...page.filters, rows: "", ...changes });
   if (next === (location.hash || "#/")) return fillFields();
-  history[isTyped ? "replaceState" : "pushState"](null, "", next);
-  route(isTyped);
+  location.hash = next;
 }
-$("filters").oninput = () => {
-  clearTimeout(typing);
-  typing = setTimeout(() => go(readFields(), true), TYPING_MS);
-};
 $("filters").onchange = () => go(readFields());
 $("older").onclick = () => go({ rows: shownItems() + PAGE });
 $("clear").onclick = () => {

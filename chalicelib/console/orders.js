@@ -35,8 +35,7 @@ function isUnderWay({ copy: made }) {
   if (made?.status !== "pending") return false;
   return !made.next_attempt_at || Date.parse(made.next_attempt_at) < Date.now() + 60e3;
 }
-// Return what each webhook tells of the events with a subject, however that is written; those that
-// may take them are asked first.
+// Return what webhooks tell of a subject, however that is written; likely takers are asked first.
 async function findSubject(webhooks, sought, tellFound = null) {
   const ask = async (one, subject) =>
     (await listMissed(one.subscription_id, { subject })).map((row) => ({ ...one, ...row }));

@@ -1,5 +1,6 @@
 // outcomes.js: what became of events and how webhooks are, in words: the API judges.
 const WORST_FIRST = ["failed", "waiting", "not_sent", "pending", "delivered"];
+const ORDER = [...WORST_FIRST, "deleted", "not_asked", "no_webhook"];
 const WORDS = { not_asked: "not asked", not_sent: "not sent", no_webhook: "no webhook" };
 const toneOf = (state) => (WORDS[state] ? "absent" : state);
 const wordOf = (state) => WORDS[state] ?? state;
@@ -35,7 +36,6 @@ function tellLetters(all) {
 // Return the state of one push: what failed at least once is waiting for its next attempt.
 const stateOfPush = ({ status, last_error, delivery_attempts }) =>
   status === "pending" && last_error && delivery_attempts ? "waiting" : status;
-const rankOf = (one) => WORST_FIRST.indexOf(stateOfPush(one));
 // What became of an event: counts of its webhooks by state, in words.
 const isAny = (counts) => Object.values(counts).some(Boolean);
 const meantFor = (counts) => WORST_FIRST.reduce((sum, state) => sum + (counts[state] ?? 0), 0);
@@ -103,8 +103,7 @@ const errorOf = ({ deliveries, last_error: own, ...one }) =>
   say((isOff(one) ? own : (deliveries.last_error ?? own)) ?? "");
 // Return how many are in which state, [state, count], the worst first.
 function sumsOf(states) {
-  const all = [...WORST_FIRST, ...Object.keys(WORDS)];
-  const counts = [...new Set(all)].map((one) => [one, states.filter((it) => it === one).length]);
+  const counts = ORDER.map((state) => [state, states.filter((one) => one === state).length]);
   return counts.filter(([, count]) => count);
 }
 const tellState = ([state, count]) => `${count} ${wordOf(state)}`;

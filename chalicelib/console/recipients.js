@@ -6,7 +6,7 @@ function stateOfRecipient({ copy: made, reason }) {
   if (made) return stateOfPush(made);
   return reason === "deleted" ? reason : NOT_SENT.includes(reason) ? "not_sent" : "not_asked";
 }
-const turnOf = ({ copy: made }) => (made ? rankOf(made) : WORST_FIRST.length);
+const turnOf = (one) => ORDER.indexOf(stateOfRecipient(one));
 const inOrder = (all) => all.toSorted((a, b) => turnOf(a) - turnOf(b));
 // Fill the row of one recipient of `given`, an event.
 function fillRecipient(node, one, given) {

@@ -2,8 +2,7 @@
 const SHOWN = 10; // of what was found
 const QUEUED_MS = 5 * 60e3; // what was queued has arrived by then, or can be recovered again
 const verbOf = (one) => (isOff(one) ? "Enable and recover" : "Recover");
-// The button says what the API counts, and the API pushes that again. It makes room for what was
-// queued, until that is delivered or fails.
+// The button says what the API counts; then what was queued, until that is delivered or fails.
 function fillRecover({ recover: button, queued }, one) {
   const { deliveries: some } = one;
   const last = page.queued.get(one.subscription_id);

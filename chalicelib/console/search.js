@@ -33,14 +33,10 @@ async function openSubject(subject) {
 function spellings(sought) {
   const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
+  // A bare number is tried in the place of theirs.
+  const numbered = [...page.seen.subjects].filter((subject) => /^\D*\d+\D*$/.test(subject));
   const isNumber = /^\d+$/.test(sought);
-  const counts = new Map(); // of the shapes of the subjects that were seen
-  for (const one of isNumber ? page.seen.subjects : []) {
-    if (!/^\D*\d+\D*$/.test(one)) continue; // else that would be another's number
-    const shape = one.replace(/\d+/, sought);
-    counts.set(shape, (counts.get(shape) ?? 0) + 1);
-  }
-  const shapes = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a));
+  const shapes = isNumber ? numbered.map((subject) => subject.replace(/\d+/, sought)) : [];
   const guesses = ["-", "_", ""].map((sign) => words.join(sign));
   const others = [...known, ...shapes, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
   return [...new Set(others)].filter((other) => other && other !== sought).slice(0, 8);

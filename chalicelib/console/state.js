@@ -8,7 +8,6 @@ const CALL_MS = 3e3; // a view waits so long for each call of a refresh
 const MOST_CALLS = 20; // that a view makes by itself in a minute
 const OLD_MS = 15e3; // what is older says so
 const NAMES_MS = 30e3; // between two reads of a page of webhooks, for their names
-const TYPING_MS = 300; // after the last key
 const HOUR = 3600e3;
 const DAY = 24 * HOUR;
 const ID = /^(evt|cpy|sub)_[0-9a-f]{32}$/;

@@ -50,7 +50,8 @@ function matching() {
 function renderSubscriptions() {
   const { me, listed, view, filters } = page;
   const some = matching();
-  const troubled = listed.filter((one) => stateOf(one).rank < QUIET).length;
+  const ranks = listed.map((one) => stateOf(one).rank);
+  const troubled = ranks.filter((rank) => rank < QUIET).length;
   const none = "There are no webhooks yet. Add the URL of a receiver: events are POSTed to it.";
   const missed = `No webhook has “${filters.text}” in its name, tenant, host or state.`;
   const isOther = $("nobody").hidden !== some.length > 0; // there are none, or some again
@@ -60,8 +61,8 @@ function renderSubscriptions() {
   const isShown = isTable() && listed.length > 0;
   const told = `${troubled || "None"} of ${number(listed.length, "webhook", !isAll)} in trouble`;
   setText($("troubled"), isShown ? told : "");
-  const isRed = listed.some((one) => stateOf(one).rank === 0);
-  setTone($("troubled"), "badge", isRed ? "failed" : troubled ? "waiting" : "delivered");
+  const tone = ranks.includes(0) ? "failed" : troubled ? "waiting" : "delivered";
+  setTone($("troubled"), "badge", tone);
   hide($("all-webhooks"), !view.id || (me.tenant && page.webhooks.size === 1));
   hide($("finding"), view.id);
   hide($("sought"), !isShown);
