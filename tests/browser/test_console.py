@@ -4,7 +4,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -365,13 +366,26 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
     console.open("/nowhere")
     asked: list[str] = []
     console.page.on("request", lambda request: asked.append(request.url))
-    for searched in ("Order-815", "#order 815"):
+    console.post("order.sought", subject="INV-FRESH")
+    for searched in ("Order-815", "#order 815", "815"):
         console.find(searched)
         console.heading("Order-815").to_be_focused()
         console.go("/nowhere")
         console.heading("Nothing is here.").to_be_focused()
     assert "/events?limit=2&source=original&subject=Order-815" in asked[0]
     assert "/events/evt_" in asked[1]
+    console.find("99999")
+    console.heading("No event has the id or subject 99999.").to_be_visible()
+    console.text("#proposals li").to_have_count(0)
+    console.find("fresh")
+    console.text("#looked").to_contain_text("These contain it:")
+    console.text("#proposals").to_have_text("Subject INV-FRESH")
+    token = console.api("POST", "/tokens", tenant="acme")["token"]
+    console.subscribe("https://127.0.0.1/none", tenant="acme", event_types=["none"])
+    console.post("order.sought", subject="INV-FRESH", tenant="acme")
+    console.open("/find?text=99999", token)
+    console.button("Use it").click()
+    console.heading("No event has the subject 99999.").to_be_visible()
 
 
 # One event
@@ -389,7 +403,9 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(
     console.row(event).press("Enter")
 
     console.heading("order.created").to_be_focused()
-    attempt = r"1: failed, receiver responded 503, took [\d.]+ ms [\d:]+\.\d{3}\s*database is down.*"
+    attempt = (
+        r"1: failed, receiver responded 503, took [\d.]+ ms [\d:]+\.\d{3}\s*database is down.*"
+    )
     console.text("#steps").to_contain_text(re.compile(attempt + r"Next attempt in \d s"))
     console.text("#announcement").to_contain_text("Not delivered: the latest attempt")
     console.text("#steps").to_contain_text(
@@ -639,6 +655,122 @@ def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
     expect(console.button("Undo dismissal")).to_be_hidden()
 
 
+def answer_with(**members: object) -> Callable[[Route], None]:
+    """Return a handler that changes members of an answer of the API."""
+    return lambda route: route.fulfill(json={**route.fetch().json(), **members})
+
+
+def test_recover_says_what_it_will_queue_ends_there_and_then_says_what_it_queued(
+    console: Console, receiver: Receiver
+) -> None:
+    page, card = console.page, console.page.locator("#subscriptions > li")
+    path = f"/subscriptions/{console.subscribe(receiver.url, name='CRM')['subscription_id']}"
+    counted = {
+        "failed": 0,
+        "waiting": 2114,
+        "has_more": False,
+        "oldest_missed_at": "2026-03-03T12:00:00.000000Z",
+        "last_error": "receiver responded 503",
+        "last_at": "2026-03-04T12:00:00.000000Z",
+        "recent": ["pending"],
+    }
+
+    def count(**changes: object) -> None:
+        deliveries = {**counted, **changes}
+        page.unroute(f"**{path}?*")
+        page.route(
+            f"**{path}?*", answer_with(deliveries=deliveries, slow_since="2026-03-03T12:00Z")
+        )
+
+    count(failed=29)
+    console.open(path)
+    name = "Recover 29 failed and 2,114 waiting, the oldest of 3 March"
+    expect(console.button(name, exact=True)).to_be_visible()
+    counts = "29 failed and 2,114 waiting since 2026-03-03 17:30"
+    expect(card.locator("h2 + [data-part=state]")).to_have_text(counts)
+    expect(card.locator("dl")).to_contain_text("29 failed, 2,114 waiting, all, the last at")
+    expect(card.locator("dl")).to_contain_text("Its receiver takes a second or longer")
+    expect(card.locator("dl")).to_contain_text("receiver responded 503")
+    count(failed=29, has_more=True)
+    expect(console.button("Recover 2,143 or more, the oldest of 3 March")).to_be_visible()
+
+    # A container of before does not know it, or asks to wait.
+    fault = {"code": "invalid_request", "errors": [{"field": "since", "message": "is missing"}]}
+    page.route(f"**{path}/recover", lambda route: route.fulfill(status=400, json=fault))
+    console.button("Recover").click()
+    console.text("#job-fault").to_contain_text("Load the page again.")
+    wait = {"Retry-After": "5000"}
+    page.unroute(f"**{path}/recover")
+    page.route(f"**{path}/recover", lambda route: route.fulfill(status=503, headers=wait, json={}))
+    console.button("Close").click()
+    console.button("Recover").click()
+    console.text("#job-fault").to_contain_text("Try again in 5000 s")
+    console.button("Stop", exact=True).click()
+    console.text("#job-title").to_have_text("0 events queued for CRM, then stopped")
+    console.forgive("status of")
+
+    # The receiver goes on failing: the next event after the cursor is younger than the click.
+    count()
+    asked: list[str] = []
+
+    def recover(route: Route) -> None:
+        asked.append(route.request.post_data or "")
+        done = {"examined": 900, "sent": 0, "replayed": 890, "left": 10, "next_cursor": "more"}
+        route.fulfill(json=done)
+
+    page.unroute(f"**{path}/recover")
+    page.route(f"**{path}/recover", recover)
+    younger = {"events": [{"created_at": "2026-03-04T12:00:01.000000Z"}]}
+    page.route(f"**{path}/missed?cursor=more&limit=1", lambda route: route.fulfill(json=younger))
+    expect(console.button("Recover 2,114 waiting,")).to_be_visible()
+    console.button("Recover").click()
+    console.text("#job-title").to_have_text("2,670 events queued for CRM, 30 more in a minute")
+    assert [json.loads(body)["cursor"] for body in asked] == [None, "more", "more"]
+    queued = card.locator("[data-part=queued]")
+    expect(queued).to_have_text(
+        re.compile(r"^At \d\d:\d\d: 2,670 events queued, 30 more in a minute\.$")
+    )
+    expect(console.button("Recover")).to_be_hidden()
+    count(failed=1)  # again
+    expect(console.button("Recover 1 failed and 2,114")).to_be_visible()
+    expect(queued).to_be_hidden()
+    count()
+    expect(queued).to_be_visible()
+    page.evaluate("Date.now = () => new Date().getTime() + 3e5")
+    expect(console.button("Recover 2,114 waiting")).to_be_visible()
+
+
+def test_a_webhook_of_a_suspended_tenant_says_so_and_offers_no_recovery(
+    console: Console, receiver: Receiver
+) -> None:
+    page = console.page
+    console.subscribe(receiver.url, name="CRM", tenant="acme")
+    receiver.default = refuse_copies
+    console.post("lost.found", tenant="acme")
+    assert console.api("GET", "/me")["suspended_tenants"] == []
+    page.route("**/me?*", answer_with(suspended_tenants=["acme"]))
+    console.open("/subscriptions")
+    expect(page.locator("#overview tr", has_text="CRM")).to_contain_text("suspended")
+    page.get_by_role("link", name="CRM").click()
+    card = page.locator("#subscriptions > li")
+    expect(card.locator("h2 + [data-part=state]")).to_have_text("suspended: 1 failed")
+    expect(card).to_contain_text("Nothing can be recovered while its tenant is suspended.")
+    expect(console.button("Recover")).to_be_hidden()
+
+
+def test_an_offline_page_says_so_and_goes_on_by_itself(console: Console) -> None:
+    event = console.post("order.offline")
+    console.open(f"/events/{event['event_id']}")
+    console.heading("order.offline").to_be_visible()
+    console.page.context.set_offline(True)
+    console.text("#banner").to_contain_text("You are offline. Trying again.")
+    console.press("Erase")
+    console.text("#answer").to_have_text("You are offline.")
+    console.page.context.set_offline(False)
+    console.text("#banner").to_be_hidden()
+    console.forgive("ERR_INTERNET_DISCONNECTED")
+
+
 def test_a_subscription_is_made_and_its_secret_is_shown(
     console: Console, receiver: Receiver
 ) -> None:
@@ -700,6 +832,7 @@ def test_the_catalogue_tells_what_types_mean_and_its_examples_are_tried(
         "order.created": {"example": {"total": 120}},
         "order.paid": {"description": HOSTILE, "example": example},
         "order.made": {},
+        **{f"many.{number}": {"example": {"total": 1}} for number in range(11)},
     }
 
     offered = {"event_types": [*told], "catalogue": told}
@@ -707,6 +840,9 @@ def test_the_catalogue_tells_what_types_mean_and_its_examples_are_tried(
     console.subscribe(receiver.url, name="CRM", event_types=["order.*"], tenant="acme")
     console.open("/subscriptions", key=console.api("POST", "/tokens", tenant="acme")["token"])
 
+    page.get_by_text("How to verify and answer").click()
+    console.text("#listen").to_contain_text(f"TRIGGERS_URL={console.origin}/ TRIGGERS_API_KEY=")
+    assert console.copied("token").startswith("trt_")
     page.get_by_text("Event types and their payloads").click()
     row = page.locator("#catalogue-rows > li").filter(has_text="order.paid")
     row.get_by_text("order.paid", exact=True).click()
@@ -724,6 +860,14 @@ def test_the_catalogue_tells_what_types_mean_and_its_examples_are_tried(
         "It leaves out order.paid (it takes total > 100; this has 80)."
     )
     console.check_looks("catalogue", axe)
+    form.get_by_label("order.paid").check()
+    form.get_by_role("button", name="Try the filter on the examples").click()
+    expect(form.get_by_role("status")).to_contain_text("Tried on 1 of 1 example. It leaves out")
+    form.get_by_label("order.paid").uncheck()
+    form.get_by_label("Other types").fill("many.*")
+    form.get_by_role("button", name="Try the filter on the examples").click()
+    expect(form.get_by_role("status")).to_contain_text("Tried on 10 of 11 examples.")
+    form.get_by_label("Other types").fill("")
     form.get_by_label("Filter").fill('{"total": [{"numric": [">", 100]}]}')
     form.get_by_role("button", name="Try the filter on the examples").click()
     expect(form.get_by_role("status")).to_contain_text("is no operator")
@@ -753,6 +897,8 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     card = console.page.locator("#subscriptions > li")
     edit = card.get_by_text("Edit")
     edit.click()
+    shown = card.get_by_label("URL").get_attribute("placeholder")
+    assert shown == "not shown to you; stays as it is, at 127.0.0.1"
     console.check_looks("edit", axe)
     card.get_by_label("Your own secret").fill(OWN)
     card.get_by_label("Filter").fill('{"total": [{"numric": [">", 100]}]}')
@@ -779,6 +925,11 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     card.get_by_label("Value of the header").fill("a")
     card.get_by_label("Filter").fill("")
     card.get_by_label("Name", exact=True).fill("ERP")
+    console.page.get_by_role("link", name="All webhooks").click()
+    console.press("Stay")
+    console.page.go_back()
+    console.press("Stay")
+    expect(card.get_by_label("Name", exact=True)).to_have_value("ERP")
     edit.click()
     edit.click()  # what was typed stays
 
@@ -792,6 +943,10 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     expect(card.get_by_label("Value of the header")).to_have_value("")
     edited = {"name": "ERP", "filter": None, "header_names": ["X-Team"]}
     assert console.api("GET", path) == {**made, **edited}
+    card.get_by_label("Name", exact=True).fill("CMS")
+    console.page.get_by_role("link", name="All webhooks").click()
+    console.button("Leave").click()
+    console.heading("Webhooks").to_be_visible()
 
 
 # A customer's page
@@ -885,6 +1040,7 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
 
     console.press("New secret")
     console.text("#consequence").to_contain_text("The one before signs, too, until")
+    expect(card).not_to_contain_text("Waiting for the answer")
     renewed = console.copied("secret")
     console.button("Done").click()
     path = f"/subscriptions/{made['subscription_id']}"
@@ -1110,6 +1266,8 @@ def test_views_ask_twenty_times_a_minute_write_no_more_than_changes_and_lists_sh
             console.button("Sign out").click()
             page.evaluate(FREEZE, 4e6)  # what is due within an hour is under way
         console.open(place, key or post_refused("beta")[0])
+        if not key:
+            console.text("#orders-none").to_have_text("Looked at 19 of 40 webhooks…")
         row = page.locator(rows)
         row.first.wait_for()
         if "undelivered" in place or "find" in place:
@@ -1137,7 +1295,7 @@ def test_views_ask_twenty_times_a_minute_write_no_more_than_changes_and_lists_sh
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
-    receiver.default = status(422, body=b"x" * 200)
+    receiver.default = status(422, body=b"x" * 300)
     tenant = "z" * 128
     console.subscribe(receiver.url, name="w" * 100, tenant=tenant)
     event = console.post("x" * 128, payload={"long": "y" * 500}, tenant=tenant)
@@ -1160,6 +1318,14 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
 
     console.text("#status").to_have_text("failed")
     console.check_looks("phone-event", axe)
+    page.set_viewport_size({"width": 360, "height": 800})
+    console.text("#steps .response").to_have_text("x" * 200 + "…")
+    marks = page.locator("#timeline text[text-anchor]")
+    expect(marks).to_have_count(3)
+    boxes = [mark.bounding_box() for mark in marks.all()]
+    ends = [(box["x"], box["x"] + box["width"]) for box in boxes if box]
+    assert all(end < start for (_, end), (start, _) in pairwise(ends)), ends
+    page.set_viewport_size({"width": 390, "height": 800})
     page.evaluate("location.hash = '#/subscriptions'")
     page.get_by_role("link", name="w" * 100).wait_for()
     console.check_looks("phone-webhooks", axe)
@@ -1168,9 +1334,11 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     console.text("#zone").to_contain_text("UTC+0530")
     page.emulate_media(media="print")
     assert console.buttons() == []
+    dated = "time => getComputedStyle(time, '::after').content + getComputedStyle(time).fontSize"
+    shown = page.locator("#overview time").first.evaluate(dated)
+    assert re.fullmatch(r'"\d{4}-\d\d-\d\d [\d:]+ UTC"0px', shown)
     page.emulate_media(media="screen")
     page.set_viewport_size({"width": 390, "height": 800})
     page.get_by_role("link", name="w" * 100).click()
     page.locator("#subscriptions").get_by_text("Edit").click()
     console.check_looks("phone-card", axe)
-
