@@ -140,7 +140,7 @@ def test_only_a_key_that_may_read_opens_the_page_until_it_is_forgotten(console: 
     console.button("Use it").wait_for()
     assert "desk-key" not in page.evaluate("location.href")
     # another question, before the browser tells of the end of this one
-    page.evaluate(f"document.getElementById('no').click(); {follow}; onhashchange()")
+    page.evaluate(f"document.getElementById('no').click(); {follow}; onhashchange({{}})")
     console.button("Use it").click()
     console.text("#who").to_have_text("desk on dev")
     console.go(f"/events/{event['event_id']}")
@@ -435,8 +435,8 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
     for searched, heading in (
         ("evt_" + "0" * 32, "There is no evt_"),
         ("evt_00000", "No event has the id or subject evt_00000."),
-        (f" {event_id} ", "order.leased"),
         (subscription_id, "Warehouse"),
+        (f" {event_id} ", "order.leased"),
     ):
         console.find(searched)
         console.heading(heading).to_be_visible()
@@ -669,32 +669,28 @@ COUNTED = {
 }
 
 
-def open_counted(console: Console, url: str, **counts: object) -> str:
-    """Open the card of a webhook as if it had such counts; return its path."""
+def open_counted(console: Console, url: str, **counts: object) -> tuple[str, dict[str, object]]:
+    """Open the card of a webhook as if it had such counts; return its path and the counts."""
     path = f"/subscriptions/{console.subscribe(url, name='CRM')['subscription_id']}"
-    count(console, path, **counts)
+    counted = {**COUNTED, **counts}
+    slow = {"slow_since": COUNTED["oldest_missed_at"]}
+    console.page.route(f"**{path}?*", answer_with(deliveries=counted, **slow))
     console.open(path)
-    return path
-
-
-def count(console: Console, path: str, **counts: object) -> None:
-    answer = answer_with(deliveries={**COUNTED, **counts}, slow_since=COUNTED["oldest_missed_at"])
-    console.page.unroute(f"**{path}?*")
-    console.page.route(f"**{path}?*", answer)
+    return path, counted
 
 
 def test_the_button_says_what_recover_will_queue_and_stop_stops_it(
     console: Console, receiver: Receiver
 ) -> None:
     page, card = console.page, console.page.locator("#subscriptions > li")
-    path = open_counted(console, receiver.url, failed=29)
+    path, counted = open_counted(console, receiver.url, failed=29)
     name = "Recover 29 failed and 2,114 waiting, the oldest of 3 March"
     expect(console.button(name, exact=True)).to_be_visible()
     counts = "29 failed and 2,114 waiting since 2026-03-03 17:30"
     expect(card.locator("h2 + [data-part=state]")).to_have_text(counts)
     expect(card.locator("dl")).to_contain_text("29 failed, 2,114 waiting, all, the last at")
     expect(card.locator("dl")).to_contain_text("Its receiver takes a second or longer")
-    count(console, path, failed=29, has_more=True)
+    counted["has_more"] = True
     expect(console.button("Recover 2,143 or more, the oldest of 3 March")).to_be_visible()
     # A container of before the update does not know it.
     fault = {"code": "invalid_request", "errors": [{"field": "since", "message": "is missing"}]}
@@ -711,7 +707,6 @@ def test_the_button_says_what_recover_will_queue_and_stop_stops_it(
     console.button("Stop", exact=True).click()
 
     console.text("#job-title").to_have_text("0 events queued for CRM, then stopped")
-    expect(console.button("Recover 2,143 or more")).to_be_focused()
     console.forgive("status of")
 
 
@@ -719,7 +714,7 @@ def test_recover_ends_with_what_was_there_and_its_card_says_what_was_queued(
     console: Console, receiver: Receiver
 ) -> None:
     page = console.page
-    path = open_counted(console, receiver.url)
+    path, counted = open_counted(console, receiver.url)
     asked: list[str] = []
 
     def recover(route: Route) -> None:
@@ -739,10 +734,10 @@ def test_recover_ends_with_what_was_there_and_its_card_says_what_was_queued(
     queued = page.locator("#subscriptions [data-part=queued]")
     expect(queued).to_have_text(re.compile(rf"^At \d\d:\d\d: {told}, 30 more in a minute\.$"))
     expect(console.button("Recover")).to_be_hidden()
-    count(console, path, failed=1)  # again
+    counted["failed"] = 1  # again
     expect(console.button("Recover 1 failed and 2,114")).to_be_visible()
     expect(queued).to_be_hidden()
-    count(console, path)
+    counted["failed"] = 0
     expect(queued).to_be_visible()
     page.evaluate("Date.now = () => new Date().getTime() + 3e5")
     expect(console.button("Recover 2,114 waiting")).to_be_visible()
@@ -961,7 +956,8 @@ def test_edits_that_would_vanish_with_the_card_ask_first(
     name.fill("ERP")
     page.get_by_role("link", name="All webhooks").click()
     console.button("Stay").click()
-    page.go_back()
+    for _ in range(2):  # that one is in the history, too
+        page.go_back()
     console.button("Stay").click()
     expect(name).to_have_value("ERP")
     page.get_by_role("link", name="All webhooks").click()
@@ -1117,7 +1113,7 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
         [
             re.compile(r"failed\s+Ledger\s+receiver responded 422, 1 attempt\s+Replay"),
             re.compile(r"failed\s+Shop\s+paused, not pushed.*\s+Enable and replay"),
-            re.compile(r"not sent\s+Mail\s+takes mail.\*; this is order.made\s+Send"),
+            re.compile(r"not asked\s+Mail\s+takes mail.\*; this is order.made\s+Send"),
         ]
     )
     customer.check_looks("order-of-a-customer", axe)
