@@ -61,7 +61,7 @@ function welcome(owner) {
   if (!tenant && !owner.scopes.includes("consume")) return forget("forbidden");
   const isSame = Boolean(tenant) && former?.tenant === tenant;
   if (!isSame) forgetAll();
-  page.me = owner;
+  page.me = { ...owner, catalogue: owner.catalogue ?? {} };
   document.body.className = tenant ? "customer" : "";
   document.title = $("owner").textContent = tenant ?? "Triggers API";
   $("home").textContent = tenant ? "← All webhooks" : "← All events";
