@@ -149,8 +149,7 @@ onhashchange = async ({ oldURL }) => {
   if (!isEdited()) return route();
   const wanted = location.hash;
   history.replaceState(null, "", oldURL);
-  const question = ["Leave without saving?", "What was edited is lost.", "Leave", "Stay"];
-  if (!(await confirm(...question))) return;
+  if (!(await confirm("Leave without saving?", "Edits are lost.", "Leave", "Stay"))) return;
   $("subscriptions").replaceChildren();
   location.hash = wanted;
 };

@@ -14,8 +14,9 @@ async function loadOrders() {
   const all = [...page.webhooks.values()];
   const asked = isFirst ? all : all.filter((one) => ids.has(one.subscription_id));
   const isId = sought.startsWith("evt_");
-  const others = isFirst ? [] : rows.filter((row) => !ids.has(row.subscription_id));
   const tellFound = (found, looking) => {
+    const told = new Set(found.map((row) => row.subscription_id));
+    const others = rows.filter((row) => !told.has(row.subscription_id)); // as they were
     const byEvent = [...Map.groupBy([...others, ...found], (row) => row.event_id).values()];
     const orders = byEvent.map((webhooks) => ({ ...webhooks[0], webhooks }));
     page.orders = orders.sort(newestFirst);
@@ -24,8 +25,8 @@ async function loadOrders() {
   };
   const subject = page.orders[0]?.subject ?? sought;
   const found = isId ? [] : await findSubject(asked, subject, isFirst ? tellFound : null);
-  if (!found.length && !others.length) found.push(...(await lookFurther(all, sought, isId)));
-  if (!found.length && !others.length) return;
+  if (!found.length && !rows.length) found.push(...(await lookFurther(all, sought, isId)));
+  if (!found.length && !rows.length) return;
   page.acted = new Set();
   if (isFirst) page.calls = 2; // what comes next are few
   tellFound(found, "");

@@ -8,6 +8,8 @@ function brief({ outcome, error, status_code, duration_ms }) {
   const word = outcome === "delivered" ? outcome : "failed";
   return `${word}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
 }
+const excerpt = ({ response }) =>
+  [...(response ?? "").replace(ESCAPED, " ")].length < MOST_KEPT ? response : `${response}…`;
 // Return what happened, in order: {from, to, tone, name, text, response}, times in milliseconds.
 function stepsOf(one) {
   const created = Date.parse(one.created_at);
@@ -27,16 +29,14 @@ function stepsOf(one) {
 const step = (from, ms, tone, name, text, response) =>
   ({ from, to: from + ms, tone, name, text: say(text), response });
 function attemptStep(attempt, count, before, isReplay) {
-  const { at, outcome, status_code, error, duration_ms, response: began } = attempt;
-  const isCut = began && [...began.replace(ESCAPED, " ")].length >= MOST_KEPT;
-  const response = isCut ? `${began}…` : began;
+  const { at, outcome, status_code, error, duration_ms } = attempt;
   const from = Date.parse(at);
   const wait = duration(from - before.to);
   const after = count > 1 ? `, ${isReplay ? "replayed " : ""}after ${wait}` : "";
   const text = `Attempt ${count}${after}: ${brief(attempt)}`;
   const unanswered = error?.startsWith("not pushed") ? "not pushed" : "no response";
   const name = `${count}: ${status_code ?? unanswered}`;
-  return step(from, Math.max(duration_ms, 1), outcome, name, text, response);
+  return step(from, Math.max(duration_ms, 1), outcome, name, text, excerpt(attempt));
 }
 function lastStep(one, before, claimedUntil) {
   const { status, message, delivered_at, delivered_via, next_attempt_at } = one;

@@ -6,7 +6,7 @@ function describeTest({ body }, one, given, sent) {
   setText(sent, body.sent ? [...headers, "", body.sent.body].join("\n") : "");
   const why = body.matches ? "" : whyNot({ ...one, ...body }, given);
   const match = why ? `would not be sent: ${nameOf(one)} ${why}.` : "would be sent.";
-  const texts = [`Test at ${body.at}: ${told}`, body.response, `An event like this ${match}`];
+  const texts = [`Test at ${body.at}: ${told}`, excerpt(body), `An event like this ${match}`];
   return [texts.filter(Boolean).join(". "), body.outcome];
 }
 // Return the last event of a type, or of any, that a webhook of its tenant got.
