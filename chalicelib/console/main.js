@@ -97,7 +97,7 @@ function enter(left) {
 }
 function fillFields() {
   drawWebhookOptions();
-  for (const field of FIELDS) {
+  for (const field of FIELDS.filter((one) => one !== document.activeElement)) {
     const value = page.filters[field.name] ?? "";
     field.value = field.type === "datetime-local" ? asInput(value) : value;
   }
