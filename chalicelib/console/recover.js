@@ -6,9 +6,9 @@ const verbOf = (one) => (isOff(one) ? "Enable and recover" : "Recover");
 function fillRecover({ recover: button, queued }, one) {
   const { deliveries: some } = one;
   const last = page.queued.get(one.subscription_id);
-  const isSo = last?.end > Date.now() && isMissing(one) && !some.failed;
+  const isUnended = last?.end > Date.now() && isMissing(one) && !some.failed;
   const suspended = isSuspended(one) && "Nothing can be recovered while its tenant is suspended.";
-  const told = suspended || (isSo && last.text) || "";
+  const told = suspended || (isUnended && last.text) || "";
   setSentence(queued, told);
   setText(button, isMissing(one) && !told ? `${verbOf(one)} ${tellSet(some)}` : "");
   set(button, { ariaDescription: nameOf(one) });
@@ -17,8 +17,8 @@ function fillRecover({ recover: button, queued }, one) {
 function tellSet(some) {
   const total = some.failed + some.waiting;
   const amount = some.has_more ? `${total.toLocaleString("en")} or more` : tellUndelivered(some);
-  const oldest = some.oldest_missed_at ? ` of ${dayOf(some.oldest_missed_at)}` : "";
-  return `${amount}${total === 1 || !oldest ? "" : ", the oldest"}${oldest}`;
+  const oldest = `${total === 1 ? "" : ", the oldest"} of ${dayOf(some.oldest_missed_at)}`;
+  return `${amount}${total ? oldest : ""}`;
 }
 // Recover, of about `total`, what did not arrive or, with `since`, what was never sent, too.
 const recover = (one, given, total) =>
@@ -53,7 +53,7 @@ const recover = (one, given, total) =>
     const later = sum.left ? `, ${sum.left.toLocaleString("en")} more in a minute` : "";
     const told = `${number(done(), "event")} queued`;
     const text = `At ${new Date().toISOString()}: ${told}${later}.`;
-    if (!end) page.queued.set(id, { text, end: Date.now() + QUEUED_MS });
+    if (!end && done() + sum.left) page.queued.set(id, { text, end: Date.now() + QUEUED_MS });
     const failed = { event_id: "cpy_", subscription_id: id, status: "failed" };
     const letters = done() && deliveries.failed ? tellLetters([failed]) : "";
     return `${told} for ${nameOf(one)}${later}${end}${letters}`;
