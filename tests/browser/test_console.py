@@ -1289,8 +1289,6 @@ def test_views_ask_twenty_times_a_minute_write_no_more_than_changes_and_lists_sh
             console.button("Sign out").click()
             page.evaluate(FREEZE, 4e6)  # what is due within an hour is under way
         console.open(place, key or post_refused("beta")[0])
-        if not key:
-            console.text("#orders-none").to_have_text("Looked at 19 of 40 webhooks…")
         row = page.locator(rows)
         row.first.wait_for()
         if "undelivered" in place or "find" in place:
@@ -1315,6 +1313,27 @@ def test_views_ask_twenty_times_a_minute_write_no_more_than_changes_and_lists_sh
             assert page.evaluate("String(getSelection())") == chosen.nth(7).inner_text()
             page.set_viewport_size({"width": 720, "height": 450})  # 1440 x 900 at 200 %
             assert row.evaluate_all(EDGES)[0] < 400
+
+
+def test_an_order_asks_twenty_times_a_minute_from_the_first_on_and_shows_what_it_has(
+    console: Console, receiver: Receiver
+) -> None:
+    page, asked = console.page, []
+    made = console.subscribe(receiver.url, tenant="acme")
+    ids = [f"sub_{number:032x}" for number in range(40)]
+    many = {"subscriptions": [{**made, "subscription_id": one} for one in ids]}
+    members = {"event_id": f"evt_{0:032x}", "event_type": "a", "created_at": made["created_at"]}
+    missed = {"events": [{**members, "subject": "order-40", "reason": "later"}], "examined": 1}
+    page.route("**/subscriptions?*", lambda route: route.fulfill(json=many))
+    page.route("**/missed?*", lambda route: route.fulfill(json=missed))
+    page.on("request", lambda request: asked.append(request.url))
+    page.add_init_script("setTimeout = wait")
+
+    console.open("/find?text=order-40", console.api("POST", "/tokens", tenant="acme")["token"])
+
+    console.text("#orders-none").to_have_text("Looked at 19 of 40 webhooks…")
+    console.text("#orders li li").to_have_count(19)
+    assert len([url for url in asked if "/subscriptions" in url]) == 20
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
