@@ -101,6 +101,7 @@ def get_me(call: Call) -> Response:
     if Scope.CONSUME in key.scopes:
         url = settings.webhook_url
         me["webhook"] = {"host": urlsplit(url).hostname} if url else None
+        me["suspended_tenants"] = settings.suspended_tenants
     if "include" in call.query:
         me["catalogue"] = offered
     return respond(dumps(me))

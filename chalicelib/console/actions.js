@@ -39,11 +39,13 @@ async function act(button, answer, given) {
   page.refreshing.abort(); // it would ask for what is deleted meanwhile
   const run = async () => {
     for (const first of before) await call("POST", first);
-    return describe(await call(method, path, [], body));
+    const answered = await call(method, path, [], body);
+    tell(answer, "");
+    return describe(answered);
   };
   const said = await run().catch((error) => [error.message, "failed"]);
   button.ariaBusy = null;
-  if (page.view.id === id) tell(answer, ...said);
+  tell(answer, ...(page.view.id === id ? said : [""]));
   await hooks.refreshAll();
   focusNear(button);
 }

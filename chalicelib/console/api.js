@@ -17,7 +17,8 @@ async function call(method, path, signals = [], body = undefined) {
   const headers = { Authorization: `Bearer ${fitting}`, "Content-Type": "application/json" };
   const signal = AbortSignal.any([AbortSignal.timeout(30e3), ...signals]);
   const given = { method, headers, credentials: "omit", signal };
-  const failed = ({ message }) => Promise.reject(Object.assign(new Error(message), { status: 0 }));
+  const unanswered = () => (navigator.onLine ? "The API does not respond." : "You are offline.");
+  const failed = () => Promise.reject(Object.assign(new Error(unanswered()), { status: 0 }));
   const sent = fetch(API + path, { ...given, body: body && JSON.stringify(body) });
   const response = await sent.catch(failed);
   const answer = parse(await response.text().catch(failed));
@@ -38,7 +39,8 @@ async function pace(signal) {
 }
 // Read; wait as long as an answer asks for, and try again, until the view is left.
 async function get(path, signal = page.refreshing.signal) {
-  if (page.shownAt && signal === page.refreshing.signal) await pace(signal);
+  const isPaced = page.shownAt || page.view.name === "orders"; // which may ask many at first
+  if (isPaced && signal === page.refreshing.signal) await pace(signal);
   try {
     return (await call("GET", path, [signal])).body;
   } catch (error) {
@@ -56,23 +58,21 @@ async function* pagesOf(path, given, signal, cursor = null) {
   } while (cursor);
 }
 // Return up to `enough` items, by id, and the cursor of what follows; `least` ends it at a page.
-async function listAll(path, given, { enough, least = enough, signal, tellSize, cursor }) {
+async function listAll(path, given, { enough, least = enough, signal, cursor }) {
   const found = new Map();
   const limit = Math.min(enough, PAGE);
   let asked = 0;
   for await (const body of pagesOf(path, { ...given, limit }, signal, cursor)) {
     for (const one of body[path]) found.set(one.event_id ?? one.subscription_id, one);
     asked += 1;
-    tellSize?.(found.size);
     const isEnough = found.size >= least || asked > 5 + least / 25; // a page may hold few, or none
     if (isEnough) return { found, cursor: body.next_cursor };
   }
   return { found, cursor: null };
 }
-const OURS = { rows: "", text: "" }; // of addresses; the API knows none
 async function listEvents(given, options) {
   const own = given.subscription_id === OWN && { subscription_id: "", source: "original" };
-  const listed = await listAll("events", { ...given, ...own, ...OURS }, options);
+  const listed = await listAll("events", { ...given, ...own, rows: "", text: "" }, options);
   for (const { event_type, tenant, subject } of listed.found.values()) {
     page.seen.types.add(event_type);
     if (tenant) page.seen.tenants.add(tenant);
@@ -96,10 +96,9 @@ async function learn() {
 }
 // Return all that a webhook missed. `tellRows` is told the rows so far, and of how many events.
 async function listMissed(id, given, signal, tellRows) {
-  const asked = { until: new Date().toISOString(), ...given };
   const missed = [];
   let examined = 0;
-  for await (const body of pagesOf(`subscriptions/${id}/missed`, asked, signal)) {
+  for await (const body of pagesOf(`subscriptions/${id}/missed`, given, signal)) {
     missed.push(...body.events);
     examined += body.examined;
     tellRows?.(missed, examined);

@@ -8,14 +8,14 @@ function fillCard(node, one) {
   setTone(parts.state, "badge", tone);
   fillCardFacts(parts.facts, one);
   fillCardButtons(parts, one);
-  const primary = isOff(one) ? "enable" : isMissing(one) ? "recover" : "try";
+  fillRecover(parts, one);
+  const primary = isOff(one) ? "enable" : parts.recover.hidden ? "try" : "recover";
   setTone(parts.recover, "", primary === "recover" ? "primary" : "quiet");
   setTone(parts.try.firstElementChild, "", primary === "try" ? "primary" : "quiet");
   const isEmpty = () => !parts.form.children.length; // else what was typed stays
   const fill = () => isEmpty() && fillForm(parts.form, one, parts.answer);
   parts.edit.ontoggle = ({ target }) => target.open && fill();
   parts.try.ontoggle = ({ target }) => target.open && fillTry(target, one);
-  fillRecover(parts.recover, one);
   fillLook(parts.never, one);
   if (page.me.tenant) loadUrl(one);
 }
@@ -33,9 +33,10 @@ function fillCardFacts(node, one) {
     ["Body", one.body && "the payload alone"],
     ["Signature", one.header_prefix && `as ${one.header_prefix}-… headers, too`],
     ["Deliveries", tellDeliveries(id, one.deliveries)],
-    ["Newest", one.deliveries.recent.length && strip(one.deliveries.recent)],
+    ["Newest", one.deliveries.recent.length && strip(one.deliveries)],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
     ["Last error", errorOf(one)],
+    ["Slow", one.slow_since && SLOW],
     ["Dismissed", one.dismissed_until && `what came before ${one.dismissed_until}`],
     ["To do", one.state === "disabled" && "Mend the receiver, try it, enable, then recover."],
     ["Created", `${one.created_at}${by(one)}`],
@@ -44,13 +45,16 @@ function fillCardFacts(node, one) {
   const shown = facts.map(([, value]) => value?.textContent ?? value);
   redraw(node, shown, () => makeFacts(facts));
 }
+const SLOW = "Its receiver takes a second or longer, so its deliveries go through a queue for slow \
+ones, and may come later: respond first, then work.";
 function tellDeliveries(id, some) {
   if (!some.last_at) return "none yet";
   const linkTo = (status, count, word) =>
     [link("/", { subscription_id: id, status }, `${amountOf(count, some)} ${word}`), ", "];
   const failed = some.failed ? linkTo("failed", some.failed, "failed") : [];
   const waiting = some.waiting ? linkTo("pending", some.waiting, "waiting") : [];
-  return span("", ...failed, ...waiting, ...sentence(`the last at ${some.last_at}`));
+  const all = link("/", { subscription_id: id }, "all");
+  return span("", ...failed, ...waiting, all, ...sentence(`, the last at ${some.last_at}`));
 }
 function fillCardButtons(parts, one) {
   const { subscription_id: id } = one;
@@ -59,7 +63,8 @@ function fillCardButtons(parts, one) {
   hide(parts.dismiss, !isMissing(one));
   hide(parts.restore, !one.dismissed_until);
   hide(parts.open, page.me.tenant || !one.tenant);
-  parts.open.onclick = () => openAsCustomer(parts.open, one.tenant, parts.answer);
+  const asked = { path: "tokens", body: { tenant: one.tenant }, describe: openTab };
+  parts.open.onclick = () => act(parts.open, parts.answer, asked);
   for (const [name, { path = "", verb, describe, body, ...more }] of Object.entries(CALLS)) {
     set(parts[name], { ariaDescription: nameOf(one) });
     parts[name].onclick = () =>
@@ -120,11 +125,7 @@ too: put the new one into your receiver meanwhile.",
   },
 };
 // Open the page of a tenant in a tab of its own, with a token of an hour.
-function openAsCustomer(button, tenant, answer) {
-  const openTab = ({ body }) => open(`${API}#key=${body.token}`, "_blank", "noopener");
-  const describe = (answered) => [openTab(answered) ?? "", ""];
-  return act(button, answer, { path: "tokens", body: { tenant }, describe });
-}
+const openTab = ({ body }) => [open(`${API}#key=${body.token}`, "_blank", "noopener") ?? "", ""];
 // Load the URL of a customer's webhook once; an edit forgets it.
 async function loadUrl({ subscription_id: id }) {
   if (page.urls.has(id)) return;

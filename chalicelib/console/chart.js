@@ -1,10 +1,5 @@
 // chart.js: what the list has loaded, in a line by state, and as a strip of the last hour.
-const ORDER = ["failed", "retrying", "not_sent", "pending", "delivered", "not_asked", "no_webhook"];
 const MINUTES = 60;
-function sumsOf(states) {
-  const counts = ORDER.map((state) => [state, states.filter((one) => one === state).length]);
-  return counts.filter(([, count]) => count);
-}
 // Say how many of the loaded `items`, {state, time}, are in which state; each state is a filter.
 function drawCounts(items, name) {
   const { status } = page.filters;
@@ -17,9 +12,9 @@ function drawCounts(items, name) {
 }
 function countLink(state, count, status) {
   const text = `${count.toLocaleString("en")} ${wordOf(state)}`;
-  const filter = state === "retrying" ? "pending" : state;
+  const filter = state === "waiting" ? "pending" : state;
   const name = `badge ${toneOf(state)}`;
-  if (isOfAll() || !WORST_FIRST.includes(filter)) return span(name, text);
+  if (isOfAll() || WORDS[state]) return span(name, text);
   const isOn = filter === status;
   const href = address("/", { ...page.filters, rows: "", status: isOn ? "" : filter });
   return make("a", { class: name, href, ...(isOn && { "aria-current": "true" }) }, text);
@@ -31,20 +26,14 @@ function drawChart(items) {
   const cut = page.olderCursor ? oldest : 0;
   const minutes = Array.from({ length: MINUTES }, () => []);
   for (const { state, time } of items) minutes[Math.floor(time / 60e3) - first]?.push(state);
+  const width = Math.min((cut / 60e3 - first) * 10, 10 * MINUTES); // what is not loaded
   const peak = Math.max(4, ...minutes.map(({ length }) => length));
   redraw($("chart"), [first, minutes, cut], () => [
-    ...(cut > first * 60e3 ? [notCounted(cut, first)] : []),
+    ...(cut > first * 60e3 ? [make("rect", { class: "beyond", width, height: 100 })] : []),
     ...minutes.map((states, index) => column(sumsOf(states), index, first, peak)),
   ]);
   const sums = sumsOf(minutes.flat()).map(tellState);
   set($("chart"), { ariaLabel: `Events created in the last hour: ${sums.join(", ") || "none"}` });
-}
-const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
-// The part of the hour that is not loaded.
-function notCounted(cut, first) {
-  const width = Math.min((cut / 60e3 - first) * 10, 10 * MINUTES);
-  const title = make("title", {}, `Not counted before ${utc(cut)}`);
-  return make("g", {}, title, make("rect", { class: "beyond", x: 0, y: 0, width, height: 100 }));
 }
 function column(sums, index, first, peak) {
   const texts = [utc((first + index) * 60e3), ...sums.map(tellState)];
@@ -53,7 +42,9 @@ function column(sums, index, first, peak) {
   for (const [state, count] of sums) {
     const height = (count / peak) * 100;
     y -= height;
-    group.append(make("rect", { class: toneOf(state), x: index * 10 + 1, y, width: 8, height }));
+    const width = state === "failed" ? 8 : 5; // it is told by more than its colour
+    const x = index * 10 + 5 - width / 2;
+    group.append(make("rect", { class: toneOf(state), x, y, width, height }));
   }
   return group;
 }

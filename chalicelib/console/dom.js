@@ -63,10 +63,9 @@ function showItems(list, items, id, template, fill) {
     if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
     try {
       fill(node, items[index]);
-      set(node, { title: "" });
     } catch ({ message }) {
-      showText(node.querySelector("[data-part]"), `Cannot be drawn: ${message}`);
-      set(node, { title: items[index][id] });
+      const told = `Cannot be drawn: ${items[index][id]}: ${message}`;
+      showText(node.querySelector("[data-part]"), told);
     }
   });
   if (document.activeElement !== focused) focused?.focus({ preventScroll: true }); // it was moved
@@ -76,8 +75,8 @@ function partsOf(node) {
   const parts = [...node.querySelectorAll("[data-part]")];
   return Object.fromEntries(parts.map((part) => [part.dataset.part, part]));
 }
-function offer(options, values, before = "") {
-  const texts = [...values].sort().map((value) => before + value);
+function offer(options, values) {
+  const texts = [...values].sort();
   redraw(options, texts, () => texts.map((value) => make("option", { value })));
 }
 // Show faults, which are sentences, beside their fields; return whether there are any.

@@ -19,11 +19,11 @@ function becameOf({ event, recipients, outcome }) {
   const own = stateOfPush(event);
   if (isCopy(event.event_id)) return { state: own, tone: toneOf(own), text: say(event.message) };
   if (!outcome) return { state: "…", tone: "", text: "Looking who got it…" };
-  const others = recipients.filter((one) => !one.copy && one.reason !== "deleted").length;
+  const others = recipients.filter((one) => stateOfRecipient(one) === "not_asked").length;
   const there = others ? `none of ${number(others, "webhook")}` : "no webhook: there is none";
   const none = `It matched ${there}.`;
   const became = tellBecame(outcome, event.tenant);
-  const without = others && /^\d/.test(became) ? `; ${number(others, "other")} got no copy` : "";
+  const without = others && /^\d/.test(became) ? `; ${others} not asked` : "";
   const alone = [none, upper(tellOwn(outcome, true))].filter(Boolean).join(" ");
   const text = isOwnAlone({ outcome }) ? alone : `${became}${without}`;
   return { state: wordOf(outcome.state), tone: toneOf(outcome.state), text };

@@ -6,10 +6,9 @@ function fillForm(form, one, answer) {
   const parts = partsOf(form);
   url.required = !one;
   url.defaultValue = page.urls.get(one?.subscription_id) ?? "";
-  if (one) url.placeholder = `as it is, at ${one.target_host}`;
+  if (one) url.placeholder = `not shown to you; stays as it is, at ${one.target_host}`;
   name.defaultValue = one?.name ?? "";
   tenant.parentNode.hidden = Boolean(one);
-  tenant.defaultValue = page.seen.tenants.has(page.filters.text) ? page.filters.text : "";
   filter.defaultValue = one?.filter ? JSON.stringify(one.filter) : "";
   for (const choice of ["body", "header_prefix"]) form.elements[choice].value = one?.[choice] ?? "";
   fillTypes(parts, types, one?.event_types ?? []);
@@ -21,9 +20,12 @@ function fillForm(form, one, answer) {
   parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
   const isOfHeaders = ({ field }) => field === "headers";
   url.oninput = () => explain(readForm(form, one).faults.filter(isOfHeaders), form);
+  form.isEdited = () => one && form.children.length > 0 && isChanged(readForm(form, one));
   setText(parts.save, one ? "Save" : "Add");
   form.onsubmit = () => (form.saved ??= save(form, one, answer).finally(() => delete form.saved));
 }
+const isChanged = ({ given, faults }) =>
+  faults.length > 0 || Object.values(given).some((value) => value !== undefined);
 // Types to tick, if there are some to choose from; else they are typed.
 function fillTypes({ ticks, others }, input, chosen) {
   const offered = page.me.event_types ?? [];
@@ -39,10 +41,6 @@ function fillTypes({ ticks, others }, input, chosen) {
     const about = span("muted", reports || (page.me.catalogue[type]?.description ?? ""));
     ticks.append(make("label", { class: "tick" }, box, ` ${type} `, about));
   }
-  input.onfocus = input.oninput = () => {
-    const before = input.value.replace(/[^,]*$/, "").replace(/,$/, ", ");
-    offer($("offered"), page.me.event_types ?? page.seen.types, before);
-  };
 }
 // Add a row for a header; of one that is set only the name is known.
 function addHeader(rows, name = "") {
@@ -51,8 +49,8 @@ function addHeader(rows, name = "") {
   header.defaultValue = name;
   if (name) value.placeholder = "set; give it again with another URL";
   remove.onclick = () => row.remove();
-  if (rows.children.length < 5) rows.append(row); // the API takes no more
-  return row.isConnected ? row : rows.lastElementChild;
+  rows.append(row);
+  return row;
 }
 // Return {given, faults}: what a form says that differs from `one`, and what cannot be read.
 function readForm(form, one) {
@@ -86,10 +84,13 @@ function readForm(form, one) {
   }
   return { given, faults };
 }
-function readTypes(form, known) {
+function typesIn(form) {
   const data = new FormData(form);
   const typed = data.get("types").split(",").map((entry) => entry.trim());
-  const entries = [...new Set([...data.getAll("ticked"), ...typed.filter(Boolean)])];
+  return [...new Set([...data.getAll("ticked"), ...typed.filter(Boolean)])];
+}
+function readTypes(form, known) {
+  const entries = typesIn(form);
   const offered = page.me.event_types ?? entries;
   const isOffered = (entry) => /^triggers\.|\*$/.test(entry) || offered.includes(entry);
   const wrong = entries.find((entry) => !isOffered(entry) && !known.includes(entry));
@@ -110,6 +111,27 @@ function readHeaders(form, one) {
   const [without] = filled.filter(([, value]) => !value);
   if (without) throw new Error(`Give the value of ${without[0]} again, or remove it.`);
   return filled.length ? Object.fromEntries(filled) : null;
+}
+// Try the filter that is typed on examples of the types that are chosen.
+async function tryFilter(form) {
+  const { given, faults } = readForm(form);
+  const { filter } = given;
+  const fault = faults.find(({ field }) => field === "filter");
+  if (!filter) return fault ? [fault.message, "failed"] : ["Without a filter it takes all.", ""];
+  const chosen = Object.keys(page.me.catalogue).filter((type) => hasType(typesIn(form), type));
+  const all = chosen.filter(exampleOf);
+  const types = all.slice(0, MOST_READ);
+  const [yes, no] = [[], []];
+  for (const type of types) {
+    const body = { filter, payload: exampleOf(type) };
+    const { matches, member } = (await call("POST", "filters/test", [], body)).body;
+    if (matches) yes.push(type);
+    else no.push(`${type} (it ${whyFiltered(filter, member, body.payload)})`);
+  }
+  const took = yes.length ? ` It takes the example of ${yes.join(", ")}.` : "";
+  const left = no.length ? ` It leaves out ${no.join(", ")}.` : "";
+  const tried = `Tried on ${types.length} of ${number(all.length, "example")}.`;
+  return [tried + took + left, yes.length ? "delivered" : "failed"];
 }
 async function save(form, one, answer) {
   const { given, faults } = readForm(form, one);

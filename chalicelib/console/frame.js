@@ -19,10 +19,8 @@ function show() {
   const isHere = ({ hash }) => VIEWS[hash.slice(1)] === view.name && !view.id;
   for (const node of $("nav").children) set(node, { ariaCurrent: isHere(node) ? "page" : null });
   hide($("clear"), !isFiltered());
-  const given = FIELDS.filter(({ name }) => page.filters[name] && !kept()[name]);
-  const names = given.map((field) => field.closest("label").firstChild.textContent.trim());
-  setText($("folded"), ["Filters", names.join(", ")].filter(Boolean).join(": "));
-  for (const id of ["types", "tenants"]) offer($(id), page.seen[id]);
+  offer($("types"), me?.event_types ?? page.seen.types);
+  offer($("tenants"), page.seen.tenants);
   if (!focusedBefore || shown === "-") return;
   const isThere = [focusedBefore, document.body].includes(document.activeElement);
   focusedBefore = null;
@@ -33,7 +31,7 @@ function focusFirst() {
   const { name, from } = page.view;
   const row = [...$("rows").children].find((one) => one.dataset.id === from)?.firstElementChild;
   const places = { list: row, subscriptions: $("subscriptions").querySelector("h2 a") };
-  (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: true });
+  (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: !row });
 }
 function tellAge() {
   const isOld = page.key && page.shownAt && Date.now() - page.shownAt > OLD_MS;

@@ -1,6 +1,5 @@
 // jobs.js: what takes many calls, one job at a time, with its progress in a bar at the bottom.
 const REPLAY_MS = 250; // between two replays of many
-const REPEATS = 20; // of a call in a row that the API does not answer, or with 503
 let opener = null; // what began it, and has the focus again after it
 const isRunning = () => page.job !== null && $("stop").textContent === "Stop";
 const tellJob = (text) => setText($("job-title"), text);
@@ -26,8 +25,8 @@ async function runJob(work) {
   await hooks.refreshAll();
   focusNear(opener ?? $("stop")); // what had the focus may be gone
 }
-function stopped({ message }, signal, text) {
-  setText($("job-fault"), signal.aborted ? "" : message);
+function stopped({ message, status }, signal, text) {
+  setText($("job-fault"), signal.aborted ? "" : `${message}${status === 400 ? AGAIN : ""}`);
   return text;
 }
 function endJob() {
@@ -36,35 +35,27 @@ function endJob() {
   focusNear(opener ?? $("stop"));
 }
 $("stop").onclick = () => (isRunning() ? page.job.abort() : endJob());
-onbeforeunload = (leaving) => {
-  if (isRunning()) leaving.preventDefault();
-};
 // Make a call of a job; repeat it while the API does not answer, or asks to try again.
 async function insist(method, path, signal, body) {
-  for (let repeats = 0; ; repeats += 1) {
+  for (;;) {
     try {
       return await call(method, path, [], body); // to its end: what was done is counted
     } catch (error) {
       const isPassing = [0, 429].includes(error.status) || error.status >= 500;
-      if (signal.aborted || !isPassing || repeats >= REPEATS) throw error;
+      if (signal.aborted || !isPassing) throw error;
       setText($("job-fault"), `${error.message} It goes on by itself.`);
-      await sleep(1000 * (error.wait || 2));
+      const ended = new Promise((resolve) => (signal.onabort = resolve));
+      await Promise.race([sleep(1000 * (error.wait || 2)), ended]);
       signal.throwIfAborted();
       setText($("job-fault"), "");
     }
   }
 }
-function tellIds(ids) {
-  const count = ids.filter(isCopy).length;
-  const copies = number(count, page.me.tenant ? "delivery" : "copy");
-  const own = count < ids.length ? number(ids.length - count, "event") : "";
-  return [own, count && copies].filter(Boolean).join(" and ") || "0 events";
-}
+const tellIds = (ids) => number(ids.length, page.me.tenant ? "delivery" : "event");
 // Count all that match, ask, then replay them.
 function replayAll(given) {
   return runJob(async (signal) => {
-    const tellSize = (size) => tellJob(`Counting: ${size} so far`);
-    const { found } = await listEvents(given, { enough: Infinity, signal, tellSize });
+    const { found } = await listEvents(given, { enough: Infinity, signal });
     const pushed = [...found.values()].filter((one) => one.delivered_via !== "subscriptions");
     const ids = pushed.map(idOf);
     const whatever = given.status ? "" : ", whatever their status";
@@ -76,10 +67,7 @@ fail again and that disables a webhook, the rest for it is refused.";
     if (!(await confirm(`${verb} ${tellIds(ids)}${whatever}?`, consequence, verb))) return null;
     if (isMended) await insist("POST", `subscriptions/${owner.subscription_id}/enable`, signal);
     const told = await replayEach(ids, signal);
-    if (signal.aborted || given.status !== "failed") return `${told}${tellLetters(pushed)}`;
-    const left = await listEvents(given, { enough: PAGE, signal });
-    const more = left.cursor ? "+" : "";
-    return `${told}; ${left.found.size}${more} left as failed${tellLetters(pushed)}`;
+    return `${told}${tellLetters(pushed)}`;
   });
 }
 const replayMany = (all) =>

@@ -16,7 +16,6 @@ function setKey(value, refusal = "") {
   former = page.me ?? former;
   Object.assign(page, { key: value, me: null });
   page.job?.abort();
-  page.counting?.abort();
   setText($("refusal"), refusal);
   hooks.refresh();
 }
@@ -63,7 +62,6 @@ function welcome(owner) {
   const isSame = Boolean(tenant) && former?.tenant === tenant;
   if (!isSame) forgetAll();
   page.me = { ...owner, catalogue: owner.catalogue ?? {} };
-  readTests();
   document.body.className = tenant ? "customer" : "";
   document.title = $("owner").textContent = tenant ?? "Triggers API";
   $("home").textContent = tenant ? "← All webhooks" : "← All events";

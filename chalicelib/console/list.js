@@ -100,17 +100,16 @@ function renderList() {
   const rows = rowsOf(page.loaded.values());
   if (isListed || isRefused) showItems($("rows"), rows, "id", "row", fillRow);
   set($("rows"), { ariaBusy: String(!isListed) });
-  const none = me.tenant ? "Nothing was sent yet." : "No events yet. Post one:";
+  const none = me.tenant ? "Nothing was sent yet." : "No events yet.";
   const nothing = isOfAll() ? "Nothing failed, and nothing waits." : none;
   const empty = isFiltered() ? "No event matches." : nothing;
-  const kind = filters.subscription_id === OWN ? "Pushes" : "Deliveries";
-  const name = filters.subscription_id ? `${kind} to ${label(filters.subscription_id)}` : "Events";
+  const { subscription_id: owner } = filters;
+  const name = owner ? `Deliveries to ${label(owner)}` : "Events";
   setText($("list-name"), isOfAll() ? "What did not arrive" : name);
   setTone($("list-title"), "", isOfOne() ? "" : "unseen");
-  setText($("empty-text"), isRefused ? "Correct the filters." : isListed ? empty : "Loading…");
+  const told = isRefused ? "Correct the filters." : isListed ? empty : "Loading…";
+  setText($("empty"), $("rows").children.length ? "" : told);
   hide($("older"), isOfAll() || !page.olderCursor || page.loaded.size >= MOST_SHOWN);
-  hide($("empty"), $("rows").children.length > 0);
-  hide($("example"), isFiltered() || !isListed || isRefused || me.tenant);
   hide($("replay-all"), !rows.length || isOfAll() || !(isFiltered() || isOfOne()));
   hide($("filters").elements.status.parentNode, isOfAll());
   drawWebhookOptions();
@@ -126,6 +125,3 @@ function drawWebhookOptions() {
   redraw($("subscription_id"), options, () => options.map((option) => new Option(...option)));
   if (document.activeElement !== $("subscription_id")) $("subscription_id").value = chosen;
 }
-$("example").textContent = `${curl("events")} \\
-  -H 'Content-Type: application/json' \\
-  -d '{"event_type": "order.created", "payload": {"order_id": "12345"}}'`;

@@ -1,8 +1,6 @@
 // main.js: the address says what is shown, with filters; that is loaded anew every few seconds.
 const LOADERS = { list: loadList, event: loadEvent, missing: search, orders: loadOrders };
 LOADERS.subscriptions = loadSubscriptions;
-let typing;
-let scrolledTo = 0;
 async function refresh() {
   clearTimeout(page.timer);
   page.refreshing.abort();
@@ -43,8 +41,8 @@ function showFailure(error) {
   if (code === "not_found" && view.id) return miss(gone);
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
-  const faults = { 0: `The API does not respond (${message}). Trying again.` };
-  faults[undefined] = `This page has a fault and cannot draw all of it (${message}).`;
+  const faults = { 0: `${message} Trying again.`, 400: `${message}${AGAIN}` };
+  faults[undefined] = `This page has a fault and cannot draw all of it (${message}).${AGAIN}`;
   const since = shownAt ? ` What is shown is of ${new Date(shownAt).toISOString()}.` : "";
   setSentence($("banner"), isExplained ? "" : `${faults[status] ?? message}${since}`);
   if (status === undefined) console.error(error);
@@ -53,28 +51,26 @@ function showFailure(error) {
   if (page.isRefused && view.name === "list") renderList();
   return !page.isRefused; // until the filters change
 }
-function route(isTyped = false) {
+function route() {
   const hash = location.hash.replace(/^#key=/, "#/?key=");
   const [, path, text] = hash.match(/^#?([^?]*)\??(.*)$/);
   const values = new URLSearchParams(text.replaceAll("+", "%2B"));
   const { key: linked, ...given } = Object.fromEntries(values);
   if (linked !== undefined) history.replaceState(null, "", address(path || "/", given));
   const { view: left, me } = page;
-  page.counting?.abort();
   const found = path.match(/^\/(?:events|subscriptions)\/(.+)$/);
   const sought = (path === "/find" ? given.text : found?.[1]) ?? "";
   const view = { ...viewOf(path, sought), from: left.id };
   Object.assign(page, { view, isRefused: false, recent: [] });
   if (me?.tenant) delete given.tenant; // its own is known
   if (me?.tenant && view.name === "list" && !isOfCustomer(given)) view.name = "subscriptions";
-  if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;
   if (view.name === "list") {
     $("back").href = location.hash || "#/";
     if (FIELDS.some(({ name }) => page.filters[name] !== given[name])) resetList();
   }
   if (VIEWS[path]) page.filters = given;
-  if (!isTyped) fillFields();
-  const isSearch = !me?.tenant && (path === "/find" || ID.test(sought));
+  fillFields();
+  const isSearch = !me?.tenant && path === "/find";
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
   else if (["name", "id", "sought"].some((part) => left[part] !== view[part])) enter(left);
@@ -82,7 +78,7 @@ function route(isTyped = false) {
   if (linked) takeKey(linked);
 }
 function viewOf(path, sought) {
-  const isWhole = ID.test(sought) && sought.length === 36;
+  const isWhole = ID.test(sought);
   const isOthers = sought.startsWith("evt_"); // which a token may not read
   const isCustomers = page.me?.tenant && sought;
   if (isCustomers && (isWhole ? isOthers : path === "/find")) return { name: "orders", sought };
@@ -97,11 +93,11 @@ function enter(left) {
   $("fold").open = false;
   if (left.name) askFocus();
   show();
-  scrollTo(0, page.view.name === "list" ? scrolledTo : 0);
+  scrollTo(0, 0);
 }
 function fillFields() {
   drawWebhookOptions();
-  for (const field of FIELDS) {
+  for (const field of FIELDS.filter((one) => one !== document.activeElement)) {
     const value = page.filters[field.name] ?? "";
     field.value = field.type === "datetime-local" ? asInput(value) : value;
   }
@@ -111,24 +107,15 @@ function readFields() {
   const given = Object.fromEntries(new FormData($("filters")));
   const { event_type: type } = given;
   const isWhole = !type || type.endsWith("*") || page.seen.types.has(type);
-  const before = { since: "", until: "", ...page.filters };
-  const timeOf = (name) =>
-    asInput(before[name]) === given[name] ? before[name] : fromInput(given[name]);
   const event_type = isWhole ? type : `${type}*`; // what is typed is a beginning
-  return { ...given, event_type, since: timeOf("since"), until: timeOf("until") };
+  return { ...given, event_type, since: fromInput(given.since), until: fromInput(given.until) };
 }
-// Put filters into the address and show what they match; `isTyped`: without a step for "back".
-function go(changes, isTyped = false) {
-  clearTimeout(typing);
+// Put filters into the address and show what they match.
+function go(changes) {
   const next = address("/", { ...page.filters, rows: "", ...changes });
   if (next === (location.hash || "#/")) return fillFields();
-  history[isTyped ? "replaceState" : "pushState"](null, "", next);
-  route(isTyped);
+  location.hash = next;
 }
-$("filters").oninput = () => {
-  clearTimeout(typing);
-  typing = setTimeout(() => go(readFields(), true), TYPING_MS);
-};
 $("filters").onchange = () => go(readFields());
 $("older").onclick = () => go({ rows: shownItems() + PAGE });
 $("clear").onclick = () => {
@@ -154,7 +141,21 @@ onkeydown = (press) => {
   press.preventDefault();
   $("find-text").focus();
 };
-onhashchange = () => route();
+ononline = refresh;
+// Edits go with their card: ask first, under the address that is left.
+const isEdited = () =>
+  [...$("subscriptions").querySelectorAll("form")].some((form) => form.isEdited?.());
+onhashchange = async ({ oldURL }) => {
+  if (!isEdited()) return route();
+  const wanted = location.hash;
+  history.replaceState(null, "", oldURL);
+  if (!(await confirm("Leave without saving?", "Edits are lost.", "Leave", "Stay"))) return;
+  $("subscriptions").replaceChildren();
+  location.hash = wanted;
+};
+onbeforeunload = (leaving) => {
+  if (isRunning() || isEdited()) leaving.preventDefault();
+};
 document.onvisibilitychange = () => document.hidden || refresh();
 setInterval(() => {
   const { me, view, event } = page;

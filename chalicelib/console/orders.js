@@ -10,36 +10,45 @@ async function loadOrders() {
   const ids = page.acted?.size ? page.acted : new Set(underWay);
   if (!isFirst && !ids.size) return;
   await loadWebhooks();
-  renderOrders("Looking at each webhook…");
+  renderOrders(isFirst ? "Looking at each webhook…" : "");
   const all = [...page.webhooks.values()];
   const asked = isFirst ? all : all.filter((one) => ids.has(one.subscription_id));
   const isId = sought.startsWith("evt_");
-  const found = isId ? [] : await findSubject(asked, page.orders[0]?.subject ?? sought);
-  if (!isFirst) found.push(...rows.filter((row) => !ids.has(row.subscription_id)));
-  if (!found.length) found.push(...(await lookFurther(all, sought, isId)));
-  if (!found.length) return;
-  const byEvent = [...Map.groupBy(found, (row) => row.event_id).values()];
-  const orders = byEvent.map((webhooks) => ({ ...webhooks[0], webhooks }));
-  page.orders = orders.sort(newestFirst);
+  const tellFound = (found, looking) => {
+    const told = new Set(found.map((row) => row.subscription_id));
+    const others = rows.filter((row) => !told.has(row.subscription_id)); // as they were
+    const byEvent = [...Map.groupBy([...others, ...found], (row) => row.event_id).values()];
+    const orders = byEvent.map((webhooks) => ({ ...webhooks[0], webhooks }));
+    page.orders = orders.sort(newestFirst);
+    markShown();
+    renderOrders(looking);
+  };
+  const subject = page.orders[0]?.subject ?? sought;
+  const found = isId ? [] : await findSubject(asked, subject, isFirst ? tellFound : null);
+  if (!found.length && !rows.length) found.push(...(await lookFurther(all, sought, isId)));
+  if (!found.length && !rows.length) return;
   page.acted = new Set();
   if (isFirst) page.calls = 2; // what comes next are few
-  markShown();
-  renderOrders("");
+  tellFound(found, "");
 }
 // Return whether a refresh may tell more: what was just queued, or is tried again in a moment.
 function isUnderWay({ copy: made }) {
   if (made?.status !== "pending") return false;
   return !made.next_attempt_at || Date.parse(made.next_attempt_at) < Date.now() + 60e3;
 }
-// Return what each webhook tells of the events with a subject, however that is written.
-async function findSubject(webhooks, sought) {
+// Return what webhooks tell of a subject, however that is written; likely takers are asked first.
+async function findSubject(webhooks, sought, tellFound = null) {
   const ask = async (one, subject) =>
     (await listMissed(one.subscription_id, { subject })).map((row) => ({ ...one, ...row }));
   const [first, ...others] = webhooks;
   for (const spelling of first ? [sought, ...spellings(sought)] : []) {
     const found = await ask(first, spelling);
     if (!found.length) continue; // each tells of every event of its tenant
-    for (const one of others) found.push(...(await ask(one, spelling)));
+    const isLater = (one) => !hasType(one.event_types, found[0].event_type);
+    for (const [index, one] of others.sort((a, b) => isLater(a) - isLater(b)).entries()) {
+      tellFound?.(found, `Looked at ${index + 1} of ${number(webhooks.length, "webhook")}…`);
+      found.push(...(await ask(one, spelling)));
+    }
     return found;
   }
   return [];
@@ -61,7 +70,7 @@ function renderOrders(looking) {
   const subject = page.orders[0]?.subject ?? page.view.sought;
   set(document, { title: `${subject}: ${page.me.tenant}` });
   setText($("orders-title"), subject);
-  setText($("orders-none"), page.orders.length ? "" : looking);
+  setText($("orders-none"), looking);
   showItems($("orders"), page.orders, "event_id", "order", fillOrder);
 }
 function fillOrder(node, order) {

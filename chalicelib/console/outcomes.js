@@ -1,7 +1,8 @@
 // outcomes.js: what became of events and how webhooks are, in words: the API judges.
-const WORST_FIRST = ["failed", "retrying", "pending", "delivered"];
-const WORDS = { not_asked: "not asked for", not_sent: "not sent", no_webhook: "no webhook" };
-const toneOf = (state) => (state === "retrying" ? "retried" : WORDS[state] ? "absent" : state);
+const WORST_FIRST = ["failed", "waiting", "not_sent", "pending", "delivered"];
+const ORDER = [...WORST_FIRST, "deleted", "not_asked", "no_webhook"];
+const WORDS = { not_asked: "not asked", not_sent: "not sent", no_webhook: "no webhook" };
+const toneOf = (state) => (WORDS[state] ? "absent" : state);
 const wordOf = (state) => WORDS[state] ?? state;
 const typesOf = ({ event_types }) => event_types?.join(", ") ?? "all types";
 // Webhooks of one host are told apart by the ends of their ids.
@@ -32,69 +33,67 @@ function tellLetters(all) {
   const command = `make redrive STAGE=${page.me.stage}`;
   return `; once delivered, ${command} takes the dead letters out of the DLQ, which ends the alarm`;
 }
-// Return the state of one push: what failed and waits is retrying.
+// Return the state of one push: what failed at least once is waiting for its next attempt.
 const stateOfPush = ({ status, last_error, delivery_attempts }) =>
-  status === "pending" && last_error && delivery_attempts ? "retrying" : status;
-const rankOf = (one) => WORST_FIRST.indexOf(stateOfPush(one));
+  status === "pending" && last_error && delivery_attempts ? "waiting" : status;
 // What became of an event: counts of its webhooks by state, in words.
 const isAny = (counts) => Object.values(counts).some(Boolean);
-const sentTo = (counts) => WORST_FIRST.reduce((sum, state) => sum + counts[state], 0);
+const meantFor = (counts) => WORST_FIRST.reduce((sum, state) => sum + (counts[state] ?? 0), 0);
 const tellRest = (counts) =>
-  ["failed", "retrying", "pending", "not_sent"].filter((state) => counts[state])
+  WORST_FIRST.filter((state) => state !== "delivered" && counts[state])
     .map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
 const tellGot = (counts) =>
-  `${counts.delivered} of ${number(sentTo(counts), "webhook")} got it${tellRest(counts)}`;
+  `${counts.delivered} of ${number(meantFor(counts), "webhook")} got it${tellRest(counts)}`;
 // Return whether an event has no webhook's outcome: its own push is all that there is.
-const isOwnAlone = ({ outcome }) => outcome && !isAny(outcome.tenant) && !sentTo(outcome.operator);
+const isOwnAlone = ({ outcome }) =>
+  outcome && !isAny(outcome.tenant) && !meantFor(outcome.operator);
 // Say what became of an event, with the error beside those whom it is about.
 function tellBecame(outcome, tenant, hasError = false) {
   const { tenant: theirs, operator: yours, state, error, subscription_id: id } = outcome;
   const told = hasError && error && id ? `, ${nameById(id)}: ${say(error)}` : "";
-  const unsent = theirs.not_sent ? `not sent to ${tenant}` : `not asked for by ${tenant}`;
-  const first = !isAny(theirs) ? tellGot(yours) : sentTo(theirs) ? tellGot(theirs) : unsent;
-  const isNoise = !isAny(theirs) || !sentTo(yours) || (state === "delivered" && !tellRest(yours));
+  const isNotAsked = isAny(theirs) && !meantFor(theirs);
+  const asked = isAny(theirs) ? theirs : yours;
+  const first = isNotAsked ? `not asked for by ${tenant}` : tellGot(asked);
+  const isNoise = !isAny(theirs) || !meantFor(yours) || (state === "delivered" && !tellRest(yours));
   const second = isNoise ? "" : `${yours.delivered} of yours got it${tellRest(yours)}`;
-  const isOwns = outcome.own === "delivered" && first === unsent && !second;
-  const third = isOwns ? "your own webhook got it" : tellOwn(outcome, hasError);
-  return [`${first}${told}`, second, third].filter(Boolean).join("; ");
+  return [`${first}${told}`, second, tellOwn(outcome, hasError)].filter(Boolean).join("; ");
 }
 // Say that an event's own push fails, which the alarm is about.
 function tellOwn({ own, state, error, subscription_id: id }, hasError) {
-  const isWorst = !id && ["failed", "retrying"].includes(state);
+  const isWorst = !id && ["failed", "waiting"].includes(state);
   const told = own === "failed" ? "your own webhook did not get it" : "";
-  const retried = told || (isWorst ? "your own webhook is retried" : "");
-  return `${retried}${isWorst && hasError && error ? `: ${say(error)}` : ""}`;
+  const waits = told || (isWorst ? "your own webhook is waiting" : "");
+  return `${waits}${isWorst && hasError && error ? `: ${say(error)}` : ""}`;
 }
 // Return the state of a webhook: {text, word, since, tone, rank}. Trouble has a low rank.
-function stateOf({ state, disabled_at, failing_since, slow_since, deliveries = {} }) {
+function stateOf(one) {
+  const { state, disabled_at, failing_since, slow_since, deliveries = {} } = one;
   const { failed, waiting, oldest_missed_at: oldest } = deliveries;
+  const missed = tellUndelivered(deliveries);
+  if (isSuspended(one)) return stateSince("suspended", "", "failed", 0, missed);
   if (state === "paused")
-    return stateSince(state, disabled_at, "pending", QUIET, tellAmounts(deliveries, "kept"));
+    return stateSince(state, disabled_at, "pending", QUIET, tellUndelivered(deliveries, "kept"));
   if (state === "disabled") return stateSince(state, disabled_at, "failed", 0);
   const begun = [oldest, failing_since].filter(Boolean).sort()[0];
-  const more = tellAmounts(deliveries, "failed");
-  if (state === "dead letters") return stateSince(state, begun, "failed", 0, more);
-  if (state === "failing") return stateSince(state, begun, "retried", 1, more);
-  const waits = state === "waiting" ? state : "retrying";
-  if (waiting) return stateSince(waits, begun, "retried", 2, more);
+  if (state === "dead letters") return stateSince(state, begun, "failed", 0, missed);
+  if (state === "failing") return stateSince(state, begun, "waiting", 1, missed);
+  if (waiting) return { ...stateSince(missed, begun, "waiting", 2), word: "waiting" };
   if (failed || deliveries.has_more)
-    return stateSince(`missed ${amountOf(failed, deliveries)}`, oldest, "retried", 3);
-  if (slow_since) return stateSince("slow", slow_since, "retried", QUIET);
+    return stateSince(`missed ${amountOf(failed, deliveries)}`, oldest, "waiting", 3);
+  if (slow_since) return stateSince("slow", slow_since, "waiting", QUIET);
   return { text: "active", word: "active", tone: "delivered", rank: QUIET + 1 };
 }
 const QUIET = 4; // the rank from which on a webhook is not in trouble
+const isSuspended = ({ tenant }) => Boolean(page.me.suspended_tenants?.includes(tenant));
 const isMissing = ({ deliveries: some }) => some.failed > 0 || some.waiting > 0 || some.has_more;
-const stateSince = (word, since, tone, rank, more = "") =>
-  ({ text: `${word}${since ? ` since ${since}` : ""}${more}`, word, since, tone, rank });
-const amountOf = (count, some) => `${count.toLocaleString("en")}${some.has_more ? "+" : ""}`;
-function tellAmounts(some, word) {
-  const { waiting, failed } = some;
-  const waits = waiting ? `, ${amountOf(waiting, some)} ${waiting === 1 ? "waits" : "wait"}` : "";
-  return `${waits}${failed ? `, ${amountOf(failed, some)} ${word}` : ""}`;
+function stateSince(word, since, tone, rank, more = "") {
+  const text = `${word}${since ? ` since ${since}` : ""}${more && `: ${more}`}`;
+  return { text, word, since, tone, rank };
 }
-// Say how many copies did not arrive, as the API counts them.
-function tellUndelivered(some) {
-  const amounts = [[some.failed, "failed"], [some.waiting, "waiting"]];
+const amountOf = (count, some) => `${count.toLocaleString("en")}${some.has_more ? "+" : ""}`;
+// Say how many deliveries did not arrive, as the API counts them.
+function tellUndelivered(some, failed = "failed") {
+  const amounts = [[some.failed, failed], [some.waiting, "waiting"]];
   const told = amounts.filter(([count]) => count);
   return told.map(([count, word]) => `${amountOf(count, some)} ${word}`).join(" and ");
 }
@@ -102,11 +101,16 @@ const isOff = ({ state }) => state === "disabled" || state === "paused";
 // Return what ended a webhook or, while it is sent to, what its newest missing delivery said.
 const errorOf = ({ deliveries, last_error: own, ...one }) =>
   say((isOff(one) ? own : (deliveries.last_error ?? own)) ?? "");
-// Draw a mark for each of the newest copies, the oldest first.
-function strip(recent) {
-  const counts = WORST_FIRST.map((state) => [state, recent.filter((one) => one === state).length]);
-  const told = counts.filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
-  const marks = recent.toReversed().map((state) => span(toneOf(state), "▮"));
-  const title = `The newest: ${told.join(", ")}`;
+// Return how many are in which state, [state, count], the worst first.
+function sumsOf(states) {
+  const counts = ORDER.map((state) => [state, states.filter((one) => one === state).length]);
+  return counts.filter(([, count]) => count);
+}
+const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
+// Draw a mark for each of the newest copies, the oldest first: what waits is pending there, too.
+function strip({ recent, waiting }) {
+  const told = sumsOf(recent).map(tellState).join(", ");
+  const title = `The newest: ${waiting ? told.replace("pending", "waiting or pending") : told}`;
+  const marks = recent.toReversed().map((state) => span(toneOf(state)));
   return make("span", { class: "strip", role: "img", "aria-label": title, title }, ...marks);
 }

@@ -1,16 +1,20 @@
 // recipients.js: who got an event, who did not and why, and how it gets to them.
-const CUSTOMERS_STATES = { "no copy": "not sent", pending: "waiting", retrying: "waiting" };
 const ENABLED_FIRST = "The webhook is enabled: what comes is sent to it again.";
 const REPLAYED = "It is queued to be sent again, with all its attempts and the same webhook-id.";
-const turnOf = ({ copy: made }) => (made ? rankOf(made) : WORST_FIRST.length);
+const NOT_SENT = ["later", "edited"]; // the reasons for which a copy is missing that can be sent
+function stateOfRecipient({ copy: made, reason }) {
+  if (made) return stateOfPush(made);
+  return reason === "deleted" ? reason : NOT_SENT.includes(reason) ? "not_sent" : "not_asked";
+}
+const turnOf = (one) => ORDER.indexOf(stateOfRecipient(one));
 const inOrder = (all) => all.toSorted((a, b) => turnOf(a) - turnOf(b));
 // Fill the row of one recipient of `given`, an event.
 function fillRecipient(node, one, given) {
   const parts = partsOf(node);
   const { subscription_id: id, copy: made } = one;
-  const state = made ? stateOfPush(made) : "no copy";
-  setText(parts.state, page.me.tenant ? (CUSTOMERS_STATES[state] ?? state) : state);
-  setTone(parts.state, "badge", made ? toneOf(state) : "absent");
+  const state = stateOfRecipient(one);
+  setText(parts.state, wordOf(state));
+  setTone(parts.state, "badge", toneOf(state));
   setText(parts.name, nameOf(one));
   setLink(parts.name, made ? `#/events/${made.event_id}` : `#/subscriptions/${id}`);
   setSentence(parts.about, aboutRecipient(one, given));

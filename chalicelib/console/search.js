@@ -1,4 +1,4 @@
-// search.js: the search: by an id or its beginning, or by a subject.
+// search.js: the search by a subject.
 function miss(text, sought = "") {
   page.view = { name: "missing", sought };
   document.title = $("missing").textContent = text;
@@ -7,20 +7,19 @@ function miss(text, sought = "") {
   show();
   $("missing").focus();
 }
-// Open what has the subject, or an id that begins so, if that is one alone.
+// Open what has the subject, however that is written.
 async function search() {
   const { sought } = page.view;
   if (!sought || page.me.tenant) return;
-  if (await openSubject(sought)) return; // which may look like the beginning of an id
-  if (ID.test(sought)) return searchId(sought);
-  await listEvents({ include: "subject" }, { enough: PAGE });
+  if (await openSubject(sought)) return;
+  const { found } = await listEvents({ include: "subject" }, { enough: PAGE });
   for (const spelling of spellings(sought)) if (await openSubject(spelling)) return;
   await loadWebhooks();
-  missSubject(sought);
+  missSubject(sought, [...found.keys(), ...page.webhooks.keys()]);
 }
-function missSubject(sought) {
+function missSubject(sought, ids = []) {
   miss(`No event has the ${page.me.tenant ? "" : "id or "}subject ${sought}.`);
-  propose(sought, "A subject is found by all of its letters and digits.");
+  propose(sought, ids);
 }
 // Open the event with a subject, or the list of those; return whether there are any.
 async function openSubject(subject) {
@@ -34,28 +33,16 @@ async function openSubject(subject) {
 function spellings(sought) {
   const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
+  // A bare number is tried in the place of theirs.
+  const numbered = [...page.seen.subjects].filter((subject) => /^\D*\d+\D*$/.test(subject));
   const isNumber = /^\d+$/.test(sought);
-  const counts = new Map(); // of the shapes of the subjects that were seen
-  for (const one of isNumber ? page.seen.subjects : []) {
-    const shape = one.replace(/\d+/, sought);
-    counts.set(shape, (counts.get(shape) ?? 0) + 1);
-  }
-  const shapes = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a));
+  const shapes = isNumber ? numbered.map((subject) => subject.replace(/\d+/, sought)) : [];
   const guesses = ["-", "_", ""].map((sign) => words.join(sign));
   const others = [...known, ...shapes, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
   return [...new Set(others)].filter((other) => other && other !== sought).slice(0, 8);
 }
-async function searchId(sought) {
-  const { found } = await listEvents({ include: "subject" }, { enough: 500 });
-  await loadWebhooks();
-  const ids = [...found.keys(), ...page.webhooks.keys()].filter((id) => id.startsWith(sought));
-  if (ids.length === 1) return location.replace(address("/find", { text: ids[0] }));
-  const some = ids.length || "None";
-  miss(`${some} of the newest 500 events and of the webhooks begin with ${sought}.`);
-  propose(sought, "Give more of its characters.");
-}
 // Offer what contains the text, among what this page has seen.
-function propose(sought, looked) {
+function propose(sought, ids) {
   const { seen, webhooks, me } = page;
   const wanted = plain(sought) || sought;
   const has = (text) => Boolean(text) && plain(text).includes(wanted);
@@ -64,12 +51,13 @@ function propose(sought, looked) {
   const tenants = me.tenant ? [] : [...seen.tenants].filter(has);
   const found = [...webhooks.values()].filter((one) => has(nameOf(one)) || has(one.tenant));
   const proposals = [
+    ...ids.filter((id) => id.startsWith(sought)).map((id) => [id, "/find", { text: id }]),
     ...subjects.map((text) => [`Subject ${text}`, ...placeOf(text)]),
     ...tenants.map((tenant) => [`Events of tenant ${tenant}`, "/", { tenant }]),
     ...found.map(({ subscription_id: id }) => [`Webhook ${label(id)}`, `/subscriptions/${id}`, {}]),
   ].slice(0, 20);
-  const end = proposals.length ? "It is contained in:" : "Nothing that was seen here contains it.";
-  setText($("looked"), `${looked} ${end}`);
+  const end = proposals.length ? "These contain it:" : "Nothing that was seen here contains it.";
+  setText($("looked"), `Ids and subjects are found as a whole. ${end}`);
   const items = proposals.map(([text, path, values]) => make("li", {}, link(path, values, text)));
   $("proposals").replaceChildren(...items);
 }

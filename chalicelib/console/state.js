@@ -8,10 +8,9 @@ const CALL_MS = 3e3; // a view waits so long for each call of a refresh
 const MOST_CALLS = 20; // that a view makes by itself in a minute
 const OLD_MS = 15e3; // what is older says so
 const NAMES_MS = 30e3; // between two reads of a page of webhooks, for their names
-const TYPING_MS = 300; // after the last key
 const HOUR = 3600e3;
 const DAY = 24 * HOUR;
-const ID = /^(evt|cpy|sub)_[0-9a-f]{0,32}$/;
+const ID = /^(evt|cpy|sub)_[0-9a-f]{32}$/;
 const OWN = "own"; // stands for the webhook of the operator where others have an id
 const HEADINGS = { list: "list-title", event: "type", missing: "missing", orders: "orders-title" };
 HEADINGS.subscriptions = "subscriptions-title";
@@ -27,7 +26,7 @@ const nothingKnown = () => ({
   listed: null, // those of the table or the card; null: not read yet
   urls: new Map(), // in full, for a customer, by id
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
-  missed: new Map(), // what was counted of each webhook, by id
+  queued: new Map(), // what was recovered of each webhook, by id: {text, end}
   orders: [], // what a customer's search found
   ordersOf: null, // what was sought then
   acted: null, // ids of webhooks that are asked again; null: all are, once for a search
@@ -45,7 +44,6 @@ const page = {
   shownAt: null, // when the main part of the view was read last
   isRefused: false, // the filters are, until they change
   job: null, // an AbortController
-  counting: null, // of what a webhook missed: an AbortController
   ...nothingKnown(),
 };
 const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route

@@ -23,6 +23,10 @@ function clock(time, end = 16) {
   const isToday = text.slice(0, 10) === local(Date.now()).slice(0, 10);
   return text.slice(isToday ? 11 : 0, end);
 }
+// Return the day of a time as 3 March or, of today, the hour.
+const DATE = { day: "numeric", month: "long" };
+const dayOf = (time) =>
+  clock(time).length < 6 ? clock(time) : new Date(time).toLocaleDateString("en-GB", DATE);
 const inMilliseconds = (time) => `${clock(time, 19)}${new Date(time).toISOString().slice(19, 23)}`;
 const asOf = (time) => `as of ${clock(time, 19)}`;
 const asInput = (time) => (time ? local(time).slice(0, 16).replace(" ", "T") : "");
@@ -33,10 +37,12 @@ function say(text) {
   const claimed = "Claimed by a push or a lease";
   return page.me?.tenant ? readable.replace(claimed, "Being sent") : readable;
 }
+const AGAIN = " Load the page again."; // it may be newer than what responded
 // What to do when a call is refused, by the code of the answer.
 const REFUSALS = {
   subscription_disabled: () => "This webhook is disabled: enable it first.",
   subscription_exists: () => "A webhook has this URL and these types already.",
+  suspended: () => "Its tenant is suspended: nothing is sent to it.",
   subscription_gone: () => "This webhook was deleted: nothing can be sent to it.",
   event_claimed: () => page.me?.tenant && "It is being sent at this moment.",
   edited_meanwhile: () => "It was edited by somebody else meanwhile: look at it and save again.",

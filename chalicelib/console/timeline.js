@@ -1,9 +1,15 @@
 // timeline.js: the life of one event as a drawing to scale and as a list.
 const LEFT = 112; // of the drawing, for names
 const LINE = 26; // its height
-const PARTS = 4; // of its time
-const brief = ({ outcome, error, status_code, duration_ms }) =>
-  `${outcome}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
+const PART = 80; // the least width of a part of its time
+const MOST_KEPT = 200; // characters of a response
+const ESCAPED = /\\(?:[nrt]|x..|u.{4}|U.{8})/g;
+function brief({ outcome, error, status_code, duration_ms }) {
+  const word = outcome === "delivered" ? outcome : "failed";
+  return `${word}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
+}
+const excerpt = ({ response }) =>
+  [...(response ?? "").replace(ESCAPED, " ")].length < MOST_KEPT ? response : `${response}…`;
 // Return what happened, in order: {from, to, tone, name, text, response}, times in milliseconds.
 function stepsOf(one) {
   const created = Date.parse(one.created_at);
@@ -23,14 +29,14 @@ function stepsOf(one) {
 const step = (from, ms, tone, name, text, response) =>
   ({ from, to: from + ms, tone, name, text: say(text), response });
 function attemptStep(attempt, count, before, isReplay) {
-  const { at, outcome, status_code, error, duration_ms, response } = attempt;
+  const { at, outcome, status_code, error, duration_ms } = attempt;
   const from = Date.parse(at);
   const wait = duration(from - before.to);
   const after = count > 1 ? `, ${isReplay ? "replayed " : ""}after ${wait}` : "";
   const text = `Attempt ${count}${after}: ${brief(attempt)}`;
   const unanswered = error?.startsWith("not pushed") ? "not pushed" : "no response";
   const name = `${count}: ${status_code ?? unanswered}`;
-  return step(from, Math.max(duration_ms, 1), outcome, name, text, response);
+  return step(from, Math.max(duration_ms, 1), outcome, name, text, excerpt(attempt));
 }
 function lastStep(one, before, claimedUntil) {
   const { status, message, delivered_at, delivered_via, next_attempt_at } = one;
@@ -38,12 +44,12 @@ function lastStep(one, before, claimedUntil) {
   if (status === "delivered") return step(Date.parse(delivered_at), 0, status, way, message);
   if (status === "failed") {
     const isUnsent = message.includes("disabled"); // then no dead letter tells of it
-    const name = isUnsent ? "not sent" : page.me.tenant ? "given up" : "dead letter";
+    const name = isUnsent ? "not pushed" : page.me.tenant ? status : "dead letter";
     return step(before.to, 0, status, name, message);
   }
   if (claimedUntil)
     return step(Date.parse(claimedUntil), 0, status, `ends ${due(claimedUntil)}`, message);
-  if (!next_attempt_at) return step(Date.now(), 0, status, "waiting", message);
+  if (!next_attempt_at) return step(Date.now(), 0, status, status, message);
   const next = due(next_attempt_at);
   return step(Date.parse(next_attempt_at), 0, status, `next ${next}`, `Next attempt ${next}`);
 }
@@ -57,8 +63,9 @@ function drawTimeline() {
   const vertical = (time, name) =>
     make("line", { class: name, x1: x(time), x2: x(time), y1: 20, y2: bottom });
   const drawn = [];
-  for (let part = 0; part <= PARTS; part += 1) {
-    const ms = ((end - start) * part) / PARTS;
+  const parts = Math.max(Math.min(Math.floor(width / PART), 4), 1);
+  for (let part = 0; part <= parts; part += 1) {
+    const ms = ((end - start) * part) / parts;
     const middle = Math.min(x(start + ms), LEFT + width - 24);
     drawn.push(vertical(start + ms, "grid"));
     drawn.push(make("text", { x: middle, y: 13, "text-anchor": "middle" }, duration(ms)));

@@ -1,17 +1,12 @@
-// try.js: a test of one's own, and what came of the last one, which this tab remembers.
-function readTests() {
-  const tests = JSON.parse(sessionStorage.getItem("tests") ?? "[]");
-  for (const [id, test] of tests) page.tests.set(id, test);
-}
+// try.js: a test of one's own, and what came of the last one.
 function describeTest({ body }, one, given, sent) {
-  const told = brief(body).replace(/^retry/, "would be retried");
+  const told = brief(body) + (body.outcome === "retry" ? ", would be tried again" : "");
   page.tests.set(one.subscription_id, { at: body.at, text: told });
-  sessionStorage.setItem("tests", JSON.stringify([...page.tests]));
   const headers = Object.entries(body.sent?.headers ?? {}).map((pair) => pair.join(": "));
   setText(sent, body.sent ? [...headers, "", body.sent.body].join("\n") : "");
   const why = body.matches ? "" : whyNot({ ...one, ...body }, given);
   const match = why ? `would not be sent: ${nameOf(one)} ${why}.` : "would be sent.";
-  const texts = [`Test at ${body.at}: ${told}`, body.response, `An event like this ${match}`];
+  const texts = [`Test at ${body.at}: ${told}`, excerpt(body), `An event like this ${match}`];
   return [texts.filter(Boolean).join(". "), body.outcome];
 }
 // Return the last event of a type, or of any, that a webhook of its tenant got.
@@ -29,7 +24,6 @@ async function findLast({ tenant, subscription_id: own }, event_type) {
 // A test with a type and a payload, at first those of the last event.
 function fillTry(node, one) {
   const { type, payload, send: button, result, sent } = partsOf(node);
-  offer($("offered"), page.me.event_types ?? page.seen.types);
   // Fill in the last event, unless something is typed: the default is what was filled in.
   const fill = async (event_type) => {
     const before = type.value;
@@ -41,10 +35,9 @@ function fillTry(node, one) {
     payload.defaultValue = pretty(last.payload);
     payload.value = payload.defaultValue;
   };
-  const isIn = (given) => (entry) => entry.endsWith("*") && given.startsWith(entry.slice(0, -1));
-  const isTaken = (offered) => one.event_types?.some(isIn(offered)) ?? true;
   if (!payload.defaultValue) {
     const exact = one.event_types?.find((entry) => !entry.endsWith("*"));
+    const isTaken = (offered) => hasType(one.event_types, offered);
     type.value = exact ?? page.me.event_types?.find(isTaken) ?? "test";
     payload.defaultValue = "{}";
     fill(exampleOf(type.value) ? type.value : "").catch(() => {});

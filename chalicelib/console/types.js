@@ -14,20 +14,7 @@ function fillType(node, { type, description = "", example }) {
   hide(copier, !example);
   copier.onclick = (click) => copy(click, "Copy example", pretty(example));
 }
-// Try the filter that is typed on examples: of the types that are chosen, or of all.
-async function tryFilter(form) {
-  const chosen = new FormData(form).getAll("ticked");
-  const types = (chosen.length ? chosen : Object.keys(page.me.catalogue)).filter(exampleOf);
-  const filter = JSON.parse(form.elements.filter.value, exactly);
-  const [yes, no] = [[], []];
-  for (const type of types.slice(0, MOST_READ)) {
-    const body = { filter, payload: exampleOf(type) };
-    const { matches, member } = (await call("POST", "filters/test", [], body)).body;
-    if (matches) yes.push(type);
-    else no.push(`${type} (it ${whyFiltered(filter, member, body.payload)})`);
-  }
-  const took = yes.length ? `It takes the example of ${yes.join(", ")}. ` : "";
-  const left = no.length ? `It leaves out ${no.join(", ")}.` : "";
-  const said = (took + left).trim() || "These types have no examples.";
-  return [said, yes.length ? "delivered" : "failed"];
-}
+// Return whether entries, which are types or beginnings of types, have a type; none: all.
+const hasType = (entries, type) =>
+  !entries?.length || entries.some((entry) => entry === type || isIn(type)(entry));
+const isIn = (type) => (entry) => entry.endsWith("*") && type.startsWith(entry.slice(0, -1));

@@ -24,21 +24,18 @@ async function loadOwn({ host }) {
   const failed = await list({ status: "failed", order: "oldest" }, PAGE);
   const pending = await list({ status: "pending", order: "oldest" }, PAGE);
   const recent = [...(await list({}, 25)).found.values()];
-  const isRetrying = (one) => stateOfPush(one) === "retrying";
-  const isLate = (one) => isRetrying(one) || Date.parse(one.created_at) < Date.now() - 60e3;
-  const late = [...pending.found.values()].filter(isLate);
-  const missed = [...failed.found.values(), ...late];
+  const waiting = [...pending.found.values()].filter((one) => stateOfPush(one) === "waiting");
+  const missed = [...failed.found.values(), ...waiting];
   const deliveries = {
     failed: failed.found.size,
-    waiting: late.length,
+    waiting: waiting.length,
     has_more: Boolean(failed.cursor ?? pending.cursor),
     oldest_missed_at: missed.map(({ created_at }) => created_at).sort()[0],
     last_error: recent.find((one) => one.last_error)?.last_error,
     last_at: recent[0]?.created_at,
     recent: recent.map(({ status }) => status),
   };
-  const waits = late.length && !late.some(isRetrying) ? "waiting" : "active";
-  const state = failed.found.size ? "dead letters" : waits;
+  const state = failed.found.size ? "dead letters" : "active";
   return { ...own, state, deliveries };
 }
 // Return those that match what is sought, those in trouble first, after the operator's own.
@@ -53,7 +50,8 @@ function matching() {
 function renderSubscriptions() {
   const { me, listed, view, filters } = page;
   const some = matching();
-  const troubled = listed.filter((one) => stateOf(one).rank < QUIET).length;
+  const ranks = listed.map((one) => stateOf(one).rank);
+  const troubled = ranks.filter((rank) => rank < QUIET).length;
   const none = "There are no webhooks yet. Add the URL of a receiver: events are POSTed to it.";
   const missed = `No webhook has “${filters.text}” in its name, tenant, host or state.`;
   const isOther = $("nobody").hidden !== some.length > 0; // there are none, or some again
@@ -63,8 +61,8 @@ function renderSubscriptions() {
   const isShown = isTable() && listed.length > 0;
   const told = `${troubled || "None"} of ${number(listed.length, "webhook", !isAll)} in trouble`;
   setText($("troubled"), isShown ? told : "");
-  const isRed = listed.some((one) => stateOf(one).rank === 0);
-  setTone($("troubled"), "badge", isRed ? "failed" : troubled ? "retried" : "delivered");
+  const tone = ranks.includes(0) ? "failed" : troubled ? "waiting" : "delivered";
+  setTone($("troubled"), "badge", tone);
   hide($("all-webhooks"), !view.id || (me.tenant && page.webhooks.size === 1));
   hide($("finding"), view.id);
   hide($("sought"), !isShown);
@@ -79,7 +77,6 @@ function fillOverview(node, one) {
   const parts = partsOf(node);
   const { word, tone, since } = stateOf(one);
   const { deliveries: some } = one;
-  const isKept = one.state === "paused" && some.failed > 0;
   const cells = {
     since: since ?? "",
     waiting: some.waiting ? amountOf(some.waiting, some) : "0",
@@ -88,20 +85,21 @@ function fillOverview(node, one) {
     last: some.last_at ?? "none",
   };
   setText(parts.name, nameOf(one));
-  setText(parts.open, one.tenant ?? "");
-  set(parts.open, { title: `Open as customer ${one.tenant}` });
+  showText(parts.tenant, one.tenant ?? "");
   set(parts.error, { title: cells.error });
-  parts.open.onclick = () => openAsCustomer(parts.open, one.tenant, $("told"));
-  redraw(parts.recent, some.recent, () => [strip(some.recent)]);
+  redraw(parts.recent, [some.recent, some.waiting], () => [strip(some)]);
   const path = one.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
   setLink(parts.name, `#${path}${one.subscription_id}`);
-  showText(parts.state, isKept ? `paused, ${amountOf(some.failed, some)} kept` : word);
+  showText(parts.state, word);
   setTone(parts.state, "badge", tone);
   for (const [name, text] of Object.entries(cells)) showSentence(parts[name], text);
   const isSelecting = () => !getSelection().isCollapsed;
   node.onclick = ({ target }) =>
     target.closest("a, button") ?? (isSelecting() || parts.name.click());
 }
+$("listen").textContent = `export TRIGGERS_URL=${API} TRIGGERS_API_KEY=trt_…
+python listen.py http://127.0.0.1:3000/hook`;
+$("copy-token").onclick = (click) => copy(click, "Copy token", page.key);
 // What is typed filters what is there at once, and is in the address; nothing is loaded for it.
 $("sought").oninput = () => {
   const text = new FormData($("sought")).get("text");

@@ -8,8 +8,8 @@ from chalicelib.core.event import Event, Status
 from chalicelib.infra.parsing import Json
 from chalicelib.subscriptions.subscription import Subscription
 
-WORST_FIRST = ("failed", "retrying", "not_sent", "pending", "delivered", "not_asked")
-TROUBLE = ("failed", "retrying")
+WORST_FIRST = ("failed", "waiting", "not_sent", "pending", "delivered", "not_asked")
+TROUBLE = ("failed", "waiting")
 NOT_SENT = ("later", "edited")  # the reasons for which a copy is missing that can be sent
 
 
@@ -41,9 +41,9 @@ class WebhookOutcome(NamedTuple):
 
 
 def state_of(event: Event) -> str:
-    """Return the state of an event or a copy alone: what failed and waits is retrying."""
+    """Return the state of an event or a copy alone: what failed at least once is waiting."""
     if event.status is Status.PENDING and event.last_error and event.delivery_attempts:
-        return "retrying"
+        return "waiting"
     return event.status
 
 

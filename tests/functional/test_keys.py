@@ -94,7 +94,7 @@ def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_
     without_colon = "Basic " + base64.b64encode(KEY.encode()).decode()
     told: Json = {"name": "acme", "scopes": ["consume", "erase", "produce"], "stage": "dev"}
     told |= dict.fromkeys(("tenant", "expires_at", "event_types"))
-    told["webhook"] = {"host": "127.0.0.1"}
+    told |= {"webhook": {"host": "127.0.0.1"}, "suspended_tenants": []}
     for authorization in (*tokens, *passwords, basic(KEY, ""), without_colon):
         assert world.get("/me", authorization=authorization) == told
     assert_has(world.get("/me", key=PRODUCER_KEY), name="shop", scopes=["produce"])
