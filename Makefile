@@ -28,7 +28,7 @@ TAKES_resources := STAGE REMOVE_KEY GO
 TAKES_deploy := STAGE REMOVE_KEY GO RUNTIME
 TAKES_destroy := STAGE CONFIRM
 TAKES_export-subscriptions := STAGE
-TAKES_smoke := TARGET_URL
+TAKES_smoke := STAGE TARGET_URL
 TAKES_dlq := STAGE LIMIT
 TAKES_redrive := STAGE RATE
 TAKES_show := EVENT_ID SUBJECT
@@ -143,7 +143,7 @@ mark-undelivered: $(SET_UP) ## let the index of what was not delivered have what
 export-subscriptions: $(SET_UP) ## print a JSON line for each subscription, with target URL and secret (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" export
 
-smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY; TARGET_URL=)
+smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY, STAGE=); TARGET_URL= is a receiver, and shows that the worker pushes
 	@exec $(PY) -m tools.smoke
 
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev CONFIRM=dev)

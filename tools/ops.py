@@ -84,13 +84,19 @@ def open_queues(stage: str) -> tuple[Any, str, str]:
     tell_place(stage)
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
-    try:
-        queue_url = sqs.get_queue_url(QueueName=f"{prefix}queue")["QueueUrl"]
-        dlq_url = sqs.get_queue_url(QueueName=f"{prefix}dlq")["QueueUrl"]
-    except sqs.exceptions.QueueDoesNotExist as error:
+    urls = {}
+    missing = []
+    for name in (f"{prefix}queue", f"{prefix}dlq"):
+        try:
+            urls[name] = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+        except sqs.exceptions.QueueDoesNotExist:
+            missing.append(name)
+    if not urls:
         region = sqs.meta.region_name
-        raise click.ClickException(f"this account has no queues {prefix}… in {region}") from error
-    return sqs, queue_url, dlq_url
+        raise click.ClickException(f"this account has no queues {prefix}… in {region}")
+    if missing:
+        raise click.ClickException(f"{missing[0]} is missing: of this stage's queues it alone")
+    return sqs, *urls.values()
 
 
 def depths(sqs: Any, url: str) -> tuple[int, int]:
