@@ -14,7 +14,7 @@ export AWS_DEFAULT_REGION
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
+.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways third bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
@@ -117,6 +117,9 @@ ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete th
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e
+
+third: $(SET_UP_DEV) ## make, change and delete the stack on LocalStack, a third emulated AWS, and redrive there
+	@exec $(PY) -m tests.e2e.third
 
 pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today (needs Chromium)
 	@$(PY) -m pytest -n 0 tests/browser -k 'says_who_got_it or page_of_its_tenant'
