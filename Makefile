@@ -136,7 +136,8 @@ deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev 
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	$(say-python)
 	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" \
-	  || { echo 'If somebody else deploys this stage, wait until that is done. Then make deploy again, which completes it.' >&2; exit 1; }
+	  || { echo 'A call that was denied is named above: its action must be allowed (docs/deployer-policy.json). After a conflict,' \
+    'wait: somebody else deploys this stage. Then make deploy again, which completes it.' >&2; exit 1; }
 	@$(PY) -m tools.gateway "$${STAGE:-dev}"
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
 

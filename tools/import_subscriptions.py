@@ -51,7 +51,7 @@ def parse_line(line: bytes) -> Json:
 
 
 def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -> tuple[Json, str]:
-    """Make the subscription of a line; return it, and what came of it.
+    """Make the subscription of a line, paused if the line is; return it, and what came of it.
 
     :param before: What the API told of it; None: it was not there.
     :param headers: Who makes it, unless that is the key.
@@ -60,11 +60,27 @@ def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -
     status, made, _ = api.request("POST", "/subscriptions", json=body, headers=headers)
     check(status, made)
     if status == 200:
+        if wanted.get("disabled_at") and not made["disabled_at"]:
+            click.echo(f"{made['subscription_id']} is enabled, its line is not", err=True)
         is_renamed = before and before["name"] != made["name"]
         return made, "there, renamed" if is_renamed else "there, unchanged"
     if wanted.get("disabled_at"):
-        made, _ = api.call("POST", path_of(made["subscription_id"], "disable"))
+        made = pause(api, made["subscription_id"])
     return made, "made"
+
+
+def pause(api: Api, subscription_id: str) -> Json:
+    """Disable a subscription that was just made; if that is stopped or fails, say so, and try once
+    more before the import ends.
+    """
+    path = path_of(subscription_id, "disable")
+    try:
+        paused, _ = api.call("POST", path)
+    except (KeyboardInterrupt, ApiCallError):
+        click.echo(f"{subscription_id} was made and is enabled; pausing it: {path}", err=True)
+        api.call("POST", path)
+        raise
+    return paused
 
 
 @click.command("import-subscriptions", short_help="Check a file of subscriptions, or make them.")

@@ -60,6 +60,9 @@ DLQ_COLUMNS = (
 )
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
 ID_BEGINNING = re.compile("(evt|cpy|sub)_[0-9a-f]*")
+NO_ERASE = (
+    "the key in TRIGGERS_API_KEY lacks the scope erase, with which this erases (docs/runbook.md)"
+)
 WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 
 
@@ -84,19 +87,13 @@ def open_queues(stage: str) -> tuple[Any, str, str]:
     tell_place(stage)
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
-    urls = {}
-    missing = []
-    for name in (f"{prefix}queue", f"{prefix}dlq"):
-        try:
-            urls[name] = sqs.get_queue_url(QueueName=name)["QueueUrl"]
-        except sqs.exceptions.QueueDoesNotExist:
-            missing.append(name)
-    if not urls:
-        region = sqs.meta.region_name
-        raise click.ClickException(f"this account has no queues {prefix}… in {region}")
-    if missing:
-        raise click.ClickException(f"{missing[0]} is missing: of this stage's queues it alone")
-    return sqs, *urls.values()
+    urls = []
+    try:
+        for name in (f"{prefix}queue", f"{prefix}dlq"):
+            urls.append(sqs.get_queue_url(QueueName=name)["QueueUrl"])
+    except sqs.exceptions.QueueDoesNotExist as error:
+        raise click.ClickException(f"there is no queue {name}") from error
+    return sqs, *urls
 
 
 def depths(sqs: Any, url: str) -> tuple[int, int]:
@@ -436,6 +433,10 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     if not (metadata or query["tenant"]):
         raise click.UsageError("give --metadata or --tenant")
     api = Api()
+    me, _ = api.call("GET", "/me")
+    refusal = "" if "erase" in me["scopes"] else NO_ERASE
+    if go and refusal:
+        raise click.ClickException(refusal)
     erased: set[str] = set()
     command = again(metadata=json.dumps(metadata) if metadata else "", go="1")
     while True:
@@ -456,7 +457,7 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         if not items:
             return
         if not go:
-            print(f"To erase them: {command}")
+            print(refusal or f"To erase them: {command}")
             return
         act_on_each(
             "item",
