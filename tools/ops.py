@@ -124,10 +124,9 @@ def dlq(stage: str, limit: int) -> None:
     sqs, _, url = open_queues(stage)
     total, in_flight = depths(sqs, url)
     sample = peek(sqs, url, min(limit, total - in_flight))
-    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for group, letter in sorted(map(describe, sample)):
-        groups.setdefault(group, []).append(letter)
-    rows = [(*group, len(letters), *letters[-1]) for group, letters in groups.items()]
+    described = sorted(map(describe, sample))
+    counts = Counter(group for group, _ in described)
+    rows = [(*group, counts[group], *latest) for group, latest in dict(described).items()]
     if rows:
         print_table(DLQ_COLUMNS, rows)
     held = "is empty"

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from tools.api import Api, printable
 
 # The index lags behind the table, the worker is started, and what is being pushed cannot be erased.
 PAUSES_SECONDS = (0, 0.5, 1, 2, 4, 4)
+BATCH_PAUSES_SECONDS = (8, 16, 32)  # WORKER_BATCH_WINDOW_SECONDS is 60 at most
 NO_HOOK = (
     "https://hooks.zapier.com/hooks/standard/0/smoke"  # any response shows that pushes get out
 )
@@ -30,12 +32,20 @@ whose host may be subscribed to, has that checked, too."""
 
 
 def check(
-    api: Api, method: str, path: str, *statuses: int, expect: str = "", **options: Any
+    api: Api,
+    method: str,
+    path: str,
+    *statuses: int,
+    expect: str = "",
+    longer: Sequence[float] = (),
+    **options: Any,
 ) -> Any:
     """Make a call, print a line, and return the JSON of the response, which must have a text; raise
     ClickException if it has not after the pauses.
+
+    :param longer: More pauses, in seconds, for what takes longer.
     """
-    for pause in PAUSES_SECONDS:
+    for pause in (*PAUSES_SECONDS, *longer):
         time.sleep(pause)
         started = time.monotonic()
         status, content, _ = api.request(method, path, **options)
@@ -46,7 +56,7 @@ def check(
             return content
         if status not in (409, *statuses):
             break
-    detail = content.get("detail") or content.get("message") or json.dumps(content)
+    detail = content.get("detail", content)
     raise click.ClickException(printable(f"{line}, not {expect or statuses[0]}: {detail}"))
 
 
@@ -96,7 +106,8 @@ def main() -> None:
         if target_url:
             expected = '"copies": ["cpy_'
             [copy_id] = smoke("GET", f"/events/{event_id}", 200, expect=expected)["copies"]
-            smoke("GET", f"/events/{copy_id}", 200, expect=DELIVERED)
+            path = f"/events/{copy_id}"
+            smoke("GET", path, 200, expect=DELIVERED, longer=BATCH_PAUSES_SECONDS)
     if not target_url:
         print(UNCHECKED)
 
