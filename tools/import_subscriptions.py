@@ -65,22 +65,14 @@ def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -
         is_renamed = before and before["name"] != made["name"]
         return made, "there, renamed" if is_renamed else "there, unchanged"
     if wanted.get("disabled_at"):
-        made = pause(api, made["subscription_id"])
+        path = path_of(made["subscription_id"], "disable")
+        try:
+            made, _ = api.call("POST", path)
+        except (KeyboardInterrupt, ApiCallError):
+            click.echo(f"made, not paused yet, which is tried once more: {path}", err=True)
+            api.call("POST", path)
+            raise
     return made, "made"
-
-
-def pause(api: Api, subscription_id: str) -> Json:
-    """Disable a subscription that was just made; if that is stopped or fails, say so, and try once
-    more before the import ends.
-    """
-    path = path_of(subscription_id, "disable")
-    try:
-        paused, _ = api.call("POST", path)
-    except (KeyboardInterrupt, ApiCallError):
-        click.echo(f"{subscription_id} was made and is enabled; pausing it: {path}", err=True)
-        api.call("POST", path)
-        raise
-    return paused
 
 
 @click.command("import-subscriptions", short_help="Check a file of subscriptions, or make them.")
