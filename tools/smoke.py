@@ -56,7 +56,7 @@ def check(
             return content
         if status not in (409, *statuses):
             break
-    detail = content.get("detail", content)
+    detail = content.get("detail") or content.get("message", content)
     raise click.ClickException(printable(f"{line}, not {expect or statuses[0]}: {detail}"))
 
 
