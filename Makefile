@@ -14,7 +14,7 @@ export AWS_DEFAULT_REGION
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways bench \
+.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways third bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
 
@@ -28,7 +28,7 @@ TAKES_resources := STAGE REMOVE_KEY GO
 TAKES_deploy := STAGE REMOVE_KEY GO RUNTIME
 TAKES_destroy := STAGE CONFIRM
 TAKES_export-subscriptions := STAGE
-TAKES_smoke := TARGET_URL
+TAKES_smoke := STAGE TARGET_URL
 TAKES_dlq := STAGE LIMIT
 TAKES_redrive := STAGE RATE
 TAKES_show := EVENT_ID SUBJECT
@@ -118,6 +118,9 @@ ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete th
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e
 
+third: $(SET_UP_DEV) ## make, change and delete the stack on LocalStack, a third emulated AWS, and redrive there
+	@exec $(PY) -m tests.e2e.third
+
 pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today (needs Chromium)
 	@$(PY) -m pytest -n 0 tests/browser -k 'says_who_got_it or page_of_its_tenant'
 	@cp build/screenshots/order-light.png docs/console.png
@@ -133,7 +136,8 @@ deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev 
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	$(say-python)
 	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" \
-	  || { echo 'If somebody else deploys this stage, wait until that is done. Then make deploy again, which completes it.' >&2; exit 1; }
+	  || { echo 'A call that was denied is named above: its action must be allowed (docs/deployer-policy.json). After a conflict,' \
+    'wait: somebody else deploys this stage. Then make deploy again, which completes it.' >&2; exit 1; }
 	@$(PY) -m tools.gateway "$${STAGE:-dev}"
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
 
@@ -143,7 +147,7 @@ mark-undelivered: $(SET_UP) ## let the index of what was not delivered have what
 export-subscriptions: $(SET_UP) ## print a JSON line for each subscription, with target URL and secret (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" export
 
-smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY; TARGET_URL=)
+smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY, STAGE=); TARGET_URL= is a receiver, and shows that the worker pushes
 	@exec $(PY) -m tools.smoke
 
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev CONFIRM=dev)

@@ -7,10 +7,12 @@ import stat
 from collections.abc import Iterator
 
 import boto3
+import click
 
 from chalicelib import settings as stage_settings
 from chalicelib.deps import Services
 from chalicelib.infra.clients import read_secret
+from chalicelib.infra.errors import SettingsError, StorageUnavailableError
 from chalicelib.settings import Variables
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions
@@ -26,16 +28,19 @@ def export_subscriptions(variables: Variables) -> None:
         os.fchmod(1, 0o600)
     if "AWS_ENDPOINT_URL" in os.environ:
         variables = {**variables, **os.environ}
-    settings = stage_settings.load(variables, read_secret)
-    services = Services(settings, make_client=boto3.client)
-    for subscription in read_all(services.subscriptions):
-        members = {
-            "target_url": subscription.target_url,
-            "headers": subscription.headers,
-            "secret": subscription.secret,
-            "signs_with": subscription.secrets(services.clock()),
-        }
-        print(subscription.to_json(**members))
+    try:
+        services = Services(stage_settings.load(variables, read_secret), make_client=boto3.client)
+        for subscription in read_all(services.subscriptions):
+            members = {
+                "target_url": subscription.target_url,
+                "headers": subscription.headers,
+                "secret": subscription.secret,
+                "signs_with": subscription.secrets(services.clock()),
+            }
+            print(subscription.to_json(**members))
+    except (SettingsError, StorageUnavailableError) as error:
+        # what AWS said names the action that was denied
+        raise click.ClickException(str(error.__context__ or error)) from None
 
 
 def read_all(subscriptions: Subscriptions) -> Iterator[Subscription]:

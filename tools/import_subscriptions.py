@@ -49,7 +49,7 @@ def parse_line(line: bytes) -> Json:
 
 
 def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -> tuple[Json, str]:
-    """Make the subscription of a line; return it, and what came of it.
+    """Make the subscription of a line, paused if the line is; return it, and what came of it.
 
     :param before: What the API told of it; None: it was not there.
     :param headers: Who makes it, unless that is the key.
@@ -58,10 +58,18 @@ def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -
     status, made, _ = api.request("POST", "/subscriptions", json=body, headers=headers)
     check(status, made)
     if status == 200:
+        if wanted.get("disabled_at") and not made["disabled_at"]:
+            click.echo(f"{made['subscription_id']} is enabled, its line is not", err=True)
         is_renamed = before and before["name"] != made["name"]
         return made, "there, renamed" if is_renamed else "there, unchanged"
     if wanted.get("disabled_at"):
-        made, _ = api.call("POST", path_of(made["subscription_id"], "disable"))
+        path = path_of(made["subscription_id"], "disable")
+        try:
+            made, _ = api.call("POST", path)
+        except (KeyboardInterrupt, ApiCallError):
+            click.echo(f"made, not paused yet, which is tried once more: {path}", err=True)
+            api.call("POST", path)
+            raise
     return made, "made"
 
 

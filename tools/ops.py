@@ -61,6 +61,9 @@ DLQ_COLUMNS = (
 )
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
 ID_BEGINNING = re.compile("(evt|cpy|sub)_[0-9a-f]*")
+NO_ERASE = (
+    "the key in TRIGGERS_API_KEY lacks the scope erase, with which this erases (docs/runbook.md)"
+)
 WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 
 
@@ -85,13 +88,13 @@ def open_queues(stage: str) -> tuple[Any, str, str]:
     tell_place(stage)
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
+    urls = []
     try:
-        queue_url = sqs.get_queue_url(QueueName=f"{prefix}queue")["QueueUrl"]
-        dlq_url = sqs.get_queue_url(QueueName=f"{prefix}dlq")["QueueUrl"]
+        for name in (f"{prefix}queue", f"{prefix}dlq"):
+            urls.append(sqs.get_queue_url(QueueName=name)["QueueUrl"])
     except sqs.exceptions.QueueDoesNotExist as error:
-        region = sqs.meta.region_name
-        raise click.ClickException(f"this account has no queues {prefix}… in {region}") from error
-    return sqs, queue_url, dlq_url
+        raise click.ClickException(f"there is no queue {name}") from error
+    return sqs, *urls
 
 
 def depths(sqs: Any, url: str) -> tuple[int, int]:
@@ -122,10 +125,9 @@ def dlq(stage: str, limit: int) -> None:
     sqs, _, url = open_queues(stage)
     total, in_flight = depths(sqs, url)
     sample = peek(sqs, url, min(limit, total - in_flight))
-    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for group, letter in sorted(map(describe, sample)):
-        groups.setdefault(group, []).append(letter)
-    rows = [(*group, len(letters), *letters[-1]) for group, letters in groups.items()]
+    described = sorted(map(describe, sample))
+    counts = Counter(group for group, _ in described)
+    rows = [(*group, counts[group], *latest) for group, latest in dict(described).items()]
     if rows:
         print_table(DLQ_COLUMNS, rows)
     held = "is empty"
@@ -431,6 +433,10 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     if not (metadata or query["tenant"]):
         raise click.UsageError("give --metadata or --tenant")
     api = Api()
+    me, _ = api.call("GET", "/me")
+    refusal = "" if "erase" in me["scopes"] else NO_ERASE
+    if go and refusal:
+        raise click.ClickException(refusal)
     erased: set[str] = set()
     command = again(metadata=json.dumps(metadata) if metadata else "", go="1")
     while True:
@@ -451,7 +457,7 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         if not items:
             return
         if not go:
-            print(f"To erase them: {command}")
+            print(refusal or f"To erase them: {command}")
             return
         act_on_each(
             "item",

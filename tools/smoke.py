@@ -3,13 +3,14 @@ TRIGGERS_API_KEY.
 
 Each check is one call, whose response must have a certain status and, for most, a certain text. One
 event is posted, of a type and tenant of its own, and only that is leased, unless it was pushed
-before.
+before. Its copy for a webhook at TARGET_URL is pushed by the worker.
 """
 
 import json
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -18,15 +19,33 @@ import click
 
 from tools.api import Api, printable
 
+# The index lags behind the table, the worker is started, and what is being pushed cannot be erased.
+PAUSES_SECONDS = (0, 0.5, 1, 2, 4, 4)
+BATCH_PAUSES_SECONDS = (8, 16, 32)  # WORKER_BATCH_WINDOW_SECONDS is 60 at most
+NO_HOOK = (
+    "https://hooks.zapier.com/hooks/standard/0/smoke"  # any response shows that pushes get out
+)
+DELIVERED = '"status": "delivered"'
+UNCHECKED = """\
+not checked: whether the worker pushes what is queued. TARGET_URL=, a URL that responds with 2xx and
+whose host may be subscribed to, has that checked, too."""
+
 
 def check(
-    api: Api, method: str, path: str, *statuses: int, expect: str = "", **options: Any
+    api: Api,
+    method: str,
+    path: str,
+    *statuses: int,
+    expect: str = "",
+    longer: Sequence[float] = (),
+    **options: Any,
 ) -> Any:
     """Make a call, print a line, and return the JSON of the response, which must have a text; raise
-    ClickException if it has not after 11 s.
+    ClickException if it has not after the pauses.
+
+    :param longer: More pauses, in seconds, for what takes longer.
     """
-    # the index lags behind the table, and what is being pushed cannot be erased
-    for pause in (0, 0.5, 1, 2, 4, 4):
+    for pause in (*PAUSES_SECONDS, *longer):
         time.sleep(pause)
         started = time.monotonic()
         status, content, _ = api.request(method, path, **options)
@@ -37,24 +56,40 @@ def check(
             return content
         if status not in (409, *statuses):
             break
-    detail = content.get("detail") or json.dumps(content)
+    detail = content.get("detail") or content.get("message", content)
     raise click.ClickException(printable(f"{line}, not {expect or statuses[0]}: {detail}"))
 
 
 @click.command()
 def main() -> None:
-    """Make all checks, and remove what they made. With TARGET_URL set, the push to it must
+    """Make all checks, and remove what they made. With TARGET_URL set, the pushes to it must
     arrive.
     """
     smoke = partial(check, Api())
     name = f"smoke-{secrets.token_hex(8)}"
     target_url = os.environ.get("TARGET_URL", "")
-    body = {"event_type": name, "payload": {}, "tenant": name}
-    post: Any = {"json": body, "headers": {"Idempotency-Key": name, "Prefer": "respond-async"}}
     smoke("GET", "/health", 200)
     scopes = smoke("GET", "/me", 200, expect="consume")["scopes"]
-    event_id = smoke("POST", "/events", 202, **post)["event_id"]
     with ExitStack() as cleanup:
+        # The webhook comes before the event, so that POST makes the copy.
+        hook = {
+            "target_url": target_url or NO_HOOK,
+            "tenant": name,
+            "event_types": [name if target_url else "none"],
+        }
+        # 400: SUBSCRIPTION_HOSTS does not allow the host
+        statuses = [201] if target_url else [201, 400]
+        created = smoke("POST", "/subscriptions", *statuses, json=hook)
+        if "subscription_id" in created:
+            path = f"/subscriptions/{created['subscription_id']}"
+            cleanup.callback(smoke, "DELETE", path, 204)
+            smoke("POST", f"{path}/test", 200, expect='"delivered"' if target_url else "")
+            query = {"tenant": name}
+            smoke("GET", "/subscriptions", 200, fields=query, expect=created["subscription_id"])
+        event = {"event_type": name, "payload": {}, "tenant": name}
+        headers = {"Idempotency-Key": name, "Prefer": "respond-async"}
+        post = partial(smoke, "POST", "/events", 202, json=event, headers=headers)
+        event_id = post()["event_id"]
         if "erase" in scopes:
             cleanup.callback(smoke, "DELETE", f"/events/{event_id}", 204)
         else:
@@ -66,21 +101,15 @@ def main() -> None:
         outcome = "acknowledged" if leased else "not_held"
         expected = f'"{outcome}": ["{event_id}"]'
         smoke("POST", "/inbox/acknowledge", 200, json=body, expect=expected)
-        smoke("POST", "/events", 202, **post, expect=event_id)
-        smoke("GET", f"/events/{event_id}", 200, expect='"status": "delivered"')
-        # A hook that does not exist: any response shows that pushes get out.
-        body = {
-            "target_url": target_url or "https://hooks.zapier.com/hooks/standard/0/smoke",
-            "tenant": name,
-        }
-        # 400: SUBSCRIPTION_HOSTS does not allow the host
-        statuses = [201] if target_url else [201, 400]
-        created = smoke("POST", "/subscriptions", *statuses, json=body)
-        if "subscription_id" in created:
-            path = f"/subscriptions/{created['subscription_id']}"
-            cleanup.callback(smoke, "DELETE", path, 204)
-            expected = '"delivered"' if target_url else ""
-            smoke("POST", f"{path}/test", 200, expect=expected)
+        post(expect=event_id)
+        smoke("GET", f"/events/{event_id}", 200, expect=DELIVERED)
+        if target_url:
+            expected = '"copies": ["cpy_'
+            [copy_id] = smoke("GET", f"/events/{event_id}", 200, expect=expected)["copies"]
+            path = f"/events/{copy_id}"
+            smoke("GET", path, 200, expect=DELIVERED, longer=BATCH_PAUSES_SECONDS)
+    if not target_url:
+        print(UNCHECKED)
 
 
 if __name__ == "__main__":

@@ -223,10 +223,11 @@ def change(
 
 @click.command(short_help="List subscriptions.")
 @option("--tenant", metavar="TENANT", default="*", help="Those of this tenant; * is all.")
-@option("--state", type=click.Choice(["active", "failing", "paused", "disabled"]))
+@option("--state", type=click.Choice(["active", "failing", "paused", "disabled", "slow"]))
 def subscriptions(**query: str) -> None:
     """List subscriptions, the oldest first: those of a tenant, and those in a state; disabled has
-    those that are paused, too. Each has how many copies failed or wait, and since when.
+    those that are paused, too, and slow has those in the slow lane, whatever else they are. Each
+    has how many copies failed or wait, and since when.
     """
     listed = Api().list_all("/subscriptions", **query, include="deliveries")
     found = [row | row["deliveries"] for row in listed]

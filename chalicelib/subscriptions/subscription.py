@@ -132,6 +132,17 @@ class Subscription:
             return "paused" if self.paused else "disabled"
         return "failing" if self.failing_since else "active"
 
+    def is_listed(self, state: str) -> bool:
+        """Return whether a list of this state has it: `disabled` has those that are paused, and
+        `slow` is apart from the other states.
+        """
+        match state:
+            case "disabled":
+                return bool(self.disabled_at)
+            case "slow":
+                return bool(self.slow_since)
+        return self.state == state
+
     @property
     def wanted_after(self) -> str:
         """The place in order of creation after which what did not arrive counts, and is recovered:

@@ -383,7 +383,7 @@ class Subscriptions(Table):
         """Return subscriptions, the oldest first, and the sort key to go on from, if any.
 
         :param tenant: Whose; None: those without a tenant; `*`: all.
-        :param limit: How many are read; those in another `state` are left out of them.
+        :param limit: How many are read; those that a list of `state` has not are left out of them.
         :param cursor: The sort key after which the page begins.
         """
         low = f"{cursor} " if cursor else LOWEST  # a space comes before all that may follow
@@ -394,9 +394,7 @@ class Subscriptions(Table):
         response = next(pages)
         items = self._get_many([row["event_id"]["S"] for row in response["Items"]])
         found = sorted(map(Subscription.from_item, items), key=attrgetter("sort_key"))
-        # a paused one is disabled, too
-        states = ("paused", "disabled") if state == "disabled" else (state,)
-        shown = [row for row in found if state is None or row.state in states]
+        shown = [row for row in found if state is None or row.is_listed(state)]
         last_key = response.get("LastEvaluatedKey")
         return shown, last_key["sort_key"]["S"] if last_key else None
 

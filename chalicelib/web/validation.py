@@ -245,7 +245,9 @@ SUBSCRIPTION_PARAMETERS = {
     "cursor": PARAMETERS["cursor"],
     "include": INCLUDE_DELIVERIES,
     "limit": PARAMETERS["limit"],
-    "state": parser("active|failing|paused|disabled", "active, failing, paused or disabled"),
+    "state": parser(
+        "active|failing|paused|disabled|slow", "active, failing, paused, disabled or slow"
+    ),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
 MISSED_PARAMETERS = some_of(PARAMETERS, "cursor", "limit", "since", "subject", "until")

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from werkzeug.datastructures import Headers
 
@@ -17,6 +19,7 @@ from tests.support.subscribing import (
     subscriptions,
 )
 from tests.support.world import KEY, Json, World, assert_has
+from tools.api import Api, ApiCallError
 from tools.export import export_subscriptions
 from tools.receiver import signature_verdict
 
@@ -63,6 +66,16 @@ def test_more_than_a_page_is_exported_and_known_to_the_receiver_of_make_run(
     world.call("POST", f"{paths[-1]}/test")
     [push] = target.requests
     assert signature_verdict(Headers({**push.headers}), push.body) == "signature ok"
+
+
+def test_an_export_that_aws_refuses_names_what_was_called(world: World) -> None:
+    absent = {"EVENTS_TABLE_NAME": "absent"}
+    for variables, action in (
+        ({"SETTINGS_SECRET": "absent"}, "GetSecretValue"),
+        (world.environ | absent, "Query"),
+    ):
+        with pytest.raises(click.ClickException, match=f"when calling the {action} operation: "):
+            export_subscriptions(variables)
 
 
 def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_receivers(
@@ -119,6 +132,7 @@ def test_importing_again_changes_nothing_but_names_and_refuses_what_differs(
 
     assert "4 lines: 1 there, unchanged (paused), 2 there, unchanged (active), 1 refused" in again
     assert "line 4: sub_" in again
+    assert f"{path_of['b'].rpartition('/')[2]} is enabled, its line is not\n" in again
     after = exported(world, capsys)
     assert [line["state"] for line in after] == ["paused", "active", "active", "disabled"]
     assert [line["secret"] == GIVEN for line in after] == [True, True, False, True]
@@ -127,6 +141,41 @@ def test_importing_again_changes_nothing_but_names_and_refuses_what_differs(
     assert "2 of 2 lines: 1 there, renamed (active), 1 refused" in changed
     assert f"line 2: 409: {path_of['c'].rpartition('/')[2]} has this URL" in changed
     assert exported(world, capsys) == [after[0], {**after[1], "name": "New"}, *after[2:]]
+
+
+@pytest.mark.parametrize(
+    "cut_off, status", [(KeyboardInterrupt(), 130), (ApiCallError(503, "unavailable"), 1)]
+)
+def test_an_import_cut_off_between_make_and_pause_leaves_none_enabled(
+    world: World,
+    target: Receiver,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cut_off: BaseException,
+    status: int,
+) -> None:
+    write(
+        file, {"target_url": target.url, "disabled_at": "until"}, {"target_url": f"{target.url}&b"}
+    )
+    call = Api.call
+    cuts = [cut_off]
+
+    def call_once(api: Api, method: str, path: str, **options: Any) -> Any:
+        if path.endswith("/disable") and cuts:
+            raise cuts.pop()
+        return call(api, method, path, **options)
+
+    monkeypatch.setattr(Api, "call", call_once)
+
+    said = import_file(file, "--go", status=status)
+
+    [only] = subscriptions(world, "*")
+    assert only["state"] == "paused"
+    told = (
+        f"made, not paused yet, which is tried once more: /subscriptions/{only['subscription_id']}/"
+    )
+    assert told in said
+    assert "\nTo import all: make import-subscriptions " in said
 
 
 def test_what_goes_over_100_of_a_tenant_is_refused_before_it_is_made(

@@ -24,8 +24,15 @@ from tests.support import receiver as receivers
 from tests.support.commands import Ran, paste
 from tests.support.receiver import Receiver
 from tests.support.running import ended
-from tests.support.subscribing import id_of_new, listed, post_for, post_later, subscribe
-from tests.support.world import KEY, World, assert_has
+from tests.support.subscribing import (
+    id_of_new,
+    listed,
+    post_for,
+    post_later,
+    subscribe,
+    subscriptions,
+)
+from tests.support.world import CONSUMER_KEY, KEY, World, assert_has
 
 pytestmark = pytest.mark.usefixtures("served_app")
 
@@ -100,6 +107,20 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
     in_flight = "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
     assert Ran(*dlq).output == place + in_flight
+
+
+@pytest.mark.parametrize("there, missing", [("queue", "dlq"), ("dlq", "queue")])
+def test_a_queue_that_is_missing_is_named_and_where_it_was_looked_for(
+    world: World, there: str, missing: str
+) -> None:
+    url = world.outside.create_queue(QueueName=f"triggers-api-new-inbox-{there}")["QueueUrl"]
+
+    ran = [Ran(command, "--stage=new", status=1) for command in ("dlq", "redrive")]
+
+    world.outside.delete_queue(QueueUrl=url)
+    assert {one.output for one in ran} == {"account 123456789012, region us-east-1, stage new\n"}
+    told = f"Error: there is no queue triggers-api-new-inbox-{missing}\n"
+    assert {one.errors for one in ran} == {told}
 
 
 def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
@@ -326,6 +347,23 @@ def subscribe_tenant(world: World, receiver: str | Receiver, tenant: str) -> str
 
 def exist(world: World, *event_ids: str) -> list[bool]:
     return [world.call("GET", f"/events/{event_id}").status_code == 200 for event_id in event_ids]
+
+
+def test_nothing_is_erased_with_a_key_that_lacks_the_scope(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscription_id = subscribe_tenant(world, receiver, "acme")
+    event = post_later(world, tenant="acme")
+    monkeypatch.setenv("TRIGGERS_API_KEY", CONSUMER_KEY)
+
+    counted = Ran("erase", "--tenant=acme").output
+    refused = Ran("erase", "--tenant=acme", *GO, status=1).errors
+
+    told = "the key in TRIGGERS_API_KEY lacks the scope erase"
+    assert f"subscriptions 1\n{told}" in counted
+    assert refused.startswith(f"Error: {told}")
+    assert exist(world, event["event_id"], *event["copies"]) == [True] * 2
+    assert [row["subscription_id"] for row in subscriptions(world, "*")] == [subscription_id]
 
 
 def test_a_persons_events_are_counted_then_erased(world: World, once: Once) -> None:

@@ -189,6 +189,27 @@ def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(
         pass  # until the test's time is over
 
 
+def test_smoke_checks_the_worker_if_there_is_a_url_for_its_push_and_leaves_nothing(
+    system: Run, printed: list[str]
+) -> None:
+    exports = f"export TRIGGERS_URL=http://127.0.0.1:{system.port} TRIGGERS_API_KEY={system.key}"
+    target_url = found(printed, r'"target_url": "(http\S+?)"')
+
+    output = shell(
+        f"{exports}; make smoke STAGE=dev TARGET_URL={target_url}; echo ----; make smoke\n"
+        "! make smoke STAGE=prod 2>&1"
+    )
+
+    checked, others = output.split("----\n")
+    copy_id = found([checked], r"GET /events/(cpy_\w+)")
+    shown = urllib3.request("GET", target_url).data.decode()
+    assert f"{copy_id}  responded 200, signature ok" in shown
+    for path in re.findall(r"DELETE (\S+)", output):
+        assert system.call("GET", path)[0] == 404
+    assert "not checked" not in checked
+    assert re.search("\nnot checked: whether .*\n.*\nError: TRIGGERS_URL is not of prod: ", others)
+
+
 def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(system: Run) -> None:
     for path in ("/nope", "/events/a/b/c", "/nope%0d%0a?x=1"):
         status, headers, body = system.call("GET", path)

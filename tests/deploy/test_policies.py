@@ -10,7 +10,7 @@ import pytest
 from chalice.config import Config
 
 from tests.conftest import During
-from tests.support.iam import BATCHES
+from tests.support.iam import BATCHES, Request, is_allowed
 from tests.support.receiver import Receiver
 from tests.support.subscribing import id_of_new, subscribe
 from tests.support.world import ROOT, Json, World
@@ -195,3 +195,25 @@ def test_the_deployer_may_do_what_the_runbook_tells(service: str) -> None:
     actions += ["logs:StartQuery", "logs:GetQueryResults", "cloudwatch:GetMetricData"]
     actions += ["cloudformation:ContinueUpdateRollback"]
     assert [name for name in actions if not any(fnmatchcase(name, one) for one in may)] == []
+
+
+NAMED = {
+    "cloudwatch:DeleteAlarms": "arn:aws:cloudwatch:us-east-1:1:alarm:{}-quiet-alarm",
+    "cloudwatch:PutDashboard": "arn:aws:cloudwatch::1:dashboard/{}-delivery",
+    "lambda:UpdateEventSourceMapping": "arn:aws:lambda:us-east-1:1:event-source-mapping:{}",
+    "logs:StartQuery": "arn:aws:logs:us-east-1:1:log-group:/aws/lambda/{}-worker",
+    "sns:ListSubscriptionsByTopic": "arn:aws:sns:us-east-1:1:{}-dlq-alarm-topic",
+}
+
+
+@pytest.mark.parametrize("name", ["deployer", "oncall"])
+def test_retries_are_stopped_alarms_switched_off_and_logs_read_of_stages_alone(name: str) -> None:
+    policy = json.loads((ROOT / "docs" / f"{name}-policy.json").read_text())
+
+    def refused(system: str) -> list[str]:
+        context = {"lambda:FunctionArn": f"arn:aws:lambda:us-east-1:1:function:{system}-worker"}
+        asked = [Request(action, arn.format(system), context) for action, arn in NAMED.items()]
+        return [request.action for request in asked if not is_allowed(policy, request)]
+
+    assert refused("triggers-api-prod") == []
+    assert refused("shop") == [*NAMED]

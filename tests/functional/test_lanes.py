@@ -52,8 +52,12 @@ def make_slow(world: World, target: Receiver) -> str:
 def test_three_slow_pushes_mark_a_subscription_and_its_events_are_queued_apart(
     world: World, target: Receiver
 ) -> None:
+    quick_id = id_of_new(world, f"{target.url}&quick", "other")
     subscription_id = make_slow(world, target)
     assert slow_since(world, subscription_id) == rfc3339(world.clock())
+    for state, expected in ("slow", [subscription_id]), ("active", [quick_id, subscription_id]):
+        listed = world.get(f"/subscriptions?state={state}")["subscriptions"]
+        assert [row["subscription_id"] for row in listed] == expected
 
     world.post()
     assert lengths(world) == (0, 1)

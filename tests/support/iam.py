@@ -54,7 +54,9 @@ def requests_of(call: Call, functions: Json) -> Iterator[Request]:
     context = {}
     if "EventSourceMapping" in action:
         context["lambda:FunctionArn"] = functions.get(members.get("UUID", ""), resource)
-        resource = "*"  # or an ARN without a name
+        resource = "*"
+        if "UUID" in members:
+            resource = f"arn:aws:lambda:::event-source-mapping:{members['UUID']}"
     if call.service == "lambda" and "Role" in members:
         passed_to = {"iam:PassedToService": "lambda.amazonaws.com"}
         yield Request("iam:PassRole", members["Role"], passed_to)

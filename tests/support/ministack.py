@@ -29,8 +29,6 @@ import urllib3
 
 from tests.support.world import ROOT
 
-REQUIREMENTS = ROOT / "requirements" / "e2e.txt"
-VENV = ROOT / ".local" / "e2e-venv"
 # The root user of ministack's account.
 ACCOUNT = {
     "region_name": "us-east-1",
@@ -235,21 +233,23 @@ def without_metric_math(template: str) -> str:
     return json.dumps(parsed)
 
 
-def install() -> Path:
-    """Return the Python of a venv that has the packages of requirements/e2e.txt.
+def install(name: str = "e2e") -> Path:
+    """Return the Python of a venv that has the packages of a file in requirements.
 
     One process at a time makes it: in CI `make ways` runs beside the tests.
     """
-    python = VENV / "bin" / "python"
-    made_from = VENV / ".made-from"
-    wanted = f"{sys.version}\n{REQUIREMENTS.read_text()}"
-    VENV.parent.mkdir(exist_ok=True)
-    with VENV.with_suffix(".lock").open("w") as lock:
+    requirements = ROOT / "requirements" / f"{name}.txt"
+    folder = ROOT / ".local" / f"{name}-venv"
+    python = folder / "bin" / "python"
+    made_from = folder / ".made-from"
+    wanted = f"{sys.version}\n{requirements.read_text()}"
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made_from.is_file() or made_from.read_text() != wanted:
-            venv.create(VENV, clear=True, symlinks=True)
+            venv.create(folder, clear=True, symlinks=True)
             pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
-            subprocess.run([*pip, "--quiet", "-r", REQUIREMENTS], check=True)
+            subprocess.run([*pip, "--quiet", "-r", requirements], check=True)
             made_from.write_text(wanted)
     return python
 

@@ -1,0 +1,130 @@
+"""`make third`: make, change and delete the stack of a stage on LocalStack, a third emulated AWS,
+and move dead letters there.
+
+LocalStack runs without Docker, from PyPI, in a venv of its own. Its DynamoDB, which would be Java,
+is ministack's. No function is deployed.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copy
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import urllib3
+
+from tests.support.checkout import Checkout, copy_repository
+from tests.support.ministack import ACCOUNT, free_port, install, ministack
+from tests.support.world import ROOT
+from tools import api_key
+
+START = """
+import os
+from localstack.aws import handlers
+from localstack.aws.forwarder import AwsRequestProxy
+from localstack.runtime.main import main
+
+dynamodb = AwsRequestProxy(os.environ["DYNAMODB_URL"], parse_response=False)
+
+def forward(chain, context, response):
+    if context.service and context.service.service_name == "dynamodb":
+        response.update_from(dynamodb.forward(context))
+        chain.stop()
+
+handlers.serve_custom_service_request_handlers.append(forward)
+main()
+"""
+MESSAGES = 28  # more than two calls of ReceiveMessage
+
+
+@contextlib.contextmanager
+def localstack(folder: Path, dynamodb_url: str) -> Iterator[str]:
+    """Run LocalStack until the end of the block; yield its URL."""
+    address = f"127.0.0.1:{free_port()}"
+    python = install("third")
+    environ = {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "DYNAMODB_URL": dynamodb_url,
+        "GATEWAY_LISTEN": address,
+        "FILESYSTEM_ROOT": str(folder / "files"),
+        "SKIP_SSL_CERT_DOWNLOAD": "1",
+        "DISABLE_EVENTS": "1",
+        "DNS_ADDRESS": "0",
+    }
+    command = [str(python), "-c", START]
+    with (
+        (folder / "localstack.log").open("w") as log,
+        subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=folder, env=environ, start_new_session=True
+        ) as process,
+    ):
+        try:
+            retries = urllib3.Retry(600, backoff_factor=0.1, backoff_max=0.1)
+            health = f"http://{address}/_localstack/health"
+            urllib3.request("GET", health, retries=retries, timeout=30)
+            yield f"http://{address}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def tell(step: str, expected: str, said: str) -> None:
+    """Print a step when it is done, whose output must have a text."""
+    assert expected in said, said
+    print(f"done  {step}", flush=True)
+
+
+def use(checkout: Checkout, sqs: Any) -> None:
+    settings: Any = {
+        "ZAPIER_WEBHOOK_URL": "none",
+        "API_KEYS": api_key.entry("a", api_key.new_key()),
+    }
+    made = checkout.make("resources", **settings)
+    tell("the stack is made", "  Add     EventsTable  AWS::DynamoDB::Table", made)
+    again = checkout.make("resources")
+    tell("made again, it stays", "stack triggers-api-dev-resources: no changes", again)
+    changed = checkout.make("resources", "QUIET_ALARM_HOURS=24", "GO=1")
+    tell("it is changed", "  Add     QuietAlarm  AWS::CloudWatch::Alarm", changed)
+    dlq_url, queue_url = (
+        sqs.get_queue_url(QueueName=f"triggers-api-dev-inbox-{name}")["QueueUrl"]
+        for name in ("dlq", "queue")
+    )
+    for number in range(MESSAGES):
+        letter = json.dumps({"event_id": f"evt_{number:032}", "reason": "permanent"})
+        sqs.send_message(QueueUrl=dlq_url, MessageBody=letter)
+    shown = checkout.make("dlq")
+    tell("make dlq shows the messages", f"holds {MESSAGES} messages, 0 of them in", shown)
+    moved = checkout.make("redrive")
+    tell("make redrive moves them", f"{MESSAGES} of {MESSAGES} messages: {MESSAGES} moved", moved)
+    name = "ApproximateNumberOfMessages"
+    asked = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=[name])
+    assert asked["Attributes"][name] == str(MESSAGES)
+    tell("and none is left", "inbox-dlq is empty", checkout.make("dlq"))
+    tell("the stack is deleted", "stack deleted", checkout.make("destroy", "CONFIRM=dev"))
+    assert "QueueUrls" not in sqs.list_queues()
+
+
+def main() -> None:
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        dynamodb = stack.enter_context(ministack(folder / "dynamodb.log"))
+        url = stack.enter_context(localstack(folder, dynamodb.direct_url))
+        path = folder / "checkout"
+        copy_repository(path)
+        copy(ROOT / "resources.json", path)  # LocalStack takes alarms that compute
+        aws: Any = SimpleNamespace(url=url)
+        use(Checkout(path, aws), boto3.client("sqs", endpoint_url=url, **ACCOUNT))
+    print(f"{(time.monotonic() - started) / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    main()
