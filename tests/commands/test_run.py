@@ -129,6 +129,28 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
 
 
+def test_what_is_printed_where_only_subscriptions_are_pushed_can_be_pasted() -> None:
+    with contextlib.closing(Run(RUN, ZAPIER_WEBHOOK_URL="subscriptions")) as run:
+        lines = lines_until_ready(run)
+        run.port = int(found(lines, r"ready  http://127.0.0.1:(\d+)"))
+        end = next(number for number, line in enumerate(lines) if line.startswith("console"))
+        commands = "\n".join(lines[: end - 1])
+        wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
+        commands = commands.replace(
+            wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done"""
+        )
+
+        output = shell(commands)
+
+    assert re.search(r'cpy_\w+  responded 200, signature ok: {"order_id": "1"}', output)
+    assert "CRM (customer-42): no copy: event_types" in output
+    assert re.search(r"cpy_\w+  responded 200, signature ok: .*\"3\"", output)
+    assert "failed, receiver responded 422" in output
+    assert "1 left of 1 event" in output
+    assert "/#key=trt_" in output
+    assert "triggers-api-dev-inbox-dlq is empty" in output
+
+
 def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
     system: Run, printed: list[str], tmp_path: Path
 ) -> None:
