@@ -129,6 +129,17 @@ def test_importing_again_changes_nothing_but_names_and_refuses_what_differs(
     assert exported(world, capsys) == [after[0], {**after[1], "name": "New"}, *after[2:]]
 
 
+def test_a_host_that_is_not_allowed_is_told_with_the_setting_whoever_makes_the_webhook(
+    file: Path,
+) -> None:
+    line = {"target_url": "https://elsewhere.example/", "tenant": "a"}
+    write(file, {**line, "tenant": "b"}, {**line, "created_by": "tenant:a"})
+
+    said = import_file(file, "--go", status=1)
+
+    assert said.count("allowed by SUBSCRIPTION_HOSTS") == 2
+
+
 def test_what_goes_over_100_of_a_tenant_is_refused_before_it_is_made(
     world: World, target: Receiver, file: Path
 ) -> None:
