@@ -9,7 +9,6 @@ import json
 import os
 import time
 from collections.abc import Collection
-from datetime import datetime
 from typing import Any
 
 import boto3
@@ -28,8 +27,7 @@ from tools.changes import (
     outputs_of,
     read_values,
 )
-from tools.export import export_subscriptions, read_all
-from tools.mark_undelivered import mark_undelivered
+from tools.export import export_subscriptions
 from tools.stage import (
     check_account,
     check_place,
@@ -88,11 +86,6 @@ deploy again, which waits until it is filled:
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
-DERIVED = """\
-nothing was changed: a subscription has no secret of its own, which version 0.8.0 stores. Type in a
-checkout of 0.8.0, the second if it is deployed already:
-  make deploy STAGE={stage}
-  make write-secrets STAGE={stage}"""
 WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 # How an interrupted run may have left the stack, which can then be created or updated again.
@@ -319,18 +312,6 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
     return stack  # type: ignore[no-any-return]
 
 
-def _open(stage: str) -> deps.Services:
-    return deps.Services(deps.load_checked(read_config(stage)), make_client=boto3.client)
-
-
-def check_secrets(stage: str) -> None:
-    """Raise ClickException if a subscription has no stored secret: up to 0.7 it derived from a
-    signing secret.
-    """
-    if any(row.secret is None for row in read_all(_open(stage).subscriptions)):
-        raise click.ClickException(DERIVED.format(stage=stage))
-
-
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")]
 
@@ -362,22 +343,16 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
 @click.argument("stage")
 @click.argument(
     "act",
-    type=click.Choice(["update", "deploy", "check", "delete", "export", "undelivered"]),
+    type=click.Choice(["update", "deploy", "check", "delete", "export"]),
     default="update",
 )
 @click.option("--go", is_flag=True)
 def main(stage: str, act: str, go: bool) -> None:
     try:
         cloudformation = boto3.client("cloudformation")
-        match act:
-            case "export":
-                export_subscriptions(read_config(stage))
-                return
-            case "undelivered":
-                times = [row["LastModified"] for row in find_functions(stage).values()]
-                updates = [datetime.fromisoformat(time).timestamp() for time in times]
-                mark_undelivered(_open(stage), max(updates, default=0))
-                return
+        if act == "export":
+            export_subscriptions(read_config(stage))
+            return
         check_account(stage)
         read_config(stage)
         if act == "check" and os.environ.get("CONFIRM") != stage:
@@ -392,8 +367,6 @@ def main(stage: str, act: str, go: bool) -> None:
             case _:
                 if act == "deploy":
                     check_runtime(stage)
-                    if stack and outputs_of(stack):  # it was made
-                        check_secrets(stage)
                 update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
                 if act == "deploy":
                     check_indexes(stage)
