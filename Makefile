@@ -125,14 +125,24 @@ pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today 
 bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tests.bench
 
+# Chalice shows a traceback before it says what is wrong.
+define deploy-functions
+@{ said=$$(AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" 2>&1 >&3); } 3>&1 \
+  || { echo "$${said##*following error:}"; \
+  denied=$$(echo "$$said" | tr '\n' ' ' | sed -n 's/.*to perform: *\([a-z0-9-]*:[A-Za-z]*\).*/\1/p'); \
+  case "$$said" in \
+  *AccessDenied* | *'to perform:'*) echo "AWS denied $${denied:-this} to these credentials: let them have docs/deployer-policy.json.";; \
+  *) echo 'If somebody else deploys this stage, wait until that is done.';; \
+  esac; echo 'Then make deploy again, which completes it.'; exit 1; } >&2
+endef
+
 resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme); other settings than it has: GO=1
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" $(GO_FLAG)
 
 deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme, GO=1; RUNTIME=python3.13 changes their Python)
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	$(say-python)
-	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" \
-	  || { echo 'If somebody else deploys this stage, wait until that is done. Then make deploy again, which completes it.' >&2; exit 1; }
+	$(deploy-functions)
 	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
 
 export-subscriptions: $(SET_UP) ## print a JSON line for each subscription, with target URL and secret (STAGE=dev)

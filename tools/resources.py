@@ -10,10 +10,12 @@ import os
 import time
 from collections.abc import Collection
 from typing import Any
+from zipfile import BadZipFile
 
 import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
+from urllib3.exceptions import HTTPError
 
 from chalicelib import __version__, deps, settings
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
@@ -23,6 +25,7 @@ from tools.changes import (
     PARAMETERS,
     UnconfirmedError,
     find_changes,
+    find_function_changes,
     merge_keys,
     outputs_of,
     read_values,
@@ -58,6 +61,10 @@ FIRST_TIME = """\
 UNCONFIRMED = """\
 nothing was changed. The environment has other settings than {changes}
 Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command."""
+OF_CHECKOUT = """\
+nothing was changed. Keep the values on the left: get what a colleague has committed of .chalice
+(git pull), or write them into .chalice/config.json. Or apply those on the right: GO=1 behind the
+same command."""
 NEWER = """\
 {stage} was deployed by version {newer}, and this checkout has {own}, which would remove what that
 version made. Update the checkout. To go back to older code (docs/runbook.md, A bad deploy must be
@@ -81,7 +88,7 @@ prints:
     --query SecretString --output text"""
 NO_INDEX = """\
 no function was deployed: the table {table} lacks {index}, without which lists fail. Add it, and
-deploy again, which waits until it is filled:
+type `make deploy STAGE={stage}`, which waits until it is filled:
   aws dynamodb update-table --cli-input-json '{request}'"""
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
@@ -108,14 +115,22 @@ def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Jso
 
 
 def update_stage(
-    stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation: Any
+    stage: str,
+    stack: Json | None,
+    *,
+    is_deploying: bool,
+    is_confirmed: bool,
+    cloudformation: Any,
 ) -> None:
     """Create or update the stack, and what else `chalice deploy` and the functions need; raise
     ClickException, SettingsError, or what boto3 raises.
 
+    :param is_deploying: Whether `chalice deploy` comes next, with what it changes of functions.
     :param is_confirmed: Whether settings that differ from those of the stage are applied.
     """
     given = _given(stage)
+    if is_deploying:
+        check_runtime(stage)
     if stack and stack["StackStatus"].endswith("_IN_PROGRESS"):  # by a run that was stopped
         print(f"waiting for stack {stack_name(stage)}: {stack['StackStatus']}", flush=True)
         stack = _wait(stack["StackId"], USABLE, cloudformation)
@@ -123,6 +138,7 @@ def update_stage(
     known = {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
     removed = os.environ.get("REMOVE_KEY", "")
     values = read_values(stage, stack) if stack and (given or removed) else {}
+    function_changes = find_function_changes(stage) if is_deploying else []
     if removed or (stack and "API_KEYS" in given):
         in_use = values.get("API_KEYS", "")
         given["API_KEYS"] = merge_keys(given.get("API_KEYS", ""), in_use, removed)
@@ -131,8 +147,13 @@ def update_stage(
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     changes = find_changes(given, values)
     told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
+    if function_changes:
+        of_functions = f"the functions of {stage} have other settings than this checkout"
+        print("\n  ".join([of_functions, *function_changes]))
     if changes and not is_confirmed:
         raise UnconfirmedError(UNCONFIRMED.format(changes=told))
+    if function_changes and not is_confirmed:
+        raise UnconfirmedError(OF_CHECKOUT)
     template = read_template(stage)
     table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
     change_set = _create_change_set(stage, template, given, known, cloudformation)
@@ -159,15 +180,18 @@ def update_stage(
     )
     restore_record(stage)
     check_alarms(outputs_of(stack or {})["DLQAlarmTopicArn"])
+    check_indexes(stage, waits=is_deploying)
 
 
-def check_indexes(stage: str) -> None:
-    """Wait for the indexes of the table that functions use, which may be restored or adopted; raise
-    ClickException if it lacks one of the template's.
+def check_indexes(stage: str, *, waits: bool) -> None:
+    """Raise ClickException if the table that functions use, which may be restored or adopted, lacks
+    an index of the template's.
+
+    :param waits: Whether to wait first until its indexes can be read.
     """
     properties = read_template(stage)["Resources"]["EventsTable"]["Properties"]
     table_name = read_config(stage).get("EVENTS_TABLE_NAME", properties["TableName"])
-    states = await_indexes(table_name)
+    states = await_indexes(table_name, waits=waits)
     for index in properties["GlobalSecondaryIndexes"]:
         if index["IndexName"] not in states:
             keys = [key["AttributeName"] for key in index["KeySchema"]]
@@ -179,11 +203,11 @@ def check_indexes(stage: str) -> None:
                 ],
                 "GlobalSecondaryIndexUpdates": [{"Create": index}],
             }
-            told = {"table": table_name, "index": index["IndexName"]}
+            told = {"stage": stage, "table": table_name, "index": index["IndexName"]}
             raise click.ClickException(NO_INDEX.format(**told, request=json.dumps(request)))
 
 
-def await_indexes(table_name: str) -> dict[str, str]:
+def await_indexes(table_name: str, *, waits: bool = True) -> dict[str, str]:
     """Wait until all indexes of the table can be read, and another one can be changed; print
     progress each minute. Return the states of table and indexes, by their names.
 
@@ -197,7 +221,7 @@ def await_indexes(table_name: str) -> dict[str, str]:
         for index in table.get("GlobalSecondaryIndexes", ()):
             states[index["IndexName"]] = index.get("IndexStatus", "ACTIVE")  # of emulators
         busy = [f"{name} {state}" for name, state in states.items() if state != "ACTIVE"]
-        if not busy:
+        if not (busy and waits):
             break
         if seconds % 60 == 0:
             waited = f"{seconds // 60} min"
@@ -365,11 +389,15 @@ def main(stage: str, act: str, go: bool) -> None:
             case "delete":
                 delete(stage, stack, cloudformation)
             case _:
-                if act == "deploy":
-                    check_runtime(stage)
-                update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
-                if act == "deploy":
-                    check_indexes(stage)
+                update_stage(
+                    stage,
+                    stack,
+                    is_deploying=act == "deploy",
+                    is_confirmed=go,
+                    cloudformation=cloudformation,
+                )
+    except (HTTPError, BadZipFile) as error:
+        raise click.ClickException(f"the code of {stage} was not read: {error}") from None
     except (ApiError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 
