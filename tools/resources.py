@@ -67,8 +67,8 @@ nothing was changed. Keep the values on the left: get what a colleague has commi
 same command."""
 NEWER = """\
 {stage} was deployed by version {newer}, and this checkout has {own}, which would remove what that
-version made. Update the checkout. To go back to older code (docs/runbook.md, A bad deploy must be
-undone), in a checkout of version {newer}:
+version made. Update the checkout. To go back to older code (docs/operations.md, A bad deploy must
+be undone), in a checkout of version {newer}:
   git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
   export AWS_DEFAULT_REGION={region}
   chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""

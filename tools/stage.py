@@ -47,7 +47,7 @@ nothing was changed: {stage} is no stage that `make deploy` made in {here}.
   other regions that the roles or .chalice/deployed/{stage}.json name: {regions}
 Roles have no region: what is done to them here is done to the stage {stage} wherever it is. Set
 AWS_REGION to its region, or choose another name for a stage here. A stack of `make package` is
-updated and deleted as docs/runbook.md tells, One stack for everything."""
+updated and deleted as docs/operations.md tells, One stack for everything."""
 
 
 OTHER_ACCOUNT = """\

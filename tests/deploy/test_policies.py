@@ -184,11 +184,12 @@ def test_the_worker_of_the_slow_lane_may_do_the_same_with_its_own_queue() -> Non
 
 
 @pytest.mark.parametrize("service", ["lambda", "secretsmanager", "sns"])
-def test_the_deployer_may_do_what_the_runbook_tells(service: str) -> None:
+def test_the_deployer_may_do_what_the_documents_tell(service: str) -> None:
     policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
     may = [action for statement in policy["Statement"] for action in statement["Action"]]
-    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-    commands = re.findall(rf"\baws\s+{service}\s+(?:\\\s+)?([a-z-]+)", runbook)
+    documents = [ROOT / "docs" / name for name in ("runbook.md", "operations.md")]
+    texts = "\n".join(document.read_text(encoding="utf-8") for document in documents)
+    commands = re.findall(rf"\baws\s+{service}\s+(?:\\\s+)?([a-z-]+)", texts)
     actions = [f"{service}:{command.title().replace('-', '')}" for command in commands]
     assert actions
     # of the console: Logs Insights and metrics

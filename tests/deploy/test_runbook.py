@@ -1,4 +1,4 @@
-"""The blocks of the runbook, pasted into bash, each twice.
+"""The blocks of runbook.md and operations.md, pasted into bash, each twice.
 
 A `read` takes the next line that is pasted, as it does in a terminal. aws, make, chalice, git and
 others only note how they are called; the calls of aws must be those of botocore's models.
@@ -20,9 +20,10 @@ from tests.support.ministack import install, ministack
 from tests.support.world import ROOT, Json
 from tools import api_key
 
-SECTIONS = re.split(
-    r"^##+ (.*)\n", (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8"), flags=re.MULTILINE
-)
+TEXTS = [
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("runbook.md", "operations.md")
+]
+SECTIONS = re.split(r"^##+ (.*)\n", "".join(TEXTS), flags=re.MULTILINE)
 BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {
     heading: [textwrap.dedent(block) for block in BLOCK.findall(text)]

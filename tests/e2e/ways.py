@@ -49,13 +49,13 @@ def interrupt(checkout: Checkout, case: "Case") -> None:
 
 
 def undo(checkout: Checkout) -> None:
-    """Do what the runbook says, but for its checks."""
+    """Do what docs/operations.md says, but for its checks."""
     checkout.chalice("deploy")
     checkout.configure_api()
 
 
 # What came before what is interrupted: a deployment, or on the last way `make destroy`. An undo
-# keeps the newer record of Chalice's, as the runbook says, or brings its version's own back.
+# keeps the newer record of Chalice's, as docs/operations.md says, or brings its version's own back.
 DESTROY = ("destroy", "CONFIRM=dev")
 DESTROYED = "now"
 WAYS = (
