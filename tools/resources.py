@@ -129,8 +129,6 @@ def update_stage(
     :param is_confirmed: Whether settings that differ from those of the stage are applied.
     """
     given = _given(stage)
-    if is_deploying:
-        check_runtime(stage)
     if stack and stack["StackStatus"].endswith("_IN_PROGRESS"):  # by a run that was stopped
         print(f"waiting for stack {stack_name(stage)}: {stack['StackStatus']}", flush=True)
         stack = _wait(stack["StackId"], USABLE, cloudformation)
@@ -389,10 +387,13 @@ def main(stage: str, act: str, go: bool) -> None:
             case "delete":
                 delete(stage, stack, cloudformation)
             case _:
+                is_deploying = act == "deploy"
+                if is_deploying:
+                    check_runtime(stage)
                 update_stage(
                     stage,
                     stack,
-                    is_deploying=act == "deploy",
+                    is_deploying=is_deploying,
                     is_confirmed=go,
                     cloudformation=cloudformation,
                 )
