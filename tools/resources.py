@@ -7,6 +7,7 @@ the command line.
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Collection
 from typing import Any
@@ -93,6 +94,12 @@ type `make deploy STAGE={stage}`, which waits until it is filled:
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
+# What CloudFormation says of a stack or change set that somebody else deleted, or works on.
+OF_OTHERS = r"\((ChangeSetNotFound|InvalidChangeSetStatus|ValidationError|AlreadyExists\w*)\)"
+BUSY = """\
+{error}
+If somebody else makes or updates this stage, wait until that is done. Then type the same command
+again, which completes it."""
 WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 # How an interrupted run may have left the stack, which can then be created or updated again.
@@ -262,9 +269,9 @@ def _create_change_set(
     except WaiterError as error:
         if known:
             cloudformation.delete_change_set(**change_set)
-        else:  # the stack stays in review, with nothing in it
+        elif "Error" not in error.last_response:  # the stack stays in review, with nothing in it
             cloudformation.delete_stack(StackName=created["StackId"])
-        reason = error.last_response.get("StatusReason", str(error))
+        reason = error.last_response.get("StatusReason") or BUSY.format(error=error)
         if any(text in reason for text in NO_CHANGES):
             return None
         if "ResourceExistenceCheck" in reason:
@@ -400,7 +407,8 @@ def main(stage: str, act: str, go: bool) -> None:
     except (HTTPError, BadZipFile) as error:
         raise click.ClickException(f"the code of {stage} was not read: {error}") from None
     except (ApiError, *AWS_ERRORS) as error:
-        raise click.ClickException(str(error)) from None
+        told = BUSY if re.search(OF_OTHERS, str(error)) else "{error}"
+        raise click.ClickException(told.format(error=error)) from None
 
 
 if __name__ == "__main__":
