@@ -52,8 +52,8 @@ merge(
     }
 )"""
 # What can be shown of that: a variable that is no setting may be secret.
-SHOWN = {name for name, row in BY_VARIABLE.items() if row.repr}
-SHOWN |= {"SETTINGS_SECRET", "subnet_ids", "security_group_ids"}
+SHOWN = {"SETTINGS_SECRET", "subnet_ids", "security_group_ids"}
+SHOWN |= {name for name, row in BY_VARIABLE.items() if row.repr}
 NOT_SET = "(not set)"
 
 
@@ -108,13 +108,13 @@ def find_changes(
     ]
 
 
-def find_function_changes(stage: str) -> list[str]:
-    """Return a line for each setting of the functions that .chalice/config.json of this checkout
-    would change, and for a catalogue that would go.
+def tell_function_changes(stage: str) -> bool:
+    """Print a line for each setting of the functions that .chalice/config.json of this checkout
+    would change, and for a catalogue that would go; return whether there is one.
     """
     functions = find_functions(stage)
     disk = load_config(stage)
-    lines: list[str] = []
+    lines = [f"the functions of {stage} have other settings than this checkout"]
     for function, live in functions.items():
         name = function.removeprefix(f"triggers-api-{stage}")[1:] or "api_handler"
         config = Config(stage, name, config_from_disk=disk)
@@ -125,11 +125,15 @@ def find_function_changes(stage: str) -> list[str]:
         lines += find_changes(dict.fromkeys(old, "") | new, dict.fromkeys(new, "") | old, SHOWN)
     if functions and not CATALOGUE.exists() and _has_catalogue(min(functions)):
         lines.append(f"{CATALOGUE.name}: the functions have it, and this checkout has not")
-    return [*dict.fromkeys(lines)]
+    if len(lines) > 1:
+        print("\n  ".join(dict.fromkeys(lines)))
+    return len(lines) > 1
 
 
 def _has_catalogue(function: str) -> bool:
-    """Return whether a function's code has a catalogue; raise HTTPError or BadZipFile."""
+    """Return whether a function's code has a catalogue; raise HTTPError, or BadZipFile if it is not
+    given.
+    """
     location = boto3.client("lambda").get_function(FunctionName=function)["Code"]["Location"]
     # The errors of retries would show the location, which is signed.
     code = urllib3.request("GET", location, retries=False).data

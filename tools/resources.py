@@ -26,10 +26,10 @@ from tools.changes import (
     PARAMETERS,
     UnconfirmedError,
     find_changes,
-    find_function_changes,
     merge_keys,
     outputs_of,
     read_values,
+    tell_function_changes,
 )
 from tools.export import export_subscriptions
 from tools.stage import (
@@ -143,7 +143,7 @@ def update_stage(
     known = {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
     removed = os.environ.get("REMOVE_KEY", "")
     values = read_values(stage, stack) if stack and (given or removed) else {}
-    function_changes = find_function_changes(stage) if is_deploying else []
+    has_changes = is_deploying and tell_function_changes(stage)
     if removed or (stack and "API_KEYS" in given):
         in_use = values.get("API_KEYS", "")
         given["API_KEYS"] = merge_keys(given.get("API_KEYS", ""), in_use, removed)
@@ -152,13 +152,8 @@ def update_stage(
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     changes = find_changes(given, values)
     told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
-    if function_changes:
-        of_functions = f"the functions of {stage} have other settings than this checkout"
-        print("\n  ".join([of_functions, *function_changes]))
-    if changes and not is_confirmed:
-        raise UnconfirmedError(UNCONFIRMED.format(changes=told))
-    if function_changes and not is_confirmed:
-        raise UnconfirmedError(OF_CHECKOUT)
+    if (changes or has_changes) and not is_confirmed:
+        raise UnconfirmedError(UNCONFIRMED.format(changes=told) if changes else OF_CHECKOUT)
     template = read_template(stage)
     table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
     change_set = _create_change_set(stage, template, given, known, cloudformation)
@@ -404,9 +399,7 @@ def main(stage: str, act: str, go: bool) -> None:
                     is_confirmed=go,
                     cloudformation=cloudformation,
                 )
-    except (HTTPError, BadZipFile) as error:
-        raise click.ClickException(f"the code of {stage} was not read: {error}") from None
-    except (ApiError, *AWS_ERRORS) as error:
+    except (ApiError, HTTPError, BadZipFile, *AWS_ERRORS) as error:
         told = BUSY if re.search(OF_OTHERS, str(error)) else "{error}"
         raise click.ClickException(told.format(error=error)) from None
 

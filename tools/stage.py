@@ -56,7 +56,7 @@ credentials are of account {account}. Use credentials of account {recorded}, or 
 stage in this account. If the stage is gone there: git rm .chalice/deployed/{stage}.json"""
 MAX_VARIABLES_BYTES = 4096
 # What functions read from their environment.
-VARIABLES = {*settings.PARSERS, "SETTINGS_SECRET"} - {settings.CATALOGUE.name}
+VARIABLES = {*settings.PARSERS, "SETTINGS_SECRET"}
 # How alike two names are for difflib: LOG_LEVEL and LOGLEVEL 0.94, but OTEL_LOG_LEVEL 0.78.
 IS_CLOSE = 0.8
 # A member that names a stage, its policies, or a resource of it.
