@@ -403,12 +403,13 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
         archive.writestr("chalicelib/event_types.json", "{}")
     own = {"STAGE": "dev", "SETTINGS_SECRET": "triggers-api-dev-settings"}
     restored = {**own, "EVENTS_TABLE_NAME": RESTORED, "DD_API_KEY": "s3cr3t", "EVENT_TYPES": "a"}
+    role = aws.direct("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]
     for name in FUNCTIONS:
         aws.direct("lambda").create_function(
             FunctionName=name,
             Runtime=RUNTIME,
             Handler="app.worker",
-            Role="arn:aws:iam::000000000000:role/any",
+            Role=role["Arn"],
             Code={"ZipFile": code.getvalue()},
             Environment={"Variables": {**restored, "RES_OPTIONS": "of the version before"}},
             VpcConfig={"SubnetIds": ["subnet-2", "subnet-1"]},
