@@ -41,15 +41,15 @@ GUIDES = [
 SNIPPET = re.compile(r"^```\w+\n((?:#|//) ([\w.]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 SNIPPETS = {name: code for guide in GUIDES for code, name in SNIPPET.findall(guide)}
 Pushed = tuple[dict[str, str], bytes]  # the headers and the body of a push
-EXAMPLES = ROOT / "examples" / "receivers"
+EXAMPLES = ROOT / "examples"
 # How the receiver of each language is started. `make test` runs those of the guide.
 RECEIVERS = {
     "python": (sys.executable, "receiver.py"),
     "node": ("node", "receiver.js"),
-    "go": ("go", "run", f"{EXAMPLES}/receiver.go"),
-    "ruby": ("puma", "-b", "tcp://127.0.0.1:PORT", f"{EXAMPLES}/receiver.ru"),
-    "php": ("php", "-S", "127.0.0.1:PORT", f"{EXAMPLES}/receiver.php"),
-    "java": ("java", f"{EXAMPLES}/Receiver.java"),
+    "go": ("go", "run", f"{EXAMPLES}/receivers/receiver.go"),
+    "ruby": ("puma", "-b", "tcp://127.0.0.1:PORT", f"{EXAMPLES}/receivers/receiver.ru"),
+    "php": ("php", "-S", "127.0.0.1:PORT", f"{EXAMPLES}/receivers/receiver.php"),
+    "java": ("java", f"{EXAMPLES}/receivers/Receiver.java"),
 }
 
 
@@ -226,7 +226,9 @@ def test_producers_repeat_a_call_until_it_is_accepted_or_refused(
     world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRIGGERS_API_KEY", KEY)
-    programs = [(sys.executable, "post.py")] + [("node", "post.js")] * bool(shutil.which("node"))
+    programs = [(sys.executable, "post.py")] + [("node", f"{EXAMPLES}/post.js")] * bool(
+        shutil.which("node")
+    )
     run = partial(subprocess.run, capture_output=True, text=True, check=False)
     aws.fail("PutItem")
     with ThreadPoolExecutor() as pool:
