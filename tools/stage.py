@@ -59,10 +59,12 @@ MAX_VARIABLES_BYTES = 4096
 VARIABLES = {*settings.PARSERS, "SETTINGS_SECRET"}
 # How alike two names are for difflib: LOG_LEVEL and LOGLEVEL 0.94, but OTEL_LOG_LEVEL 0.78.
 IS_CLOSE = 0.8
-# A member that names a stage, its policies, or a resource of it.
-OF_STAGE = re.compile(
-    r'"STAGE": "([^"]*)"|"\w+": "policies/([^/"]+)/[^"]*"|"\w+": "[^"]*triggers-api-'
-    r'([^"]+?)-(?:events|inbox-queue|inbox-dlq|slow-queue|settings)\b[^"]*"'
+# A member that names another stage than {stage}, its policies, or a resource of it. A restored
+# table of the stage may have any name.
+OF_ANOTHER = (
+    r'"STAGE": "(?!{stage}")[^"]*"|"\w+": "policies/(?!{stage}/)[^"/]+/[^"]*"|'
+    r'"\w+": "[^"]*triggers-api-(?:(?!{stage}-)[^"]+?|{others})-'
+    r'(?:events|inbox-queue|inbox-dlq|slow-queue|settings)\b[^"]*"'
 )
 REFUSED = """\
 nothing was changed. Correct .chalice/config.json, and type the same command again:
@@ -130,8 +132,9 @@ def read_config(stage: str) -> dict[str, str]:
             faults.append(f"{name} is no setting: is {close[0]} meant?")
     # Chalice finds the queues by STAGE
     text = json.dumps([{"STAGE": settings.DEFAULTS["stage"], **configured}, of_stage])
-    foreign = {match[0] for match in OF_STAGE.finditer(text) if stage not in match.groups()}
-    faults += [f"in the stage {stage}, {member} is of another stage" for member in sorted(foreign)]
+    others = "|".join(config["stages"].keys() - {stage})
+    for member in sorted({*re.findall(OF_ANOTHER.format(stage=stage, others=others), text)}):
+        faults.append(f"in the stage {stage}, {member} is of another stage")
     if faults:
         raise click.ClickException(REFUSED.format(faults="\n  ".join(faults)))
     return configured  # type: ignore[no-any-return]

@@ -332,7 +332,7 @@ def test_a_name_that_misspells_a_setting_is_refused(
         ("STAGE", "prod"),
         ("SETTINGS_SECRET", "triggers-api-prod-settings"),
         ("EVENTS_TABLE_NAME", "triggers-api-prod-events-restored"),
-        ("SLOW_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/1/triggers-api-dev-2-slow-queue"),
+        ("SLOW_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/1/triggers-api-qa-slow-queue"),
     ],
 )
 def test_what_belongs_to_another_stage_is_refused(
@@ -358,7 +358,9 @@ def test_a_copied_stage_of_which_the_key_alone_was_renamed_is_refused(
     assert {*found} == {*CONFIG["stages"]["dev"]["environment_variables"].items()} | files
 
 
-@pytest.mark.parametrize("table", ["triggers-api-dev-events-restored", "restored", "dev-2026"])
+@pytest.mark.parametrize(
+    "table", ["triggers-api-dev-events-2", "triggers-api-dev-restored-events", "restored"]
+)
 def test_a_restored_table_and_variables_of_others_are_taken(
     configured: Configure, table: str
 ) -> None:
