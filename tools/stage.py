@@ -133,8 +133,8 @@ def read_config(stage: str) -> dict[str, str]:
     # Chalice finds the queues by STAGE
     text = json.dumps([{"STAGE": settings.DEFAULTS["stage"], **configured}, of_stage])
     others = "|".join(config["stages"].keys() - {stage})
-    for member in sorted({*re.findall(OF_ANOTHER.format(stage=stage, others=others), text)}):
-        faults.append(f"in the stage {stage}, {member} is of another stage")
+    foreign = {*re.findall(OF_ANOTHER.format(stage=stage, others=others), text)}
+    faults += [f"in the stage {stage}, {member} is of another stage" for member in sorted(foreign)]
     if faults:
         raise click.ClickException(REFUSED.format(faults="\n  ".join(faults)))
     return configured  # type: ignore[no-any-return]
