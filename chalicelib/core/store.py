@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib.core.event import (
     COPY_PREFIX,
@@ -77,6 +77,9 @@ CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND {UNCLAIMED}"
 RECORDABLE = f"{PENDING} AND {MINE}"
 
 MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
+FIRST_CAUGHT_UP = 100  # events of a destination in the first minute
+TEST_SECONDS = 900  # the least time between two marks that tests make
+PRESENT = "attribute_exists(event_id)"
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
@@ -106,6 +109,16 @@ RECORDED = (
 )
 NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
 SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
+
+
+class Mended(NamedTuple):
+    """The mark of a destination that delivers again: since when (RFC 3339), and how many of its
+    events at most were made due in the minute before.
+    """
+
+    since: str
+    destination: str
+    limit: int
 
 
 @dataclass(frozen=True)
@@ -256,25 +269,34 @@ class EventStore(Table):
         with suppress(StorageUnavailableError):
             self.delete(event_id, EXPIRED)
 
-    def mark_mended(self, destination: str) -> None:
-        """Note that a destination delivers again, unless that is noted."""
-        mark: Values = {
-            "event_id": f"{MENDED}#{destination}",
-            "undelivered_key": MENDED,
-            "sort_key": f"{self._after(0)}#{destination}",
-            "expires_at": int(self._clock()) + DAY_SECONDS,
-        }
-        self._write("put_item", ABSENT, Item=serialize(mark))
+    def mark_mended(self, destination: str, *, by_test: bool = False) -> None:
+        """Note that a destination delivers again, unless that is noted, or a test noted it less
+        than TEST_SECONDS ago and another one does.
+        """
+        if not by_test or self._put_mark(f"tested#{destination}", TEST_SECONDS):
+            self.keep_mended(Mended(self._after(0), destination, FIRST_CAUGHT_UP // 2), ABSENT)
 
-    def mended(self) -> dict[str, str]:
-        """Return the destinations that deliver again and may have to catch up, and since when."""
+    def keep_mended(self, mark: Mended, condition: str = PRESENT) -> None:
+        key = f"{mark.since}#{mark.destination}#{mark.limit}"
+        name = f"{MENDED}#{mark.destination}"
+        self._put_mark(name, DAY_SECONDS, condition, undelivered_key=MENDED, sort_key=key)
+
+    def _put_mark(
+        self, name: str, seconds: int, condition: str = ABSENT, **attributes: str
+    ) -> bool:
+        """Store a mark that expires; return whether the condition held."""
+        expires_at = int(self._clock()) + seconds
+        item = serialize({"event_id": name, "expires_at": expires_at, **attributes})
+        return self._write("put_item", condition, Item=item).applied
+
+    def mended(self) -> list[Mended]:
+        """Return the marks of destinations that deliver again, the oldest first."""
         rows = next(self.pages(MENDED, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
-        since = (row["sort_key"]["S"].split("#") for row in rows["Items"])
-        return {destination: marked_at for marked_at, destination in since}
+        parts = [row["sort_key"]["S"].split("#") for row in rows["Items"]]
+        return [Mended(since, destination, int(limit)) for since, destination, limit in parts]
 
     def forget_mended(self, destination: str) -> None:
-        key = key_of(f"{MENDED}#{destination}")
-        self._write("delete_item", "attribute_exists(event_id)", Key=key)
+        self._write("delete_item", PRESENT, Key=key_of(f"{MENDED}#{destination}"))
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from chalicelib.core.event import Event, Status
+from chalicelib.core.event import Event
 from chalicelib.infra.parsing import Json
 from chalicelib.subscriptions.subscription import Subscription
 
-WORST_FIRST = ("failed", "retrying", "not_sent", "pending", "delivered", "not_asked")
-TROUBLE = ("failed", "retrying")
+WORST_FIRST = ("failed", "waiting", "not_sent", "pending", "delivered", "not_asked")
+TROUBLE = ("failed", "waiting")
 NOT_SENT = ("later", "edited")  # the reasons for which a copy is missing that can be sent
 
 
@@ -41,10 +41,8 @@ class WebhookOutcome(NamedTuple):
 
 
 def state_of(event: Event) -> str:
-    """Return the state of an event or a copy alone: what failed and waits is retrying."""
-    if event.status is Status.PENDING and event.last_error and event.delivery_attempts:
-        return "retrying"
-    return event.status
+    """Return the state of an event or a copy alone."""
+    return "waiting" if event.is_waiting else event.status
 
 
 def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
@@ -52,7 +50,7 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
 
     The webhooks of its tenant decide or, if that has none, those of the operator, among which those
     that are gone count. The event's own push counts beside those of the operator, and beside those
-    of the tenant, too, while it is failed or retried: nobody may take such an event for delivered.
+    of the tenant, too, while it failed or waits: nobody may take such an event for delivered.
     """
     tenant: list[WebhookOutcome] = []
     operator: list[WebhookOutcome] = []

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from chalicelib.infra.times import rfc3339
-from chalicelib.subscriptions import catch_up
+from chalicelib.core import store
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import post_later, states, subscribe_later
 from tests.support.world import World
@@ -46,7 +46,7 @@ def test_what_waits_is_pushed_once_a_test_event_was_delivered(
     assert [states(world, event) for event in events] == [["delivered"]] * 5
     assert target.count == 11
     world.sweep()
-    assert world.services.store.mended() == {}
+    assert world.services.store.mended() == []
 
 
 def test_what_waits_is_pushed_once_a_delivery_ends_long_trouble(
@@ -88,7 +88,7 @@ def test_the_webhook_catches_up_once_an_event_arrives_that_failed_often(
 def test_what_fails_again_ends_the_catch_up_and_keeps_its_backoff(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catch_up, "FIRST", 4)
+    monkeypatch.setattr(store, "FIRST_CAUGHT_UP", 4)
     target.default = WAIT
     subscription_id = subscribe_later(world, target)
     world.sleep(10)
@@ -101,5 +101,5 @@ def test_what_fails_again_ends_the_catch_up_and_keeps_its_backoff(
     for _ in range(5):
         sweep_and_push(world)
     assert target.count - before == 4
-    assert world.services.store.mended() == {}
+    assert world.services.store.mended() == []
     assert [states(world, event) for event in events] == [["pending"]] * 20
