@@ -50,6 +50,7 @@ ORIGINALS = replace(
 )
 UNDELIVERED_COPIES = Query(UNSETTLED, order="oldest", limit=100, skips_reports=True)
 RECOVERABLE = ("later", "edited", "failed", "waiting")
+ASKED_SECONDS = 180
 LEFT_SECONDS = 60  # what was tried so recently waits as long: a loop would be a flood
 
 
@@ -346,12 +347,17 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
                 return "sent" if stored.is_new else None
             # What failed because the subscription was disabled was not pushed.
             tried_at = "" if copy.reason is Reason.DISABLED else copy.attempted_at
-            is_asked = copy.is_waiting and (copy.recovered_at or "") > max(just_now, tried_at)
-            if is_asked or copy.is_claimed(now):
+            recovered_at = copy.recovered_at or ""
+            is_asked = copy.is_waiting and recovered_at > tried_at
+            if copy.is_claimed(now) or (is_asked and recovered_at > just_now):
                 return "left"
-            is_left = tried_at > just_now
-            replay.push_later(copy, LEFT_SECONDS if is_left else 0.0, services)
-            return "left" if is_left else "replayed"
+            delay_seconds = 0.0
+            if tried_at > just_now:
+                delay_seconds = LEFT_SECONDS
+            elif is_asked and str(copy.next_attempt_at) < rfc3339(now + ASKED_SECONDS):
+                delay_seconds = ASKED_SECONDS
+            replay.push_later(copy, delay_seconds, services)
+            return "left" if delay_seconds else "replayed"
         except StorageUnavailableError:
             raise
         except ApiError:  # others were faster, too many copies, or a POST is in progress

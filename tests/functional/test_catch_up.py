@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from chalicelib.infra.times import rfc3339
 from chalicelib.core import store
+from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import post_later, states, subscribe_later
 from tests.support.world import World

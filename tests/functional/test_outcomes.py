@@ -117,7 +117,7 @@ def test_an_outcome_counts_the_webhooks_of_a_tenant_and_those_without_one(
     assert told["operator"] == {**told["tenant"], "not_sent": 0}
     for copy in event["copies"]:
         world.replay(copy)
-    assert_has(outcome(world, event)["operator"], pending=3, failed=0, waiting=0, delivered=0)
+    assert_has(outcome(world, event)["operator"], pending=1, failed=0, waiting=2, delivered=0)
 
 
 def test_a_page_of_outcomes_ends_before_a_thousand_copies_which_are_read_together(
