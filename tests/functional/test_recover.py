@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -292,6 +293,20 @@ def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> No
         ('{"since": "2h", "until": "now", "cursor": "x"}', ["cursor", "since", "until"]),
     ):
         assert world.call("POST", path, body).faults == faults
+    copies_cursor, events_cursor = (
+        f"2026-11-01T00:00:00.000000Z~{kind}_{'1' * 32}" for kind in ("cpy", "evt")
+    )
+    since = rfc3339(0)
+    for asked, faults in (
+        ({"until": since}, ["until"]),
+        ({"cursor": events_cursor}, ["cursor"]),
+        ({"since": since, "cursor": copies_cursor}, ["cursor"]),
+    ):
+        assert world.call("POST", path, asked).faults == faults
+        assert (
+            world.call("GET", path.replace("recover", f"missed?{urlencode(asked)}")).faults
+            == faults
+        )
     nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null}'
     assert world.call("POST", path, nulls).json["examined"] == 0
     for nothing in ("", "{}", '{"since": null}'):
