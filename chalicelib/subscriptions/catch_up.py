@@ -19,7 +19,7 @@ from chalicelib.events.listing import Query, read_page
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions
 
@@ -62,15 +62,14 @@ def _push_oldest(query: Query, mark: Mended, services: CoreServices) -> bool:
     Each event is made due once in a catch-up, by whomever.
     """
     events = _read_oldest(query, services)
+    since = unix_seconds(mark.since)
     soon = rfc3339(services.clock() + PERIOD_SECONDS)
-    made_due = [event for event in events if _recovered_at(event) >= mark.since]
-    failed = [event for event in made_due if event.attempted_at > _recovered_at(event)]
+    failed = [event for event in events if event.attempted_at > mark.since]
+    made_due = [event for event in events if event.asked_at >= since]
     due = [
-        event
-        for event in events
-        if _recovered_at(event) < mark.since and (event.next_attempt_at or "") > soon
+        event for event in events if event.asked_at < since and (event.next_attempt_at or "") > soon
     ]
-    if 2 * len(failed) > mark.limit or len(failed) == len(made_due) + len(due):
+    if 2 * len(failed) > mark.limit or len(failed) >= len(made_due) + len(due):
         return False
 
     def push(number: int) -> None:
@@ -91,7 +90,3 @@ def _read_oldest(query: Query, services: CoreServices) -> list[Event]:
     while page.next_cursor and not page.events and services.clock() < deadline:
         page = read_page(services, replace(query, cursor=page.next_cursor))
     return page.events
-
-
-def _recovered_at(event: Event) -> str:
-    return event.recovered_at or ""
