@@ -94,13 +94,11 @@ def test_old_dead_letters_do_not_hide_what_waits(
     subscription_id, events = waiting
     for event in events[:3]:
         shard = {"S": "copy-failed#0"}
-        status = {"S": "failed"}
-        change = "SET status_shard = :shard, failed_at = :status"
-        world.change_item(event["copies"][0], change, shard=shard, status=status)
+        world.change_item(event["copies"][0], "SET status_shard = :shard", shard=shard)
 
     def read_slowly(params: Any, **_: object) -> None:
         if params["IndexName"] == "undelivered-index":
-            params["Limit"] = 1
+            params["Limit"] = 2  # a page that ends early is read again from its last row on
             world.sleep(6)
 
     target.default = 200

@@ -177,7 +177,7 @@ def told_of_repair(waiting: int, **options: Any) -> str:
     """Return what became of what waited, for a person."""
     world = run_repair(waiting, **options)
     half, last = world.arrivals()
-    pushes = world.pushes.total() / len(world.old)
+    pushes = sum(world.pushes[key] for key in world.old) / len(world.old)
     _, p95 = world.healthy_waits(MENDED_AFTER_SECONDS, MENDED_AFTER_SECONDS + 1200)
     arrived = f"half after {half:.0f} s, the last after {last:.0f} s"
     return f"{arrived}; {pushes:.1f} pushes of each; p95 of others {p95:.1f} s"
