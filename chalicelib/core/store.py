@@ -78,7 +78,8 @@ RECORDABLE = f"{PENDING} AND {MINE}"
 
 MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
 FIRST_CAUGHT_UP = 100  # events of a destination in the first minute
-TEST_SECONDS = 900  # the least time between two marks that tests make
+TESTED = "tested"
+RESTART_SECONDS = 900  # the least time between two catch-ups of a destination with the same cause
 PRESENT = "attribute_exists(event_id)"
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
@@ -112,11 +113,14 @@ SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
 
 
 class Mended(NamedTuple):
-    """The mark of a destination that delivers again: since when (RFC 3339), and how many of its
-    events at most were made due in the minute before.
+    """The mark of a destination that delivers again.
+
+    `since`: when it was made (RFC 3339). `cause`: MENDED, by a delivery, or TESTED. `limit`: how
+    many events at most were made due in the minute before.
     """
 
     since: str
+    cause: str
     destination: str
     limit: int
 
@@ -269,34 +273,38 @@ class EventStore(Table):
         with suppress(StorageUnavailableError):
             self.delete(event_id, EXPIRED)
 
-    def mark_mended(self, destination: str, *, by_test: bool = False) -> None:
-        """Note that a destination delivers again, unless that is noted, or a test noted it less
-        than TEST_SECONDS ago and another one does.
+    def mark_mended(self, destination: str, cause: str = MENDED) -> None:
+        """Note that a destination delivers again, unless the same cause noted that, and it still
+        catches up, or RESTART_SECONDS are not over since.
         """
-        if not by_test or self._put_mark(f"tested#{destination}", TEST_SECONDS):
-            self.keep_mended(Mended(self._after(0), destination, FIRST_CAUGHT_UP // 2), ABSENT)
+        first = Mended(self._after(0), cause, destination, FIRST_CAUGHT_UP // 2)
+        self._put_mended(first, DAY_SECONDS, ABSENT, undelivered_key=MENDED)
 
-    def keep_mended(self, mark: Mended, condition: str = PRESENT) -> None:
-        key = f"{mark.since}#{mark.destination}#{mark.limit}"
-        name = f"{MENDED}#{mark.destination}"
-        self._put_mark(name, DAY_SECONDS, condition, undelivered_key=MENDED, sort_key=key)
+    def keep_mended(self, mark: Mended) -> None:
+        self._put_mended(mark, DAY_SECONDS, undelivered_key=MENDED)
 
-    def _put_mark(
-        self, name: str, seconds: int, condition: str = ABSENT, **attributes: str
-    ) -> bool:
-        """Store a mark that expires; return whether the condition held."""
-        expires_at = int(self._clock()) + seconds
-        item = serialize({"event_id": name, "expires_at": expires_at, **attributes})
-        return self._write("put_item", condition, Item=item).applied
+    def forget_mended(self, mark: Mended) -> None:
+        """Take a mark out of the index: one that flaps would begin to catch up all the time."""
+        age = self._clock() - unix_seconds(mark.since)
+        self._put_mended(mark, RESTART_SECONDS - int(age))
+
+    def _put_mended(
+        self, mark: Mended, seconds: int, condition: str = PRESENT, **attributes: str
+    ) -> None:
+        """Store a mark that expires after some seconds."""
+        item: Values = {
+            "event_id": f"{mark.cause}#{mark.destination}",
+            "expires_at": int(self._clock()) + seconds,
+            "sort_key": "#".join(map(str, mark)),
+            **attributes,
+        }
+        self._write("put_item", condition, Item=serialize(item))
 
     def mended(self) -> list[Mended]:
         """Return the marks of destinations that deliver again, the oldest first."""
         rows = next(self.pages(MENDED, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
         parts = [row["sort_key"]["S"].split("#") for row in rows["Items"]]
-        return [Mended(since, destination, int(limit)) for since, destination, limit in parts]
-
-    def forget_mended(self, destination: str) -> None:
-        self._write("delete_item", PRESENT, Key=key_of(f"{MENDED}#{destination}"))
+        return [Mended(since, cause, name, int(limit)) for since, cause, name, limit in parts]
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

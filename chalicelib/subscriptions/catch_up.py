@@ -41,7 +41,7 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
         if query and _push_oldest(replace(query, limit=limit), mark, services):
             services.store.keep_mended(mark._replace(limit=limit))
         else:
-            services.store.forget_mended(mark.destination)
+            services.store.forget_mended(mark)
 
     services.map(catch_up_one, mended)
 

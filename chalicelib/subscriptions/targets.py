@@ -25,6 +25,7 @@ from chalicelib.core.outcome import (
     Retry,
     Unscheduled,
 )
+from chalicelib.core.store import TESTED
 from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
@@ -256,7 +257,7 @@ class AllTargets:
         result = delivery.push(event, target, started, timeout_seconds, invocation)
         if result.outcome is Outcome.DELIVERED:
             with suppress(StorageUnavailableError):
-                self.services.store.mark_mended(subscription.subscription_id, by_test=True)
+                self.services.store.mark_mended(subscription.subscription_id, TESTED)
         sent = None
         if result.error not in (HOST_NOT_ALLOWED, ADDRESS_NOT_ALLOWED):
             body = target.body_of(event)
