@@ -141,7 +141,7 @@ def start() -> None:
     screen.say(_usage(url, key, receiver, outside))
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
-    _schedule("catch_up", 60, lambda: catch_up(services.get()))
+    _schedule("catch_up", 60, lambda: catch_up(services.get(), services.get().subscriptions))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
     Thread(target=server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from chalice.config import Config
 
+from chalicelib.infra.times import rfc3339
 from tests.conftest import During
 from tests.support.iam import BATCHES, Request, is_allowed
 from tests.support.receiver import Receiver
@@ -110,7 +111,11 @@ def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
     subscribe(world, receiver)
     world.post(prefer="respond-async")
     world.change_item(world.queued(), "SET expires_at = :past", past={"N": "1"})
-    world.services.store.mark_mended("webhook")
+    waiting = world.post(prefer="respond-async")["event_id"]
+    later = {"S": rfc3339(world.clock() + 3000)}
+    world.change_item(waiting, "SET next_attempt_at = :later", later=later)
+    for destination in ("webhook", "sub_gone"):
+        world.services.store.mark_mended(destination)
     world.sleep(120)
     yield
     world.sweep()
