@@ -11,12 +11,10 @@ import re
 import time
 from collections.abc import Collection
 from typing import Any
-from zipfile import BadZipFile
 
 import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
-from urllib3.exceptions import HTTPError
 
 from chalicelib import __version__, deps, settings
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
@@ -399,7 +397,7 @@ def main(stage: str, act: str, go: bool) -> None:
                     is_confirmed=go,
                     cloudformation=cloudformation,
                 )
-    except (ApiError, HTTPError, BadZipFile, *AWS_ERRORS) as error:
+    except (ApiError, *AWS_ERRORS) as error:
         told = BUSY if re.search(OF_OTHERS, str(error)) else "{error}"
         raise click.ClickException(told.format(error=error)) from None
 
