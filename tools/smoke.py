@@ -24,8 +24,8 @@ PAUSES_SECONDS = (0, 0.5, 1, 2, 4, 4)
 BATCH_PAUSES_SECONDS = (8, 16, 32)  # WORKER_BATCH_WINDOW_SECONDS is 60 at most
 DELIVERED = '"status": "delivered"'
 UNCHECKED = """\
-not checked: whether pushes get out, and the worker makes them. TARGET_URL=, a URL that responds with
-2xx and whose host may be subscribed to, has that checked, too."""
+not checked: whether pushes get out, and the worker makes them. TARGET_URL=, a URL that responds
+with 2xx and whose host may be subscribed to, has that checked, too."""
 
 
 def check(
