@@ -147,8 +147,8 @@ def find_functions(stage: str, region: str | None = None) -> Json:
     names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
     client = boto3.client("lambda", region_name=region)
     pages = client.get_paginator("list_functions").paginate()
-    functions = {function["FunctionName"]: function for function in pages.search("Functions[]")}
-    return {name: function for name, function in functions.items() if name in names}
+    functions = pages.search("Functions[]")
+    return {each["FunctionName"]: each for each in functions if each["FunctionName"] in names}
 
 
 def await_functions(stage: str) -> None:
