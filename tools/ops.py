@@ -68,7 +68,9 @@ WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 
 
 @click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+    cls=Commands,
+    commands=(subscriptions, send_to, missed, recover, enable, disable, import_subscriptions),
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 def cli() -> None:
     """Operate a running Triggers API.
@@ -579,18 +581,6 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         )
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-for command in (
-    subscriptions,
-    send_to,
-    missed,
-    recover,
-    enable,
-    disable,
-    import_subscriptions,
-):
-    cli.add_command(command)
 
 
 if __name__ == "__main__":
