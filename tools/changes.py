@@ -1,7 +1,6 @@
-"""What the environment would change of a stage's settings, told without the values."""
+"""What the environment would change of a stage's settings, told without values that may be secret."""
 
 import re
-from collections.abc import Collection
 
 import boto3
 import click
@@ -89,11 +88,9 @@ def _name_of(entry: str) -> str:
     return entry.partition(":")[0]
 
 
-def find_changes(
-    given: dict[str, str], values: dict[str, str], shown: Collection[str] = ()
-) -> list[str]:
-    """Return a line for each variable whose value is not that of the stage, without the values but
-    for variables that are to be `shown`.
+def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
+    """Return a line for each variable whose value is not that of the stage, with the values if they
+    are no secrets.
 
     :param given: What is to be set, by variable.
     :param values: What the stage has, by variable.
@@ -102,7 +99,7 @@ def find_changes(
         f"{name}: {difference}"
         for name, value in given.items()
         # no event source is there yet
-        if (difference := _difference(name, value, values.get(name, value), shown))
+        if (difference := _difference(name, value, values.get(name, value)))
     ]
 
 
@@ -127,7 +124,7 @@ def tell_function_changes(stage: str) -> bool:
     }
     own = jmespath.search(OF_FUNCTION, described)
     given = dict.fromkeys(live, "") | own
-    changes = find_changes(given, dict.fromkeys(own, "") | live, SHOWN) if live else []
+    changes = find_changes(given, dict.fromkeys(own, "") | live) if live else []
     if changes:
         told = "\n  ".join(changes)
         print(f"the functions of {stage} have other settings than this checkout\n  {told}")
@@ -160,9 +157,9 @@ def outputs_of(stack: Json) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
 
 
-def _difference(name: str, new: str, old: str, shown: Collection[str]) -> str:
-    """Return how a value differs from the one before, or nothing; neither is told but for names
-    that are to be `shown`.
+def _difference(name: str, new: str, old: str) -> str:
+    """Return how a value differs from the one before, or nothing. The values of names in SHOWN are
+    told.
     """
     if new == old:
         return ""
@@ -173,7 +170,7 @@ def _difference(name: str, new: str, old: str, shown: Collection[str]) -> str:
         names = [f"+ {told(entry)}" for entry in new_entries - old_entries]
         names += [f"\N{MINUS SIGN} {told(entry)}" for entry in old_entries - new_entries]
         return ", ".join(sorted(names))
-    if name in shown:
+    if name in SHOWN:
         return f"{old or NOT_SET} \N{RIGHTWARDS ARROW} {new or NOT_SET}"
     if not new:
         return "removed"

@@ -62,7 +62,7 @@ REFUSED = """\
 Error: nothing was changed. The environment has other settings than stack triggers-api-dev-resources
   API_KEYS: + acme, \N{MINUS SIGN} acme
   WEBHOOK_SIGNING_SECRETS: removed
-  WORKER_MAX_CONCURRENCY: another value
+  WORKER_MAX_CONCURRENCY: 5 \N{RIGHTWARDS ARROW} 7
 Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command.
 """
 PLACE = "account 000000000000, region us-east-1, stage dev\n"
