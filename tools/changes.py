@@ -1,4 +1,4 @@
-"""What the environment would change of a stage's settings, told without values that may be secret."""
+"""What the environment and this checkout would change of a stage's settings, without secrets."""
 
 import re
 
