@@ -20,8 +20,6 @@ from threading import Lock, Thread
 from typing import TextIO
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config as ClientConfig
 from chalice.config import Config
 from chalice.local import LocalGateway, LocalGatewayException, create_local_server
 from werkzeug import Request, Response
@@ -225,19 +223,15 @@ def _start_workers() -> None:
     telemetry.logger.addFilter(
         lambda record: record.levelno > logging.INFO or record.getMessage() != "sqs receive_message"
     )
-    started = services.get().settings
-    _start_worker("worker", started.inbox_queue_url, started.worker_max_concurrency)
-    _start_worker("slow_worker", started.slow_queue_url, started.slow_max_concurrency)
+    started = services.get()
+    _start_worker("worker", started.work_queue, started.settings.worker_max_concurrency)
+    _start_worker("slow_worker", started.slow_queue, started.settings.slow_max_concurrency)
 
 
-def _start_worker(name: str, queue_url: str, threads: int) -> None:
+def _start_worker(name: str, queue: Queue, threads: int) -> None:
     """Start the threads that receive and process batches, one receiving at a time; there is no
     batch window.
     """
-    client_config = ClientConfig(
-        connect_timeout=1, read_timeout=30, retries={"total_max_attempts": 1}
-    )
-    queue = Queue(boto3.client("sqs", config=client_config), queue_url)
     receiving = Lock()
 
     def process_batch() -> None:
@@ -246,9 +240,11 @@ def _start_worker(name: str, queue_url: str, threads: int) -> None:
             time.sleep(POLL_SECONDS)  # emulators hand messages to long polls whose client is gone
             messages = queue.receive(wait_seconds=0)
         if messages:
-            is_fast_lane = name == "worker"
             batch.process(
-                messages, services.get(), WORKER_TIMEOUT_SECONDS, is_fast_lane=is_fast_lane
+                messages,
+                services.get(),
+                WORKER_TIMEOUT_SECONDS,
+                is_fast_lane=name == "worker",
             )
             queue.delete_many([message.receipt_handle for message in messages])
 
