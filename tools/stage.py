@@ -28,6 +28,8 @@ FUNCTION_SUFFIXES = {
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
+# of a function, as Lambda describes it
+IS_BUSY = "State == 'Pending' || LastUpdateStatus == 'InProgress'"
 STACK_TAG = "aws:cloudformation:stack-name"
 RUNTIMES = (
     "python3.11",
@@ -157,13 +159,9 @@ def await_functions(stage: str) -> None:
     """
     client = boto3.client("lambda")
     for name in find_functions(stage):
-        while _is_busy(client.get_function_configuration(FunctionName=name)):
+        while jmespath.search(IS_BUSY, client.get_function_configuration(FunctionName=name)):
             print(f"waiting for {name}, which Lambda has not finished", flush=True)
             time.sleep(1)
-
-
-def _is_busy(function: Json) -> bool:
-    return function.get("State") == "Pending" or function.get("LastUpdateStatus") == "InProgress"
 
 
 def find_roles(stage: str) -> Json:
