@@ -40,6 +40,7 @@ from chalicelib.subscriptions.catch_up import catch_up
 from tools import api_key, gateway, local_aws
 from tools.api import printable
 from tools.receiver import HOST, Receiver
+from tools.stage import STAND_INS
 
 ROOT = Path(__file__).parent.parent
 # What is pasted, by ZAPIER_WEBHOOK_URL; without a webhook it is what needs no receiver.
@@ -60,10 +61,6 @@ VARIABLES = (
 # of a log record
 TOLD = ("outcome", "attempt", "status_code", "error", "reason", "retry_in_seconds")
 SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
-
-
-class StartError(Exception):
-    """One line that says what keeps the system from starting."""
 
 
 class Screen(logging.Handler):
@@ -114,7 +111,7 @@ def given(name: str) -> str:
 
 
 def start() -> None:
-    """Start everything in daemon threads, and say how to use it; raise StartError."""
+    """Start everything in daemon threads, and say how to use it; raise SettingsError."""
     outside = {name: given(name) for name in VARIABLES if given(name)}
     config = _read_config()
     _check_environment()
@@ -132,10 +129,7 @@ def start() -> None:
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
         hosts = (*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")
         _provide("SUBSCRIPTION_HOSTS", ",".join(hosts))
-    try:
-        services.get()
-    except SettingsError as error:
-        raise StartError(str(error)) from error
+    services.get()
     screen.say(_usage(url, key, receiver, outside))
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
@@ -158,13 +152,9 @@ def _read_config() -> Config:
 
 
 def _check_environment() -> None:
-    """Raise StartError naming every variable at fault."""
-    variables = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
-    variables.update((name, value) for name, value in os.environ.items() if value.strip())
-    try:
-        services.load_checked(variables)
-    except SettingsError as error:
-        raise StartError(str(error)) from error
+    """Raise SettingsError naming every variable at fault."""
+    is_set = {name: value for name, value in os.environ.items() if value.strip()}
+    services.load_checked(STAND_INS | is_set)
 
 
 def _listen(config: Config) -> BaseWSGIServer:
@@ -177,7 +167,7 @@ def _listen(config: Config) -> BaseWSGIServer:
         # Chalice makes the app safe for threads, and opens the port.
         local = create_local_server(app, api_config, HOST, int(port)).server
     except (OSError, OverflowError, ValueError) as error:
-        raise StartError(f"PORT {port}: {error}; make run PORT=0 takes a free one") from error
+        raise SettingsError(f"PORT {port}: {error}; make run PORT=0 takes a free one") from error
     # Its own server reads no chunked bodies.
     respond = Request.application(partial(_respond, LocalGateway(app, api_config)))
     return make_server(HOST, 0, respond, threaded=True, fd=local.fileno())
@@ -210,7 +200,7 @@ def _provide_aws() -> None:
                 _provide(name, value)
     except (*AWS_ERRORS, ValueError) as error:
         text = " ".join(str(error).split())
-        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}") from error
+        raise SettingsError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}") from error
 
 
 def _provide(name: str, value: str) -> None:

@@ -16,7 +16,7 @@ import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
 
-from chalicelib import __version__, deps, settings
+from chalicelib import __version__, deps
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
 from tools.changes import (
@@ -31,6 +31,7 @@ from tools.changes import (
 )
 from tools.export import export_subscriptions
 from tools.stage import (
+    STAND_INS,
     check_account,
     check_place,
     check_runtime,
@@ -45,7 +46,6 @@ from tools.stage import (
 REQUIRED = ("ZAPIER_WEBHOOK_URL", "API_KEYS")
 # the others: no keys, signatures, alarms
 NEVER_EMPTY = ("ZAPIER_WEBHOOK_URL", "QUIET_ALARM_HOURS", "DASHBOARD", *OF_EVENT_SOURCES)
-STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
   ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them),

@@ -59,6 +59,8 @@ stage in this account. If the stage is gone there: git rm .chalice/deployed/{sta
 MAX_VARIABLES_BYTES = 4096
 # What functions read from their environment.
 VARIABLES = {*settings.PARSERS, "SETTINGS_SECRET"}
+# of settings that only a deployed stage has
+STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 # How alike two names are for difflib: LOG_LEVEL and LOGLEVEL 0.94, but OTEL_LOG_LEVEL 0.78.
 IS_CLOSE = 0.8
 # A member that names another stage than {stage}, its policies, or a resource of it. A restored
