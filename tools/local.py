@@ -40,9 +40,8 @@ from chalicelib.subscriptions.catch_up import catch_up
 from tools import api_key, gateway, local_aws
 from tools.api import printable
 from tools.receiver import HOST, Receiver
-from tools.stage import STAND_INS
+from tools.stage import ROOT, STAND_INS
 
-ROOT = Path(__file__).parent.parent
 # What is pasted, by ZAPIER_WEBHOOK_URL; without a webhook it is what needs no receiver.
 TOUR = ROOT / "tools" / "paste.sh"
 TOUR_OF_SUBSCRIPTIONS = ROOT / "tools" / "paste_subscriptions.sh"
