@@ -7,7 +7,6 @@ the command line.
 import itertools
 import json
 import os
-import re
 import time
 from collections.abc import Collection
 from typing import Any
@@ -92,8 +91,6 @@ type `make deploy STAGE={stage}`, which waits until it is filled:
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
-# What CloudFormation says of a stack or change set that somebody else deleted, or works on.
-OF_OTHERS = r"\((ChangeSetNotFound|InvalidChangeSetStatus|ValidationError|AlreadyExists\w*)\)"
 BUSY = """\
 {error}
 If somebody else makes or updates this stage, wait until that is done. Then type the same command
@@ -398,8 +395,7 @@ def main(stage: str, act: str, go: bool) -> None:
                     cloudformation=cloudformation,
                 )
     except (ApiError, *AWS_ERRORS) as error:
-        told = BUSY if re.search(OF_OTHERS, str(error)) else "{error}"
-        raise click.ClickException(told.format(error=error)) from None
+        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":
