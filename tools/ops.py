@@ -55,8 +55,13 @@ from tools.subscriptions import COLUMNS, disable, enable, missed, recover, send_
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
 DLQ_COLUMNS = (
-    *("destination", "reason", "messages"),
-    *("latest", "event_id", "attempts", "last_error"),
+    "destination",
+    "reason",
+    "messages",
+    "latest",
+    "event_id",
+    "attempts",
+    "last_error",
 )
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
 NO_ERASE = (
@@ -139,16 +144,15 @@ def dlq(stage: str, limit: int) -> None:
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     """Receive up to `limit` messages and make them visible again."""
-    seen: dict[str, Message] = {}
+    seen: list[Message] = []
     try:
-        for message in receive(Queue(sqs, url), limit):
-            seen[message.message_id] = message
+        seen += receive(Queue(sqs, url), limit)
     finally:
-        for message in seen.values():
+        for message in seen:
             sqs.change_message_visibility(
                 QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0
             )
-    return list(seen.values())
+    return seen
 
 
 def receive(queue: Queue, count: int, size: int = BATCH_SIZE) -> Iterator[Message]:
