@@ -332,7 +332,7 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
+    return list(map(int, version.split(".")))
 
 
 def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
