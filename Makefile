@@ -139,10 +139,10 @@ define deploy-functions
   esac; echo 'Then make deploy again, which completes it.'; exit 1; } >&2
 endef
 
-resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme); other settings than it has: GO=1
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme; GO=1 changes settings that it has)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" $(GO_FLAG)
 
-deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme, GO=1; RUNTIME=python3.13 changes their Python)
+deploy: $(SET_UP) ## make resources, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme; GO=1, also for settings of the functions; RUNTIME=python3.13 changes their Python)
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	$(say-python)
 	$(deploy-functions)

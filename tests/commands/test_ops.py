@@ -483,7 +483,6 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
         ("dlq", ["STAGE="]),
         ("redrive", ["STAGE="]),
         ("show", ["EVENT_ID="]),
-        ("show 4711", ["SUBJECT="]),
         ("enable", ["SUBSCRIPTION_ID=", "TENANT="]),
         ("replay", ["EVENT_ID=", "SINCE="]),
         ("replay a --since 2h", ["EVENT_ID=", "SINCE="]),

@@ -227,8 +227,9 @@ def without_metric_math(template: str) -> str:
     """
     parsed = json.loads(template)
     for properties in (resource.get("Properties", {}) for resource in parsed["Resources"].values()):
-        for computed in properties.pop("Metrics", ())[1:2]:
-            stat = computed["MetricStat"]
+        metrics = properties.pop("Metrics", ())
+        stats = [metric["MetricStat"] for metric in metrics if "MetricStat" in metric]
+        for stat in stats[:1]:
             properties |= {**stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"]}
     return json.dumps(parsed)
 
