@@ -26,8 +26,8 @@ LEASED = f"{IN_INBOX} AND claim_id = :lease_id AND claimed_until >= :now"
 def lease(
     services: CoreServices,
     *,
-    limit: int,
-    lease_seconds: int,
+    limit: int = 10,
+    lease_seconds: int = 300,
     **filters: Any,
 ) -> list[Event]:
     """Claim the oldest undelivered events that nobody holds, for a consumer.

@@ -23,11 +23,11 @@ from chalicelib.subscriptions.recipients import read_outcomes
 from chalicelib.subscriptions.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.web.auth import authenticate
 from chalicelib.web.validation import (
-    BodySchema,
     encode_cursor,
     load_json,
-    parse_body,
+    parse_object,
     parse_query,
+    without_nulls,
 )
 
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
@@ -84,9 +84,9 @@ class Call(Invocation):
         # their copies for subscriptions without a tenant, name the tenant, too.
         return self.find_subscription(event.subscription_id) is not None
 
-    def body(self, schema: BodySchema) -> Json:
-        """Return the members of the body; raise ApiError 400, 413 or 415."""
-        return parse_body(self.json(b"{}"), schema)
+    def body(self, members: Parsers, *required: str) -> Json:
+        """Return the members of the body but those that are null; raise ApiError 400, 413, 415."""
+        return without_nulls(parse_object(self.json(b"{}"), members, required))
 
     def json(self, empty: bytes = b"") -> Any:
         """Return the JSON value of the body, or that of `empty` if there is none.
