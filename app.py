@@ -18,7 +18,7 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import NewEvent, dumps, json_list, to_json
+from chalicelib.core.event import NewEvent, json_list, to_json
 from chalicelib.core.posting import Posted
 from chalicelib.core.store import UNSETTLED
 from chalicelib.deps import Services
@@ -29,7 +29,7 @@ from chalicelib.infra.errors import (
     FieldFault,
     InvalidRequestError,
 )
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, dumps
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import batch, schedules

@@ -23,7 +23,7 @@ from chalicelib.core.outcome import (
     Reason,
     Retry,
 )
-from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX
+from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, dumps
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
@@ -31,9 +31,6 @@ EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 SUBJECT = "subject#"
 COPY_PREFIX = "cpy_"  # of the ids of copies
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
-
-# Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.
-dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def to_json(*members: Mapping[str, Any], **texts: str) -> str:

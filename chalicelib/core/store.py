@@ -20,11 +20,11 @@ from chalicelib.core.event import (
     DeliveredVia,
     Event,
     Status,
-    dumps,
     lookup_key,
 )
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.errors import EventNotFoundError, StorageUnavailableError
+from chalicelib.infra.parsing import dumps
 from chalicelib.infra.table import (
     LOWEST,
     NO_VALUES,

@@ -10,13 +10,13 @@ from typing import Any
 from chalice.app import Chalice, Request, Response
 
 from chalicelib import deps
-from chalicelib.core.event import EVENT_ID, Event, dumps, json_list, to_json
+from chalicelib.core.event import EVENT_ID, Event, json_list, to_json
 from chalicelib.core.invocation import Invocation
 from chalicelib.core.posting import Planned, Posted
 from chalicelib.events.listing import Query, read_page
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
-from chalicelib.infra.parsing import Json, Parser, Parsers
+from chalicelib.infra.parsing import Json, Parser, Parsers, dumps
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.subscriptions.deliveries import read_deliveries
 from chalicelib.subscriptions.recipients import read_outcomes

@@ -13,7 +13,6 @@ from chalicelib.core.event import (
     EVENT_TYPE_OR_PREFIX,
     NewEvent,
     Status,
-    dumps,
 )
 from chalicelib.core.store import UNSETTLED
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts, parse_push_url
@@ -29,6 +28,7 @@ from chalicelib.infra.parsing import (
     Json,
     Parser,
     Parsers,
+    dumps,
     must_be,
     parse_all,
     parse_json_object,
