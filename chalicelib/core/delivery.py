@@ -5,6 +5,7 @@ Each step may be the last before a crash: what is stored by then is enough for t
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from http import HTTPStatus
 
 from chalicelib.core import messages
@@ -78,7 +79,8 @@ def _record_unpushed(
     event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
 ) -> Event:
     """Record a decision that no push led to; the attempt that the claim counted does not count."""
-    return record(event.without_attempt(), decision, invocation, target).event or event
+    uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)
+    return record(uncounted, decision, invocation, target).event or event
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
@@ -183,21 +185,17 @@ def record(
     expired. Raises StorageUnavailableError and QueueUnavailableError.
     """
     services = invocation.services
-    is_customers = target is not None and target.is_customers
     event = event.after(decision, services.clock())
     if isinstance(decision, DeadLetter):
         # Before the record: a crash in between tells it twice, never not at all.
-        if is_customers:
-            _log_dead_letter(event)
-        else:
+        if target is None or not target.is_customers:
             services.dlq.send(messages.dead_letter(event))
+        _log_dead_letter(event)
     store = services.store
     write = store.delete_claimed if isinstance(decision, Dropped) else store.record
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
-    if isinstance(decision, DeadLetter) and not is_customers:
-        _log_dead_letter(event)
     is_waited_for = invocation.waits_for(event)
     # Without time for the call, the sweep sends the message.
     if (

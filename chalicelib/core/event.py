@@ -218,10 +218,6 @@ class Event:
             last_error = self.last_error or BREAKER_OPEN
         return replace(self, attempts=attempts[-MAX_ATTEMPTS_KEPT:], last_error=last_error)
 
-    def without_attempt(self) -> "Event":
-        """Return the event with one attempt less: it was claimed, and no push follows."""
-        return replace(self, delivery_attempts=self.delivery_attempts - 1)
-
     def left_to_copies(self) -> "Event":
         """Return a new event of which only copies are pushed."""
         status = Status.DELIVERED
