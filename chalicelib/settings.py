@@ -100,14 +100,12 @@ def _setting(
     return field(default=default, repr=not secret, metadata=metadata)
 
 
-def _number(
-    default: float,
-    minimum: float,
-    maximum: float,
-    kind: type[float] = float,
-    noun: str = "a number",
-) -> Any:
-    """Declare a setting that is a number."""
+NOUNS: dict[type[float], str] = {int: "an integer", float: "a number"}
+
+
+def _number(default: float, minimum: float, maximum: float) -> Any:
+    """Declare a setting that is a number: an integer, if its default is one."""
+    kind = type(default)
 
     def convert(text: str) -> float:
         number = kind(text)
@@ -115,13 +113,8 @@ def _number(
             raise ValueError
         return number
 
-    parse = parser(r"[0-9]*\.?[0-9]+", f"{noun} from {minimum} to {maximum}", convert)
+    parse = parser(r"[0-9]*\.?[0-9]+", f"{NOUNS[kind]} from {minimum} to {maximum}", convert)
     return _setting(parse, default)
-
-
-def _integer(default: int, minimum: int, maximum: int) -> Any:
-    """Declare a setting that is an integer."""
-    return _number(default, minimum, maximum, int, "an integer")
 
 
 API_KEYS = (
@@ -171,7 +164,7 @@ class Settings:
         SIGNING_SECRETS, (), name="WEBHOOK_SIGNING_SECRETS", secret=True
     )
     subscription_hosts: AllowedHosts = _setting(parse_allowed_hosts, DEFAULT_HOSTS)
-    max_delivery_attempts: int = _integer(45, 1, 1000)
+    max_delivery_attempts: int = _number(45, 1, 1000)
     backoff_base_seconds: float = _number(1.0, 0, DAY_SECONDS)
     backoff_cap_seconds: float = _number(7200.0, 0, DAY_SECONDS)
     in_process_wait_seconds: float = _number(8.0, 0, 900)
@@ -182,13 +175,13 @@ class Settings:
     event_types: list[str] | None = _setting(NAMES, None)
     catalogue: Json | None = _setting(parse_catalogue, None, name=CATALOGUE.name, secret=True)
     suspended_tenants: Sequence[str] = _setting(NAMES, ())
-    event_retention_days: int = _integer(30, 1, 3650)
+    event_retention_days: int = _number(30, 1, 3650)
     subscription_disable_days: float = _number(3.0, 0, 3650)
     stage: str = _setting(parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting(LOG_LEVEL, "INFO")
-    worker_batch_window_seconds: int = _integer(5, 0, 60)
-    worker_max_concurrency: int = _integer(5, 2, 1000)
-    slow_max_concurrency: int = _integer(5, 2, 1000)
+    worker_batch_window_seconds: int = _number(5, 0, 60)
+    worker_max_concurrency: int = _number(5, 2, 1000)
+    slow_max_concurrency: int = _number(5, 2, 1000)
 
     @property
     def webhook_url(self) -> str | None:

@@ -103,15 +103,15 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     breaker = services.worker_breaker
     started = services.clock()
     open_seconds = breaker.acquire(target, started, event.asked_at)
-    if open_seconds and not breaker.has_failed_since(target, event.asked_at):
+    if not open_seconds:
+        return push_and_record(event, target, breaker, invocation.push_timeout_seconds, invocation)
+    if not breaker.has_failed_since(target, event.asked_at):
         # Nobody has tried since somebody asked for it: another push is the trial. The longer that
         # takes, the longer it waits: thousands may.
         delay_seconds = max(open_seconds, started - event.asked_at) * (1 + services.random())
         return _record_unpushed(event, Retry(delay_seconds), invocation)
-    if open_seconds:
-        result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
-        return _follow(event, target, started, result, invocation)
-    return push_and_record(event, target, breaker, invocation.push_timeout_seconds, invocation)
+    result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
+    return _follow(event, target, started, result, invocation)
 
 
 def push_and_record(

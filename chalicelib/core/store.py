@@ -313,8 +313,10 @@ class EventStore(Table):
         return WriteResult(False, current)
 
     def _unexpired(self, item: Any) -> Event | None:
-        event = from_item(item) if item else None
-        return event if event and event.expires_at > int(self._clock()) else None
+        if item is None:
+            return None
+        event = from_item(item)
+        return event if event.expires_at > int(self._clock()) else None
 
 
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
