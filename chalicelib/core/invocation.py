@@ -96,7 +96,7 @@ class CoreServices(ABC):
         """
         if len(items) <= 1:
             return [function(item) for item in items]
-        with self.thread_pool(min(len(items), MAX_THREADS)) as pool:
+        with self.thread_pool(MAX_THREADS) as pool:
             return list(pool.map(function, items))
 
     def expires_at(self) -> int:

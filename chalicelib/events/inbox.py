@@ -1,9 +1,9 @@
 """What consumers do: lease, acknowledge, release. Each is one conditional write for an event."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any
 
 from chalicelib.core.event import EVENT_ID, DeliveredVia, Event, Status, response_bytes
@@ -53,18 +53,27 @@ def lease(
         return result.event if result.applied else None
 
     rows = search(services, replace(INBOX, limit=limit, **filters))
-    events = (row.event for row in rows if row.event is not None)
+    events = (row.event for row in rows if row.event)
     leased: list[Event] = []
-    free_bytes = MAX_PAGE_BYTES
-    while batch := list(islice(events, min(MAX_LEASED_AT_ONCE, limit - len(leased)))):
-        totals = accumulate(event.response_bytes for event in batch)
-        fitting = [event for event, total in zip(batch, totals, strict=True) if total <= free_bytes]
-        leased += filter(None, services.map(take, fitting))
-        if len(fitting) < len(batch):
+    used_bytes = 0
+    while len(leased) < limit:
+        count = min(MAX_LEASED_AT_ONCE, limit - len(leased))
+        batch = _next_batch(events, count, MAX_PAGE_BYTES - used_bytes)
+        leased += filter(None, services.map(take, batch))
+        if len(batch) < count:
             break
         used_bytes = sum(response_bytes(event.leased()) for event in leased)
-        free_bytes = MAX_PAGE_BYTES - used_bytes
     return leased
+
+
+def _next_batch(events: Iterator[Event], count: int, free_bytes: int) -> list[Event]:
+    """Return the next `count` events, or those of them before the first that does not fit."""
+    batch = []
+    for event in islice(events, count):
+        free_bytes -= event.response_bytes
+        if free_bytes >= 0:
+            batch.append(event)
+    return batch
 
 
 def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = None) -> None:
