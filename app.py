@@ -353,8 +353,11 @@ def push_test_event(call: Call) -> Response:
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     tried = targets.push_test_event(event, subscription, call)
-    missed = why_not_taken(subscription, event) if new_event else Missed()
-    matches = missed.reason is None if new_event else None
+    missed = Missed()
+    matches = None
+    if new_event:
+        missed = why_not_taken(subscription, event)
+        matches = missed.reason is None
     return respond(dumps({**tried, "matches": matches, **missed._asdict()}))
 
 

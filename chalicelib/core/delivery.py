@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 from chalicelib.core import messages
 from chalicelib.core.breaker import Breaker
-from chalicelib.core.event import Attempt, Event, Status
+from chalicelib.core.event import Attempt, Event
 from chalicelib.core.invocation import AFTER_PUSH_SECONDS, CoreServices, Invocation
 from chalicelib.core.outcome import (
     BREAKER_OPEN,
@@ -86,7 +86,7 @@ def _record_unpushed(
 def _send_on(event: Event, invocation: Invocation) -> None:
     """Replace a message that came too early by one with the remaining delay, in the same queue."""
     now = invocation.services.clock()
-    if event.status is Status.PENDING and event.next_attempt_at and not event.is_claimed(now):
+    if event.next_attempt_at and not event.is_claimed(now):
         delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
         enqueue(event, delay_seconds, invocation.queue)
 

@@ -82,13 +82,14 @@ class LeaseLostError(ApiError):
         super().__init__(409, "lease_lost", "This lease does not hold the event.")
 
 
-CLAIMED = "The event is claimed; try again when the claim ends."
-
-
 class EventClaimedError(ApiError):
     """409: the event is pushed, leased or erased now; repeat the call after `seconds`."""
 
-    def __init__(self, detail: str = CLAIMED, seconds: float = 0) -> None:
+    def __init__(
+        self,
+        detail: str = "The event is claimed; try again when the claim ends.",
+        seconds: float = 0,
+    ) -> None:
         wait_seconds = max(1, math.ceil(seconds))
         super().__init__(
             409,

@@ -48,13 +48,17 @@ def publish_depths(services: CoreServices) -> None:
 
     Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age
     is not published if the search takes longer than SEARCH_SECONDS. Without a URL to push to it is
-    0 without a search: all that waits in the inbox would be read.
+    0 without a search: all that waits in the inbox would be read. Warns if the DLQ is not empty.
     """
     metrics: dict[str, float] = {
         "DLQDepth": services.dlq.depth(),
         "InboxDepth": services.work_queue.depth(),
         "SlowDepth": services.slow_queue.depth(),
     }
+    visible = metrics["DLQDepth"]
+    if visible:
+        extra = {"queue": services.dlq.name, "visible": visible}
+        logger.warning("the dead letter queue is not empty", extra=extra)
     try:
         searched = partitions(Status.PENDING) if services.settings.webhook_url else []
         ages = services.map(partial(_oldest_age, services), searched)

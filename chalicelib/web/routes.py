@@ -104,10 +104,12 @@ class Call(Invocation):
         media_type, _, _ = headers.get("content-type", "").partition(";")
         encoding = headers.get("content-encoding", "identity")
         is_json = (media_type.strip().lower(), encoding.lower()) in JSON_BODIES
-        if body and not is_json:  # `curl -d ''` sends the content type of a form
+        if not body.strip():  # `curl -d ''` sends the content type of a form
+            return empty
+        if not is_json:
             detail = "Content-Type must be application/json, without compression."
             raise ApiError(415, "unsupported_media_type", detail)
-        return body if body.strip() else empty
+        return bytes(body)
 
 
 def require(subscription: Subscription | None) -> Subscription:
