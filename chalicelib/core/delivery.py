@@ -151,9 +151,9 @@ def push(
         raise OutOfTimeError
     if target.fault:
         return PushResult(Outcome.FAILED, error=target.fault)
-    connect_seconds = settings.push_connect_timeout_seconds
-    send = invocation.services.push.send
-    return send(event, target, int(started), timeout_seconds, connect_seconds)
+    return invocation.services.push.send(
+        event, target, int(started), timeout_seconds, settings.push_connect_timeout_seconds
+    )
 
 
 def _follow(

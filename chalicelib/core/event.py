@@ -220,9 +220,12 @@ class Event:
 
     def left_to_copies(self) -> "Event":
         """Return a new event of which only copies are pushed."""
-        status = Status.DELIVERED
-        via = DeliveredVia.SUBSCRIPTIONS
-        return replace(self, status=status, delivered_via=via, delivered_at=self.created_at)
+        return replace(
+            self,
+            status=Status.DELIVERED,
+            delivered_via=DeliveredVia.SUBSCRIPTIONS,
+            delivered_at=self.created_at,
+        )
 
     def after(self, decision: Decision, now: float) -> "Event":
         """Return the event, whose claim ends, as a decision leaves it at `now` (Unix seconds)."""
@@ -232,10 +235,11 @@ class Event:
             case Retry(delay_seconds):
                 return replace(event, next_attempt_at=rfc3339(now + delay_seconds))
             case Delivered():
-                delivered_at = max(at, self.created_at)  # by another clock
-                via = DeliveredVia.PUSH
                 return replace(
-                    event, status=Status.DELIVERED, delivered_at=delivered_at, delivered_via=via
+                    event,
+                    status=Status.DELIVERED,
+                    delivered_at=max(at, self.created_at),  # by another clock
+                    delivered_via=DeliveredVia.PUSH,
                 )
             case DeadLetter(reason):
                 return replace(event, status=Status.FAILED, reason=reason, failed_at=at)

@@ -125,9 +125,9 @@ class Invocation:
 
     @property
     def push_timeout_seconds(self) -> float:
-        """The timeout of a push by the worker of the lane."""
-        seconds = self.services.settings.push_timeout_seconds
-        return min(FAST_PUSH_SECONDS, seconds) if self.is_fast_lane else seconds
+        """The timeout of a push by the worker of the lane, if the settings have no shorter one."""
+        settings = self.services.settings
+        return FAST_PUSH_SECONDS if self.is_fast_lane else settings.push_timeout_seconds
 
     def seconds_left(self) -> float:
         return self.deadline - self.services.clock()

@@ -80,7 +80,6 @@ MENDED = "mended"  # the partition of destinations, in the index of what was not
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
-CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 MAX_MARK_SECONDS = 900  # the longest mark of the sweep
 MAX_EXPIRED = 25  # rows that a search deletes
 # How long the mark of an erasure stays once the copies are gone: whoever still writes or deletes

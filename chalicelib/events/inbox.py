@@ -8,7 +8,7 @@ from typing import Any
 
 from chalicelib.core.event import EVENT_ID, DeliveredVia, Event, Status, response_bytes
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import CLEAR_SCHEDULE, EXISTS, UNCLAIMED, status_attributes
+from chalicelib.core.store import EXISTS, UNCLAIMED, status_attributes
 from chalicelib.events.listing import INBOX, MAX_PAGE_BYTES, search
 from chalicelib.infra.errors import EventNotFoundError, LeaseLostError
 from chalicelib.infra.parsing import Json
@@ -91,7 +91,8 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         "failed_at": None,
         "reason": None,
         "undelivered_key": None,
-        **CLEAR_SCHEDULE,
+        "next_attempt_at": None,
+        "requeue_at": None,
     }
     condition = IN_INBOX  # the claim stays: a push may be running
     if lease_id is not None:
