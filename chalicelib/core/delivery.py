@@ -185,17 +185,21 @@ def record(
     expired. Raises StorageUnavailableError and QueueUnavailableError.
     """
     services = invocation.services
+    is_customers = target is not None and target.is_customers
     event = event.after(decision, services.clock())
     if isinstance(decision, DeadLetter):
         # Before the record: a crash in between tells it twice, never not at all.
-        if target is None or not target.is_customers:
+        if is_customers:
+            _log_dead_letter(event)
+        else:
             services.dlq.send(messages.dead_letter(event))
-        _log_dead_letter(event)
     store = services.store
     write = store.delete_claimed if isinstance(decision, Dropped) else store.record
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
+    if isinstance(decision, DeadLetter) and not is_customers:
+        _log_dead_letter(event)
     is_waited_for = invocation.waits_for(event)
     # Without time for the call, the sweep sends the message.
     if (
