@@ -13,8 +13,7 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
-from chalicelib.core.event import dumps
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, dumps
 
 MAX_BYTES = 2048
 MAX_LEVELS = 5

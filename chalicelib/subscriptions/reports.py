@@ -6,10 +6,10 @@ reports and fail would make more and more of them.
 """
 
 from chalicelib.core import messages, posting
-from chalicelib.core.event import Event, NewEvent, dumps
+from chalicelib.core.event import Event, NewEvent
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.infra.errors import ApiError
-from chalicelib.infra.parsing import RESERVED_PREFIX
+from chalicelib.infra.parsing import RESERVED_PREFIX, dumps
 from chalicelib.infra.telemetry import logger
 from chalicelib.subscriptions.subscription import Subscription
 

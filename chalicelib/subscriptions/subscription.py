@@ -9,9 +9,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.core.event import dumps
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.infra.parsing import RESERVED_PREFIX, Json, to_base64
+from chalicelib.infra.parsing import RESERVED_PREFIX, Json, dumps, to_base64
 from chalicelib.infra.table import HIGHEST, LOWEST
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import Settings

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from chalicelib.core import delivery, posting
-from chalicelib.core.event import Attempt, Event, NewEvent, dumps
+from chalicelib.core.event import Attempt, Event, NewEvent
 from chalicelib.core.http_push import own_headers
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
@@ -24,7 +24,7 @@ from chalicelib.core.store import TESTED
 from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, dumps
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret

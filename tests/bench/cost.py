@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
-from chalicelib.core.event import dumps
+from chalicelib.infra.parsing import dumps
 from tests.bench import standin
 from tests.bench.bench import Row, call
 

@@ -29,7 +29,7 @@ from tests.support.receiver import (
     garbage,
     head,
 )
-from tests.support.world import UNKNOWN, Clock
+from tests.support.world import UNKNOWN, Clock, close_connections
 
 EVENT = Event(
     event_id=UNKNOWN,
@@ -68,7 +68,7 @@ def push(clock: Clock) -> Iterator[PushClient]:
     certificates().authority.configure_trust(context)
     push = PushClient(clock=clock, ssl_context=context)
     yield push
-    push.close()
+    close_connections(push)
 
 
 def send(
