@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -173,7 +172,9 @@ class Subscription:
         entries = ["*"] if self.event_types is None else self.event_types
         if event_type.startswith(RESERVED_PREFIX):
             entries = [entry for entry in entries if entry.startswith(RESERVED_PREFIX)]
-        return any(fnmatchcase(event_type, entry) for entry in entries)
+        # Not by fnmatch: it compiles an expression for each entry, two hundred webhooks' in 2 s.
+        prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
+        return event_type in entries or event_type.startswith(prefixes)
 
     def secrets(self, now: float) -> list[str]:
         """Return the secrets that its copies are signed with at `now` (Unix seconds).
