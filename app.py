@@ -403,8 +403,10 @@ def process(event: SQSEvent, *, is_fast_lane: bool) -> None:
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
-    run(event, schedules.sweep)
-    run(event, catch_up)
+    try:
+        run(event, schedules.sweep)
+    finally:  # an event that cannot be marked stops no destination's catch-up
+        run(event, catch_up)
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))
