@@ -20,7 +20,16 @@ from chalicelib.infra.errors import (
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, Table, Values, key_of, serialize
+from chalicelib.infra.table import (
+    BY_LOOKUP,
+    BY_STATUS,
+    HIGHEST,
+    LOWEST,
+    Table,
+    Values,
+    key_of,
+    serialize,
+)
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.subscriptions import filters
@@ -95,8 +104,10 @@ class Subscriptions(Table):
             found[existing.subscription_id] = existing
             seed.append("edited")
         # Edits may have made several alike: one that is as described comes first.
-        in_order = sorted(found.values(), key=attrgetter("sort_key"))
-        in_order.sort(key=lambda known: len(self._differences(known, described)))
+        in_order = sorted(
+            found.values(),
+            key=lambda known: (len(self._differences(known, described)), known.sort_key),
+        )
         # One that is edited meanwhile is another: what is given for one URL never goes to another.
         for known in in_order:
             same = self._make_again(known, identity, described)
@@ -185,9 +196,9 @@ class Subscriptions(Table):
             changes = find_changes(current)
             if changes is None:
                 return None
+            if changes.get("target_url", current.target_url) != current.target_url:
+                changes = {"headers": None, "slow_since": None, **changes}
             edited = replace(current, **changes)
-            if edited.target_url != current.target_url:
-                edited = replace(current, **{"headers": None, "slow_since": None, **changes})
             check_headers(vars(edited))
             attributes = {
                 "target_url": edited.target_url,
@@ -348,7 +359,7 @@ class Subscriptions(Table):
         or message.
         """
         try:
-            applied, item = self._update(
+            _, item = self._update(
                 subscription.subscription_id,
                 condition,
                 changes,
@@ -361,8 +372,7 @@ class Subscriptions(Table):
             return None
         # Alarm and report have no second chance: if the response of boto3's first try was lost, the
         # second one finds its own times.
-        is_own = serialize(changes).items() <= item.items()
-        if not applied and not is_own:
+        if not serialize(changes).items() <= item.items():
             return None
         self._lists.cache_clear()  # so that this container sees it at once
         return Subscription.from_item(item)
@@ -386,15 +396,13 @@ class Subscriptions(Table):
         :param limit: How many are read; those that a list of `state` has not are left out of them.
         :param cursor: The sort key after which the page begins.
         """
-        low = f"{cursor} " if cursor else LOWEST  # a space comes before all that may follow
-        if tenant == "*":
-            pages = self.pages(ALL, {":low": low}, IndexName=BY_LOOKUP, Limit=limit)
-        else:
-            pages = self.pages(_partition(tenant), {":low": low}, Limit=limit)
+        low = f"{cursor} "  # a space comes before all that may follow
+        index = BY_LOOKUP if tenant == "*" else BY_STATUS
+        pages = self.pages(_partition(tenant), {":low": low}, IndexName=index, Limit=limit)
         response = next(pages)
-        items = self._get_many([row["event_id"]["S"] for row in response["Items"]])
-        found = sorted(map(Subscription.from_item, items), key=attrgetter("sort_key"))
-        shown = [row for row in found if state is None or row.is_listed(state)]
+        found = self.get_many(row["event_id"]["S"] for row in response["Items"])
+        in_order = sorted(found.values(), key=attrgetter("sort_key"))
+        shown = [row for row in in_order if state is None or row.is_listed(state)]
         last_key = response.get("LastEvaluatedKey")
         return shown, last_key["sort_key"]["S"] if last_key else None
 
@@ -417,7 +425,7 @@ class Subscriptions(Table):
         period = self._clock() // CACHE_SECONDS
         keys = dict.fromkeys((None, event.tenant))
         found = []
-        for known in [known for key in keys for known in self._lists(key, period)]:
+        for known in chain.from_iterable(self._lists(key, period) for key in keys):
             not_taken = why_not_taken(known, event)
             if not_taken == TOO_DEEP:
                 raise InvalidRequestError(FieldFault("payload", "is nested too deep"))
@@ -467,7 +475,7 @@ def _seen(subscription: Subscription) -> Values:
 
 
 def _partition(tenant: str | None) -> str:
-    return ALL if tenant is None else f"subscription#{tenant}"
+    return ALL if tenant in (None, "*") else f"subscription#{tenant}"
 
 
 def _canonical(value: Any) -> str:
