@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
@@ -25,6 +25,7 @@ from chalicelib.infra.table import (
     BY_STATUS,
     HIGHEST,
     LOWEST,
+    NO_VALUES,
     Table,
     Values,
     key_of,
@@ -99,10 +100,10 @@ class Subscriptions(Table):
         # The index may lag: what it lists is read as it is now, and the latest by their ids.
         found = self.get_many(known.subscription_id for known in self.of_tenant(tenant))
         identity = seed_of(created_by, target_url, tenant, event_types)
-        seed = [*identity]
+        seed = identity
         while existing := self.get(make_id(seed)):
             found[existing.subscription_id] = existing
-            seed.append("edited")
+            seed += "\0edited"
         # Edits may have made several alike: one that is as described comes first.
         in_order = sorted(
             found.values(),
@@ -142,7 +143,7 @@ class Subscriptions(Table):
         return self.create(created_by, target_url, tenant, event_types, **described)
 
     def _make_again(
-        self, known: Subscription, identity: list[str], described: Json
+        self, known: Subscription, identity: str, described: Json
     ) -> Subscription | None:
         """Enable a subscription that is made again, if it was disabled and not by hand, and take
         over its name; return it, or None if it does not have the `identity` any more.
@@ -180,7 +181,7 @@ class Subscriptions(Table):
         ]
 
     def _edit(
-        self, known: Subscription, find_changes: Callable[[Subscription], Json | None]
+        self, current: Subscription | None, find_changes: Callable[[Subscription], Json | None]
     ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
 
@@ -191,7 +192,6 @@ class Subscriptions(Table):
         :param find_changes: Returns what changes in the subscription as it is then; None: it is
             another by now, and counts as gone.
         """
-        current: Subscription | None = known
         while current:
             changes = find_changes(current)
             if changes is None:
@@ -204,7 +204,7 @@ class Subscriptions(Table):
                 "target_url": edited.target_url,
                 DESCRIPTION_ATTRIBUTE: edited.description(),
             }
-            attributes |= {name: changes[name] for name in STATE if name in changes}
+            attributes |= {name: changes[name] for name in changes.keys() & STATE}
             key = current.subscription_id
             applied, item = self._update(key, UNCHANGED, attributes, _seen(current))
             if applied:
@@ -227,7 +227,7 @@ class Subscriptions(Table):
         def find_changes(current: Subscription) -> Json:
             if has_headers_alone and current.target_url != subscription.target_url:
                 raise ApiError(409, "edited_meanwhile", EDITED)
-            return described | (self._renew(secret, current) if secret else {})
+            return described | (current.renewed(secret, self._clock()) if secret else {})
 
         return self._edit(subscription, find_changes)
 
@@ -251,33 +251,30 @@ class Subscriptions(Table):
         Of two calls at once, the later one finds a renewal that has just been made: without a
         secret it changes nothing, and another secret takes the place of that one's.
         """
-        return self._edit(subscription, partial(self._renew, secret))
+        return self._edit(subscription, lambda current: current.renewed(secret, self._clock()))
 
-    def _renew(self, secret: str | None, current: Subscription) -> Json:
-        """Return what changes, unless it is the present secret."""
-        return {} if secret == current.secret else current.renewed(secret, self._clock())
-
-    def delete(self, subscription_id: str) -> None:
-        """Delete a subscription, if it exists."""
-        self._write("delete_item", "attribute_exists(event_id)", Key=key_of(subscription_id))
+    def delete(
+        self,
+        subscription_id: str,
+        condition: str = "attribute_exists(event_id)",
+        values: Values = NO_VALUES,
+    ) -> bool:
+        """Delete a subscription, if it exists and `condition` holds; return whether it did."""
+        applied, _ = self._write("delete_item", condition, values, Key=key_of(subscription_id))
         self._lists.cache_clear()
+        return applied
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, if it is there as it is known.
 
         Return whether it was. If DynamoDB fails, it counts as not there: the next attempt tells.
         """
-        applied = False
+        key = subscription.subscription_id
         with suppress(StorageUnavailableError):
-            key = key_of(subscription.subscription_id)
-            applied, _ = self._write("delete_item", SAME_TARGET, _seen(subscription), Key=key)
-        if applied:
-            self._lists.cache_clear()
-            logger.warning(
-                "subscription ended by its target",
-                extra={"subscription_id": subscription.subscription_id},
-            )
-        return applied
+            if self.delete(key, SAME_TARGET, _seen(subscription)):
+                logger.warning("subscription ended by its target", extra={"subscription_id": key})
+                return True
+        return False
 
     def disable(
         self, subscription: Subscription, error: str | None, condition: str
@@ -286,10 +283,8 @@ class Subscriptions(Table):
 
         :param condition: TARGET_ENABLED or FAILING.
         """
-        changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
-        disabled = self._change(subscription, condition, changes)
-        _tell(disabled, "disabled")
-        return disabled
+        error = error or subscription.last_error
+        return self._mark("disabled_at", subscription, error, condition)
 
     def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Disable a subscription that has been failing for days, unless it works; return it if this
@@ -311,10 +306,21 @@ class Subscriptions(Table):
         """
         if subscription.failing_since or self._works(subscription, since):
             return None
-        changes = {"failing_since": self._after(0), "last_error": error}
-        failing = self._change(subscription, NOT_FAILING, changes)
-        _tell(failing, "failing")
-        return failing
+        return self._mark("failing_since", subscription, error, NOT_FAILING)
+
+    def _mark(
+        self, name: str, subscription: Subscription, error: str | None, condition: str
+    ) -> Subscription | None:
+        """Set `failing_since` or `disabled_at` to now, and log it with the metric; return the
+        subscription if this call set it.
+        """
+        changes = {name: self._after(0), "last_error": error}
+        marked = self._change(subscription, condition, changes)
+        if marked:
+            metrics = {f"Subscriptions{marked.state.capitalize()}": 1}
+            extra = {"subscription_id": marked.subscription_id, "metrics": metrics}
+            logger.warning(f"subscription {marked.state}", extra=extra)
+        return marked
 
     def _works(self, subscription: Subscription, since: str) -> bool:
         """Return whether a subscription delivered one of its newest TELLING_COPIES, of those that
@@ -377,10 +383,10 @@ class Subscriptions(Table):
         self._lists.cache_clear()  # so that this container sees it at once
         return Subscription.from_item(item)
 
-    def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
+    def of_tenant(self, tenant: str | None) -> list[Subscription]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
         pages = self.pages(_partition(tenant))
-        return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
+        return [Subscription.from_item(row) for page in pages for row in page["Items"]]
 
     def page(
         self,
@@ -460,18 +466,9 @@ def why_filtered(pattern: Json, payload: str) -> Missed:
     return Missed() if member is None else Missed("filter", member)
 
 
-def _tell(changed: Subscription | None, change: str) -> None:
-    """Log that a subscription became failing or disabled, with the metric, if it did."""
-    if changed:
-        metrics = {f"Subscriptions{change.capitalize()}": 1}
-        extra = {"subscription_id": changed.subscription_id, "metrics": metrics}
-        logger.warning(f"subscription {change}", extra=extra)
-
-
 def _seen(subscription: Subscription) -> Values:
     """Return the placeholders of conditions: the subscription as it is known."""
-    known = ("sort_key", "target_url", "failing_since", "described")
-    return {f":{name}": getattr(subscription, name) for name in known}
+    return {f":{name}": value for name, value in vars(subscription).items()}
 
 
 def _partition(tenant: str | None) -> str:
@@ -488,13 +485,13 @@ def seed_of(
     target_url: str,
     tenant: str | None,
     event_types: EventTypes,
-) -> list[str]:
+) -> str:
     """Return what makes a subscription the same when it is made again, and its id, unless one that
     was edited has that id.
     """
     types = None if event_types is None else dumps(sorted(set(event_types)))
-    return [created_by, tenant or "", target_url, str(types)]
+    return "\0".join((created_by, tenant or "", target_url, str(types)))
 
 
-def make_id(seed: Iterable[str]) -> str:
-    return "sub_" + hashlib.sha256("\0".join(seed).encode()).hexdigest()[:32]
+def make_id(seed: str) -> str:
+    return "sub_" + hashlib.sha256(seed.encode()).hexdigest()[:32]
