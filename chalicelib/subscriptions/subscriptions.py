@@ -203,10 +203,11 @@ class Subscriptions(Table):
             attributes = {
                 "target_url": edited.target_url,
                 DESCRIPTION_ATTRIBUTE: edited.description(),
+                **{name: changes[name] for name in changes.keys() & STATE},
             }
-            attributes |= {name: changes[name] for name in changes.keys() & STATE}
-            key = current.subscription_id
-            applied, item = self._update(key, UNCHANGED, attributes, _seen(current))
+            applied, item = self._update(
+                current.subscription_id, UNCHANGED, attributes, _seen(current)
+            )
             if applied:
                 self._lists.cache_clear()
                 return edited
@@ -374,19 +375,20 @@ class Subscriptions(Table):
             )
         except StorageUnavailableError:
             return None
-        if item is None:
-            return None
         # Alarm and report have no second chance: if the response of boto3's first try was lost, the
         # second one finds its own times.
-        if not serialize(changes).items() <= item.items():
+        if item is None or not serialize(changes).items() <= item.items():
             return None
         self._lists.cache_clear()  # so that this container sees it at once
         return Subscription.from_item(item)
 
     def of_tenant(self, tenant: str | None) -> list[Subscription]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
-        pages = self.pages(_partition(tenant))
-        return [Subscription.from_item(row) for page in pages for row in page["Items"]]
+        return [
+            Subscription.from_item(row)
+            for page in self.pages(_partition(tenant))
+            for row in page["Items"]
+        ]
 
     def page(
         self,
@@ -404,8 +406,7 @@ class Subscriptions(Table):
         """
         low = f"{cursor} "  # a space comes before all that may follow
         index = BY_LOOKUP if tenant == "*" else BY_STATUS
-        pages = self.pages(_partition(tenant), {":low": low}, IndexName=index, Limit=limit)
-        response = next(pages)
+        response = next(self.pages(_partition(tenant), {":low": low}, IndexName=index, Limit=limit))
         found = self.get_many(row["event_id"]["S"] for row in response["Items"])
         in_order = sorted(found.values(), key=attrgetter("sort_key"))
         shown = [row for row in in_order if state is None or row.is_listed(state)]

@@ -178,8 +178,7 @@ class AllTargets:
         if new_event is None:
             payload = dumps({"subscription_id": subscription.subscription_id})
             new_event = NewEvent("test", payload, "null", subscription.tenant)
-        created_by = subscription.created_by
-        event = posting.make_event(new_event, created_by, self.services)
+        event = posting.make_event(new_event, subscription.created_by, self.services)
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
