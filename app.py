@@ -406,8 +406,10 @@ def process(event: SQSEvent, *, is_fast_lane: bool) -> None:
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
-    run(event, schedules.sweep)
-    run(event, lambda services: catch_up(services, services.subscriptions))
+    try:
+        run(event, schedules.sweep)
+    finally:  # an event that cannot be marked stops no destination's catch-up
+        run(event, lambda services: catch_up(services, services.subscriptions))
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))

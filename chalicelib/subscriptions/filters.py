@@ -51,7 +51,7 @@ def _fault(pattern: Any, path: str, levels: int) -> str | None:
     if levels == MAX_LEVELS:
         return EXPECTED
     if _is_list(pattern):
-        names = set[str]().union(*[entry for entry in pattern if isinstance(entry, dict)])
+        names = {name for entry in pattern if isinstance(entry, dict) for name in entry}
         unknown = sorted(names - EXAMPLES.keys())
         if unknown:
             name = unknown[0][:MAX_PATH]
@@ -76,8 +76,6 @@ def _is_list(value: Any) -> bool:
 
 def _is_entry(entry: Any) -> bool:
     match entry:
-        case str() | int() | float() | None:
-            return True
         case dict() if len(entry) != 1:
             return False
         case {"prefix": str()} | {"suffix": str()} | {"exists": bool()}:
@@ -86,7 +84,7 @@ def _is_entry(entry: Any) -> bool:
             return _is_list(values) and all(isinstance(value, SCALARS) for value in values)
         case {"numeric": [*terms]} if terms[::2] in RANGES:
             return [type(term) in NUMBERS for term in terms] == [False, True] * len(terms[::2])
-    return False
+    return isinstance(entry, SCALARS)
 
 
 class _Values:

@@ -57,9 +57,12 @@ def test_what_cannot_be_sent_waits(world: World, monkeypatch: pytest.MonkeyPatch
     assert len(set(queued[1])) == len(queued[1]) > len(queued[0]) > 0
 
 
-def test_what_cannot_be_marked_costs_nothing_else_its_message(world: World, aws: Aws) -> None:
+def test_what_cannot_be_marked_costs_nothing_else_its_message_or_catch_up(
+    world: World, aws: Aws
+) -> None:
     event_ids = {world.queued() for _ in range(50)}
     world.lose_messages()
+    world.services.store.mark_mended("webhook")
     world.sleep(601)
     aws.fail("UpdateItem", at=1)
 
@@ -68,6 +71,7 @@ def test_what_cannot_be_marked_costs_nothing_else_its_message(world: World, aws:
 
     sent = [message["attributes"]["EventId"] for message in world.messages()]
     assert len(sent) == 49
+    assert not world.services.store.mended()
     world.sleep(60)
     world.sweep()
     late = [message["attributes"]["EventId"] for message in world.messages()][49:]
