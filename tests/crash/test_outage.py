@@ -9,7 +9,7 @@ import pytest
 
 from chalicelib.core.event import Event
 from chalicelib.infra.times import rfc3339
-from tests.simulator.outage import (
+from measure.outage import (
     FLAKY,
     NEARLY_SLOW,
     SLOW_TO_DELIVER,

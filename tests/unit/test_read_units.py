@@ -1,4 +1,4 @@
-from tests.bench.read_units import measure
+from measure.bench.read_units import measure
 
 
 def test_what_is_asked_for_a_tenant_costs_what_the_tenant_has() -> None:

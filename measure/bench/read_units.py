@@ -1,5 +1,5 @@
-"""`python -m tests.bench.read_units`: count what calls read of 20,002 events, each with a copy: of
-a tenant that has two, of one that has the others, and of a subscription without a tenant. It is
+"""`python -m measure.bench.read_units`: count what calls read of 20,002 events, each with a copy:
+of a tenant that has two, of one that has the others, and of a subscription without a tenant. It is
 the table of docs/scaling.md.
 """
 
@@ -15,7 +15,7 @@ from chalicelib.deps import Services
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.settings import load
-from tests.bench.write_units import size
+from measure.bench.write_units import size
 from tests.simulator.simulated_world import ENVIRON, INBOX
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, Item
 from tests.support.world import START, Clock, call
