@@ -20,7 +20,14 @@ from tests.support.subscribing import subscribe_later
 from tests.support.world import Answer, Clock, Json, World, find_route
 
 # test_push measures memory, which is no longer quiet after test_run.
-LONGEST = ("test_deploy", "test_console", "test_crash_points", "test_push", "test_run")
+LONGEST = (
+    "test_deploy",
+    "test_webhooks",
+    "test_console",
+    "test_crash_points",
+    "test_push",
+    "test_run",
+)
 PROGRAMMING_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 During = Callable[[Any, str, Callable[..., Any]], None]
 Once = Callable[[Any, str, Callable[[], object]], None]
