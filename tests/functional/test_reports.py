@@ -8,7 +8,7 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver
-from tests.support.subscribing import ids, listed, subscribe
+from tests.support.subscribing import ids, listed, post_for, subscribe
 from tests.support.world import Json, World, assert_has
 
 DAY = 86_400
@@ -91,13 +91,14 @@ def test_only_a_subscription_that_names_a_report_gets_it_and_else_nothing_is_sto
 def test_a_report_about_a_copy_has_the_tenant_of_its_subscription_and_one_about_an_event_none(
     world: World, receiver: Receiver, target: Receiver, listener: Receiver, tenant: str | None
 ) -> None:
-    hook = Hook(world, target, tenant=tenant)
+    subscribe(world, target, "order.created", tenant=tenant)
     for whose in ("a", "b", None):
         subscribe(world, f"{listener.url}&{whose}", "triggers.event.*", tenant=whose)
 
     def told(*answers: int) -> set[tuple[str, str | None]]:
         del listener.requests[:]
-        hook.post(*answers)
+        target.script(*answers)
+        post_for(world, "a")
         world.empty_inbox()
         return {
             (request.path.rpartition("&")[2], request.json()["tenant"])
