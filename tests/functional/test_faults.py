@@ -25,8 +25,7 @@ def test_every_call_gets_503_while_dynamodb_fails(
     event_id = world.post()["event_id"]
     aws.fail(fault=fault)
 
-    answers = [world.offer()]
-    for call in (
+    calls = (
         "GET /events",
         "GET /inbox",
         "GET /subscriptions",
@@ -36,8 +35,9 @@ def test_every_call_gets_503_while_dynamodb_fails(
         "POST /events/%s/replay",
         *(f"{method} /subscriptions/sub_{0:032x}" for method in ("GET", "DELETE")),
         *(f"POST /subscriptions/sub_{0:032x}/{verb}" for verb in ("enable", "test")),
-    ):
-        answers.append(world.call(*call.replace("%s", event_id).split()))
+    )
+    answers = [world.call(*call.replace("%s", event_id).split()) for call in calls]
+    answers.append(world.offer())
     assert {answer.status_code for answer in answers} == {503}
     assert all(int(answer.headers["retry-after"]) > 0 for answer in answers)
 
