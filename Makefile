@@ -16,7 +16,7 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways third bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover subscriptions enable disable import-subscriptions mark-undelivered
+  send-to missed recover subscriptions enable disable import-subscriptions
 
 # What these goals take, beside SETTINGS, which a test holds complete in docs/settings.md. A misspelt or empty filter would
 # widen what is replayed or erased.
@@ -43,7 +43,6 @@ TAKES_subscriptions := STAGE TENANT STATE
 TAKES_enable := SUBSCRIPTION_ID DISMISS GO TENANT
 TAKES_disable := SUBSCRIPTION_ID GO TENANT
 TAKES_import-subscriptions := GO FILE
-TAKES_mark-undelivered := STAGE
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS SUSPENDED_TENANTS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
@@ -87,8 +86,8 @@ year: $(SET_UP_DEV) ## simulate a year of a stage (MONTHS=13), and compare its q
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
 
-languages: $(SET_UP_DEV) ## run the receivers of docs/receiving.md (Go, Java, Node, PHP, Ruby with Rack and Puma)
-	@LANGUAGES=1 $(PY) -m pytest -n 0 -rs tests/functional/test_docs.py -k receivers_of_the_guide
+languages: $(SET_UP_DEV) ## run the receivers of docs/receiving.md and examples/receivers; what is not installed is skipped
+	@LANGUAGES=1 $(PY) -m pytest -n 0 -rs tests/functional/test_docs.py -k receivers_take_genuine
 
 zapier: $(SET_UP_DEV) ## validate and test the Zapier integration (needs Node)
 	@cd examples/zapier && npm ci --no-audit --no-fund --silent && npm run --silent validate
@@ -129,20 +128,25 @@ pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today 
 bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tests.bench
 
+# Chalice shows a traceback before it says what is wrong.
+define deploy-functions
+@{ said=$$(AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" 2>&1 >&3); } 3>&1 \
+  || { echo "$${said##*following error:}"; \
+  denied=$$(echo "$$said" | tr '\n' ' ' | sed -n 's/.*to perform: *\([a-z0-9-]*:[A-Za-z]*\).*/\1/p'); \
+  case "$$said" in \
+  *AccessDenied* | *'to perform:'*) echo "AWS denied $${denied:-this} to these credentials: let them have docs/deployer-policy.json.";; \
+  *) echo 'If somebody else deploys this stage, wait until that is done.';; \
+  esac; echo 'Then make deploy again, which completes it.'; exit 1; } >&2
+endef
+
 resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme); other settings than it has: GO=1
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" $(GO_FLAG)
 
 deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme, GO=1; RUNTIME=python3.13 changes their Python)
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	$(say-python)
-	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" \
-	  || { echo 'A call that was denied is named above: its action must be allowed (docs/deployer-policy.json). After a conflict,' \
-    'wait: somebody else deploys this stage. Then make deploy again, which completes it.' >&2; exit 1; }
-	@$(PY) -m tools.gateway "$${STAGE:-dev}"
-	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
-
-mark-undelivered: $(SET_UP) ## let the index of what was not delivered have what failed before 0.9, as make deploy does (STAGE=dev)
-	@exec $(PY) -m tools.resources "$${STAGE:-dev}" undelivered
+	$(deploy-functions)
+	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
 
 export-subscriptions: $(SET_UP) ## print a JSON line for each subscription, with target URL and secret (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" export

@@ -404,7 +404,7 @@ def process(event: SQSEvent, *, is_fast_lane: bool) -> None:
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
     run(event, schedules.sweep)
-    run(event, catch_up)
+    run(event, lambda services: catch_up(services, services.subscriptions))
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))

@@ -1,16 +1,24 @@
 """Print a line for `make import-subscriptions` for each endpoint of Svix (SVIX_URL, SVIX_TOKEN).
 
-What an endpoint loses by the move is printed on standard error, after its id.
+What an endpoint loses by the move is printed on standard error, after its id. With an application
+and an endpoint as arguments, it prints the ids of events that Svix did not deliver to that endpoint
+instead, the oldest first.
 """
 
 import json
 import os
+import re
 import sys
 
 import urllib3
 
 # Svix answers 429 where it is asked too fast. urllib3 waits for as long as Retry-After says.
-RETRIES = urllib3.Retry(10, backoff_factor=1, status_forcelist=(429, 502, 503, 504))
+RETRIES = urllib3.Retry(
+    10, connect=1, read=1, backoff_factor=1, status_forcelist=(429, 502, 503, 504)
+)
+TIMEOUT = urllib3.Timeout(connect=5, read=30)
+# Of a message: it waits for an attempt, it failed, it is being sent.
+UNDELIVERED = (1, 2, 3)
 NAME_CHARACTERS = 100
 LOST = ("channels", "rateLimit", "throttleRate", "uid", "metadata")
 REFUSED = """\
@@ -18,13 +26,18 @@ a line that make import-subscriptions refuses has the id of its endpoint as subs
 the line, or leave that endpoint with Svix"""
 
 http = urllib3.PoolManager(
-    headers={"Authorization": f"Bearer {os.environ['SVIX_TOKEN']}"}, retries=RETRIES, timeout=30
+    headers={"Authorization": f"Bearer {os.environ['SVIX_TOKEN']}"},
+    retries=RETRIES,
+    timeout=TIMEOUT,
 )
 
 
 def get(path, absent=(), **fields):
     url = f"{os.environ['SVIX_URL'].rstrip('/')}/api/v1/app{path}"
-    response = http.request("GET", url, fields=fields)
+    try:
+        response = http.request("GET", url, fields=fields)
+    except urllib3.exceptions.MaxRetryError as error:
+        sys.exit(f"{url}: no answer ({error.reason}). Is SVIX_URL that of your region?")
     if response.status in absent:
         return {}
     if response.status != 200:
@@ -32,12 +45,24 @@ def get(path, absent=(), **fields):
     return response.json()
 
 
-def listed(path):
+def listed(path, **fields):
     page = {"done": False, "iterator": None}
     while not page["done"]:
         after = {"iterator": page["iterator"]} if page["iterator"] else {}
-        page = get(path, limit=250, **after)
+        page = get(path, limit=250, **fields, **after)
         yield from page["data"]
+
+
+def print_undelivered(app_id, endpoint_id):
+    path = f"/{app_id}/endpoint/{endpoint_id}/msg"
+    messages = [message for status in UNDELIVERED for message in listed(path, status=status)]
+    for message in sorted(messages, key=lambda message: message["timestamp"]):
+        event_id = message.get("eventId") or ""
+        if re.fullmatch("evt_[0-9a-f]{32}", event_id):
+            print(event_id)
+        else:
+            what = f"{message['id']} ({message['eventType']}, {message['timestamp']})"
+            print(f"{what}: was posted to Svix alone", file=sys.stderr)
 
 
 def print_line(app, endpoint):
@@ -77,10 +102,20 @@ def print_line(app, endpoint):
     print(json.dumps(line))
 
 
-for app in listed(""):
-    for endpoint in listed(f"/{app['id']}/endpoint"):
-        if endpoint.get("disabled"):
-            print(f"{endpoint['id']} ({app['id']}) is disabled, and left out", file=sys.stderr)
-        else:
-            print_line(app, endpoint)
-print(REFUSED, file=sys.stderr)
+def print_lines():
+    for app in listed(""):
+        tenant = app.get("uid") or app["id"]
+        print(f"{app['id']}: post its events with the tenant {tenant}", file=sys.stderr)
+        for endpoint in listed(f"/{app['id']}/endpoint"):
+            if endpoint.get("disabled"):
+                print(f"{endpoint['id']} ({app['id']}) is disabled, and left out", file=sys.stderr)
+            else:
+                print_line(app, endpoint)
+    print(REFUSED, file=sys.stderr)
+
+
+print(f"asking {os.environ['SVIX_URL']}", file=sys.stderr)
+if sys.argv[1:]:
+    print_undelivered(*sys.argv[1:])
+else:
+    print_lines()

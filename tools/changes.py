@@ -1,13 +1,20 @@
 """What the environment would change of a stage's settings, told without the values."""
 
 import re
+from collections.abc import Collection
+from io import BytesIO
+from zipfile import ZipFile
 
 import boto3
 import click
+import jmespath
+import urllib3
+from chalice.config import Config
 
 from chalicelib.infra.clients import read_secret
 from chalicelib.infra.parsing import Json
-from chalicelib.settings import COPIES_ONLY, PULL_ONLY
+from chalicelib.settings import BY_VARIABLE, CATALOGUE, COPIES_ONLY, PULL_ONLY
+from tools.stage import find_functions, load_config
 
 
 class UnconfirmedError(click.ClickException):
@@ -33,6 +40,21 @@ OF_EVENT_SOURCES = {
     "WORKER_MAX_CONCURRENCY": ("worker", "ScalingConfig.MaximumConcurrency"),
     "SLOW_MAX_CONCURRENCY": ("slow_worker", "ScalingConfig.MaximumConcurrency"),
 }
+# What an operator sets of a function, as Lambda describes it, by name. RES_OPTIONS comes with a
+# version.
+OF_FUNCTION = """
+merge(
+    Environment.Variables || `{}`,
+    {
+        subnet_ids: join(' ', sort(VpcConfig.SubnetIds || `[]`)),
+        security_group_ids: join(' ', sort(VpcConfig.SecurityGroupIds || `[]`)),
+        RES_OPTIONS: ''
+    }
+)"""
+# What can be shown of that: a variable that is no setting may be secret.
+SHOWN = {"SETTINGS_SECRET", "subnet_ids", "security_group_ids"}
+SHOWN |= {name for name, row in BY_VARIABLE.items() if row.repr}
+NOT_SET = "(not set)"
 
 
 def merge_keys(given: str, in_use: str, removed: str) -> str:
@@ -41,9 +63,9 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
 
     :param removed: Names, or names with the beginning of a digest, separated by commas.
     """
-    entries = split_keys(in_use)
+    entries = split_names(in_use)
     known = ", ".join(entry[: len(_name_of(entry)) + 9] for entry in entries)
-    keys = split_keys(removed)
+    keys = split_names(removed)
     if removed and not keys:
         raise UnconfirmedError(f"nothing was changed: REMOVE_KEY names no key; there are: {known}")
     for key in keys:
@@ -52,34 +74,70 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
         if left == entries:
             raise UnconfirmedError(f"nothing was changed: no API key is {key}; there are: {known}")
         entries = left
-    given_entries = split_keys(given)
+    given_entries = split_names(given)
     names = set(map(_name_of, given_entries))
     entries = [entry for entry in entries if _name_of(entry) not in names] + given_entries
     kept = ",".join(sorted(set(map(_name_of, entries)) - names))
     if names and kept:
         print(f"not in API_KEYS, and kept: {kept} (to take them out: REMOVE_KEY={kept})")
-    return in_use if set(entries) == set(split_keys(in_use)) else ",".join(entries)
+    return in_use if set(entries) == set(split_names(in_use)) else ",".join(entries)
 
 
-def split_keys(keys: str) -> list[str]:
-    return keys.replace(",", " ").split()
+def split_names(names: str) -> list[str]:
+    return names.replace(",", " ").split()
 
 
 def _name_of(entry: str) -> str:
     return entry.partition(":")[0]
 
 
-def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
-    """Return a line for each variable whose value is not that of the stage, without the values.
+def find_changes(
+    given: dict[str, str], values: dict[str, str], shown: Collection[str] = ()
+) -> list[str]:
+    """Return a line for each variable whose value is not that of the stage, without the values but
+    for variables that are to be `shown`.
 
     :param given: What is to be set, by variable.
     :param values: What the stage has, by variable.
     """
     return [
-        f"{name}: {_difference(name, value, values[name])}"
+        f"{name}: {difference}"
         for name, value in given.items()
-        if value != values.get(name, value)  # no event source is there yet
+        # no event source is there yet
+        if (difference := _difference(name, value, values.get(name, value), shown))
     ]
+
+
+def tell_function_changes(stage: str) -> bool:
+    """Print a line for each setting of the functions that .chalice/config.json of this checkout
+    would change, and for a catalogue that would go; return whether there is one.
+    """
+    functions = find_functions(stage)
+    disk = load_config(stage)
+    lines = [f"the functions of {stage} have other settings than this checkout"]
+    for function, live in functions.items():
+        name = function.removeprefix(f"triggers-api-{stage}")[1:] or "api_handler"
+        config = Config(stage, name, config_from_disk=disk)
+        network = {"SubnetIds": config.subnet_ids, "SecurityGroupIds": config.security_group_ids}
+        variables = {"Variables": config.environment_variables}
+        old = jmespath.search(OF_FUNCTION, live)
+        new = jmespath.search(OF_FUNCTION, {"Environment": variables, "VpcConfig": network})
+        lines += find_changes(dict.fromkeys(old, "") | new, dict.fromkeys(new, "") | old, SHOWN)
+    if functions and not CATALOGUE.exists() and _has_catalogue(min(functions)):
+        lines.append(f"{CATALOGUE.name}: the functions have it, and this checkout has not")
+    if len(lines) > 1:
+        print("\n  ".join(dict.fromkeys(lines)))
+    return len(lines) > 1
+
+
+def _has_catalogue(function: str) -> bool:
+    """Return whether a function's code has a catalogue; raise HTTPError, or BadZipFile if it is not
+    given.
+    """
+    location = boto3.client("lambda").get_function(FunctionName=function)["Code"]["Location"]
+    # The errors of retries would show the location, which is signed.
+    code = urllib3.request("GET", location, retries=False).data
+    return f"chalicelib/{CATALOGUE.name}" in ZipFile(BytesIO(code)).namelist()
 
 
 def read_values(stage: str, stack: Json) -> dict[str, str]:
@@ -108,14 +166,21 @@ def outputs_of(stack: Json) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
 
 
-def _difference(name: str, new: str, old: str) -> str:
-    """Return how a value differs from the one before, without showing either."""
-    if name == "API_KEYS":
-        new_keys = set(split_keys(new))
-        old_keys = set(split_keys(old))
-        names = [f"+ {_name_of(entry)}" for entry in new_keys - old_keys]
-        names += [f"\N{MINUS SIGN} {_name_of(entry)}" for entry in old_keys - new_keys]
+def _difference(name: str, new: str, old: str, shown: Collection[str]) -> str:
+    """Return how a value differs from the one before, or nothing; neither is told but for names
+    that are to be `shown`.
+    """
+    if new == old:
+        return ""
+    if name in ("API_KEYS", "SUSPENDED_TENANTS"):
+        told = _name_of if name == "API_KEYS" else str
+        new_entries = {*split_names(new)}
+        old_entries = {*split_names(old)}
+        names = [f"+ {told(entry)}" for entry in new_entries - old_entries]
+        names += [f"\N{MINUS SIGN} {told(entry)}" for entry in old_entries - new_entries]
         return ", ".join(sorted(names))
+    if name in shown:
+        return f"{old or NOT_SET} \N{RIGHTWARDS ARROW} {new or NOT_SET}"
     if not new:
         return "removed"
     if name == "ZAPIER_WEBHOOK_URL" and new.split("/")[:3] != old.split("/")[:3]:

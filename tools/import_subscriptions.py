@@ -56,7 +56,11 @@ def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -
     """
     body = {member: wanted[member] for member in GIVEN if member in wanted}
     status, made, _ = api.request("POST", "/subscriptions", json=body, headers=headers)
-    check(status, made)
+    try:
+        check(status, made)
+    except ApiCallError as error:  # a customer is not told what the setting is called
+        text = str(error).replace("allowed by the operator", "allowed by SUBSCRIPTION_HOSTS")
+        raise ApiCallError(error.status, text) from error
     if status == 200:
         if wanted.get("disabled_at") and not made["disabled_at"]:
             click.echo(f"{made['subscription_id']} is enabled, its line is not", err=True)

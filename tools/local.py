@@ -44,7 +44,9 @@ from tools.api import printable
 from tools.receiver import HOST, Receiver
 
 ROOT = Path(__file__).parent.parent
+# What is pasted, by ZAPIER_WEBHOOK_URL; without a webhook it is what needs no receiver.
 TOUR = ROOT / "tools" / "paste.sh"
+TOUR_OF_SUBSCRIPTIONS = ROOT / "tools" / "paste_subscriptions.sh"
 POLL_SECONDS = 0.2
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 SETTINGS = settings.BY_VARIABLE
@@ -139,7 +141,7 @@ def start() -> None:
     screen.say(_usage(url, key, receiver, outside))
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
-    _schedule("catch_up", 60, lambda: catch_up(services.get()))
+    _schedule("catch_up", 60, lambda: catch_up(services.get(), services.get().subscriptions))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
     Thread(target=server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
@@ -284,8 +286,10 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
         exported += f" {name}={shlex.quote(value)}"
     if hidden:
         exported += f'\n: "and, as they are set for make run: {" ".join(hidden)}"'
-    is_pushed = current.webhook == receiver.hook_url
-    blocks = TOUR.read_text().strip().split("\n\n")
+    pushes_copies_only = current.webhook == settings.COPIES_ONLY
+    is_pushed = pushes_copies_only or current.webhook == receiver.hook_url
+    tour_file = TOUR_OF_SUBSCRIPTIONS if pushes_copies_only else TOUR
+    blocks = tour_file.read_text().strip().split("\n\n")
     blocks = [block for block in blocks if is_pushed or "RECEIVER" not in block]
     tour = "\n\n".join(blocks).replace("VARIABLES", exported)
     tour = tour.replace("RECEIVER/HOOK", receiver.hook_url).replace("RECEIVER", receiver.url)

@@ -90,7 +90,7 @@ def main(stage: str) -> None:
     except subprocess.CalledProcessError as error:  # Chalice said why
         sys.exit(error.returncode)
     print(
-        f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/runbook.md tells how "
+        f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/operations.md tells how "
         "to deploy them"
     )
 

@@ -7,14 +7,16 @@ the command line.
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Collection
-from datetime import datetime
 from typing import Any
+from zipfile import BadZipFile
 
 import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
+from urllib3.exceptions import HTTPError
 
 from chalicelib import __version__, deps, settings
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
@@ -27,9 +29,9 @@ from tools.changes import (
     merge_keys,
     outputs_of,
     read_values,
+    tell_function_changes,
 )
-from tools.export import export_subscriptions, read_all
-from tools.mark_undelivered import mark_undelivered
+from tools.export import export_subscriptions
 from tools.stage import (
     check_account,
     check_place,
@@ -60,10 +62,14 @@ FIRST_TIME = """\
 UNCONFIRMED = """\
 nothing was changed. The environment has other settings than {changes}
 Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command."""
+OF_CHECKOUT = """\
+nothing was changed. Keep the values on the left: get what a colleague has committed of .chalice
+(git pull), or write them into .chalice/config.json. Or apply those on the right: GO=1 behind the
+same command."""
 NEWER = """\
 {stage} was deployed by version {newer}, and this checkout has {own}, which would remove what that
-version made. Update the checkout. To go back to older code (docs/runbook.md, A bad deploy must be
-undone), in a checkout of version {newer}:
+version made. Update the checkout. To go back to older code (docs/operations.md, A bad deploy must
+be undone), in a checkout of version {newer}:
   git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
   export AWS_DEFAULT_REGION={region}
   chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
@@ -83,16 +89,17 @@ prints:
     --query SecretString --output text"""
 NO_INDEX = """\
 no function was deployed: the table {table} lacks {index}, without which lists fail. Add it, and
-deploy again, which waits until it is filled:
+type `make deploy STAGE={stage}`, which waits until it is filled:
   aws dynamodb update-table --cli-input-json '{request}'"""
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
-DERIVED = """\
-nothing was changed: a subscription has no secret of its own, which version 0.8.0 stores. Type in a
-checkout of 0.8.0, the second if it is deployed already:
-  make deploy STAGE={stage}
-  make write-secrets STAGE={stage}"""
+# What CloudFormation says of a stack or change set that somebody else deleted, or works on.
+OF_OTHERS = r"\((ChangeSetNotFound|InvalidChangeSetStatus|ValidationError|AlreadyExists\w*)\)"
+BUSY = """\
+{error}
+If somebody else makes or updates this stage, wait until that is done. Then type the same command
+again, which completes it."""
 WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 # How an interrupted run may have left the stack, which can then be created or updated again.
@@ -115,11 +122,17 @@ def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Jso
 
 
 def update_stage(
-    stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation: Any
+    stage: str,
+    stack: Json | None,
+    *,
+    is_deploying: bool,
+    is_confirmed: bool,
+    cloudformation: Any,
 ) -> None:
     """Create or update the stack, and what else `chalice deploy` and the functions need; raise
     ClickException, SettingsError, or what boto3 raises.
 
+    :param is_deploying: Whether `chalice deploy` comes next, with what it changes of functions.
     :param is_confirmed: Whether settings that differ from those of the stage are applied.
     """
     given = _given(stage)
@@ -130,6 +143,7 @@ def update_stage(
     known = {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
     removed = os.environ.get("REMOVE_KEY", "")
     values = read_values(stage, stack) if stack and (given or removed) else {}
+    has_changes = is_deploying and tell_function_changes(stage)
     if removed or (stack and "API_KEYS" in given):
         in_use = values.get("API_KEYS", "")
         given["API_KEYS"] = merge_keys(given.get("API_KEYS", ""), in_use, removed)
@@ -138,8 +152,8 @@ def update_stage(
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     changes = find_changes(given, values)
     told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
-    if changes and not is_confirmed:
-        raise UnconfirmedError(UNCONFIRMED.format(changes=told))
+    if (changes or has_changes) and not is_confirmed:
+        raise UnconfirmedError(UNCONFIRMED.format(changes=told) if changes else OF_CHECKOUT)
     template = read_template(stage)
     table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
     change_set = _create_change_set(stage, template, given, known, cloudformation)
@@ -166,15 +180,18 @@ def update_stage(
     )
     restore_record(stage)
     check_alarms(outputs_of(stack or {})["DLQAlarmTopicArn"])
+    check_indexes(stage, waits=is_deploying)
 
 
-def check_indexes(stage: str) -> None:
-    """Wait for the indexes of the table that functions use, which may be restored or adopted; raise
-    ClickException if it lacks one of the template's.
+def check_indexes(stage: str, *, waits: bool) -> None:
+    """Raise ClickException if the table that functions use, which may be restored or adopted, lacks
+    an index of the template's.
+
+    :param waits: Whether to wait first until its indexes can be read.
     """
     properties = read_template(stage)["Resources"]["EventsTable"]["Properties"]
     table_name = read_config(stage).get("EVENTS_TABLE_NAME", properties["TableName"])
-    states = await_indexes(table_name)
+    states = await_indexes(table_name, waits=waits)
     for index in properties["GlobalSecondaryIndexes"]:
         if index["IndexName"] not in states:
             keys = [key["AttributeName"] for key in index["KeySchema"]]
@@ -186,11 +203,11 @@ def check_indexes(stage: str) -> None:
                 ],
                 "GlobalSecondaryIndexUpdates": [{"Create": index}],
             }
-            told = {"table": table_name, "index": index["IndexName"]}
+            told = {"stage": stage, "table": table_name, "index": index["IndexName"]}
             raise click.ClickException(NO_INDEX.format(**told, request=json.dumps(request)))
 
 
-def await_indexes(table_name: str) -> dict[str, str]:
+def await_indexes(table_name: str, *, waits: bool = True) -> dict[str, str]:
     """Wait until all indexes of the table can be read, and another one can be changed; print
     progress each minute. Return the states of table and indexes, by their names.
 
@@ -204,7 +221,7 @@ def await_indexes(table_name: str) -> dict[str, str]:
         for index in table.get("GlobalSecondaryIndexes", ()):
             states[index["IndexName"]] = index.get("IndexStatus", "ACTIVE")  # of emulators
         busy = [f"{name} {state}" for name, state in states.items() if state != "ACTIVE"]
-        if not busy:
+        if not (busy and waits):
             break
         if seconds % 60 == 0:
             waited = f"{seconds // 60} min"
@@ -247,9 +264,9 @@ def _create_change_set(
     except WaiterError as error:
         if known:
             cloudformation.delete_change_set(**change_set)
-        else:  # the stack stays in review, with nothing in it
+        elif "Error" not in error.last_response:  # the stack stays in review, with nothing in it
             cloudformation.delete_stack(StackName=created["StackId"])
-        reason = error.last_response.get("StatusReason", str(error))
+        reason = error.last_response.get("StatusReason") or BUSY.format(error=error)
         if any(text in reason for text in NO_CHANGES):
             return None
         if "ResourceExistenceCheck" in reason:
@@ -319,18 +336,6 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
     return stack  # type: ignore[no-any-return]
 
 
-def _open(stage: str) -> deps.Services:
-    return deps.Services(deps.load_checked(read_config(stage)), make_client=boto3.client)
-
-
-def check_secrets(stage: str) -> None:
-    """Raise ClickException if a subscription has no stored secret: up to 0.7 it derived from a
-    signing secret.
-    """
-    if any(row.secret is None for row in read_all(_open(stage).subscriptions)):
-        raise click.ClickException(DERIVED.format(stage=stage))
-
-
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")]
 
@@ -362,22 +367,16 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
 @click.argument("stage")
 @click.argument(
     "act",
-    type=click.Choice(["update", "deploy", "check", "delete", "export", "undelivered"]),
+    type=click.Choice(["update", "deploy", "check", "delete", "export"]),
     default="update",
 )
 @click.option("--go", is_flag=True)
 def main(stage: str, act: str, go: bool) -> None:
     try:
         cloudformation = boto3.client("cloudformation")
-        match act:
-            case "export":
-                export_subscriptions(read_config(stage))
-                return
-            case "undelivered":
-                times = [row["LastModified"] for row in find_functions(stage).values()]
-                updates = [datetime.fromisoformat(time).timestamp() for time in times]
-                mark_undelivered(_open(stage), max(updates, default=0))
-                return
+        if act == "export":
+            export_subscriptions(read_config(stage))
+            return
         check_account(stage)
         read_config(stage)
         if act == "check" and os.environ.get("CONFIRM") != stage:
@@ -390,15 +389,19 @@ def main(stage: str, act: str, go: bool) -> None:
             case "delete":
                 delete(stage, stack, cloudformation)
             case _:
-                if act == "deploy":
+                is_deploying = act == "deploy"
+                if is_deploying:
                     check_runtime(stage)
-                    if stack and outputs_of(stack):  # it was made
-                        check_secrets(stage)
-                update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
-                if act == "deploy":
-                    check_indexes(stage)
-    except (ApiError, *AWS_ERRORS) as error:
-        raise click.ClickException(str(error)) from None
+                update_stage(
+                    stage,
+                    stack,
+                    is_deploying=is_deploying,
+                    is_confirmed=go,
+                    cloudformation=cloudformation,
+                )
+    except (ApiError, HTTPError, BadZipFile, *AWS_ERRORS) as error:
+        told = BUSY if re.search(OF_OTHERS, str(error)) else "{error}"
+        raise click.ClickException(told.format(error=error)) from None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is known of a stage: its template, its configuration, and what Chalice deployed of it."""
 
+import difflib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import jmespath
 from botocore.exceptions import ClientError
 from chalice.config import Config
 
-from chalicelib import __version__
+from chalicelib import __version__, settings
 from chalicelib.infra.parsing import Json
 from tools.command_line import tell_place
 
@@ -46,17 +47,28 @@ nothing was changed: {stage} is no stage that `make deploy` made in {here}.
   other regions that the roles or .chalice/deployed/{stage}.json name: {regions}
 Roles have no region: what is done to them here is done to the stage {stage} wherever it is. Set
 AWS_REGION to its region, or choose another name for a stage here. A stack of `make package` is
-updated and deleted as docs/runbook.md tells, One stack for everything."""
+updated and deleted as docs/operations.md tells, One stack for everything."""
 
 
 OTHER_ACCOUNT = """\
 nothing was changed: .chalice/deployed/{stage}.json names functions of account {recorded}, and these
 credentials are of account {account}. Use credentials of account {recorded}, or another name for a
 stage in this account. If the stage is gone there: git rm .chalice/deployed/{stage}.json"""
-TOO_LONG = """\
-.chalice/config.json: Lambda takes 4,096 bytes of environment variables, and {stage} has {size:,}:
-shorten {longest}"""
 MAX_VARIABLES_BYTES = 4096
+# What functions read from their environment.
+VARIABLES = {*settings.PARSERS, "SETTINGS_SECRET"}
+# How alike two names are for difflib: LOG_LEVEL and LOGLEVEL 0.94, but OTEL_LOG_LEVEL 0.78.
+IS_CLOSE = 0.8
+# A member that names another stage than {stage}, its policies, or a resource of it. A restored
+# table of the stage may have any name.
+OF_ANOTHER = (
+    r'"STAGE": "(?!{stage}")[^"]*"|"\w+": "policies/(?!{stage}/)[^"/]+/[^"]*"|'
+    r'"\w+": "[^"]*triggers-api-(?:(?!{stage}-)[^"]+?|{others})-'
+    r'(?:events|inbox-queue|inbox-dlq|slow-queue|settings)\b[^"]*"'
+)
+REFUSED = """\
+nothing was changed. Correct .chalice/config.json, and type the same command again:
+  {faults}"""
 
 
 def read_template(stage: str) -> Any:
@@ -83,9 +95,9 @@ def stack_name(stage: str) -> str:
     return f"triggers-api-{stage}-resources"
 
 
-def read_config(stage: str) -> dict[str, str]:
-    """Return the stage's variables of .chalice/config.json; raise ClickException if something there
-    is unusable.
+def load_config(stage: str) -> Json:
+    """Return what .chalice/config.json has; raise ClickException if it is no JSON, or has not the
+    stage.
     """
     try:
         config = json.loads((ROOT / ".chalice" / "config.json").read_text())
@@ -95,16 +107,36 @@ def read_config(stage: str) -> dict[str, str]:
         raise click.ClickException(
             f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}"
         )
-    configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
-    unquoted = [name for name, value in configured.items() if not isinstance(value, str)]
-    if unquoted:
-        raise click.ClickException(
-            f".chalice/config.json: write values in quotes: {', '.join(unquoted)}"
-        )
+    return config  # type: ignore[no-any-return]
+
+
+def read_config(stage: str) -> dict[str, str]:
+    """Return the stage's variables of .chalice/config.json; raise ClickException if something there
+    is unusable, or belongs to another stage.
+    """
+    config = load_config(stage)
+    of_stage = config["stages"][stage]
+    configured = config["environment_variables"] | of_stage["environment_variables"]
+    faults = [
+        f"{name}: write its value in quotes"
+        for name, value in configured.items()
+        if not isinstance(value, str)
+    ]
     size = len(json.dumps(configured, ensure_ascii=False).encode())
     if size > MAX_VARIABLES_BYTES:
-        longest = max(configured, key=lambda name: len(configured[name]))
-        raise click.ClickException(TOO_LONG.format(stage=stage, size=size, longest=longest))
+        longest = max(configured, key=lambda name: len(str(configured[name])))
+        faults.append(f"Lambda takes 4,096 bytes of variables, not {size:,}: shorten {longest}")
+    for name in sorted(configured.keys() - VARIABLES):
+        close = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=IS_CLOSE)
+        if close and not name.startswith("DD_"):  # such as DD_LOG_LEVEL, of Datadog
+            faults.append(f"{name} is no setting: is {close[0]} meant?")
+    # Chalice finds the queues by STAGE
+    text = json.dumps([{"STAGE": settings.DEFAULTS["stage"], **configured}, of_stage])
+    others = "|".join(config["stages"].keys() - {stage})
+    foreign = {*re.findall(OF_ANOTHER.format(stage=stage, others=others), text)}
+    faults += [f"in the stage {stage}, {member} is of another stage" for member in sorted(foreign)]
+    if faults:
+        raise click.ClickException(REFUSED.format(faults="\n  ".join(faults)))
     return configured  # type: ignore[no-any-return]
 
 

@@ -45,8 +45,8 @@ function fillCardFacts(node, one) {
   const shown = facts.map(([, value]) => value?.textContent ?? value);
   redraw(node, shown, () => makeFacts(facts));
 }
-const SLOW = "Its receiver takes a second or longer, so its deliveries go through a queue for slow \
-ones, and may come later: respond first, then work.";
+const SLOW = "Its receiver takes a second or longer, so a queue for slow ones has its \
+deliveries, and they may come later: respond first, then work.";
 function tellDeliveries(id, some) {
   if (!some.last_at) return "none yet";
   const linkTo = (status, count, word) =>

@@ -20,11 +20,11 @@ function fillForm(form, one, answer) {
   parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
   const isOfHeaders = ({ field }) => field === "headers";
   url.oninput = () => explain(readForm(form, one).faults.filter(isOfHeaders), form);
-  form.isEdited = () => one && form.children.length > 0 && isChanged(readForm(form, one));
+  form.isEdited = () => one && form.children.length > 0 && isUnsaved(readForm(form, one));
   setText(parts.save, one ? "Save" : "Add");
   form.onsubmit = () => (form.saved ??= save(form, one, answer).finally(() => delete form.saved));
 }
-const isChanged = ({ given, faults }) =>
+const isUnsaved = ({ given, faults }) =>
   faults.length > 0 || Object.values(given).some((value) => value !== undefined);
 // Types to tick, if there are some to choose from; else they are typed.
 function fillTypes({ ticks, others }, input, chosen) {

@@ -14,7 +14,7 @@ async function loadOrders() {
   const all = [...page.webhooks.values()];
   const asked = isFirst ? all : all.filter((one) => ids.has(one.subscription_id));
   const isId = sought.startsWith("evt_");
-  const tellFound = (found, looking) => {
+  const showFound = (found, looking) => {
     const told = new Set(found.map((row) => row.subscription_id));
     const others = rows.filter((row) => !told.has(row.subscription_id)); // as they were
     const byEvent = [...Map.groupBy([...others, ...found], (row) => row.event_id).values()];
@@ -24,12 +24,12 @@ async function loadOrders() {
     renderOrders(looking);
   };
   const subject = page.orders[0]?.subject ?? sought;
-  const found = isId ? [] : await findSubject(asked, subject, isFirst ? tellFound : null);
+  const found = isId ? [] : await findSubject(asked, subject, isFirst ? showFound : null);
   if (!found.length && !rows.length) found.push(...(await lookFurther(all, sought, isId)));
   if (!found.length && !rows.length) return;
   page.acted = new Set();
   if (isFirst) page.calls = 2; // what comes next are few
-  tellFound(found, "");
+  showFound(found, "");
 }
 // Return whether a refresh may tell more: what was just queued, or is tried again in a moment.
 function isUnderWay({ copy: made }) {
@@ -37,7 +37,7 @@ function isUnderWay({ copy: made }) {
   return !made.next_attempt_at || Date.parse(made.next_attempt_at) < Date.now() + 60e3;
 }
 // Return what webhooks tell of a subject, however that is written; likely takers are asked first.
-async function findSubject(webhooks, sought, tellFound = null) {
+async function findSubject(webhooks, sought, showFound = null) {
   const ask = async (one, subject) =>
     (await listMissed(one.subscription_id, { subject })).map((row) => ({ ...one, ...row }));
   const [first, ...others] = webhooks;
@@ -46,7 +46,7 @@ async function findSubject(webhooks, sought, tellFound = null) {
     if (!found.length) continue; // each tells of every event of its tenant
     const isLater = (one) => !hasType(one.event_types, found[0].event_type);
     for (const [index, one] of others.sort((a, b) => isLater(a) - isLater(b)).entries()) {
-      tellFound?.(found, `Looked at ${index + 1} of ${number(webhooks.length, "webhook")}…`);
+      showFound?.(found, `Looked at ${index + 1} of ${number(webhooks.length, "webhook")}…`);
       found.push(...(await ask(one, spelling)));
     }
     return found;

@@ -44,7 +44,7 @@ function lastStep(one, before, claimedUntil) {
   if (status === "delivered") return step(Date.parse(delivered_at), 0, status, way, message);
   if (status === "failed") {
     const isUnsent = message.includes("disabled"); // then no dead letter tells of it
-    const name = isUnsent ? "not pushed" : page.me.tenant ? status : "dead letter";
+    const name = isUnsent ? "not pushed" : tellLetters([one]) ? "dead letter" : status;
     return step(before.to, 0, status, name, message);
   }
   if (claimedUntil)

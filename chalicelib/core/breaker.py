@@ -44,10 +44,12 @@ class _Rest:
     """Until when the open destinations of an owner are left alone.
 
     `turns`: how many times as long as the container's own rest the next one is, at most.
+    `is_skipped`: the latest trial of the owner was made before that, because somebody asked for it.
     """
 
     turns: int = 1
     ends_at: float = 0.0
+    is_skipped: bool = False
 
 
 class Breaker:
@@ -78,24 +80,27 @@ class Breaker:
         Ask once for each push: 0 may begin the trial.
 
         :param asked_at: When somebody asked for this push; 0: nobody did. Unless a push failed
-            since, the trial may be made now: the destination may have been mended.
+            since, it is the container's next trial: the destination may have been mended. Its owner
+            skips one rest in two at most: who asks for a hundred dead URLs all the time takes the
+            place of one, too.
         """
         with self._lock:
             state = self._state(target)
             # An edited URL has its trial when the old one would have had it.
             state.url = target.url
             rest = self._rests.get(target.owner, _Rest())
-            if asked_at > state.last_failure_at:
-                state.next_trial_at = min(state.next_trial_at, now)
-                rest = _Rest()
             if not state.next_trial_at:
                 # One that hung may be about to open: of a hundred dead URLs each would hold a
                 # thread until it does. One that fails quickly holds nobody up.
                 is_in_doubt = state.wasted_seconds >= DOUBTFUL_SECONDS
                 return max(0.0, rest.ends_at - now) if is_in_doubt else 0.0
-            wait_seconds = max(state.next_trial_at, rest.ends_at, self._free_at) - now
+            due_at = max(state.next_trial_at, rest.ends_at)
+            is_next = asked_at > state.last_failure_at and not rest.is_skipped
+            wait_seconds = max(self._free_at, 0.0 if is_next else due_at) - now
             if wait_seconds > 0:
                 return wait_seconds
+            rest.is_skipped = due_at > now
+            state.next_trial_at = min(state.next_trial_at, now)
             self._free_at = now + MAX_TRIAL_SECONDS
             return 0.0
 

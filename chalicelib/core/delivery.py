@@ -104,7 +104,9 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     if open_seconds and not breaker.has_failed_since(target, event.asked_at):
         # Nobody has tried since somebody asked for it: another push is the trial. The longer that
         # takes, the longer it waits: thousands may.
-        delay_seconds = max(open_seconds, started - event.asked_at) * (1 + services.random())
+        least_seconds = services.settings.breaker_open_seconds
+        seconds = max(open_seconds, least_seconds, started - event.asked_at)
+        delay_seconds = seconds * (1 + services.random())
         return _record_unpushed(event, Retry(delay_seconds), invocation)
     if open_seconds:
         result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)

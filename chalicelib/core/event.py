@@ -184,11 +184,20 @@ class Event:
         return self.event_type.startswith(RESERVED_PREFIX)
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether an attempt failed, another one follows, and it was not delivered since."""
+        return self.status is Status.PENDING and self.last_error is not None
+
+    @property
     def undelivered_key(self) -> str | None:
-        """The subscription of a copy that failed, or waits after a failed attempt; else None."""
+        """The subscription of a copy that failed or waits; else None."""
         has_failed = self.status is Status.FAILED
-        is_waiting = self.status is Status.PENDING and self.last_error
-        return self.subscription_id if has_failed or is_waiting else None
+        return self.subscription_id if has_failed or self.is_waiting else None
+
+    @property
+    def attempted_at(self) -> str:
+        """When the latest attempt began; empty without one."""
+        return self.attempts[-1].at if self.attempts else ""
 
     @property
     def has_timed_out(self) -> bool:

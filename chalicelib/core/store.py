@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib.core.event import (
     COPY_PREFIX,
@@ -77,6 +77,10 @@ CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND {UNCLAIMED}"
 RECORDABLE = f"{PENDING} AND {MINE}"
 
 MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
+FIRST_CAUGHT_UP = 100  # events of a destination in the first minute
+TESTED = "tested"
+RESTART_SECONDS = 900  # the least time between two catch-ups of a destination with the same cause
+PRESENT = "attribute_exists(event_id)"
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
@@ -106,6 +110,19 @@ RECORDED = (
 )
 NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
 SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
+
+
+class Mended(NamedTuple):
+    """The mark of a destination that delivers again.
+
+    `since`: when it was made (RFC 3339). `cause`: MENDED, by a delivery, or TESTED. `limit`: how
+    many events at most were made due in the minute before.
+    """
+
+    since: str
+    cause: str
+    destination: str
+    limit: int
 
 
 @dataclass(frozen=True)
@@ -251,25 +268,38 @@ class EventStore(Table):
         with suppress(StorageUnavailableError):
             self.delete(event_id, EXPIRED)
 
-    def mark_mended(self, destination: str) -> None:
-        """Note that a destination delivers again, unless that is noted."""
-        mark: Values = {
-            "event_id": f"{MENDED}#{destination}",
-            "undelivered_key": MENDED,
-            "sort_key": f"{self._after(0)}#{destination}",
-            "expires_at": int(self._clock()) + DAY_SECONDS,
+    def mark_mended(self, destination: str, cause: str = MENDED) -> None:
+        """Note that a destination delivers again, unless the same cause noted that, and it still
+        catches up, or RESTART_SECONDS are not over since.
+        """
+        first = Mended(self._after(0), cause, destination, FIRST_CAUGHT_UP // 2)
+        self._put_mended(first, DAY_SECONDS, ABSENT, undelivered_key=MENDED)
+
+    def keep_mended(self, mark: Mended) -> None:
+        self._put_mended(mark, DAY_SECONDS, undelivered_key=MENDED)
+
+    def forget_mended(self, mark: Mended) -> None:
+        """Take a mark out of the index: one that flaps would begin to catch up all the time."""
+        age = self._clock() - unix_seconds(mark.since)
+        self._put_mended(mark, RESTART_SECONDS - int(age))
+
+    def _put_mended(
+        self, mark: Mended, seconds: int, condition: str = PRESENT, **attributes: str
+    ) -> None:
+        """Store a mark that expires after some seconds."""
+        item: Values = {
+            "event_id": f"{mark.cause}#{mark.destination}",
+            "expires_at": int(self._clock()) + seconds,
+            "sort_key": "#".join(map(str, mark)),
+            **attributes,
         }
-        self._write("put_item", ABSENT, Item=serialize(mark))
+        self._write("put_item", condition, Item=serialize(item))
 
-    def mended(self) -> dict[str, str]:
-        """Return the destinations that deliver again and may have to catch up, and since when."""
+    def mended(self) -> list[Mended]:
+        """Return the marks of destinations that deliver again, the oldest first."""
         rows = next(self.pages(MENDED, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
-        since = (row["sort_key"]["S"].split("#") for row in rows["Items"])
-        return {destination: marked_at for marked_at, destination in since}
-
-    def forget_mended(self, destination: str) -> None:
-        key = key_of(f"{MENDED}#{destination}")
-        self._write("delete_item", "attribute_exists(event_id)", Key=key)
+        parts = [row["sort_key"]["S"].split("#") for row in rows["Items"]]
+        return [Mended(since, cause, name, int(limit)) for since, cause, name, limit in parts]
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

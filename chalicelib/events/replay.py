@@ -48,19 +48,22 @@ def replay(event: Event, invocation: Invocation, **recovered: Any) -> Event:
     return _push_again(event, REPLAYABLE, changes, services)
 
 
-def push_later(copy: Event, delay_seconds: float, services: CoreServices) -> None:
-    """Replay a failed copy, or make a pending one due after a delay, if it is as it was read.
+def push_later(event: Event, delay_seconds: float, services: CoreServices) -> None:
+    """Replay a failed event, or make a pending one due, after a delay, if it is as it was read.
 
-    A pending one keeps its attempts: replayed each minute, it would never become a dead letter.
-    Raises EventNotFoundError, or EventClaimedError: somebody was faster.
+    A pending one keeps its attempts: replayed each minute, it would never become a dead letter. It
+    is due no later than it was. Raises EventNotFoundError, or EventClaimedError: somebody was
+    faster.
     """
-    # With a new `claim_id`, one of two that read the copy makes it due.
+    now = services.clock()
+    # With a new `claim_id`, one of two that read the event makes it due.
     changes: Json = {"claim_id": services.new_id()}
-    if copy.status is Status.FAILED:
-        changes = _begin_replay(copy, services)
-    due_at = rfc3339(services.clock() + delay_seconds)
+    if event.status is Status.FAILED:
+        changes = _begin_replay(event, services)
+    later = rfc3339(now + delay_seconds)
+    due_at = max(rfc3339(now), min(event.next_attempt_at or later, later))
     changes |= {"next_attempt_at": due_at, **in_bulk(services)}
-    _push_again(copy, SAME_STATE, changes, services)
+    _push_again(event, SAME_STATE, changes, services)
 
 
 def in_bulk(services: CoreServices) -> dict[str, str]:
@@ -81,7 +84,10 @@ def queue(event: Event, services: CoreServices) -> None:
 
 
 def _push_again(event: Event, condition: str, changes: Json, services: CoreServices) -> Event:
-    """Change an event, and queue it if it is due; raise EventNotFoundError or EventClaimedError."""
+    """Change an event, and queue it if it is due at another time than before.
+
+    Raises EventNotFoundError or EventClaimedError.
+    """
     seen = {":seen": event.status, ":holder": event.claim_id}
     result = services.store.change(event.event_id, condition, changes, seen, ReturnValues="ALL_NEW")
     if result.event is None:
@@ -89,7 +95,7 @@ def _push_again(event: Event, condition: str, changes: Json, services: CoreServi
     if not result.applied:
         raise EventClaimedError(seconds=result.event.claim_seconds_left(services.clock()))
     logger.info("replayed", extra={"event_id": event.event_id})
-    if result.event.next_attempt_at:
+    if result.event.next_attempt_at not in (None, event.next_attempt_at):
         queue(result.event, services)
     return result.event
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from chalicelib.core.event import Event, Status
+from chalicelib.core.event import Event
 from chalicelib.infra.parsing import Json
 from chalicelib.subscriptions.subscription import Subscription
 
@@ -41,10 +41,8 @@ class WebhookOutcome(NamedTuple):
 
 
 def state_of(event: Event) -> str:
-    """Return the state of an event or a copy alone: what failed at least once is waiting."""
-    if event.status is Status.PENDING and event.last_error and event.delivery_attempts:
-        return "waiting"
-    return event.status
+    """Return the state of an event or a copy alone."""
+    return "waiting" if event.is_waiting else event.status
 
 
 def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
@@ -52,7 +50,7 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
 
     The webhooks of its tenant decide or, if that has none, those of the operator, among which those
     that are gone count. The event's own push counts beside those of the operator, and beside those
-    of the tenant, too, while it is failed or retried: nobody may take such an event for delivered.
+    of the tenant, too, while it failed or waits: nobody may take such an event for delivered.
     """
     tenant: list[WebhookOutcome] = []
     operator: list[WebhookOutcome] = []

@@ -8,24 +8,26 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from chalicelib.core import posting
-from chalicelib.core.event import EVENT_ID, Event, Status, to_json
+from chalicelib.core.event import EVENT_ID, Event, to_json
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import Reason
 from chalicelib.core.store import UNSETTLED
 from chalicelib.events import replay
-from chalicelib.events.listing import EVENTS, Page, Query, read_page
+from chalicelib.events.listing import EVENTS, FIRST_ID, Page, Query, read_page
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import (
     ApiError,
     EventClaimedError,
     EventNotFoundError,
+    FieldFault,
+    InvalidRequestError,
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import LOWEST
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
-from chalicelib.subscriptions.outcomes import Missed, Recipient, judge
+from chalicelib.subscriptions.outcomes import TROUBLE, Missed, Recipient, judge, state_of
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions, why_not_taken
 
@@ -39,6 +41,7 @@ AT_ONCE = 8
 LAST_BATCH_SECONDS = 12  # of the time that is left: with less, no batch begins
 NO_LONGER_ALLOWED = "The host of the target URL is no longer allowed."
 REPORT = "Reports go to the subscriptions that name them."
+OTHER_CURSOR = "must be that of a call with since, if there is one, else of one without"
 IN_PROGRESS = "A POST that is in progress stored the copy; try again."
 
 ORIGINALS = replace(
@@ -46,6 +49,7 @@ ORIGINALS = replace(
 )
 UNDELIVERED_COPIES = Query(UNSETTLED, order="oldest", limit=100, skips_reports=True)
 RECOVERABLE = ("later", "edited", "failed", "waiting")
+ASKED_SECONDS = 180
 LEFT_SECONDS = 60  # what was tried so recently waits as long: a loop would be a flood
 
 
@@ -267,9 +271,15 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
 
     With `since`, its tenant's events are looked through for those that were never sent, too. With
     a subject, all events that have it, also what it got or did not ask for, and what was dismissed.
-    `asked` has fields of `listing.Query`. Reports are left out.
+    `asked` has fields of `listing.Query`. Reports are left out. Raises InvalidRequestError.
     """
     looks_at_events = "since" in asked or "subject" in asked
+    if "until" in asked and not looks_at_events:
+        raise InvalidRequestError(FieldFault("until", "needs since"))
+    ids = "#evt_" if looks_at_events else "#cpy_"
+    cursor = asked.get("cursor")
+    if cursor and not (ids in cursor or cursor.endswith(FIRST_ID)):
+        raise InvalidRequestError(FieldFault("cursor", OTHER_CURSOR))
     if "subject" not in asked:
         asked["since"] = max(asked.get("since", LOWEST), subscription.wanted_after)
     if looks_at_events:
@@ -303,10 +313,9 @@ def _examine_events(subscription: Subscription, query: Query, services: CoreServ
 
 
 def _why_undelivered(copy: Event) -> Missed:
-    """Return whether a copy failed, or waits after an attempt that failed."""
-    if copy.status is Status.FAILED:
-        return Missed("failed")
-    return Missed("waiting" if copy.undelivered_key else None)
+    """Return whether a copy failed or waits."""
+    state = state_of(copy)
+    return Missed(state if state in TROUBLE else None)
 
 
 class Recovered(NamedTuple):
@@ -326,9 +335,10 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
 
     Pushes again the copies that failed or wait and, with `since`, makes those that are missing, all
     in the slow lane: thousands in the fast lane would make everybody else wait. Those whose latest
-    attempt is younger than LEFT_SECONDS are `left`, and due after as long. `period` may have
-    `since`, `until` and `cursor`. Raises ApiError 409, and StorageUnavailableError: then a repeated
-    call completes what this one began.
+    attempt is younger than LEFT_SECONDS are `left`, and due after as long at most; so are those
+    that are being pushed, or were recovered so recently and not tried since, and nothing changes
+    for them. `period` may have `since`, `until` and `cursor`. Raises InvalidRequestError; ApiError
+    409; StorageUnavailableError: then a repeated call completes what this one began.
     """
     services = invocation.services
     _require_usable(subscription, services)
@@ -344,13 +354,19 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
             if copy is None:
                 stored = _make_copy(row.examined, subscription, invocation, **recovered)
                 return "sent" if stored.is_new else None
-            if _is_under_way(copy, now):
-                return "left"
             # What failed because the subscription was disabled was not pushed.
-            pushed_at = copy.attempts[-1].at if copy.attempts else ""
-            is_left = copy.reason is not Reason.DISABLED and pushed_at > just_now
-            replay.push_later(copy, LEFT_SECONDS if is_left else 0.0, services)
-            return "left" if is_left else "replayed"
+            tried_at = "" if copy.reason is Reason.DISABLED else copy.attempted_at
+            recovered_at = copy.recovered_at or ""
+            is_asked = copy.is_waiting and recovered_at > tried_at
+            if copy.is_claimed(now) or (is_asked and recovered_at > just_now):
+                return "left"
+            delay_seconds = 0.0
+            if tried_at > just_now:
+                delay_seconds = LEFT_SECONDS
+            elif is_asked and str(copy.next_attempt_at) < rfc3339(now + ASKED_SECONDS):
+                delay_seconds = ASKED_SECONDS
+            replay.push_later(copy, delay_seconds, services)
+            return "left" if delay_seconds else "replayed"
         except StorageUnavailableError:
             raise
         except ApiError:  # others were faster, too many copies, or a POST is in progress
@@ -367,9 +383,3 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
             break
         done.update(services.map(recover_one, missed.rows[start : start + AT_ONCE]))
     return Recovered(examined, done["sent"], done["replayed"], done["left"], next_cursor)
-
-
-def _is_under_way(copy: Event, now: float) -> bool:
-    """Return whether a copy is held, queued or due within LEFT_SECONDS."""
-    due_at = copy.next_attempt_at or ""
-    return copy.status is Status.PENDING and due_at <= rfc3339(now + LEFT_SECONDS)

@@ -20,6 +20,7 @@ from chalicelib.core.outcome import (
     Retry,
     Unscheduled,
 )
+from chalicelib.core.store import TESTED
 from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
@@ -152,7 +153,8 @@ class AllTargets:
                 reports.event_failed(event, None, self.services)
             is_first = event.delivery_attempts > FAILING_ATTEMPTS and not event.recovered_at
             if is_first and isinstance(decision, Delivered):
-                self._mark_mended(DEFAULT_GROUP_ID)
+                with suppress(StorageUnavailableError):
+                    self.services.store.mark_mended(DEFAULT_GROUP_ID)
             return
         subscription = target.subscription
         error = event.last_error
@@ -187,11 +189,6 @@ class AllTargets:
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
-    def _mark_mended(self, destination: str) -> None:
-        """Let the sweep push what waits for a destination that delivers again."""
-        with suppress(StorageUnavailableError):
-            self.services.store.mark_mended(destination)
-
     def _note_pace(self, subscription: Subscription) -> None:
         """Set or clear `slow_since`, if this container knows better."""
         now = self.services.clock()
@@ -215,7 +212,8 @@ class AllTargets:
         target = self.of(subscription)
         result = delivery.push(event, target, started, timeout_seconds, invocation)
         if result.outcome is Outcome.DELIVERED:
-            self._mark_mended(subscription.subscription_id)
+            with suppress(StorageUnavailableError):
+                self.services.store.mark_mended(subscription.subscription_id, TESTED)
         sent = None
         if result.error not in (HOST_NOT_ALLOWED, ADDRESS_NOT_ALLOWED):
             body = target.body_of(event)

@@ -8,7 +8,9 @@ import click
 import pytest
 from werkzeug.datastructures import Headers
 
+from chalicelib.infra.times import rfc3339
 from tests.support.commands import Ran, paste
+from tests.support.hooks import Hook
 from tests.support.receiver import Receiver
 from tests.support.subscribing import (
     id_of_new,
@@ -176,6 +178,42 @@ def test_an_import_cut_off_between_make_and_pause_leaves_none_enabled(
     )
     assert told in said
     assert "\nTo import all: make import-subscriptions " in said
+
+
+def test_a_host_that_is_not_allowed_is_told_with_the_setting_whoever_makes_the_webhook(
+    file: Path,
+) -> None:
+    line = {"target_url": "https://elsewhere.example/", "tenant": "a"}
+    write(file, {**line, "tenant": "b"}, {**line, "created_by": "tenant:a"})
+
+    said = import_file(file, "--go", status=1)
+
+    assert said.count("allowed by SUBSCRIPTION_HOSTS") == 2
+
+
+def test_a_receiver_that_is_switched_gets_what_the_old_system_did_not_deliver_and_that_once(
+    world: World, target: Receiver
+) -> None:
+    hook = Hook(world, target, tenant="a")
+    hook.call("disable")
+    delivered_there, failed_there = hook.post(), hook.post()
+    world.empty_inbox()  # which keeps both as failed
+    world.sleep(60)
+    disabled_there_at = rfc3339(world.clock())
+    came_since = hook.post()
+    world.empty_inbox()
+    of_hook = f"--subscription-id={hook.id}"
+
+    Ran("enable", of_hook, "--dismiss")
+    Ran("replay", of_hook, f"--since={disabled_there_at}", "--go")
+    Ran("send-to", of_hook, f"--event-id={failed_there.event['event_id']}")
+    world.empty_inbox()
+    Ran("recover", of_hook, "--go")  # or the customer, on the page
+    world.settle()
+
+    pushed = sorted(request.headers["webhook-id"] for request in target.requests)
+    assert pushed == sorted([came_since.id, failed_there.id])
+    assert delivered_there.status == "failed"
 
 
 def test_what_goes_over_100_of_a_tenant_is_refused_before_it_is_made(

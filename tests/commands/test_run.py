@@ -15,6 +15,7 @@ import pytest
 import urllib3
 
 from tests.support.checkout import copy_repository
+from tests.support.ministack import free_port
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.running import Run, ended, running
 from tests.support.world import KEY, ROOT, digest
@@ -37,6 +38,9 @@ SVIX = """{
 "/ep_2abc/secret": {"key": "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"},
 "/ep_2/secret": {"key": "whsk_1"},
 "/ep_2abc/transformation": {"enabled": true},
+"/ep_2abc/msg&status=2": {"data": [{"id": "msg_1", "eventType": "order.paid", "eventId": null,
+  "timestamp": "2026-11-30T08:00:00Z"}], "done": true},
+"/ep_2abc/msg&status=3": {"data": [], "done": true},
 "/ep_2abc": {}
 }"""
 LOST = "channels throttleRate metadata header transformation description header secret disabled"
@@ -125,6 +129,28 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
 
 
+def test_what_is_printed_where_only_subscriptions_are_pushed_can_be_pasted() -> None:
+    with contextlib.closing(Run(RUN, ZAPIER_WEBHOOK_URL="subscriptions")) as run:
+        lines = lines_until_ready(run)
+        run.port = int(found(lines, r"ready  http://127.0.0.1:(\d+)"))
+        end = next(number for number, line in enumerate(lines) if line.startswith("console"))
+        commands = "\n".join(lines[: end - 1])
+        wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
+        commands = commands.replace(
+            wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done"""
+        )
+
+        output = shell(commands)
+
+    assert re.search(r'cpy_\w+  responded 200, signature ok: {"order_id": "1"}', output)
+    assert "CRM (customer-42): no copy: event_types" in output
+    assert re.search(r"cpy_\w+  responded 200, signature ok: .*\"3\"", output)
+    assert "failed, receiver responded 422" in output
+    assert "1 left of 1 event" in output
+    assert "/#key=trt_" in output
+    assert "triggers-api-dev-inbox-dlq is empty" in output
+
+
 def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
     system: Run, printed: list[str], tmp_path: Path
 ) -> None:
@@ -134,11 +160,15 @@ def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
     copy_repository(clone)
     (clone / "examples").symlink_to(ROOT / "examples")
     target_url = found(printed, r'"target_url": "(http\S+?)"')
-
     pages = json.loads(SVIX.replace("URL", target_url), strict=False)
+    retried: list[Any] = []  # what was posted there, and waits
 
     def answer(exchange: Exchange) -> None:
         _, _, asked = exchange.request.path.replace("?limit=250", "").rpartition("/api/v1")
+        if asked == "/app/customer-42/msg":
+            retried.append({**exchange.request.json(), "id": "msg_2", "timestamp": "2026-12-01"})
+            pages["/ep_2abc/msg&status=1"] = {"data": retried, "done": True}
+            pages[asked] = {}
         body = next((pages[page] for page in pages if asked.endswith(page)), None)
         status(404 if body is None else 200, body=json.dumps(body).encode())(exchange)
 
@@ -147,16 +177,32 @@ def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
         svix.default = answer
         exports = [line for line in printed if line.startswith("export ")]
         exports.append(f"export SVIX_URL=http://127.0.0.1:{svix.port} SVIX_TOKEN=t")
-        output = shell("\n".join([f"cd {clone}", *exports, *blocks]))
+        output = shell("\n".join(["exec 2>&1", f"cd {clone}", *exports, *blocks]))
         patched = [request.json() for request in svix.requests if request.method == "PATCH"]
+
+    def shown() -> str:
+        return urllib3.request("GET", target_url).data.decode()
 
     lost = re.findall(r"^ep_\w+ \(\S+\) (?:loses|is) (?:the |its )?(\w+)", output, re.MULTILINE)
     assert " ".join(lost) == LOST
     for outcome in ("made (paused)", "there, unchanged (paused)"):
         assert f"2 of 2 lines: 2 {outcome}\n" in output
-    shown = urllib3.request("GET", target_url).data.decode()
-    assert 'responded 200, signature ok: {"subscription_id": "sub_' in shown
+    assert "app_1: post its events with the tenant customer-42" in output
+    assert "msg_1 (order.paid, 2026-11-30T08:00:00Z): was posted to Svix alone" in output
+    expected = ('{"subscription_id": "sub_', '{"order_id": "4711"}')
+    while [text for text in expected if f"responded 200, signature ok: {text}" not in shown()]:
+        pass  # until the test's time is over
     assert patched == [{"disabled": True}, {"disabled": False}]
+
+
+def test_a_wrong_url_of_svix_is_told_at_once() -> None:
+    script = str(ROOT / "examples" / "svix_lines.py")
+    url = f"http://127.0.0.1:{free_port()}"
+
+    status, output, errors = ended(sys.executable, script, SVIX_URL=url, SVIX_TOKEN="t")
+
+    assert (status, output) == (1, "")
+    assert f"asking {url}\n{url}/api/v1/app: no answer" in errors
 
 
 def without_digits(lines: list[str]) -> list[list[str]]:

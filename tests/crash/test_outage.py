@@ -26,6 +26,7 @@ from tests.simulator.outage import (
     run_beside,
     waits_beside,
 )
+from tests.simulator.repair import dies_again, run_repair
 from tests.simulator.simulated_world import INBOX, SLOW, Container, SimulatedWorld
 
 TROUBLES = [
@@ -109,3 +110,20 @@ def test_what_waits_for_a_destination_that_was_mended_arrives_within_minutes(
     world = run_beside("hangs", per_second=0.02, seconds=2400, kind=kind)
     delivered = [event.delivered_at or "~" for event in world.items().values()]
     assert max(delivered) < rfc3339(world.ends_at + 300)
+
+
+@pytest.mark.parametrize("recovers", [False, True])
+def test_what_waits_for_a_destination_that_hung_for_hours_arrives_within_minutes_of_its_repair(
+    *, recovers: bool
+) -> None:
+    world = run_repair(12, recovers=recovers)
+    half, last = world.arrivals()
+    assert half < (105 if recovers else 450)  # *Recover* comes 5 s after the repair
+    assert last < (305 if recovers else 700)
+    assert world.healthy_waits()[1] < 3
+
+
+def test_a_destination_that_dies_again_is_left_alone() -> None:
+    world = run_repair(100, responds=dies_again, limit_seconds=600)
+    assert max(world.pushes[key] for key in world.old) <= 3
+    assert world.healthy_waits()[1] < 3

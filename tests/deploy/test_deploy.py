@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import urllib3
@@ -56,18 +58,8 @@ SUBSCRIPTION = {
     "tenant": "acme",
     "lookup_key": "subscription",
 }
-FAILED_COPY: Json = {
-    "event_id": {"S": f"cpy_{'0' * 32}"},
-    "event_type": {"S": "order.created"},
-    "status": {"S": "failed"},
-    "status_shard": {"S": "copy-failed#0"},
-    "sort_key": {"S": f"{CREATED_AT}#cpy_{'0' * 32}"},
-    "subscription_id": {"S": SUBSCRIPTION["event_id"]},
-    "created_by": {"S": "acme"},
-    "response_bytes": {"N": "2"},
-    "expires_at": {"N": "4102444800"},
-}
 EMPTY_ZIP = b"PK\5\6" + bytes(18)
+BUSY = "If somebody else makes or updates this stage, wait until that is done"
 REFUSED = """\
 Error: nothing was changed. The environment has other settings than stack triggers-api-dev-resources
   API_KEYS: + acme, \N{MINUS SIGN} acme
@@ -268,12 +260,9 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
 def test_no_function_is_deployed_onto_a_table_that_lacks_an_index(
     checkout: Checkout, aws: Ministack
 ) -> None:
-    table = read_template("dev")["Resources"]["EventsTable"]["Properties"]
-    keys = ("BillingMode", "TableName", "AttributeDefinitions", "KeySchema")
-    indexes = table["GlobalSecondaryIndexes"][:-1]
-    restored = {key: table[key] for key in keys} | {"GlobalSecondaryIndexes": indexes}
-    restored["AttributeDefinitions"] = table["AttributeDefinitions"][:-1]
-    restored["TableName"] = RESTORED
+    restored = table(RESTORED)
+    restored["GlobalSecondaryIndexes"].pop()
+    restored["AttributeDefinitions"].pop()
     aws.direct("dynamodb").create_table(**restored)
     checkout.set_variable("EVENTS_TABLE_NAME", RESTORED)
 
@@ -281,6 +270,7 @@ def test_no_function_is_deployed_onto_a_table_that_lacks_an_index(
 
     assert f"no function was deployed: the table {RESTORED} lacks undelivered-index" in output
     assert what_is_deployed(aws)["functions"] == []
+    assert f"the table {RESTORED} lacks undelivered-index" in checkout.resources(status=1)
     command = output[output.index("aws dynamodb") : output.index("make: ")]
     checkout.run(["bash", "-c", f"{install().with_name('aws')}{command.removeprefix('aws')}"], 0)
     assert "no changes" in checkout.resources("deploy")
@@ -359,9 +349,13 @@ def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Minis
     more = {"SUSPENDED_TENANTS": "corp", "DASHBOARD": "default"}
     assert refused(checkout, ZAPIER_WEBHOOK_URL="none", **more) == [
         "ZAPIER_WEBHOOK_URL: none",
-        "SUSPENDED_TENANTS: another value",
+        "SUSPENDED_TENANTS: + corp",
         "DASHBOARD: another value",
     ]
+    checkout.resources("--go", SUSPENDED_TENANTS="corp,shop:7")
+    assert "SUSPENDED_TENANTS" not in checkout.resources(SUSPENDED_TENANTS="shop:7, corp")
+    named = "SUSPENDED_TENANTS: + acme, \N{MINUS SIGN} corp, \N{MINUS SIGN} shop:7"
+    assert refused(checkout, SUSPENDED_TENANTS="acme") == [named]
 
 
 def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
@@ -402,6 +396,97 @@ def keys_in_use(aws: Ministack) -> set[str]:
     return {*keys.split(",")}
 
 
+def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    code = BytesIO()
+    with ZipFile(code, "w") as archive:
+        archive.writestr("chalicelib/event_types.json", "{}")
+    own = {"STAGE": "dev", "SETTINGS_SECRET": "triggers-api-dev-settings"}
+    restored = {**own, "EVENTS_TABLE_NAME": RESTORED, "DD_API_KEY": "s3cr3t", "EVENT_TYPES": "a"}
+    role = aws.direct("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]
+    for name in FUNCTIONS:
+        aws.direct("lambda").create_function(
+            FunctionName=name,
+            Runtime=RUNTIME,
+            Handler="app.worker",
+            Role=role["Arn"],
+            Code={"ZipFile": code.getvalue()},
+            Environment={"Variables": {**restored, "RES_OPTIONS": "of the version before"}},
+            VpcConfig={"SubnetIds": ["subnet-2", "subnet-1"]},
+        )
+    checkout.set_variable("EVENT_TYPES", "b")
+    checkout.set_variable("MAX_DELIVERY_ATTEMPTS", "60")
+    operations: list[str] = []
+    aws.seen = operations.append
+
+    output = checkout.make("deploy", **GIVEN, GO="1", status=1)  # not on the command line
+
+    changes = {
+        f"EVENTS_TABLE_NAME: {RESTORED} \N{RIGHTWARDS ARROW} (not set)",
+        "EVENT_TYPES: a \N{RIGHTWARDS ARROW} b",
+        "DD_API_KEY: removed",
+        "MAX_DELIVERY_ATTEMPTS: (not set) \N{RIGHTWARDS ARROW} 60",
+        "subnet_ids: subnet-1 subnet-2 \N{RIGHTWARDS ARROW} (not set)",
+        "event_types.json: the functions have it, and this checkout has not",
+    }
+    assert {*re.findall("^  (.*: .*)", output, re.MULTILINE)} == changes
+    assert "nothing was changed. Keep the values on the left" in output
+    assert "s3cr3t" not in output
+    assert not any(map(is_write, operations))
+    told = checkout.resources("deploy", "--go", **GIVEN)
+    assert all(f"  {change}\n" in told for change in changes)
+    # as a colleague has it, who pulled
+    (checkout.path / "chalicelib" / "event_types.json").write_text("{}")
+    checkout.configure(subnet_ids=["subnet-1", "subnet-2"], environment_variables=restored)
+    aws.direct("dynamodb").create_table(**table(RESTORED))
+    assert "(not set)" not in checkout.resources("deploy")
+
+
+def test_two_laptops_on_one_new_stage_end_in_a_sentence(
+    checkout: Checkout, aws: Ministack, tmp_path: Path
+) -> None:
+    other = Checkout(shutil.copytree(checkout.path, tmp_path / "other", symlinks=True), aws)
+
+    def meanwhile(act: Callable[..., str], operation: str) -> None:
+        def look(seen: str) -> None:
+            if seen.startswith(operation):
+                aws.seen = lambda _: None
+                act("deploy", **GIVEN)
+
+        aws.seen = look
+
+    meanwhile(other.resources, "CreateChangeSet")
+    assert BUSY in checkout.make("deploy", **GIVEN, status=1)
+    meanwhile(other.make, "POST /2015-03-31/functions ")
+    output = checkout.make("deploy", status=1)
+
+    assert "Traceback" not in output
+    assert "\nIf somebody else deploys this stage, wait until that is done.\n" in output
+    checkout.make("deploy")
+    assert len(what_is_deployed(aws)["apis"]) == 1
+
+
+def test_what_aws_denies_while_functions_are_deployed_is_named(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    denied = {"Effect": "Deny", "Action": "lambda:CreateFunction", "Resource": "*"}
+    allowed = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    policy = {"Version": "2012-10-17", "Statement": [allowed, denied]}
+    iam = aws.direct("iam")
+    iam.create_user(UserName="deployer")
+    document = json.dumps(policy)
+    iam.put_user_policy(UserName="deployer", PolicyName="deployer", PolicyDocument=document)
+    key = iam.create_access_key(UserName="deployer")["AccessKey"]
+    checkout.account["AWS_ACCESS_KEY_ID"] = key["AccessKeyId"]
+    checkout.account["AWS_SECRET_ACCESS_KEY"] = key["SecretAccessKey"]
+
+    output = checkout.make("deploy", **GIVEN, status=1)
+
+    assert "\nAWS denied lambda:CreateFunction to these credentials" in output
+    assert "somebody else" not in output
+
+
 def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
     checkout: Checkout, aws: Ministack, tmp_path: Path
 ) -> None:
@@ -433,8 +518,14 @@ def test_another_account_and_an_unknown_stage_are_refused_before_anything_is_cal
     unknown = checkout.make("destroy", "STAGE=dve", "CONFIRM=dve", status=1)
     assert "STAGE is unusable: .chalice/config.json has dev and prod" in unknown
     checkout.set_variable("EVENT_TYPES", "a," * 2000 + "a")
+    checkout.set_variable("MAX_DELIVERY_ATEMPTS", "3")
+    checkout.set_variable("SETTINGS_SECRET", "triggers-api-prod-settings")
     checkout.record.unlink()
-    assert "shorten EVENT_TYPES" in checkout.make("deploy", **GIVEN, status=1)
+    for goal in ("deploy", "resources"):
+        output = checkout.make(goal, **GIVEN, status=1)
+        assert "shorten EVENT_TYPES" in output
+        assert "MAX_DELIVERY_ATEMPTS is no setting: is MAX_DELIVERY_ATTEMPTS meant?" in output
+        assert '"SETTINGS_SECRET": "triggers-api-prod-settings" is of another stage' in output
     assert list(checkout.record.parent.iterdir()) == []
     assert {call.service for call in aws.calls} == {"sts"}
 
@@ -464,21 +555,10 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     checkout.account |= ELSEWHERE
     dynamodb = aws.direct("dynamodb")
     item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
-    for marked in range(2):
-        said = checkout.make("deploy", **GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
-        assert f"undelivered copies: {marked} marks were set or taken away\n" in said
-        # as those of 0.7, whose secrets derive
-        dynamodb.put_item(TableName=TABLE, Item={**item, "event_types": {"S": "{}"}})
-        operations: list[str] = []
-        aws.seen = operations.append
-        assert "make write-secrets STAGE=dev" in checkout.make("deploy", status=1)
-        assert not any(map(is_write, operations))
-        aws.seen = lambda operation: None
-        for stored in (item, FAILED_COPY):
-            dynamodb.put_item(TableName=TABLE, Item=stored)
+    for _ in range(2):
+        checkout.make("deploy", **GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
+        dynamodb.put_item(TableName=TABLE, Item=item)
         checkout.record.write_text("{")  # as if it had been killed there
-        aws.replaced = {b'"LastModified": "20': b'"LastModified": "19'}  # long ago
-    aws.replaced = {}
     sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
     functions = {source["UUID"]: source["FunctionArn"] for source in sources}
     dynamodb.restore_table_to_point_in_time(
@@ -512,6 +592,13 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     assert {"lambda:UpdateFunctionCode", "iam:PutRolePolicy"} <= {*deploying}
     regions = {call.region for call in aws.calls if call.service != "iam"}  # which has no region
     assert regions == {"us-east-1"}
+
+
+def table(name: str) -> Json:
+    """Return a table as it is restored from the stack's."""
+    properties = read_template("dev")["Resources"]["EventsTable"]["Properties"]
+    keys = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+    return {key: properties[key] for key in keys} | {"TableName": name}
 
 
 def refused(checkout: Checkout, **variables: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from chalice.config import Config
 
+from chalicelib.infra.times import rfc3339
 from tests.conftest import During
 from tests.support.iam import BATCHES, Request, is_allowed
 from tests.support.receiver import Receiver
@@ -110,7 +111,11 @@ def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
     subscribe(world, receiver)
     world.post(prefer="respond-async")
     world.change_item(world.queued(), "SET expires_at = :past", past={"N": "1"})
-    world.services.store.mark_mended("webhook")
+    waiting = world.post(prefer="respond-async")["event_id"]
+    later = {"S": rfc3339(world.clock() + 3000)}
+    world.change_item(waiting, "SET next_attempt_at = :later", later=later)
+    for destination in ("webhook", "sub_gone"):
+        world.services.store.mark_mended(destination)
     world.sleep(120)
     yield
     world.sweep()
@@ -184,11 +189,12 @@ def test_the_worker_of_the_slow_lane_may_do_the_same_with_its_own_queue() -> Non
 
 
 @pytest.mark.parametrize("service", ["lambda", "secretsmanager", "sns"])
-def test_the_deployer_may_do_what_the_runbook_tells(service: str) -> None:
+def test_the_deployer_may_do_what_the_documents_tell(service: str) -> None:
     policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
     may = [action for statement in policy["Statement"] for action in statement["Action"]]
-    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-    commands = re.findall(rf"\baws\s+{service}\s+(?:\\\s+)?([a-z-]+)", runbook)
+    documents = [ROOT / "docs" / name for name in ("runbook.md", "operations.md")]
+    texts = "\n".join(document.read_text(encoding="utf-8") for document in documents)
+    commands = re.findall(rf"\baws\s+{service}\s+(?:\\\s+)?([a-z-]+)", texts)
     actions = [f"{service}:{command.title().replace('-', '')}" for command in commands]
     assert actions
     # of the console: Logs Insights and metrics

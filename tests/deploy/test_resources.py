@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -18,6 +20,9 @@ from tools import stage
 from tools.package import package
 from tools.stage import FUNCTION_SUFFIXES, read_template
 
+CONFIG: Any = json.loads((ROOT / ".chalice" / "config.json").read_text())
+IS_WRITTEN = shutil.ignore_patterns("deployments", "deployed")
+Configure = Callable[..., None]
 RUNBOOK = ROOT / "docs" / "runbook.md"
 RESOURCES: Any = json.loads((ROOT / "resources.json").read_text())["Resources"]
 PROPERTIES: Any = {name: resource["Properties"] for name, resource in RESOURCES.items()}
@@ -300,6 +305,84 @@ def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(
     assert policy["PolicyDocument"] == json.loads(
         (ROOT / ".chalice/policies/prod" / policy_file).read_text()
     )
+
+
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """Change .chalice/config.json of a copy."""
+    shutil.copytree(ROOT / ".chalice", tmp_path / ".chalice", ignore=IS_WRITTEN)
+    shutil.copy(ROOT / "resources.json", tmp_path)
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+    path = tmp_path / ".chalice" / "config.json"
+    config = json.loads(path.read_text())
+
+    def configure(name: str = "dev", **variables: str) -> None:
+        config["stages"].setdefault(name, config["stages"]["dev"])
+        config["stages"][name]["environment_variables"] |= variables
+        path.write_text(json.dumps(config))
+
+    return configure
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("MAX_DELIVERY_ATEMPTS", "MAX_DELIVERY_ATTEMPTS"),
+        ("SUBSCRIPTION_HOST", "SUBSCRIPTION_HOSTS"),
+        ("settings_secret", "SETTINGS_SECRET"),
+    ],
+)
+def test_a_name_that_misspells_a_setting_is_refused(
+    configured: Configure, tmp_path: Path, name: str, meant: str
+) -> None:
+    configured(**{name: "3"})
+
+    with pytest.raises(click.ClickException, match=f"{name} is no setting: is {meant} meant"):
+        package("dev", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("STAGE", "prod"),
+        ("SETTINGS_SECRET", "triggers-api-prod-settings"),
+        ("EVENTS_TABLE_NAME", "triggers-api-prod-events-restored"),
+        ("SLOW_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/1/triggers-api-qa-slow-queue"),
+    ],
+)
+def test_what_belongs_to_another_stage_is_refused(
+    configured: Configure, tmp_path: Path, name: str, value: str
+) -> None:
+    configured(**{name: value})
+
+    with pytest.raises(click.ClickException, match=f'"{name}": "{value}" is of another stage'):
+        package("dev", tmp_path / "out")
+
+
+def test_a_copied_stage_of_which_the_key_alone_was_renamed_is_refused(
+    configured: Configure,
+) -> None:
+    configured("dev2")
+
+    with pytest.raises(click.ClickException) as refused:
+        stage.read_config("dev2")
+
+    found = re.findall('"(\\w+)": "(.*)" is of another stage', refused.value.message)
+    policies = CONFIG["stages"]["dev"]["lambda_functions"].values()
+    files = {("iam_policy_file", policy["iam_policy_file"]) for policy in policies}
+    assert {*found} == {*CONFIG["stages"]["dev"]["environment_variables"].items()} | files
+
+
+@pytest.mark.parametrize(
+    "table", ["triggers-api-dev-events-2", "triggers-api-dev-restored-events", "restored"]
+)
+def test_a_restored_table_and_variables_of_others_are_taken(
+    configured: Configure, table: str
+) -> None:
+    others = {"DD_LOG_LEVEL": "info", "OTEL_LOG_LEVEL": "info", "AWS_MAX_ATTEMPTS": "3"}
+    configured(EVENTS_TABLE_NAME=table, **others)
+
+    assert_has(stage.read_config("dev"), EVENTS_TABLE_NAME=table, **others)
 
 
 def test_a_python_that_was_not_tested_is_refused(

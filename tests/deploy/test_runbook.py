@@ -1,4 +1,4 @@
-"""The blocks of the runbook, pasted into bash, each twice.
+"""The blocks of runbook.md and operations.md, pasted into bash, each twice.
 
 A `read` takes the next line that is pasted, as it does in a terminal. aws, make, chalice, git and
 others only note how they are called; the calls of aws must be those of botocore's models.
@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import textwrap
+from fnmatch import fnmatch
 from pathlib import Path
 
 import botocore.session
@@ -20,9 +21,10 @@ from tests.support.ministack import install, ministack
 from tests.support.world import ROOT, Json
 from tools import api_key
 
-SECTIONS = re.split(
-    r"^##+ (.*)\n", (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8"), flags=re.MULTILINE
-)
+TEXTS = [
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("runbook.md", "operations.md")
+]
+SECTIONS = re.split(r"^##+ (.*)\n", "".join(TEXTS), flags=re.MULTILINE)
 BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {
     heading: [textwrap.dedent(block) for block in BLOCK.findall(text)]
@@ -41,12 +43,25 @@ FILLED_IN = {
     "whsec_…": SECRET,
     "…": "x",
 }
-SETTINGS = f"ZAPIER_WEBHOOK_URL={WEBHOOK}\nAPI_KEYS={ACME}\nWEBHOOK_SIGNING_SECRETS={SECRET}\n"
+SUSPENDED = "customer-7"
+SETTINGS = (
+    f"ZAPIER_WEBHOOK_URL={WEBHOOK}\nAPI_KEYS={ACME}\nWEBHOOK_SIGNING_SECRETS={SECRET}\n"
+    f"SUSPENDED_TENANTS={SUSPENDED}\n"
+)
+RESOURCES = json.loads((ROOT / "resources.json").read_text())
+# What the secret has from parameters, by variable.
+FROM_PARAMETERS = {
+    variable: parameter
+    for line in RESOURCES["Resources"]["Settings"]["Properties"]["SecretString"]["Fn::Join"][1]
+    for variable, parameter in re.findall(r"^(\w+)=\$\{(\w+)\}$", line["Fn::Sub"])
+    if parameter in RESOURCES["Parameters"]
+}
 NOTING = """\
 #!/bin/sh
 {
   printf '%s\\037' "$(basename "$0")" "$@"
-  printf '\\036%s' "${ZAPIER_WEBHOOK_URL:-}" "${API_KEYS:-}" "${WEBHOOK_SIGNING_SECRETS:-}"
+  printf '\\036%s' "${ZAPIER_WEBHOOK_URL:-}" "${API_KEYS:-}" "${WEBHOOK_SIGNING_SECRETS:-}" \\
+    "${SUSPENDED_TENANTS:-}"
   printf '\\035'
 } >> NOTES
 case "$*" in *get-secret-value*) cat SETTINGS;; *COUNT*) echo "${ITEMS:-0}";; *) echo made;; esac
@@ -139,7 +154,7 @@ def settings_of(calls: list[Call], *words: str) -> list[str]:
 def test_the_first_deployment_takes_what_is_typed(shell: Shell) -> None:
     calls = shell.paste(*BLOCKS["Deploy"][:3])
 
-    assert settings_of(calls, "make", "deploy", "STAGE=dev") == [WEBHOOK, ACME, SECRET]
+    assert settings_of(calls, "make", "deploy", "STAGE=dev") == [WEBHOOK, ACME, SECRET, ""]
 
 
 def test_the_way_back_from_one_stack_saves_the_values_once(shell: Shell) -> None:
@@ -149,9 +164,27 @@ def test_the_way_back_from_one_stack_saves_the_values_once(shell: Shell) -> None
 
     parameters = json.loads((shell.path / "parameters.json").read_text())
     assert parameters[0] == {"ParameterKey": "ZapierWebhookUrl", "ParameterValue": WEBHOOK}
+    keys = {parameter["ParameterKey"] for parameter in parameters}
+    assert keys == {*FROM_PARAMETERS.values(), "AlarmEmail"}
     read = [call for call in calls if "get-secret-value" in call.words]
     assert len(read) == 1
-    assert settings_of(calls, "make", "deploy", "STAGE=prod") == [WEBHOOK, ACME, SECRET]
+    settings = [WEBHOOK, ACME, SECRET, SUSPENDED]
+    assert settings_of(calls, "make", "deploy", "STAGE=prod") == settings
+
+
+@pytest.mark.parametrize("heading", ["One stack for everything", "The settings before"])
+def test_each_way_back_has_every_setting_of_the_secret_that_a_parameter_sets(heading: str) -> None:
+    [names] = re.findall(r"^for NAME in ([A-Z_ ]+); do$", "".join(BLOCKS[heading]), re.MULTILINE)
+
+    assert names.split() == list(FROM_PARAMETERS)
+
+
+def test_files_with_secrets_that_are_written_into_the_checkout_are_ignored_by_git() -> None:
+    written = re.findall(r"> (\w+\.\w+)", "".join(map("".join, BLOCKS.values())))
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+
+    assert {*written} == {"parameters.json", "subscriptions.jsonl", "values.txt"}
+    assert [name for name in written if not any(fnmatch(name, line) for line in ignored)] == []
 
 
 def test_a_table_that_has_items_is_not_deleted(shell: Shell) -> None:
@@ -187,6 +220,7 @@ def test_the_settings_before_come_back(shell: Shell, tmp_path: Path) -> None:
         "ZAPIER_WEBHOOK_URL": WEBHOOK,
         "API_KEYS": entry,
         "WEBHOOK_SIGNING_SECRETS": SECRET,
+        "SUSPENDED_TENANTS": SUSPENDED,
     }
     for name in ("aws", "make"):
         (shell.programs / name).unlink()
@@ -197,6 +231,7 @@ def test_the_settings_before_come_back(shell: Shell, tmp_path: Path) -> None:
         shell.environ |= checkout.environ(PATH=shell.environ["PATH"], MAKEFLAGS="-o .venv/.set-up")
         checkout.resources(**good)
         bad = {**good, "ZAPIER_WEBHOOK_URL": "none", "WEBHOOK_SIGNING_SECRETS": ""}
+        bad["SUSPENDED_TENANTS"] = ""
         checkout.resources("--go", **bad)
         shell.paste(look.replace("STAGE=dev", "STAGE=dev 2> /dev/null || true"), apply)
         secret = aws.client("secretsmanager").get_secret_value(SecretId="triggers-api-dev-settings")

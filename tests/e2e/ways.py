@@ -33,7 +33,7 @@ from tools import api_key
 from tools.command_line import print_table
 
 AT_ONCE = 2
-COMMITS = {"now": "", "0.8.0": "5336a2f"}
+COMMITS = {"now": "", "0.9.0": "c7de065c"}
 GIVEN: Any = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", api_key.new_key())}
 ALL = bool(os.environ.get("ALL"))
 FEW = bool(os.environ.get("FEW"))
@@ -49,28 +49,28 @@ def interrupt(checkout: Checkout, case: "Case") -> None:
 
 
 def undo(checkout: Checkout) -> None:
-    """Do what the runbook says, but for its checks."""
+    """Do what docs/operations.md says, but for its checks."""
     checkout.chalice("deploy")
     checkout.configure_api()
 
 
 # What came before what is interrupted: a deployment, or on the last way `make destroy`. An undo
-# keeps the newer record of Chalice's, as the runbook says, or brings its version's own back.
+# keeps the newer record of Chalice's, as docs/operations.md says, or brings its version's own back.
 DESTROY = ("destroy", "CONFIRM=dev")
 DESTROYED = "now"
 WAYS = (
     "nothing",
-    "0.8.0",
-    "0.8.0, now, undo to 0.8.0",
-    "0.8.0, now, undo to 0.8.0 with the record of 0.8.0",
+    "0.9.0",
+    "0.9.0, now, undo to 0.9.0",
+    "0.9.0, now, undo to 0.9.0 with the record of 0.9.0",
     DESTROYED,
 )
 SIX = (
     ("nothing", "POST event-source-mappings"),
     ("nothing", "POST functions"),
-    ("0.8.0", "ExecuteChangeSet"),
+    ("0.9.0", "ExecuteChangeSet"),
     (DESTROYED, "DELETE restapis"),
-    ("0.8.0, now, undo to 0.8.0 with the record of 0.8.0", "PUT functions/code"),
+    ("0.9.0, now, undo to 0.9.0 with the record of 0.9.0", "PUT functions/code"),
     (DESTROYED, "DeleteRole"),
 )
 # What a deployment makes and sets: a service, what lists names, and where, what tells of each, and

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from chalicelib.core import store
 from chalicelib.infra.times import rfc3339
 from chalicelib.subscriptions import catch_up
+from tests.conftest import During
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import post_later, states, subscribe_later
 from tests.support.world import World
@@ -46,7 +48,97 @@ def test_what_waits_is_pushed_once_a_test_event_was_delivered(
     assert [states(world, event) for event in events] == [["delivered"]] * 5
     assert target.count == 11
     world.sweep()
-    assert world.services.store.mended() == {}
+    assert world.services.store.mended() == []
+    # Another test that is delivered starts none before a quarter of an hour is over.
+    for seconds, marks in ((700, 0), (200, 1)):
+        world.sleep(seconds)
+        try_it(world, subscription_id)
+        assert len(world.services.store.mended()) == marks
+
+
+def test_nothing_is_pushed_that_was_dismissed(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]]
+) -> None:
+    subscription_id, events = waiting
+    dismissed = {"dismissed_until": events[2]["created_at"]}
+    world.call("PATCH", f"/subscriptions/{subscription_id}", dismissed)
+    target.default = 200
+    try_it(world, subscription_id)
+    sweep_and_push(world)
+    assert [states(world, event) for event in events] == [["pending"]] * 3 + [["delivered"]] * 2
+
+
+@pytest.mark.parametrize("state", ["paused", "suspended", "gone"])
+def test_nothing_is_pushed_where_nothing_may_be(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]], state: str
+) -> None:
+    subscription_id, _ = waiting
+    target.default = 200
+    try_it(world, subscription_id)
+    before = target.count
+    if state == "suspended":
+        world.change_item(subscription_id, "SET tenant = :tenant", tenant={"S": "a"})
+        world.restart(SUSPENDED_TENANTS="a")
+    elif state == "paused":
+        world.call("POST", f"/subscriptions/{subscription_id}/disable")
+    else:
+        world.call("DELETE", f"/subscriptions/{subscription_id}")
+    sweep_and_push(world)
+    assert target.count == before
+    assert world.services.store.mended() == []
+
+
+def test_old_dead_letters_do_not_hide_what_waits(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]], during: During
+) -> None:
+    subscription_id, events = waiting
+    for event in events[:3]:
+        shard = {"S": "copy-failed#0"}
+        world.change_item(event["copies"][0], "SET status_shard = :shard", shard=shard)
+
+    def read_slowly(params: Any, **_: object) -> None:
+        if params["IndexName"] == "undelivered-index":
+            params["Limit"] = 2  # a page that ends early is read again from its last row on
+            world.sleep(6)
+
+    target.default = 200
+    try_it(world, subscription_id)
+    during(world.dynamodb, "provide-client-params.dynamodb.Query", read_slowly)
+    sweep_and_push(world)
+    assert states(world, events[3]) == ["delivered"]
+
+
+def test_each_minute_has_twice_as_many_also_after_sweeps_that_were_missed(
+    world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "FIRST_CAUGHT_UP", 2)
+    target.default = WAIT
+    subscription_id = subscribe_later(world, target)
+    world.sleep(10)
+    for _ in range(15):
+        post_later(world)
+    world.sleep(61)
+    target.default = 200
+    try_it(world, subscription_id)
+    before = target.count
+    for count in (2, 6, 14):
+        sweep_and_push(world)
+        assert target.count - before == count
+        world.sleep(180)
+
+
+def test_of_more_destinations_than_a_minute_has_pushes_each_has_one(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catch_up, "MOST", 1)
+    subscription_id, _ = waiting
+    target.default = 200
+    try_it(world, subscription_id)
+    world.services.store.mark_mended("webhook")
+    before = target.count
+    sweep_and_push(world)
+    assert target.count - before == 1
+    assert [mark.destination for mark in world.services.store.mended()] == [subscription_id]
 
 
 def test_what_waits_is_pushed_once_a_delivery_ends_long_trouble(
@@ -88,7 +180,7 @@ def test_the_webhook_catches_up_once_an_event_arrives_that_failed_often(
 def test_what_fails_again_ends_the_catch_up_and_keeps_its_backoff(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catch_up, "FIRST", 4)
+    monkeypatch.setattr(store, "FIRST_CAUGHT_UP", 4)
     target.default = WAIT
     subscription_id = subscribe_later(world, target)
     world.sleep(10)
@@ -101,5 +193,5 @@ def test_what_fails_again_ends_the_catch_up_and_keeps_its_backoff(
     for _ in range(5):
         sweep_and_push(world)
     assert target.count - before == 4
-    assert world.services.store.mended() == {}
+    assert world.services.store.mended() == []
     assert [states(world, event) for event in events] == [["pending"]] * 20

@@ -3,14 +3,11 @@
 from collections import Counter
 from typing import Any
 
-import pytest
-
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import BREAKER_OPEN, Outcome, PushResult
 from chalicelib.core.store import compressed
-from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import rfc3339
-from tests.conftest import During, Once
+from tests.conftest import During
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import (
@@ -20,7 +17,6 @@ from tests.support.subscribing import (
     subscribed,
 )
 from tests.support.world import KEY, START, Json, World, assert_has
-from tools.mark_undelivered import mark_undelivered
 
 
 def deliveries(world: World, subscription_id: str) -> Any:
@@ -178,60 +174,6 @@ def test_what_was_dismissed_does_not_count_and_is_taken_back(
     assert world.call("POST", "/subscriptions", made).faults == ["dismissed_until"]
     assert dismiss(None).json["dismissed_until"] is None
     assert_has(deliveries(world, subscription_id), failed=2)
-
-
-def test_what_0_8_left_is_marked_once_a_minute_after_the_functions_were_updated(
-    world: World, target: Receiver, aws: Aws, capsys: pytest.CaptureFixture[str]
-) -> None:
-    subscription_id = id_of_new(world, target)
-    target.script(422, 503)
-    failed, waiting, delivered = (copy for _ in range(3) for copy in post_later(world)["copies"])
-    for copy_id in (failed, waiting):
-        world.change_item(copy_id, "REMOVE undelivered_key")
-    marked = {"S": subscription_id}
-    world.change_item(delivered, "SET undelivered_key = :marked", marked=marked)
-    updated_at = world.clock() - 20
-    aws.fail("UpdateItem", at=2)
-    with pytest.raises(StorageUnavailableError):  # it is cut off
-        mark_undelivered(world.services, updated_at)
-    aws.heal()
-    assert "waiting 40 s" in capsys.readouterr().out
-
-    for count in (2, 0):
-        mark_undelivered(world.services, updated_at)
-        assert f"copies: {count} marks" in capsys.readouterr().out
-        # and at most three hundred a second
-        assert world.clock() - updated_at == pytest.approx(60 + 3 / 300)
-
-    assert "undelivered_key" not in world.item(delivered)
-    assert undelivered(world, subscription_id) == [failed, waiting]
-
-
-@pytest.mark.parametrize("after", ["replay", "delivery", "another failure"])
-def test_what_changes_while_a_deployment_marks_is_left_alone(
-    world: World, target: Receiver, once: Once, after: str
-) -> None:
-    subscription_id = id_of_new(world, target)
-    target.script(422)
-    [copy_id] = post_later(world)["copies"]
-    world.change_item(copy_id, "REMOVE undelivered_key")
-    if after == "another failure":  # what is marked was delivered before
-        world.replay(copy_id)
-        world.run_worker()
-        marked = {"S": subscription_id}
-        world.change_item(copy_id, "SET undelivered_key = :marked", marked=marked)
-
-    def act() -> None:
-        target.script(422 if after == "another failure" else 200)
-        world.replay(copy_id)
-        world.run_worker()
-        if after == "replay":
-            world.replay(copy_id)
-
-    once(world.dynamodb, "before-call.dynamodb.UpdateItem", act)
-    mark_undelivered(world.services, 0)
-
-    assert ("undelivered_key" in world.item(copy_id)) == (after == "another failure")
 
 
 def test_a_page_with_deliveries_has_25_subscriptions(world: World) -> None:

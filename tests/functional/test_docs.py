@@ -38,19 +38,18 @@ GUIDES = [
     TEXTS[ROOT / "docs" / f"{name}.md"]
     for name in ("api", "receiving", "consuming", "customers", "moving")
 ]
-SNIPPET = re.compile(
-    r"^```\w+\n((?:<\?php\n)?(?:#|//) ([\w.]+)\n.*?)^```$", re.MULTILINE | re.DOTALL
-)
+SNIPPET = re.compile(r"^```\w+\n((?:#|//) ([\w.]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 SNIPPETS = {name: code for guide in GUIDES for code, name in SNIPPET.findall(guide)}
 Pushed = tuple[dict[str, str], bytes]  # the headers and the body of a push
-# How the guide starts the receiver of each language. `make test` runs those with a library.
+EXAMPLES = ROOT / "examples"
+# How the receiver of each language is started. `make test` runs those of the guide.
 RECEIVERS = {
     "python": (sys.executable, "receiver.py"),
     "node": ("node", "receiver.js"),
-    "go": ("go", "run", "receiver.go"),
-    "ruby": ("puma", "-b", "tcp://127.0.0.1:PORT", "receiver.ru"),
-    "php": ("php", "-S", "127.0.0.1:PORT", "receiver.php"),
-    "java": ("java", "Receiver.java"),
+    "go": ("go", "run", f"{EXAMPLES}/receivers/receiver.go"),
+    "ruby": ("puma", "-b", "tcp://127.0.0.1:PORT", f"{EXAMPLES}/receivers/receiver.ru"),
+    "php": ("php", "-S", "127.0.0.1:PORT", f"{EXAMPLES}/receivers/receiver.php"),
+    "java": ("java", f"{EXAMPLES}/receivers/Receiver.java"),
 }
 
 
@@ -152,7 +151,7 @@ def started(language: str) -> Iterator[str]:
 @pytest.mark.timeout(180)  # of `go run`, which compiles
 @pytest.mark.parametrize("language", RECEIVERS)
 @pytest.mark.usefixtures("snippets")
-def test_the_receivers_of_the_guide_take_genuine_pushes_and_refuse_forged_ones(
+def test_receivers_take_genuine_pushes_and_refuse_forged_ones(
     language: str, world: World, receiver: Receiver, target: Receiver
 ) -> None:
     if language not in ("python", "node") and "LANGUAGES" not in os.environ:
@@ -227,7 +226,9 @@ def test_producers_repeat_a_call_until_it_is_accepted_or_refused(
     world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRIGGERS_API_KEY", KEY)
-    programs = [(sys.executable, "post.py")] + [("node", "post.js")] * bool(shutil.which("node"))
+    programs = [(sys.executable, "post.py")] + [("node", f"{EXAMPLES}/post.js")] * bool(
+        shutil.which("node")
+    )
     run = partial(subprocess.run, capture_output=True, text=True, check=False)
     aws.fail("PutItem")
     with ThreadPoolExecutor() as pool:

@@ -48,12 +48,12 @@ def make(world: World, target: Receiver, kind: str, tenant: str | None) -> str:
     "tenants, operators, own, state, decided",
     [
         ("200 503 422", "", "failed", "failed", "422"),
-        ("200 503", "422", "delivered", "retrying", "503"),
+        ("200 503", "422", "delivered", "waiting", "503"),
         ("200 503", "", "failed", "failed", None),
-        ("200 filter", "422", "pending", "retrying", None),
+        ("200 filter", "422", "pending", "waiting", None),
         ("types", "200", "delivered", "not_asked", "types"),
         ("filter 200 later", "", "delivered", "not_sent", "later"),
-        ("", "200 503", "delivered", "retrying", "503"),
+        ("", "200 503", "delivered", "waiting", "503"),
         ("", "200 gone", "delivered", "failed", "gone"),
         ("200", "gone", "delivered", "delivered", "200"),
         ("", "types", "delivered", "delivered", None),
@@ -87,7 +87,7 @@ def test_an_event_came_to_the_worst_of_its_tenant_s_webhooks_or_else_of_the_oper
 
     told = outcome(world, event)
 
-    code = {"failed": 422, "retrying": 503}.get(state)
+    code = {"failed": 422, "waiting": 503}.get(state)
     assert_has(
         told,
         state=state,
@@ -97,7 +97,7 @@ def test_an_event_came_to_the_worst_of_its_tenant_s_webhooks_or_else_of_the_oper
     )
 
 
-COUNTS = ("delivered", "failed", "retrying", "pending", "not_asked", "not_sent")
+COUNTS = ("delivered", "failed", "waiting", "pending", "not_asked", "not_sent")
 
 
 def test_an_outcome_counts_the_webhooks_of_a_tenant_and_those_without_one(
@@ -117,7 +117,7 @@ def test_an_outcome_counts_the_webhooks_of_a_tenant_and_those_without_one(
     assert told["operator"] == {**told["tenant"], "not_sent": 0}
     for copy in event["copies"]:
         world.replay(copy)
-    assert_has(outcome(world, event)["operator"], pending=3, failed=0, retrying=0, delivered=0)
+    assert_has(outcome(world, event)["operator"], pending=1, failed=0, waiting=2, delivered=0)
 
 
 def test_a_page_of_outcomes_ends_before_a_thousand_copies_which_are_read_together(

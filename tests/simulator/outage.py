@@ -488,8 +488,11 @@ def troubles() -> Iterator[tuple[str, str, float, Json]]:
 
 
 def main() -> None:
+    from tests.simulator.repair import repairs  # noqa: PLC0415 - it needs this module
+
     with ProcessPoolExecutor() as pool:
-        results = {name: pool.submit(act) for name, act in figures()}
+        acts = itertools.chain(repairs(), figures())
+        results = {name: pool.submit(act) for name, act in acts}
         for name, result in results.items():
             print(f"{name}: ", result.result(), flush=True)
 

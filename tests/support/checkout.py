@@ -72,8 +72,14 @@ class Checkout:
     def set_variable(self, name: str, value: str) -> None:
         """Set a variable of the stage in .chalice/config.json."""
         path = self.path / ".chalice" / "config.json"
+        stage = json.loads(path.read_text())["stages"]["dev"]
+        self.configure(environment_variables={**stage["environment_variables"], name: value})
+
+    def configure(self, **members: Any) -> None:
+        """Set members of the stage in .chalice/config.json."""
+        path = self.path / ".chalice" / "config.json"
         config = json.loads(path.read_text())
-        config["stages"]["dev"]["environment_variables"][name] = value
+        config["stages"]["dev"] |= members
         path.write_text(json.dumps(config))
 
     def make(self, *arguments: str, status: int = 0, **variables: str) -> str:

@@ -245,10 +245,29 @@ def test_what_somebody_asked_for_since_the_latest_failure_is_the_trial(breaker: 
     open_at(breaker, ONE, 110)
     assert breaker.acquire(ONE, 120, asked_at=99) == REST * 20 - 10  # a push failed since
     assert breaker.acquire(ONE, 120, asked_at=119) == 0
-    assert breaker.acquire(ONE, 121, asked_at=119) == 19
+    assert breaker.acquire(OTHER, 121, asked_at=119) == 0
     assert not breaker.has_failed_since(ONE, 119)
 
     push(breaker, ONE, 120, seconds=10)
     assert breaker.has_failed_since(ONE, 119)
-    assert breaker.acquire(ONE, 131, asked_at=119) > 60
     assert breaker.acquire(OTHER, 131, asked_at=130) == 0
+
+
+def test_who_asks_all_the_time_skips_one_rest_in_two_and_others_have_their_turn(
+    breaker: Breaker,
+) -> None:
+    for target in (OTHER, ONE, SIBLING):
+        open_at(breaker, target, 110)
+    trials = {target.destination: 0 for target in (ONE, SIBLING, OTHER)}
+    now = 110.0
+    while now < 3710:
+        # the tenant of two asks anew each time, and comes first
+        for target, asked_at in ((ONE, now), (SIBLING, now), (OTHER, 0.0)):
+            if not breaker.acquire(target, now, asked_at):
+                push(breaker, target, now, seconds=10)
+                trials[target.destination] += 1
+                now += 10
+        now += 1
+    both = trials[ONE.destination] + trials[SIBLING.destination]
+    assert both <= 2 * trials[OTHER.destination] + 2
+    assert trials[OTHER.destination] > 10
