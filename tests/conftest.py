@@ -14,6 +14,7 @@ pytest.register_assert_rewrite("tests.support")  # its assertions tell values, t
 from chalicelib.infra import telemetry
 from tests.support import world as worlds
 from tests.support.aws_calls import Aws
+from tests.support.hooks import Hook
 from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
 from tests.support.subscribing import subscribe_later
@@ -125,6 +126,18 @@ def listener() -> Iterator[Receiver]:
     """Another one, such as for reports."""
     with Receiver() as listener:
         yield listener
+
+
+@pytest.fixture
+def hook(world: World, target: Receiver) -> Hook:
+    """A subscription to all events, of no tenant."""
+    return Hook(world, target)
+
+
+@pytest.fixture
+def customer(world: World, target: Receiver) -> Hook:
+    """A subscription of tenant a."""
+    return Hook(world, target, tenant="a")
 
 
 @pytest.fixture
