@@ -84,7 +84,7 @@ def test_one_delivery_that_is_not_slow_ends_a_mark_that_is_older_than_an_hour(
     world: World, slow: Hook
 ) -> None:
     world.sleep(3590)
-    answers = (200, after(world, 2.5), after(world, 1.5, 503), after(world, 1.5))
+    answers: Any = (200, after(world, 2.5), after(world, 1.5, 503), after(world, 1.5))
     for answer, is_slow in zip(answers, (True, True, True, False), strict=True):
         world.restart()  # containers do not live so long
         push_later(slow, answer)
