@@ -113,8 +113,10 @@ def test_importing_again_changes_nothing_but_names_and_refuses_what_differs(
     ]
     write(file, *lines)
     assert "4 made (paused)" in import_file(file, "--go")
-    # what is made again is enabled
-    enabled, renewed, gone = (Hook(world, target, tenant=tenant, key=KEY) for tenant in "bcd")
+    hooks = [Hook(world, target, tenant=tenant, key=KEY) for tenant in "bcd"]
+    for hook in hooks:
+        hook.enable()
+    enabled, renewed, gone = hooks
     renewed.call("secret")
     gone.post(410)
 
