@@ -78,10 +78,10 @@ chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEE
 	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
 
 outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
-	@exec $(PY) -m tests.simulator.outage
+	@exec $(PY) -m measure.outage
 
 year: $(SET_UP_DEV) ## simulate a year of a stage (MONTHS=13), and compare its quiet days with the first ones
-	@exec $(PY) -m tests.simulator.year
+	@exec $(PY) -m measure.year
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
@@ -112,13 +112,13 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
 ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six, deployed again or destroyed by turns)
-	@exec $(PY) -m tests.e2e.ways
+	@exec $(PY) -m measure.ways
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e
 
 third: $(SET_UP_DEV) ## make, change and delete the stack on LocalStack, a third emulated AWS, and redrive there
-	@exec $(PY) -m tests.e2e.third
+	@exec $(PY) -m measure.third
 
 pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today (needs Chromium)
 	@$(PY) -m pytest -n 0 tests/browser -k 'says_who_got_it or page_of_its_tenant'
@@ -126,7 +126,7 @@ pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today 
 	@cp build/screenshots/customer-event-light.png docs/customer.png
 
 bench: $(SET_UP_DEV) ## measure the performance goals
-	@exec $(PY) -m tests.bench
+	@exec $(PY) -m measure.bench
 
 # Chalice shows a traceback before it says what is wrong.
 define deploy-functions
@@ -139,10 +139,10 @@ define deploy-functions
   esac; echo 'Then make deploy again, which completes it.'; exit 1; } >&2
 endef
 
-resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme); other settings than it has: GO=1
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme; GO=1 changes settings that it has)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" $(GO_FLAG)
 
-deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme, GO=1; RUNTIME=python3.13 changes their Python)
+deploy: $(SET_UP) ## make resources, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme; GO=1, also for settings of the functions; RUNTIME=python3.13 changes their Python)
 	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	$(say-python)
 	$(deploy-functions)

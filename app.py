@@ -18,7 +18,7 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import NewEvent, dumps, json_list, to_json
+from chalicelib.core.event import NewEvent, json_list, to_json
 from chalicelib.core.posting import Posted
 from chalicelib.core.store import UNSETTLED
 from chalicelib.deps import Services
@@ -29,7 +29,7 @@ from chalicelib.infra.errors import (
     FieldFault,
     InvalidRequestError,
 )
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, dumps
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import batch, schedules
@@ -109,16 +109,16 @@ def get_me(call: Call) -> Response:
 
 @route("POST", "/filters/test", *CUSTOMERS)
 def try_filter(call: Call) -> Response:
-    members = call.body(validation.FILTER_BODY)
+    members = call.body(validation.FILTER_MEMBERS, "filter", "payload")
     missed = why_filtered(members["filter"], dumps(members["payload"]))
     return respond(dumps({"matches": missed.reason is None, "member": missed.member}))
 
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
-    members = call.body(validation.TOKEN_BODY)
+    members = call.body(validation.TOKEN_MEMBERS, "tenant")
     tenant = members["tenant"]
-    expires_at = int(call.services.clock()) + members["expires_in_seconds"]
+    expires_at = int(call.services.clock()) + members.get("expires_in_seconds", 3600)
     token = make_token(
         call.key,
         tenant,
@@ -207,13 +207,13 @@ def list_inbox(call: Call) -> Response:
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
-    events = inbox.lease(call.services, **call.body(validation.LEASE_BODY))
+    events = inbox.lease(call.services, **call.body(validation.LEASE_MEMBERS))
     return respond(to_json({}, events=json_list(event.leased() for event in events)))
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
-    members = call.body(validation.ACKNOWLEDGEMENT_BODY)
+    members = call.body(validation.ACKNOWLEDGEMENT_MEMBERS, "lease_id", "event_ids")
     return respond(dumps(inbox.acknowledge_many(call.services, **members)))
 
 
@@ -307,7 +307,7 @@ def get_secret(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def renew_secret(call: Call) -> Response:
-    secret = call.body(validation.SECRET_BODY).get("secret")
+    secret = call.body(validation.SECRET_MEMBER).get("secret")
     renewed = call.services.subscriptions.renew_secret(call.subscription(), secret)
     return respond_secret(require(renewed), call)
 
@@ -326,7 +326,7 @@ def enable_subscription(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
 def send_event(call: Call) -> Response:
-    members = call.body(validation.SEND_BODY)
+    members = call.body(validation.SEND_MEMBERS, "event_id")
     copy = recipients.send(members["event_id"], call.subscription(), call, **kept_apart(call))
     return respond(copy.summary(), 202, Location=f"../../events/{copy.event_id}")
 
@@ -340,7 +340,7 @@ def list_missed(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/recover", *CUSTOMERS)
 def recover_events(call: Call) -> Response:
-    members = call.body(validation.RECOVER_BODY)
+    members = call.body(validation.RECOVER_MEMBERS)
     recovered = recipients.recover(call.subscription(), call, **members)
     next_cursor = encode_cursor(recovered.next_cursor)
     return respond(dumps({**recovered._asdict(), "next_cursor": next_cursor}))
@@ -353,8 +353,11 @@ def push_test_event(call: Call) -> Response:
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     tried = targets.push_test_event(event, subscription, call)
-    missed = why_not_taken(subscription, event) if new_event else Missed()
-    matches = missed.reason is None if new_event else None
+    missed = Missed()
+    matches = None
+    if new_event:
+        missed = why_not_taken(subscription, event)
+        matches = missed.reason is None
     return respond(dumps({**tried, "matches": matches, **missed._asdict()}))
 
 
@@ -403,8 +406,10 @@ def process(event: SQSEvent, *, is_fast_lane: bool) -> None:
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
-    run(event, schedules.sweep)
-    run(event, lambda services: catch_up(services, services.subscriptions))
+    try:
+        run(event, schedules.sweep)
+    finally:  # an event that cannot be marked stops no destination's catch-up
+        run(event, lambda services: catch_up(services, services.subscriptions))
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))

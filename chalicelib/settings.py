@@ -70,7 +70,7 @@ def _signing_secrets(text: str) -> tuple[bytes, ...]:
     return tuple(map(decode_secret, text.split()))
 
 
-def _api_keys(text: str) -> tuple[ApiKey, ...]:
+def _read_api_keys(text: str) -> tuple[ApiKey, ...]:
     return tuple(_api_key(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
@@ -84,30 +84,22 @@ def _setting(
     default: Any = MISSING,
     *,
     name: str = "",
-    expected: str = "",
     secret: bool = False,
 ) -> Any:
     """Declare a setting, which is required unless there is a default.
 
     :param name: Of its variable; empty: that of the field in capital letters.
-    :param expected: What the variable must be, if it is required.
     """
-    metadata = {
-        "name": name,
-        "parse": parse,
-        "expected": f"must be {expected}",
-    }
+    metadata = {"name": name, "parse": parse}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
-def _number(
-    default: float,
-    minimum: float,
-    maximum: float,
-    kind: type[float] = float,
-    noun: str = "a number",
-) -> Any:
-    """Declare a setting that is a number."""
+NOUNS: dict[type[float], str] = {int: "an integer", float: "a number"}
+
+
+def _number(default: float, minimum: float, maximum: float) -> Any:
+    """Declare a setting that is a number: an integer, if its default is one."""
+    kind = type(default)
 
     def convert(text: str) -> float:
         number = kind(text)
@@ -115,13 +107,8 @@ def _number(
             raise ValueError
         return number
 
-    parse = parser(r"[0-9]*\.?[0-9]+", f"{noun} from {minimum} to {maximum}", convert)
+    parse = parser(r"[0-9]*\.?[0-9]+", f"{NOUNS[kind]} from {minimum} to {maximum}", convert)
     return _setting(parse, default)
-
-
-def _integer(default: int, minimum: int, maximum: int) -> Any:
-    """Declare a setting that is an integer."""
-    return _number(default, minimum, maximum, int, "an integer")
 
 
 API_KEYS = (
@@ -133,6 +120,7 @@ _api_key = parser(
     API_KEYS,
     _read_api_key,
 )
+_api_keys = parser("(?s).*", API_KEYS, _read_api_keys)
 LOG_LEVEL = parser(
     "(?ai)DEBUG|INFO|WARNING|ERROR|CRITICAL",
     "DEBUG, INFO, WARNING, ERROR or CRITICAL",
@@ -161,17 +149,17 @@ NAMES = parser(
 class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
-    events_table_name: str = _setting(str, expected="the name of the DynamoDB table")
-    inbox_queue_url: str = _setting(QUEUE_URL, expected="the URL of the work queue")
-    inbox_dlq_url: str = _setting(QUEUE_URL, expected="the URL of the dead letter queue")
-    slow_queue_url: str = _setting(QUEUE_URL, expected="the URL of the slow queue")
-    webhook: str = _setting(_webhook, name="ZAPIER_WEBHOOK_URL", expected=WEBHOOK, secret=True)
-    api_keys: tuple[ApiKey, ...] = _setting(_api_keys, expected=API_KEYS, secret=True)
+    events_table_name: str = _setting(parser(".+", "the name of the DynamoDB table"))
+    inbox_queue_url: str = _setting(QUEUE_URL)
+    inbox_dlq_url: str = _setting(QUEUE_URL)
+    slow_queue_url: str = _setting(QUEUE_URL)
+    webhook: str = _setting(_webhook, name="ZAPIER_WEBHOOK_URL", secret=True)
+    api_keys: tuple[ApiKey, ...] = _setting(_api_keys, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting(
         SIGNING_SECRETS, (), name="WEBHOOK_SIGNING_SECRETS", secret=True
     )
     subscription_hosts: AllowedHosts = _setting(parse_allowed_hosts, DEFAULT_HOSTS)
-    max_delivery_attempts: int = _integer(45, 1, 1000)
+    max_delivery_attempts: int = _number(45, 1, 1000)
     backoff_base_seconds: float = _number(1.0, 0, DAY_SECONDS)
     backoff_cap_seconds: float = _number(7200.0, 0, DAY_SECONDS)
     in_process_wait_seconds: float = _number(8.0, 0, 900)
@@ -182,13 +170,13 @@ class Settings:
     event_types: list[str] | None = _setting(NAMES, None)
     catalogue: Json | None = _setting(parse_catalogue, None, name=CATALOGUE.name, secret=True)
     suspended_tenants: Sequence[str] = _setting(NAMES, ())
-    event_retention_days: int = _integer(30, 1, 3650)
+    event_retention_days: int = _number(30, 1, 3650)
     subscription_disable_days: float = _number(3.0, 0, 3650)
     stage: str = _setting(parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting(LOG_LEVEL, "INFO")
-    worker_batch_window_seconds: int = _integer(5, 0, 60)
-    worker_max_concurrency: int = _integer(5, 2, 1000)
-    slow_max_concurrency: int = _integer(5, 2, 1000)
+    worker_batch_window_seconds: int = _number(5, 0, 60)
+    worker_max_concurrency: int = _number(5, 2, 1000)
+    slow_max_concurrency: int = _number(5, 2, 1000)
 
     @property
     def webhook_url(self) -> str | None:
@@ -213,9 +201,7 @@ class Settings:
 BY_VARIABLE = {row.metadata["name"] or row.name.upper(): row for row in fields(Settings)}
 PARSERS: Parsers = {name: row.metadata["parse"] for name, row in BY_VARIABLE.items()}
 DEFAULTS = {row.name: row.default for row in BY_VARIABLE.values() if row.default is not MISSING}
-REQUIRED = {
-    name: row.metadata["expected"] for name, row in BY_VARIABLE.items() if row.default is MISSING
-}
+REQUIRED = {name for name, row in BY_VARIABLE.items() if row.default is MISSING}
 
 
 def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settings:
@@ -226,19 +212,15 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
     precedence over the secret.
     """
     variables = _set_variables(environ)
-    if "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED.keys():
+    if "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED:
         text = read_secret(variables["SETTINGS_SECRET"])
         # NAME=value lines; others, such as # comments, are skipped.
         lines = dict(re.findall(r"^ *([A-Z_]+) *=(.*)$", text, re.MULTILINE))
         variables = _set_variables(lines) | variables
         _warn_of(*sorted(lines.keys() - PARSERS.keys()))
     values, faults = parse(variables)
-    missing = [
-        f"{name} is missing: it {expected}"
-        for name, expected in REQUIRED.items()
-        if name not in variables
-    ]
-    faults = missing + faults
+    _, missing = parse_all(dict.fromkeys(REQUIRED - variables.keys()), PARSERS)
+    faults = [f"{fault.field} is missing: it {fault.message}" for fault in missing] + faults
     if faults:
         raise SettingsError("; ".join(faults))
     return Settings(**values)

@@ -14,13 +14,21 @@ pytest.register_assert_rewrite("tests.support")  # its assertions tell values, t
 from chalicelib.infra import telemetry
 from tests.support import world as worlds
 from tests.support.aws_calls import Aws
+from tests.support.hooks import Hook
 from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
 from tests.support.subscribing import subscribe_later
 from tests.support.world import Answer, Clock, Json, World, find_route
 
 # test_push measures memory, which is no longer quiet after test_run.
-LONGEST = ("test_deploy", "test_console", "test_crash_points", "test_push", "test_run")
+LONGEST = (
+    "test_deploy",
+    "test_webhooks",
+    "test_console",
+    "test_crash_points",
+    "test_push",
+    "test_run",
+)
 PROGRAMMING_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 During = Callable[[Any, str, Callable[..., Any]], None]
 Once = Callable[[Any, str, Callable[[], object]], None]
@@ -118,6 +126,18 @@ def listener() -> Iterator[Receiver]:
     """Another one, such as for reports."""
     with Receiver() as listener:
         yield listener
+
+
+@pytest.fixture
+def hook(world: World, target: Receiver) -> Hook:
+    """A subscription to all events, of no tenant."""
+    return Hook(world, target)
+
+
+@pytest.fixture
+def customer(world: World, target: Receiver) -> Hook:
+    """A subscription of tenant a."""
+    return Hook(world, target, tenant="a")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 
-from chalicelib.settings import Scope
+from chalicelib.settings import PARSERS
 
 
 def new_key() -> str:
@@ -31,15 +31,13 @@ def entry(name: str, key: str, scopes: str = "") -> str:
             "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, as in: make api-key "
             "NAME=acme"
         )
-    if scopes and not set(scopes.split("+")) <= set(Scope):
-        raise ValueError(
-            f"SCOPES is unusable: it must be some of {', '.join(Scope)}, joined by +: "
-            "produce+consume"
-        )
     digest = hashlib.sha256(key.encode()).hexdigest()
-    if scopes:
-        return f"{name}:{digest}:{scopes}"
-    return f"{name}:{digest}"
+    made = f"{name}:{digest}:{scopes}".rstrip(":")
+    try:
+        PARSERS["API_KEYS"](made)
+    except ValueError as error:
+        raise ValueError(f"SCOPES is unusable: the entry {error}") from None
+    return made
 
 
 def main(name: str = "", scopes: str = "") -> None:

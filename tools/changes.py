@@ -1,14 +1,10 @@
-"""What the environment would change of a stage's settings, told without the values."""
+"""What the environment and this checkout would change of a stage's settings, without secrets."""
 
 import re
-from collections.abc import Collection
-from io import BytesIO
-from zipfile import ZipFile
 
 import boto3
 import click
 import jmespath
-import urllib3
 from chalice.config import Config
 
 from chalicelib.infra.clients import read_secret
@@ -41,13 +37,14 @@ OF_EVENT_SOURCES = {
     "SLOW_MAX_CONCURRENCY": ("slow_worker", "ScalingConfig.MaximumConcurrency"),
 }
 # What an operator sets of a function, as Lambda describes it, by name. RES_OPTIONS comes with a
-# version.
+# version; the description names the catalogue, if there is one.
 OF_FUNCTION = """
 merge(
     Environment.Variables || `{}`,
     {
         subnet_ids: join(' ', sort(VpcConfig.SubnetIds || `[]`)),
         security_group_ids: join(' ', sort(VpcConfig.SecurityGroupIds || `[]`)),
+        "event_types.json": Description || '',
         RES_OPTIONS: ''
     }
 )"""
@@ -91,11 +88,9 @@ def _name_of(entry: str) -> str:
     return entry.partition(":")[0]
 
 
-def find_changes(
-    given: dict[str, str], values: dict[str, str], shown: Collection[str] = ()
-) -> list[str]:
-    """Return a line for each variable whose value is not that of the stage, without the values but
-    for variables that are to be `shown`.
+def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
+    """Return a line for each variable whose value is not that of the stage, with the values if they
+    are no secrets.
 
     :param given: What is to be set, by variable.
     :param values: What the stage has, by variable.
@@ -104,40 +99,36 @@ def find_changes(
         f"{name}: {difference}"
         for name, value in given.items()
         # no event source is there yet
-        if (difference := _difference(name, value, values.get(name, value), shown))
+        if (difference := _difference(name, value, values.get(name, value)))
     ]
 
 
 def tell_function_changes(stage: str) -> bool:
     """Print a line for each setting of the functions that .chalice/config.json of this checkout
     would change, and for a catalogue that would go; return whether there is one.
-    """
-    functions = find_functions(stage)
-    disk = load_config(stage)
-    lines = [f"the functions of {stage} have other settings than this checkout"]
-    for function, live in functions.items():
-        name = function.removeprefix(f"triggers-api-{stage}")[1:] or "api_handler"
-        config = Config(stage, name, config_from_disk=disk)
-        network = {"SubnetIds": config.subnet_ids, "SecurityGroupIds": config.security_group_ids}
-        variables = {"Variables": config.environment_variables}
-        old = jmespath.search(OF_FUNCTION, live)
-        new = jmespath.search(OF_FUNCTION, {"Environment": variables, "VpcConfig": network})
-        lines += find_changes(dict.fromkeys(old, "") | new, dict.fromkeys(new, "") | old, SHOWN)
-    if functions and not CATALOGUE.exists() and _has_catalogue(min(functions)):
-        lines.append(f"{CATALOGUE.name}: the functions have it, and this checkout has not")
-    if len(lines) > 1:
-        print("\n  ".join(dict.fromkeys(lines)))
-    return len(lines) > 1
 
-
-def _has_catalogue(function: str) -> bool:
-    """Return whether a function's code has a catalogue; raise HTTPError, or BadZipFile if it is not
-    given.
+    The settings of all functions are compared as one: .chalice/config.json sets them for the stage.
     """
-    location = boto3.client("lambda").get_function(FunctionName=function)["Code"]["Location"]
-    # The errors of retries would show the location, which is signed.
-    code = urllib3.request("GET", location, retries=False).data
-    return f"chalicelib/{CATALOGUE.name}" in ZipFile(BytesIO(code)).namelist()
+    live: Json = {}
+    for function in find_functions(stage).values():
+        live |= jmespath.search(OF_FUNCTION, function)
+    config = Config(stage, config_from_disk=load_config(stage))
+    described = {
+        "Environment": {"Variables": config.environment_variables},
+        "VpcConfig": {
+            "SubnetIds": config.subnet_ids,
+            "SecurityGroupIds": config.security_group_ids,
+        },
+        # one that is new takes nothing away
+        "Description": CATALOGUE.exists() and live.get(CATALOGUE.name),
+    }
+    own = jmespath.search(OF_FUNCTION, described)
+    given = dict.fromkeys(live, "") | own
+    changes = find_changes(given, dict.fromkeys(own, "") | live) if live else []
+    if changes:
+        told = "\n  ".join(changes)
+        print(f"the functions of {stage} have other settings than this checkout\n  {told}")
+    return bool(changes)
 
 
 def read_values(stage: str, stack: Json) -> dict[str, str]:
@@ -166,9 +157,9 @@ def outputs_of(stack: Json) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
 
 
-def _difference(name: str, new: str, old: str, shown: Collection[str]) -> str:
-    """Return how a value differs from the one before, or nothing; neither is told but for names
-    that are to be `shown`.
+def _difference(name: str, new: str, old: str) -> str:
+    """Return how a value differs from the one before, or nothing. The values of names in SHOWN are
+    told.
     """
     if new == old:
         return ""
@@ -179,7 +170,7 @@ def _difference(name: str, new: str, old: str, shown: Collection[str]) -> str:
         names = [f"+ {told(entry)}" for entry in new_entries - old_entries]
         names += [f"\N{MINUS SIGN} {told(entry)}" for entry in old_entries - new_entries]
         return ", ".join(sorted(names))
-    if name in shown:
+    if name in SHOWN:
         return f"{old or NOT_SET} \N{RIGHTWARDS ARROW} {new or NOT_SET}"
     if not new:
         return "removed"

@@ -13,6 +13,7 @@ from botocore.config import Config
 
 from chalicelib.infra.errors import AWS_ERRORS
 from chalicelib.infra.parsing import Json
+from chalicelib.settings import CATALOGUE
 from tools.stage import await_functions, find_apis, find_functions, tags_of
 
 API_STAGE = "api"  # Chalice's default
@@ -120,6 +121,8 @@ def main(stage: str) -> None:
         for method, limits in LIMITS.items()
         for name, value in zip(("rateLimit", "burstLimit"), limits, strict=True)
     ]
+    # for the next deployment, which may come from a checkout that has none
+    catalogue = CATALOGUE.name if CATALOGUE.exists() else ""
     try:
         await_functions(stage)
         functions = boto3.client("lambda")
@@ -127,7 +130,9 @@ def main(stage: str) -> None:
         for function in find_functions(stage):
             functions.put_function_recursion_config(FunctionName=function, RecursiveLoop="Allow")
             functions.put_function_event_invoke_config(FunctionName=function, **ONCE)
-            functions.update_function_configuration(FunctionName=function, LoggingConfig=LOGGING)
+            functions.update_function_configuration(
+                FunctionName=function, LoggingConfig=LOGGING, Description=catalogue
+            )
         region = gateway.meta.region_name
         partition = gateway.meta.partition
         api_ids = find_apis(stage)

@@ -48,10 +48,9 @@ def parse_line(line: bytes) -> Json:
     return wanted
 
 
-def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -> tuple[Json, str]:
+def make(api: Api, wanted: Json, headers: dict[str, str]) -> tuple[Json, str]:
     """Make the subscription of a line, paused if the line is; return it, and what came of it.
 
-    :param before: What the API told of it; None: it was not there.
     :param headers: Who makes it, unless that is the key.
     """
     body = {member: wanted[member] for member in GIVEN if member in wanted}
@@ -64,8 +63,7 @@ def make(api: Api, wanted: Json, before: Json | None, headers: dict[str, str]) -
     if status == 200:
         if wanted.get("disabled_at") and not made["disabled_at"]:
             click.echo(f"{made['subscription_id']} is enabled, its line is not", err=True)
-        is_renamed = before and before["name"] != made["name"]
-        return made, "there, renamed" if is_renamed else "there, unchanged"
+        return made, "there"
     if wanted.get("disabled_at"):
         path = path_of(made["subscription_id"], "disable")
         try:
@@ -136,7 +134,7 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
         before = there.get(key)
         if before and before["state"] == "disabled":  # POST would enable it
             raise ApiCallError(409, f"{key} {DISABLED}")
-        made, what = make(api, wanted, before, headers)
+        made, what = make(api, wanted, headers)
         outcome = f"{what} ({made['state']})"
         former_id = wanted.get("subscription_id") or "no id"
         click.echo(printable(f"{name}, {former_id}: {made['subscription_id']} {outcome}"))

@@ -20,8 +20,6 @@ from threading import Lock, Thread
 from typing import TextIO
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config as ClientConfig
 from chalice.config import Config
 from chalice.local import LocalGateway, LocalGatewayException, create_local_server
 from werkzeug import Request, Response
@@ -42,8 +40,8 @@ from chalicelib.subscriptions.catch_up import catch_up
 from tools import api_key, gateway, local_aws
 from tools.api import printable
 from tools.receiver import HOST, Receiver
+from tools.stage import ROOT, STAND_INS
 
-ROOT = Path(__file__).parent.parent
 # What is pasted, by ZAPIER_WEBHOOK_URL; without a webhook it is what needs no receiver.
 TOUR = ROOT / "tools" / "paste.sh"
 TOUR_OF_SUBSCRIPTIONS = ROOT / "tools" / "paste_subscriptions.sh"
@@ -62,10 +60,6 @@ VARIABLES = (
 # of a log record
 TOLD = ("outcome", "attempt", "status_code", "error", "reason", "retry_in_seconds")
 SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
-
-
-class StartError(Exception):
-    """One line that says what keeps the system from starting."""
 
 
 class Screen(logging.Handler):
@@ -116,7 +110,7 @@ def given(name: str) -> str:
 
 
 def start() -> None:
-    """Start everything in daemon threads, and say how to use it; raise StartError."""
+    """Start everything in daemon threads, and say how to use it; raise SettingsError."""
     outside = {name: given(name) for name in VARIABLES if given(name)}
     config = _read_config()
     _check_environment()
@@ -134,10 +128,7 @@ def start() -> None:
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
         hosts = (*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")
         _provide("SUBSCRIPTION_HOSTS", ",".join(hosts))
-    try:
-        services.get()
-    except SettingsError as error:
-        raise StartError(str(error)) from error
+    services.get()
     screen.say(_usage(url, key, receiver, outside))
     _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
@@ -160,13 +151,9 @@ def _read_config() -> Config:
 
 
 def _check_environment() -> None:
-    """Raise StartError naming every variable at fault."""
-    variables = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
-    variables.update((name, value) for name, value in os.environ.items() if value.strip())
-    try:
-        services.load_checked(variables)
-    except SettingsError as error:
-        raise StartError(str(error)) from error
+    """Raise SettingsError naming every variable at fault."""
+    is_set = {name: value for name, value in os.environ.items() if value.strip()}
+    services.load_checked(STAND_INS | is_set)
 
 
 def _listen(config: Config) -> BaseWSGIServer:
@@ -179,7 +166,7 @@ def _listen(config: Config) -> BaseWSGIServer:
         # Chalice makes the app safe for threads, and opens the port.
         local = create_local_server(app, api_config, HOST, int(port)).server
     except (OSError, OverflowError, ValueError) as error:
-        raise StartError(f"PORT {port}: {error}; make run PORT=0 takes a free one") from error
+        raise SettingsError(f"PORT {port}: {error}; make run PORT=0 takes a free one") from error
     # Its own server reads no chunked bodies.
     respond = Request.application(partial(_respond, LocalGateway(app, api_config)))
     return make_server(HOST, 0, respond, threaded=True, fd=local.fileno())
@@ -212,7 +199,7 @@ def _provide_aws() -> None:
                 _provide(name, value)
     except (*AWS_ERRORS, ValueError) as error:
         text = " ".join(str(error).split())
-        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}") from error
+        raise SettingsError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}") from error
 
 
 def _provide(name: str, value: str) -> None:
@@ -225,19 +212,15 @@ def _start_workers() -> None:
     telemetry.logger.addFilter(
         lambda record: record.levelno > logging.INFO or record.getMessage() != "sqs receive_message"
     )
-    started = services.get().settings
-    _start_worker("worker", started.inbox_queue_url, started.worker_max_concurrency)
-    _start_worker("slow_worker", started.slow_queue_url, started.slow_max_concurrency)
+    started = services.get()
+    _start_worker("worker", started.work_queue, started.settings.worker_max_concurrency)
+    _start_worker("slow_worker", started.slow_queue, started.settings.slow_max_concurrency)
 
 
-def _start_worker(name: str, queue_url: str, threads: int) -> None:
+def _start_worker(name: str, queue: Queue, threads: int) -> None:
     """Start the threads that receive and process batches, one receiving at a time; there is no
     batch window.
     """
-    client_config = ClientConfig(
-        connect_timeout=1, read_timeout=30, retries={"total_max_attempts": 1}
-    )
-    queue = Queue(boto3.client("sqs", config=client_config), queue_url)
     receiving = Lock()
 
     def process_batch() -> None:
@@ -246,9 +229,11 @@ def _start_worker(name: str, queue_url: str, threads: int) -> None:
             time.sleep(POLL_SECONDS)  # emulators hand messages to long polls whose client is gone
             messages = queue.receive(wait_seconds=0)
         if messages:
-            is_fast_lane = name == "worker"
             batch.process(
-                messages, services.get(), WORKER_TIMEOUT_SECONDS, is_fast_lane=is_fast_lane
+                messages,
+                services.get(),
+                WORKER_TIMEOUT_SECONDS,
+                is_fast_lane=name == "worker",
             )
             queue.delete_many([message.receipt_handle for message in messages])
 

@@ -39,11 +39,10 @@ def use(url: str) -> None:
         AWS_REGION=REGION,
         AWS_DEFAULT_REGION=REGION,
         AWS_ENDPOINT_URL=url,
+        no_proxy="*",
+        NO_PROXY="*",
         **CREDENTIALS,
     )
-    for name in ("no_proxy", "NO_PROXY"):
-        hosts = [os.environ.get(name), "127.0.0.1"]
-        os.environ[name] = ",".join(filter(None, hosts))
 
 
 def complete_given() -> None:

@@ -7,18 +7,15 @@ the command line.
 import itertools
 import json
 import os
-import re
 import time
 from collections.abc import Collection
 from typing import Any
-from zipfile import BadZipFile
 
 import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
-from urllib3.exceptions import HTTPError
 
-from chalicelib import __version__, deps, settings
+from chalicelib import __version__, deps
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
 from tools.changes import (
@@ -33,6 +30,7 @@ from tools.changes import (
 )
 from tools.export import export_subscriptions
 from tools.stage import (
+    STAND_INS,
     check_account,
     check_place,
     check_runtime,
@@ -47,7 +45,6 @@ from tools.stage import (
 REQUIRED = ("ZAPIER_WEBHOOK_URL", "API_KEYS")
 # the others: no keys, signatures, alarms
 NEVER_EMPTY = ("ZAPIER_WEBHOOK_URL", "QUIET_ALARM_HOURS", "DASHBOARD", *OF_EVENT_SOURCES)
-STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
   ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them),
@@ -94,8 +91,6 @@ type `make deploy STAGE={stage}`, which waits until it is filled:
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
-# What CloudFormation says of a stack or change set that somebody else deleted, or works on.
-OF_OTHERS = r"\((ChangeSetNotFound|InvalidChangeSetStatus|ValidationError|AlreadyExists\w*)\)"
 BUSY = """\
 {error}
 If somebody else makes or updates this stage, wait until that is done. Then type the same command
@@ -337,7 +332,7 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
+    return list(map(int, version.split(".")))
 
 
 def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
@@ -399,9 +394,8 @@ def main(stage: str, act: str, go: bool) -> None:
                     is_confirmed=go,
                     cloudformation=cloudformation,
                 )
-    except (ApiError, HTTPError, BadZipFile, *AWS_ERRORS) as error:
-        told = BUSY if re.search(OF_OTHERS, str(error)) else "{error}"
-        raise click.ClickException(told.format(error=error)) from None
+    except (ApiError, *AWS_ERRORS) as error:
+        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ FUNCTION_SUFFIXES = {
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
+# of a function, as Lambda describes it
+IS_BUSY = "State == 'Pending' || LastUpdateStatus == 'InProgress'"
 STACK_TAG = "aws:cloudformation:stack-name"
 RUNTIMES = (
     "python3.11",
@@ -57,6 +59,8 @@ stage in this account. If the stage is gone there: git rm .chalice/deployed/{sta
 MAX_VARIABLES_BYTES = 4096
 # What functions read from their environment.
 VARIABLES = {*settings.PARSERS, "SETTINGS_SECRET"}
+# of settings that only a deployed stage has
+STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 # How alike two names are for difflib: LOG_LEVEL and LOGLEVEL 0.94, but OTEL_LOG_LEVEL 0.78.
 IS_CLOSE = 0.8
 # A member that names another stage than {stage}, its policies, or a resource of it. A restored
@@ -147,8 +151,8 @@ def find_functions(stage: str, region: str | None = None) -> Json:
     names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
     client = boto3.client("lambda", region_name=region)
     pages = client.get_paginator("list_functions").paginate()
-    functions = {function["FunctionName"]: function for function in pages.search("Functions[]")}
-    return {name: function for name, function in functions.items() if name in names}
+    functions = pages.search("Functions[]")
+    return {each["FunctionName"]: each for each in functions if each["FunctionName"] in names}
 
 
 def await_functions(stage: str) -> None:
@@ -157,13 +161,9 @@ def await_functions(stage: str) -> None:
     """
     client = boto3.client("lambda")
     for name in find_functions(stage):
-        while _is_busy(client.get_function_configuration(FunctionName=name)):
+        while jmespath.search(IS_BUSY, client.get_function_configuration(FunctionName=name)):
             print(f"waiting for {name}, which Lambda has not finished", flush=True)
             time.sleep(1)
-
-
-def _is_busy(function: Json) -> bool:
-    return function.get("State") == "Pending" or function.get("LastUpdateStatus") == "InProgress"
 
 
 def find_roles(stage: str) -> Json:

@@ -5,11 +5,12 @@ Each step may be the last before a crash: what is stored by then is enough for t
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from http import HTTPStatus
 
 from chalicelib.core import messages
 from chalicelib.core.breaker import Breaker
-from chalicelib.core.event import Attempt, Event, Status
+from chalicelib.core.event import Attempt, Event
 from chalicelib.core.invocation import AFTER_PUSH_SECONDS, CoreServices, Invocation
 from chalicelib.core.outcome import (
     BREAKER_OPEN,
@@ -78,13 +79,14 @@ def _record_unpushed(
     event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
 ) -> Event:
     """Record a decision that no push led to; the attempt that the claim counted does not count."""
-    return record(event.without_attempt(), decision, invocation, target).event or event
+    uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)
+    return record(uncounted, decision, invocation, target).event or event
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
     """Replace a message that came too early by one with the remaining delay, in the same queue."""
     now = invocation.services.clock()
-    if event.status is Status.PENDING and event.next_attempt_at and not event.is_claimed(now):
+    if event.next_attempt_at and not event.is_claimed(now):
         delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
         enqueue(event, delay_seconds, invocation.queue)
 
@@ -101,17 +103,17 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     breaker = services.worker_breaker
     started = services.clock()
     open_seconds = breaker.acquire(target, started, event.asked_at)
-    if open_seconds and not breaker.has_failed_since(target, event.asked_at):
+    if not open_seconds:
+        return push_and_record(event, target, breaker, invocation.push_timeout_seconds, invocation)
+    if not breaker.has_failed_since(target, event.asked_at):
         # Nobody has tried since somebody asked for it: another push is the trial. The longer that
         # takes, the longer it waits: thousands may.
         least_seconds = services.settings.breaker_open_seconds
         seconds = max(open_seconds, least_seconds, started - event.asked_at)
         delay_seconds = seconds * (1 + services.random())
         return _record_unpushed(event, Retry(delay_seconds), invocation)
-    if open_seconds:
-        result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
-        return _follow(event, target, started, result, invocation)
-    return push_and_record(event, target, breaker, invocation.push_timeout_seconds, invocation)
+    result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
+    return _follow(event, target, started, result, invocation)
 
 
 def push_and_record(
@@ -151,9 +153,9 @@ def push(
         raise OutOfTimeError
     if target.fault:
         return PushResult(Outcome.FAILED, error=target.fault)
-    connect_seconds = settings.push_connect_timeout_seconds
-    send = invocation.services.push.send
-    return send(event, target, int(started), timeout_seconds, connect_seconds)
+    return invocation.services.push.send(
+        event, target, int(started), timeout_seconds, settings.push_connect_timeout_seconds
+    )
 
 
 def _follow(

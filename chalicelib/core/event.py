@@ -23,7 +23,7 @@ from chalicelib.core.outcome import (
     Reason,
     Retry,
 )
-from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX
+from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, dumps
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
@@ -31,9 +31,6 @@ EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 SUBJECT = "subject#"
 COPY_PREFIX = "cpy_"  # of the ids of copies
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
-
-# Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.
-dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def to_json(*members: Mapping[str, Any], **texts: str) -> str:
@@ -230,15 +227,14 @@ class Event:
             last_error = self.last_error or BREAKER_OPEN
         return replace(self, attempts=attempts[-MAX_ATTEMPTS_KEPT:], last_error=last_error)
 
-    def without_attempt(self) -> "Event":
-        """Return the event with one attempt less: it was claimed, and no push follows."""
-        return replace(self, delivery_attempts=self.delivery_attempts - 1)
-
     def left_to_copies(self) -> "Event":
         """Return a new event of which only copies are pushed."""
-        status = Status.DELIVERED
-        via = DeliveredVia.SUBSCRIPTIONS
-        return replace(self, status=status, delivered_via=via, delivered_at=self.created_at)
+        return replace(
+            self,
+            status=Status.DELIVERED,
+            delivered_via=DeliveredVia.SUBSCRIPTIONS,
+            delivered_at=self.created_at,
+        )
 
     def after(self, decision: Decision, now: float) -> "Event":
         """Return the event, whose claim ends, as a decision leaves it at `now` (Unix seconds)."""
@@ -248,10 +244,11 @@ class Event:
             case Retry(delay_seconds):
                 return replace(event, next_attempt_at=rfc3339(now + delay_seconds))
             case Delivered():
-                delivered_at = max(at, self.created_at)  # by another clock
-                via = DeliveredVia.PUSH
                 return replace(
-                    event, status=Status.DELIVERED, delivered_at=delivered_at, delivered_via=via
+                    event,
+                    status=Status.DELIVERED,
+                    delivered_at=max(at, self.created_at),  # by another clock
+                    delivered_via=DeliveredVia.PUSH,
                 )
             case DeadLetter(reason):
                 return replace(event, status=Status.FAILED, reason=reason, failed_at=at)

@@ -101,11 +101,6 @@ class PushClient:
             response=_excerpt(response_body, secrets),
         )
 
-    def close(self) -> None:
-        """Close the connections that are not in use."""
-        for manager in self._managers.values():
-            manager.clear()
-
 
 def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> dict[str, str]:
     """Return the headers that a push at `timestamp` (Unix seconds) has besides those that its

@@ -96,7 +96,7 @@ class CoreServices(ABC):
         """
         if len(items) <= 1:
             return [function(item) for item in items]
-        with self.thread_pool(min(len(items), MAX_THREADS)) as pool:
+        with self.thread_pool(MAX_THREADS) as pool:
             return list(pool.map(function, items))
 
     def expires_at(self) -> int:
@@ -125,9 +125,9 @@ class Invocation:
 
     @property
     def push_timeout_seconds(self) -> float:
-        """The timeout of a push by the worker of the lane."""
-        seconds = self.services.settings.push_timeout_seconds
-        return min(FAST_PUSH_SECONDS, seconds) if self.is_fast_lane else seconds
+        """The timeout of a push by the worker of the lane, if the settings have no shorter one."""
+        settings = self.services.settings
+        return FAST_PUSH_SECONDS if self.is_fast_lane else settings.push_timeout_seconds
 
     def seconds_left(self) -> float:
         return self.deadline - self.services.clock()

@@ -5,9 +5,9 @@ event.
 import json
 from contextlib import suppress
 
-from chalicelib.core.event import EVENT_ID, Event, dumps
+from chalicelib.core.event import EVENT_ID, Event
 from chalicelib.core.outcome import BREAKER_OPEN
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, dumps
 from chalicelib.infra.queue import Message
 
 FAILURE = (

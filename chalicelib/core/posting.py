@@ -291,11 +291,12 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
     services = invocation.services
     jobs: list[Callable[[], None]] = []
     queued: dict[Queue, list[Event]] = {}
-    for planned in chain(*plans):
+    new = (planned for planned in chain(*plans) if planned.is_new)
+    for planned in new:
         event = planned.event
-        if planned.is_new and planned.is_inline:
+        if planned.is_inline:
             jobs.append(partial(_push, planned, invocation))
-        elif planned.is_new and event.next_attempt_at:
+        elif event.next_attempt_at:
             queued.setdefault(services.queue_for(event), []).append(event)
     jobs += [
         partial(_send, queue, events[first : first + BATCH_SIZE])
@@ -309,11 +310,13 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
 def _push(planned: Planned, invocation: Invocation) -> None:
     """Push an event that was claimed for that."""
     services = invocation.services
-    seconds = services.settings.inline_push_timeout_seconds
-    breaker = services.inline_breaker
     with errors_left_to_sweep(planned.event):
         planned.event = delivery.push_and_record(
-            planned.event, planned.target, breaker, seconds, invocation
+            planned.event,
+            planned.target,
+            services.inline_breaker,
+            services.settings.inline_push_timeout_seconds,
+            invocation,
         )
 
 

@@ -20,11 +20,11 @@ from chalicelib.core.event import (
     DeliveredVia,
     Event,
     Status,
-    dumps,
     lookup_key,
 )
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.errors import EventNotFoundError, StorageUnavailableError
+from chalicelib.infra.parsing import dumps
 from chalicelib.infra.table import (
     LOWEST,
     NO_VALUES,
@@ -84,7 +84,6 @@ PRESENT = "attribute_exists(event_id)"
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
-CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 MAX_MARK_SECONDS = 900  # the longest mark of the sweep
 MAX_EXPIRED = 25  # rows that a search deletes
 # How long the mark of an erasure stays once the copies are gone: whoever still writes or deletes
@@ -343,8 +342,10 @@ class EventStore(Table):
         return WriteResult(False, current)
 
     def _unexpired(self, item: Any) -> Event | None:
-        event = from_item(item) if item else None
-        return event if event and event.expires_at > int(self._clock()) else None
+        if item is None:
+            return None
+        event = from_item(item)
+        return event if event.expires_at > int(self._clock()) else None
 
 
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:

@@ -1,14 +1,14 @@
 """What consumers do: lease, acknowledge, release. Each is one conditional write for an event."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any
 
 from chalicelib.core.event import EVENT_ID, DeliveredVia, Event, Status, response_bytes
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import CLEAR_SCHEDULE, EXISTS, UNCLAIMED, status_attributes
+from chalicelib.core.store import EXISTS, UNCLAIMED, status_attributes
 from chalicelib.events.listing import INBOX, MAX_PAGE_BYTES, search
 from chalicelib.infra.errors import EventNotFoundError, LeaseLostError
 from chalicelib.infra.parsing import Json
@@ -26,8 +26,8 @@ LEASED = f"{IN_INBOX} AND claim_id = :lease_id AND claimed_until >= :now"
 def lease(
     services: CoreServices,
     *,
-    limit: int,
-    lease_seconds: int,
+    limit: int = 10,
+    lease_seconds: int = 300,
     **filters: Any,
 ) -> list[Event]:
     """Claim the oldest undelivered events that nobody holds, for a consumer.
@@ -53,18 +53,27 @@ def lease(
         return result.event if result.applied else None
 
     rows = search(services, replace(INBOX, limit=limit, **filters))
-    events = (row.event for row in rows if row.event is not None)
+    events = (row.event for row in rows if row.event)
     leased: list[Event] = []
-    free_bytes = MAX_PAGE_BYTES
-    while batch := list(islice(events, min(MAX_LEASED_AT_ONCE, limit - len(leased)))):
-        totals = accumulate(event.response_bytes for event in batch)
-        fitting = [event for event, total in zip(batch, totals, strict=True) if total <= free_bytes]
-        leased += filter(None, services.map(take, fitting))
-        if len(fitting) < len(batch):
+    used_bytes = 0
+    while len(leased) < limit:
+        count = min(MAX_LEASED_AT_ONCE, limit - len(leased))
+        batch = _next_batch(events, count, MAX_PAGE_BYTES - used_bytes)
+        leased += filter(None, services.map(take, batch))
+        if len(batch) < count:
             break
         used_bytes = sum(response_bytes(event.leased()) for event in leased)
-        free_bytes = MAX_PAGE_BYTES - used_bytes
     return leased
+
+
+def _next_batch(events: Iterator[Event], count: int, free_bytes: int) -> list[Event]:
+    """Return the next `count` events, or those of them before the first that does not fit."""
+    batch = []
+    for event in islice(events, count):
+        free_bytes -= event.response_bytes
+        if free_bytes >= 0:
+            batch.append(event)
+    return batch
 
 
 def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = None) -> None:
@@ -82,7 +91,8 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         "failed_at": None,
         "reason": None,
         "undelivered_key": None,
-        **CLEAR_SCHEDULE,
+        "next_attempt_at": None,
+        "requeue_at": None,
     }
     condition = IN_INBOX  # the claim stays: a push may be running
     if lease_id is not None:

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from chalicelib.infra.errors import InvalidValueError
-from chalicelib.infra.parsing import Json, must_be, parse_json_object, parse_type
+from chalicelib.infra.parsing import Json, dumps, must_be, parse_json_object, parse_type
 
 MAX_BYTES = 1024 * 1024  # a response of Lambda has at most 6 MB
 MAX_MEMBER_BYTES = 64 * 1024
@@ -43,15 +43,10 @@ def _object(pairs: list[tuple[str, Any]]) -> Json:
 def _is_entry(told: Any) -> bool:
     """Return whether this may be said of an event type; raise ValueError if it is no JSON."""
     return isinstance(told, dict) and all(
-        isinstance(value, MEMBERS.get(member, ())) and _size(value) <= MAX_MEMBER_BYTES
+        isinstance(value, MEMBERS.get(member, ()))
+        and len(dumps(value).encode()) <= MAX_MEMBER_BYTES
         for member, value in told.items()
     )
-
-
-def _size(value: Any) -> int:
-    """Return the bytes of compact JSON; raise ValueError for what JSON or UTF-8 cannot write."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return len(text.encode())
 
 
 parse_entry = must_be(

@@ -48,11 +48,15 @@ class ApiError(Exception):
         self.members = members
 
 
-class SettingsError(ApiError):
-    """503: one line that names each missing or unusable variable and what it should be."""
+class UnavailableError(ApiError):
+    """503: the call may be repeated."""
 
     def __init__(self, detail: str) -> None:
-        super().__init__(503, "unavailable", detail, {"Retry-After": "5"})
+        super().__init__(503, "unavailable", detail, {"Retry-After": "2"})
+
+
+class SettingsError(UnavailableError):
+    """503: one line that names each missing or unusable variable and what it should be."""
 
 
 class InvalidRequestError(ApiError):
@@ -78,13 +82,14 @@ class LeaseLostError(ApiError):
         super().__init__(409, "lease_lost", "This lease does not hold the event.")
 
 
-CLAIMED = "The event is claimed; try again when the claim ends."
-
-
 class EventClaimedError(ApiError):
     """409: the event is pushed, leased or erased now; repeat the call after `seconds`."""
 
-    def __init__(self, detail: str = CLAIMED, seconds: float = 0) -> None:
+    def __init__(
+        self,
+        detail: str = "The event is claimed; try again when the claim ends.",
+        seconds: float = 0,
+    ) -> None:
         wait_seconds = max(1, math.ceil(seconds))
         super().__init__(
             409,
@@ -94,20 +99,18 @@ class EventClaimedError(ApiError):
         )
 
 
-class StorageUnavailableError(ApiError):
+class StorageUnavailableError(UnavailableError):
     """503: DynamoDB failed. Whether a write took effect is unknown."""
 
     def __init__(self) -> None:
-        detail = "The event store is unavailable; try again."
-        super().__init__(503, "unavailable", detail, {"Retry-After": "2"})
+        super().__init__("The event store is unavailable; try again.")
 
 
-class OutOfTimeError(ApiError):
+class OutOfTimeError(UnavailableError):
     """503: the function ends too soon for a push."""
 
     def __init__(self) -> None:
-        detail = "There was no time left for a push; try again."
-        super().__init__(503, "unavailable", detail, {"Retry-After": "2"})
+        super().__init__("There was no time left for a push; try again.")
 
 
 class QueueUnavailableError(Exception):

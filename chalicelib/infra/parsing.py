@@ -1,6 +1,7 @@
 """Parsers of settings, query parameters and members of bodies; forms of texts."""
 
 import base64
+import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,6 +13,9 @@ Json = dict[str, Any]  # an object of JSON, or a part of a call to AWS
 Parser = Callable[[Any], Any]  # returns the value of a text or member; raises InvalidValueError
 
 Parsers = Mapping[str, Parser]
+
+# Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.
+dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"

@@ -3,7 +3,6 @@
 Each operation logs one line; bodies are never logged.
 """
 
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -38,17 +37,16 @@ class Message:
     def from_record(cls, record: Json) -> "Message":
         """Return a message that Lambda or `Queue.receive` received.
 
-        The names of the members differ in case between the two. Of the attributes those that are
-        text are kept; SQS also has binary ones.
+        The names of the members differ in case between the two. Attributes are texts; a binary one
+        counts as empty.
         """
         members = _lowered(record)
-        texts = {
-            name: _lowered(value).get("stringvalue")
-            for name, value in members.get("messageattributes", {}).items()
-        }
+        attributes = members.get("messageattributes", {})
         return cls(
             body=members["body"],
-            attributes={name: text for name, text in texts.items() if text},
+            attributes={
+                name: _lowered(value).get("stringvalue", "") for name, value in attributes.items()
+            },
             group_id=members.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
             message_id=members["messageid"],
             receipt_handle=members["receipthandle"],
@@ -131,14 +129,10 @@ class Queue:
             "duration_ms": round((time.monotonic() - started) * 1000),
             "error": error,
         }
-        logger.log(
-            logging.ERROR if error else logging.INFO,
-            "sqs %s",
-            operation,
-            extra=extra,
-        )
         if error:
+            logger.error("sqs %s", operation, extra=extra)
             raise QueueUnavailableError(f"{self.name}: {operation} failed: {error}")
+        logger.info("sqs %s", operation, extra=extra)
         return response
 
 

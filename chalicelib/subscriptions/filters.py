@@ -13,8 +13,7 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
-from chalicelib.core.event import dumps
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, dumps
 
 MAX_BYTES = 2048
 MAX_LEVELS = 5
@@ -52,7 +51,7 @@ def _fault(pattern: Any, path: str, levels: int) -> str | None:
     if levels == MAX_LEVELS:
         return EXPECTED
     if _is_list(pattern):
-        names = set[str]().union(*[entry for entry in pattern if isinstance(entry, dict)])
+        names = {name for entry in pattern if isinstance(entry, dict) for name in entry}
         unknown = sorted(names - EXAMPLES.keys())
         if unknown:
             name = unknown[0][:MAX_PATH]
@@ -77,8 +76,6 @@ def _is_list(value: Any) -> bool:
 
 def _is_entry(entry: Any) -> bool:
     match entry:
-        case str() | int() | float() | None:
-            return True
         case dict() if len(entry) != 1:
             return False
         case {"prefix": str()} | {"suffix": str()} | {"exists": bool()}:
@@ -87,7 +84,7 @@ def _is_entry(entry: Any) -> bool:
             return _is_list(values) and all(isinstance(value, SCALARS) for value in values)
         case {"numeric": [*terms]} if terms[::2] in RANGES:
             return [type(term) in NUMBERS for term in terms] == [False, True] * len(terms[::2])
-    return False
+    return isinstance(entry, SCALARS)
 
 
 class _Values:

@@ -6,15 +6,15 @@ reports and fail would make more and more of them.
 """
 
 from chalicelib.core import messages, posting
-from chalicelib.core.event import Event, NewEvent, dumps
+from chalicelib.core.event import Event, NewEvent
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.infra.errors import ApiError
-from chalicelib.infra.parsing import RESERVED_PREFIX
+from chalicelib.infra.parsing import RESERVED_PREFIX, dumps
 from chalicelib.infra.telemetry import logger
 from chalicelib.subscriptions.subscription import Subscription
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
-REPORTED_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
+REPORTED_MEMBERS = ("event_type", "source_event_id", "created_at")
 
 
 def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
@@ -24,8 +24,7 @@ def event_failed(event: Event, tenant: str | None, services: CoreServices) -> No
     """
     payload = messages.failure(event)
     del payload["tenant"]
-    for name in REPORTED_MEMBERS:
-        payload[name] = getattr(event, name)
+    payload |= {name: getattr(event, name) for name in REPORTED_MEMBERS}
     report = NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant)
     _post(report, event, services)
 

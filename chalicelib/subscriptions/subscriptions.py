@@ -5,12 +5,12 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
 
-from chalicelib.core.event import Event, Status, dumps
+from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import COPY
 from chalicelib.infra.errors import (
@@ -19,8 +19,18 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     StorageUnavailableError,
 )
-from chalicelib.infra.parsing import Json
-from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, Table, Values, key_of, serialize
+from chalicelib.infra.parsing import Json, dumps
+from chalicelib.infra.table import (
+    BY_LOOKUP,
+    BY_STATUS,
+    HIGHEST,
+    LOWEST,
+    NO_VALUES,
+    Table,
+    Values,
+    key_of,
+    serialize,
+)
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.subscriptions import filters
@@ -90,13 +100,15 @@ class Subscriptions(Table):
         # The index may lag: what it lists is read as it is now, and the latest by their ids.
         found = self.get_many(known.subscription_id for known in self.of_tenant(tenant))
         identity = seed_of(created_by, target_url, tenant, event_types)
-        seed = [*identity]
+        seed = identity
         while existing := self.get(make_id(seed)):
             found[existing.subscription_id] = existing
-            seed.append("edited")
+            seed += "\0edited"
         # Edits may have made several alike: one that is as described comes first.
-        in_order = sorted(found.values(), key=attrgetter("sort_key"))
-        in_order.sort(key=lambda known: len(self._differences(known, described)))
+        in_order = sorted(
+            found.values(),
+            key=lambda known: (len(self._differences(known, described)), known.sort_key),
+        )
         # One that is edited meanwhile is another: what is given for one URL never goes to another.
         for known in in_order:
             same = self._make_again(known, identity, described)
@@ -131,7 +143,7 @@ class Subscriptions(Table):
         return self.create(created_by, target_url, tenant, event_types, **described)
 
     def _make_again(
-        self, known: Subscription, identity: list[str], described: Json
+        self, known: Subscription, identity: str, described: Json
     ) -> Subscription | None:
         """Enable a subscription that is made again, if it was disabled and not by hand, and take
         over its name; return it, or None if it does not have the `identity` any more.
@@ -169,7 +181,7 @@ class Subscriptions(Table):
         ]
 
     def _edit(
-        self, known: Subscription, find_changes: Callable[[Subscription], Json | None]
+        self, current: Subscription | None, find_changes: Callable[[Subscription], Json | None]
     ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
 
@@ -180,22 +192,22 @@ class Subscriptions(Table):
         :param find_changes: Returns what changes in the subscription as it is then; None: it is
             another by now, and counts as gone.
         """
-        current: Subscription | None = known
         while current:
             changes = find_changes(current)
             if changes is None:
                 return None
+            if changes.get("target_url", current.target_url) != current.target_url:
+                changes = {"headers": None, "slow_since": None, **changes}
             edited = replace(current, **changes)
-            if edited.target_url != current.target_url:
-                edited = replace(current, **{"headers": None, "slow_since": None, **changes})
             check_headers(vars(edited))
             attributes = {
                 "target_url": edited.target_url,
                 DESCRIPTION_ATTRIBUTE: edited.description(),
+                **{name: changes[name] for name in changes.keys() & STATE},
             }
-            attributes |= {name: changes[name] for name in STATE if name in changes}
-            key = current.subscription_id
-            applied, item = self._update(key, UNCHANGED, attributes, _seen(current))
+            applied, item = self._update(
+                current.subscription_id, UNCHANGED, attributes, _seen(current)
+            )
             if applied:
                 self._lists.cache_clear()
                 return edited
@@ -216,7 +228,7 @@ class Subscriptions(Table):
         def find_changes(current: Subscription) -> Json:
             if has_headers_alone and current.target_url != subscription.target_url:
                 raise ApiError(409, "edited_meanwhile", EDITED)
-            return described | (self._renew(secret, current) if secret else {})
+            return described | (current.renewed(secret, self._clock()) if secret else {})
 
         return self._edit(subscription, find_changes)
 
@@ -240,33 +252,30 @@ class Subscriptions(Table):
         Of two calls at once, the later one finds a renewal that has just been made: without a
         secret it changes nothing, and another secret takes the place of that one's.
         """
-        return self._edit(subscription, partial(self._renew, secret))
+        return self._edit(subscription, lambda current: current.renewed(secret, self._clock()))
 
-    def _renew(self, secret: str | None, current: Subscription) -> Json:
-        """Return what changes, unless it is the present secret."""
-        return {} if secret == current.secret else current.renewed(secret, self._clock())
-
-    def delete(self, subscription_id: str) -> None:
-        """Delete a subscription, if it exists."""
-        self._write("delete_item", "attribute_exists(event_id)", Key=key_of(subscription_id))
+    def delete(
+        self,
+        subscription_id: str,
+        condition: str = "attribute_exists(event_id)",
+        values: Values = NO_VALUES,
+    ) -> bool:
+        """Delete a subscription, if it exists and `condition` holds; return whether it did."""
+        applied, _ = self._write("delete_item", condition, values, Key=key_of(subscription_id))
         self._lists.cache_clear()
+        return applied
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, if it is there as it is known.
 
         Return whether it was. If DynamoDB fails, it counts as not there: the next attempt tells.
         """
-        applied = False
+        key = subscription.subscription_id
         with suppress(StorageUnavailableError):
-            key = key_of(subscription.subscription_id)
-            applied, _ = self._write("delete_item", SAME_TARGET, _seen(subscription), Key=key)
-        if applied:
-            self._lists.cache_clear()
-            logger.warning(
-                "subscription ended by its target",
-                extra={"subscription_id": subscription.subscription_id},
-            )
-        return applied
+            if self.delete(key, SAME_TARGET, _seen(subscription)):
+                logger.warning("subscription ended by its target", extra={"subscription_id": key})
+                return True
+        return False
 
     def disable(
         self, subscription: Subscription, error: str | None, condition: str
@@ -275,10 +284,8 @@ class Subscriptions(Table):
 
         :param condition: TARGET_ENABLED or FAILING.
         """
-        changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
-        disabled = self._change(subscription, condition, changes)
-        _tell(disabled, "disabled")
-        return disabled
+        error = error or subscription.last_error
+        return self._mark("disabled_at", subscription, error, condition)
 
     def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Disable a subscription that has been failing for days, unless it works; return it if this
@@ -300,10 +307,21 @@ class Subscriptions(Table):
         """
         if subscription.failing_since or self._works(subscription, since):
             return None
-        changes = {"failing_since": self._after(0), "last_error": error}
-        failing = self._change(subscription, NOT_FAILING, changes)
-        _tell(failing, "failing")
-        return failing
+        return self._mark("failing_since", subscription, error, NOT_FAILING)
+
+    def _mark(
+        self, name: str, subscription: Subscription, error: str | None, condition: str
+    ) -> Subscription | None:
+        """Set `failing_since` or `disabled_at` to now, and log it with the metric; return the
+        subscription if this call set it.
+        """
+        changes = {name: self._after(0), "last_error": error}
+        marked = self._change(subscription, condition, changes)
+        if marked:
+            metrics = {f"Subscriptions{marked.state.capitalize()}": 1}
+            extra = {"subscription_id": marked.subscription_id, "metrics": metrics}
+            logger.warning(f"subscription {marked.state}", extra=extra)
+        return marked
 
     def _works(self, subscription: Subscription, since: str) -> bool:
         """Return whether a subscription delivered one of its newest TELLING_COPIES, of those that
@@ -348,7 +366,7 @@ class Subscriptions(Table):
         or message.
         """
         try:
-            applied, item = self._update(
+            _, item = self._update(
                 subscription.subscription_id,
                 condition,
                 changes,
@@ -357,20 +375,20 @@ class Subscriptions(Table):
             )
         except StorageUnavailableError:
             return None
-        if item is None:
-            return None
         # Alarm and report have no second chance: if the response of boto3's first try was lost, the
         # second one finds its own times.
-        is_own = serialize(changes).items() <= item.items()
-        if not applied and not is_own:
+        if item is None or not serialize(changes).items() <= item.items():
             return None
         self._lists.cache_clear()  # so that this container sees it at once
         return Subscription.from_item(item)
 
-    def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
+    def of_tenant(self, tenant: str | None) -> list[Subscription]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
-        pages = self.pages(_partition(tenant))
-        return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
+        return [
+            Subscription.from_item(row)
+            for page in self.pages(_partition(tenant))
+            for row in page["Items"]
+        ]
 
     def page(
         self,
@@ -386,15 +404,12 @@ class Subscriptions(Table):
         :param limit: How many are read; those that a list of `state` has not are left out of them.
         :param cursor: The sort key after which the page begins.
         """
-        low = f"{cursor} " if cursor else LOWEST  # a space comes before all that may follow
-        if tenant == "*":
-            pages = self.pages(ALL, {":low": low}, IndexName=BY_LOOKUP, Limit=limit)
-        else:
-            pages = self.pages(_partition(tenant), {":low": low}, Limit=limit)
-        response = next(pages)
-        items = self._get_many([row["event_id"]["S"] for row in response["Items"]])
-        found = sorted(map(Subscription.from_item, items), key=attrgetter("sort_key"))
-        shown = [row for row in found if state is None or row.is_listed(state)]
+        low = f"{cursor} "  # a space comes before all that may follow
+        index = BY_LOOKUP if tenant == "*" else BY_STATUS
+        response = next(self.pages(_partition(tenant), {":low": low}, IndexName=index, Limit=limit))
+        found = self.get_many(row["event_id"]["S"] for row in response["Items"])
+        in_order = sorted(found.values(), key=attrgetter("sort_key"))
+        shown = [row for row in in_order if state is None or row.is_listed(state)]
         last_key = response.get("LastEvaluatedKey")
         return shown, last_key["sort_key"]["S"] if last_key else None
 
@@ -417,7 +432,7 @@ class Subscriptions(Table):
         period = self._clock() // CACHE_SECONDS
         keys = dict.fromkeys((None, event.tenant))
         found = []
-        for known in [known for key in keys for known in self._lists(key, period)]:
+        for known in chain.from_iterable(self._lists(key, period) for key in keys):
             not_taken = why_not_taken(known, event)
             if not_taken == TOO_DEEP:
                 raise InvalidRequestError(FieldFault("payload", "is nested too deep"))
@@ -452,22 +467,13 @@ def why_filtered(pattern: Json, payload: str) -> Missed:
     return Missed() if member is None else Missed("filter", member)
 
 
-def _tell(changed: Subscription | None, change: str) -> None:
-    """Log that a subscription became failing or disabled, with the metric, if it did."""
-    if changed:
-        metrics = {f"Subscriptions{change.capitalize()}": 1}
-        extra = {"subscription_id": changed.subscription_id, "metrics": metrics}
-        logger.warning(f"subscription {change}", extra=extra)
-
-
 def _seen(subscription: Subscription) -> Values:
     """Return the placeholders of conditions: the subscription as it is known."""
-    known = ("sort_key", "target_url", "failing_since", "described")
-    return {f":{name}": getattr(subscription, name) for name in known}
+    return {f":{name}": value for name, value in vars(subscription).items()}
 
 
 def _partition(tenant: str | None) -> str:
-    return ALL if tenant is None else f"subscription#{tenant}"
+    return ALL if tenant in (None, "*") else f"subscription#{tenant}"
 
 
 def _canonical(value: Any) -> str:
@@ -480,13 +486,13 @@ def seed_of(
     target_url: str,
     tenant: str | None,
     event_types: EventTypes,
-) -> list[str]:
+) -> str:
     """Return what makes a subscription the same when it is made again, and its id, unless one that
     was edited has that id.
     """
     types = None if event_types is None else dumps(sorted(set(event_types)))
-    return [created_by, tenant or "", target_url, str(types)]
+    return "\0".join((created_by, tenant or "", target_url, str(types)))
 
 
-def make_id(seed: Iterable[str]) -> str:
-    return "sub_" + hashlib.sha256("\0".join(seed).encode()).hexdigest()[:32]
+def make_id(seed: str) -> str:
+    return "sub_" + hashlib.sha256(seed.encode()).hexdigest()[:32]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from chalicelib.core import delivery, posting
-from chalicelib.core.event import Attempt, Event, NewEvent, dumps
+from chalicelib.core.event import Attempt, Event, NewEvent
 from chalicelib.core.http_push import own_headers
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
@@ -24,7 +24,7 @@ from chalicelib.core.store import TESTED
 from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, dumps
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret
@@ -96,8 +96,7 @@ class AllTargets:
 
     def find(self, event: Event) -> Target | NotPushed:
         if not event.is_copy:
-            webhook = self.webhook
-            return webhook if webhook.is_enabled else Unscheduled()
+            return self.webhook if self.webhook.is_enabled else Unscheduled()
         subscription = self.subscriptions.get(str(event.subscription_id))
         if subscription is None:
             return Dropped()
@@ -139,9 +138,7 @@ class AllTargets:
             if self.subscriptions.end(subscription):
                 reports.subscription_changed("ended", subscription, event, self.services)
                 return Dropped()
-            return Retry(GONE_RETRY_SECONDS)
-        disabled = self.subscriptions.disable(subscription, GONE, TARGET_ENABLED)
-        if disabled:
+        elif disabled := self.subscriptions.disable(subscription, GONE, TARGET_ENABLED):
             reports.subscription_changed("disabled", disabled, event, self.services)
             return KeptFailed()
         return Retry(GONE_RETRY_SECONDS)
@@ -174,8 +171,7 @@ class AllTargets:
                 reports.event_failed(event, subscription.tenant, self.services)
         self._note_pace(subscription)
         if changed:
-            change = "disabled" if changed.disabled_at else "failing"
-            reports.subscription_changed(change, changed, event, self.services)
+            reports.subscription_changed(changed.state, changed, event, self.services)
 
     def make_test_event(
         self, subscription: Subscription, new_event: NewEvent | None = None
@@ -184,8 +180,7 @@ class AllTargets:
         if new_event is None:
             payload = dumps({"subscription_id": subscription.subscription_id})
             new_event = NewEvent("test", payload, "null", subscription.tenant)
-        created_by = subscription.created_by
-        event = posting.make_event(new_event, created_by, self.services)
+        event = posting.make_event(new_event, subscription.created_by, self.services)
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
@@ -193,12 +188,10 @@ class AllTargets:
         """Set or clear `slow_since`, if this container knows better."""
         now = self.services.clock()
         is_slow = self.services.lanes.is_slow(subscription.subscription_id, now)
-        slow_since = subscription.slow_since
-        if slow_since is None:
-            if is_slow:
-                self.subscriptions.set_slow(subscription, rfc3339(now))
-        elif slow_since <= rfc3339(now - LEAST_SLOW_SECONDS) and not is_slow:
-            self.subscriptions.set_slow(subscription, None)
+        slow_since = subscription.slow_since or ""
+        is_old = slow_since <= rfc3339(now - LEAST_SLOW_SECONDS)
+        if is_old and is_slow != bool(slow_since):
+            self.subscriptions.set_slow(subscription, rfc3339(now) if is_slow else None)
 
     def push_test_event(
         self, event: Event, subscription: Subscription, invocation: Invocation

@@ -7,14 +7,12 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from chalicelib.core.event import (
     EVENT_TYPE_OR_PREFIX,
     NewEvent,
     Status,
-    dumps,
 )
 from chalicelib.core.store import UNSETTLED
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts, parse_push_url
@@ -30,6 +28,7 @@ from chalicelib.infra.parsing import (
     Json,
     Parser,
     Parsers,
+    dumps,
     must_be,
     parse_all,
     parse_json_object,
@@ -57,14 +56,6 @@ RESERVED = (
 HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)
 # To urllib3 one value is a mark, SKIP_HEADER.
 HEADER_VALUE = re.compile(r"(?!@@@SKIP_HEADER@@@$)[ -~]{1,1024}")
-
-
-class BodySchema(NamedTuple):
-    """The JSON object of a call's body: its members, of which some are `required`."""
-
-    members: Parsers
-    required: Collection[str] = ()
-    defaults: Mapping[str, Any] = MappingProxyType({})
 
 
 def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
@@ -147,38 +138,25 @@ EVENT_MEMBERS = {
 KEY = r"[\x20-\x7e]{1,255}"
 KEY_FORM = "1 to 255 printable ASCII characters"
 BATCHED_MEMBERS = {**EVENT_MEMBERS, "idempotency_key": parser(KEY, KEY_FORM)}
-BATCH_BODY = BodySchema(
-    {
-        "events": must_be(
-            "a list of 1 to 10 events",
-            lambda value: isinstance(value, list) and 0 < len(value) < 11,
-        )
-    },
-    required=("events",),
-)
+BATCH_MEMBERS = {
+    "events": must_be(
+        "a list of 1 to 10 events",
+        lambda value: isinstance(value, list) and 0 < len(value) < 11,
+    )
+}
 TEST_MEMBERS = some_of(EVENT_MEMBERS, "event_type", "payload")
-LEASE_BODY = BodySchema(
-    {
-        "limit": integer(MAX_LEASED_EVENTS),
-        "lease_seconds": integer(3600),
-        "event_type": parse_name,
-        "tenant": parse_name,
-    },
-    defaults={"limit": 10, "lease_seconds": 300},
-)
-ACKNOWLEDGEMENT_BODY = BodySchema(
-    {
-        "lease_id": parser("lse_[0-9a-f]{32}", "a lease_id as it was returned"),
-        "event_ids": list_of("ids", MAX_LEASED_EVENTS, "(?s).*"),
-    },
-    required=("lease_id", "event_ids"),
-)
-SEND_BODY = BodySchema({"event_id": parser("(?s).*", "an event_id")}, required=("event_id",))
-TOKEN_BODY = BodySchema(
-    {"tenant": parse_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)},
-    required=("tenant",),
-    defaults={"expires_in_seconds": 3600},
-)
+LEASE_MEMBERS = {
+    "limit": integer(MAX_LEASED_EVENTS),
+    "lease_seconds": integer(3600),
+    "event_type": parse_name,
+    "tenant": parse_name,
+}
+ACKNOWLEDGEMENT_MEMBERS = {
+    "lease_id": parser("lse_[0-9a-f]{32}", "a lease_id as it was returned"),
+    "event_ids": list_of("ids", MAX_LEASED_EVENTS, "(?s).*"),
+}
+SEND_MEMBERS = {"event_id": parser("(?s).*", "an event_id")}
+TOKEN_MEMBERS = {"tenant": parse_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
 DESCRIPTION_MEMBERS = {
     "event_types": list_of(
         "event types or prefixes followed by *",
@@ -192,9 +170,7 @@ DESCRIPTION_MEMBERS = {
     "header_prefix": parser(SVIX, f"{SVIX}, or null"),
 }
 FILTER_MEMBERS = {"filter": DESCRIPTION_MEMBERS["filter"], "payload": parse_json_object}
-FILTER_BODY = BodySchema(FILTER_MEMBERS, required=FILTER_MEMBERS)
 SECRET_MEMBER = {"secret": parser(WHSEC, WHSEC_FORM, lambda text: show_secret(decode_secret(text)))}
-SECRET_BODY = BodySchema(SECRET_MEMBER)
 
 
 # RFC 3339, section 5.6. An unescaped + of the offset arrives as a space, and some generated
@@ -251,13 +227,14 @@ SUBSCRIPTION_PARAMETERS = {
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
 MISSED_PARAMETERS = some_of(PARAMETERS, "cursor", "limit", "since", "subject", "until")
-RECOVER_BODY = BodySchema(some_of(PARAMETERS, "since", "until", "cursor"))
+RECOVER_MEMBERS = some_of(PARAMETERS, "since", "until", "cursor")
 INBOX_PARAMETERS = some_of(PARAMETERS, "cursor", "event_type", "limit", "order", "tenant")
 
 
 def parse_batch(body: bytes) -> list[Any]:
-    """Return the events of a batch, to be parsed one by one; raise what `parse_body` raises."""
-    events: list[Any] = parse_body(_parse_json(body, MAX_BATCH_BYTES), BATCH_BODY)["events"]
+    """Return the events of a batch, to be parsed one by one; raise what `parse_object` raises."""
+    document = _parse_json(body, MAX_BATCH_BYTES)
+    events: list[Any] = parse_object(document, BATCH_MEMBERS, ("events",))["events"]
     return events
 
 
@@ -272,7 +249,7 @@ def parse_new_event(
 ) -> NewEvent:
     """Return the event of a JSON value; raise InvalidRequestError with every fault.
 
-    :param members: BATCHED_MEMBERS, if the key is one of them.
+    :param members: BATCHED_MEMBERS, if the key is one of them, or TEST_MEMBERS.
     """
     if idempotency_key is not None and not re.fullmatch(KEY, idempotency_key):
         raise InvalidRequestError(FieldFault("Idempotency-Key", f"must be {KEY_FORM}"))
@@ -294,10 +271,8 @@ def parse_new_event(
 
 def _canonical_json(value: Json) -> bytes:
     """Return compact JSON with members sorted: that of equal values is equal."""
-    try:
+    with _must_be_json():  # sorting takes one level more than parsing
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    except RecursionError:  # sorting takes one level more than parsing
-        raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None
     return text.encode()
 
 
@@ -308,13 +283,7 @@ def parse_test_event(document: Any) -> NewEvent | None:
     """
     if document == {}:
         return None
-    document = parse_object(document, TEST_MEMBERS, TEST_MEMBERS)
-    return NewEvent(
-        document["event_type"],
-        dumps(document["payload"]),
-        "null",
-        None,
-    )
+    return parse_new_event(document, members=TEST_MEMBERS)
 
 
 def parse_subscription(
@@ -360,12 +329,6 @@ def parse_subscription(
 
     members["dismissed_until"] = parse_past
     return parse_object(document, members, never_null=("target_url", "secret"))
-
-
-def parse_body(document: Any, schema: BodySchema) -> Json:
-    """Return the members of a body; raise what `parse_object` raises."""
-    members = parse_object(document, schema.members, schema.required)
-    return {**schema.defaults, **_without_nulls(members)}
 
 
 def load_json(body: bytes) -> Any:
@@ -430,7 +393,7 @@ def parse_object(
     """
     if not isinstance(document, dict):
         raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
-    given = _without_nulls(document)
+    given = without_nulls(document)
     not_known = f"is not one of {', '.join(members)}"
     unknown = sorted(document.keys() - members.keys())
     faults = [FieldFault(name[:128], not_known) for name in unknown]
@@ -448,5 +411,6 @@ def _check_size(body: bytes, max_bytes: int) -> None:
         raise ApiError(413, "payload_too_large", detail)
 
 
-def _without_nulls(document: Json) -> Json:
+def without_nulls(document: Json) -> Json:
+    """Return the members that are not null."""
     return {name: value for name, value in document.items() if value is not None}

@@ -12,14 +12,7 @@ from chalicelib.infra.times import rfc3339
 from tests.support.commands import Ran, paste
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver
-from tests.support.subscribing import (
-    id_of_new,
-    make_token,
-    post_for,
-    subscribe,
-    subscribed,
-    subscriptions,
-)
+from tests.support.subscribing import make_token, subscriptions
 from tests.support.world import KEY, Json, World, assert_has
 from tools.api import Api, ApiCallError
 from tools.export import export_subscriptions
@@ -62,10 +55,10 @@ def exported(world: World, capsys: pytest.CaptureFixture[str]) -> list[Json]:
 def test_more_than_a_page_is_exported_and_known_to_the_receiver_of_make_run(
     world: World, target: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = [subscribed(world, target, tenant=f"{number}") for number in range(101)]
+    hooks = [Hook(world, target, tenant=f"{number}") for number in range(101)]
 
     assert len(exported(world, capsys)) == 101
-    world.call("POST", f"{paths[-1]}/test")
+    hooks[-1].call("test")
     [push] = target.requests
     assert signature_verdict(Headers({**push.headers}), push.body) == "signature ok"
 
@@ -84,18 +77,17 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     described = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
-    made = [
-        subscribe(world, target, "order.*", key=KEY, **described),
-        subscribe(
-            world, target, key=KEY, tenant="a", secret=GIVEN, body="payload", header_prefix="svix"
-        ),
-        subscribe(world, target, key=make_token(world, "b")),
+    of_svix = {"tenant": "a", "secret": GIVEN, "body": "payload", "header_prefix": "svix"}
+    hooks = [
+        Hook(world, target, key=KEY, event_types=["order.*"], **described),
+        Hook(world, target, key=KEY, **of_svix),
+        Hook(world, target, key=make_token(world, "b")),
     ]
-    world.call("POST", f"{made[2].location}/disable")
+    hooks[2].call("disable")
     before = exported(world, capsys)
     write(file, *before)
-    for answer in made:
-        world.call("DELETE", answer.location)
+    for hook in hooks:
+        hook.delete()
 
     told = import_file(file)
     checked, _ = told.splitlines()
@@ -121,27 +113,23 @@ def test_importing_again_changes_nothing_but_names_and_refuses_what_differs(
     ]
     write(file, *lines)
     assert "4 made (paused)" in import_file(file, "--go")
-    path_of = {
-        row["tenant"]: f"/subscriptions/{row['subscription_id']}" for row in exported(world, capsys)
-    }
-    for tenant in "bcd":
-        world.call("POST", f"{path_of[tenant]}/enable")
-    world.call("POST", f"{path_of['c']}/secret")
-    target.script(410)
-    post_for(world, "d")  # which disables it
+    # what is made again is enabled
+    enabled, renewed, gone = (Hook(world, target, tenant=tenant, key=KEY) for tenant in "bcd")
+    renewed.call("secret")
+    gone.post(410)
 
     again = import_file(file, "--go", status=1)
 
-    assert "4 lines: 1 there, unchanged (paused), 2 there, unchanged (active), 1 refused" in again
+    assert "4 lines: 1 there (paused), 2 there (active), 1 refused" in again
     assert "line 4: sub_" in again
-    assert f"{path_of['b'].rpartition('/')[2]} is enabled, its line is not\n" in again
+    assert f"{enabled.id} is enabled, its line is not\n" in again
     after = exported(world, capsys)
     assert [line["state"] for line in after] == ["paused", "active", "active", "disabled"]
     assert [line["secret"] == GIVEN for line in after] == [True, True, False, True]
     write(file, {**lines[1], "name": "New"}, {**lines[2], "body": "payload"})
     changed = import_file(file, "--go", status=1)
-    assert "2 of 2 lines: 1 there, renamed (active), 1 refused" in changed
-    assert f"line 2: 409: {path_of['c'].rpartition('/')[2]} has this URL" in changed
+    assert "2 of 2 lines: 1 there (active), 1 refused" in changed
+    assert f"line 2: 409: {renewed.id} has this URL" in changed
     assert exported(world, capsys) == [after[0], {**after[1], "name": "New"}, *after[2:]]
 
 
@@ -162,10 +150,10 @@ def test_an_import_cut_off_between_make_and_pause_leaves_none_enabled(
     call = Api.call
     cuts = [cut_off]
 
-    def call_once(api: Api, method: str, path: str, **options: Any) -> Any:
-        if path.endswith("/disable") and cuts:
+    def call_once(*arguments: Any, **options: Any) -> Any:
+        if arguments[2].endswith("/disable") and cuts:
             raise cuts.pop()
-        return call(api, method, path, **options)
+        return call(*arguments, **options)
 
     monkeypatch.setattr(Api, "call", call_once)
 
@@ -225,7 +213,7 @@ def test_what_goes_over_100_of_a_tenant_is_refused_before_it_is_made(
     ]
     write(file, *lines, {**lines[0], "tenant": "b"})
     assert "102 of 102 lines: 101 can be imported, 1 refused" in import_file(file, status=1)
-    first = id_of_new(world, f"{target.url}&0", "x", tenant="a", key=KEY)
+    first = Hook(world, target, path="&0", tenant="a", event_types=["x"], key=KEY).id
     text = json.dumps(world.item(first))
     for number in range(98):
         item = json.loads(text.replace(first, f"sub_{number:032}"))
@@ -233,7 +221,7 @@ def test_what_goes_over_100_of_a_tenant_is_refused_before_it_is_made(
     write(file, *lines[:3])
     refused = import_file(file, "--go", status=1)
     assert "line 3: goes over 100 subscriptions of its tenant" in refused
-    assert "1 there, unchanged (active), 1 made (active), 1 refused" in refused
+    assert "1 there (active), 1 made (active), 1 refused" in refused
 
 
 def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secret(

@@ -15,7 +15,6 @@ def test_smoke_fails_unless_the_worker_pushes(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smoke, "PAUSES_SECONDS", (0,))
-    monkeypatch.setattr(smoke, "BATCH_PAUSES_SECONDS", ())
     all_scopes = f"all:{digest('all')}:produce+consume+erase"
     world.restart(API_KEYS=f"{world.environ['API_KEYS']},{all_scopes}")
     variables = {"TRIGGERS_API_KEY": "all", "TARGET_URL": target.url}

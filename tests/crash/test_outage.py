@@ -9,7 +9,7 @@ import pytest
 
 from chalicelib.core.event import Event
 from chalicelib.infra.times import rfc3339
-from tests.simulator.outage import (
+from measure.outage import (
     FLAKY,
     NEARLY_SLOW,
     SLOW_TO_DELIVER,
@@ -26,7 +26,7 @@ from tests.simulator.outage import (
     run_beside,
     waits_beside,
 )
-from tests.simulator.repair import dies_again, run_repair
+from measure.repair import dies_again, run_repair
 from tests.simulator.simulated_world import INBOX, SLOW, Container, SimulatedWorld
 
 TROUBLES = [

@@ -7,10 +7,8 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import pytest
 import urllib3
@@ -64,7 +62,7 @@ REFUSED = """\
 Error: nothing was changed. The environment has other settings than stack triggers-api-dev-resources
   API_KEYS: + acme, \N{MINUS SIGN} acme
   WEBHOOK_SIGNING_SECRETS: removed
-  WORKER_MAX_CONCURRENCY: another value
+  WORKER_MAX_CONCURRENCY: 5 \N{RIGHTWARDS ARROW} 7
 Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command.
 """
 PLACE = "account 000000000000, region us-east-1, stage dev\n"
@@ -163,6 +161,7 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     operations: list[str] = []
     aws.seen = operations.append
 
+    (checkout.path / "chalicelib" / "event_types.json").write_text("{}")
     alarms: Any = {"ALARM_URL": "https://alarms.example.com/s3cr3t", "QUIET_ALARM_HOURS": "24"}
     output = checkout.make("deploy", **GIVEN, **alarms)
 
@@ -187,8 +186,12 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     client = aws.client("lambda")
     for name in FUNCTIONS:
         assert client.get_function_recursion_config(FunctionName=name)["RecursiveLoop"] == "Allow"
-        logging = client.get_function_configuration(FunctionName=name)["LoggingConfig"]
-        assert logging.items() >= gateway.LOGGING.items()
+        function = client.get_function_configuration(FunctionName=name)
+        assert_has(
+            function,
+            LoggingConfig=function["LoggingConfig"] | gateway.LOGGING,
+            Description="event_types.json",
+        )
         invoked = client.get_function_event_invoke_config(FunctionName=name)
         assert invoked.items() >= gateway.ONCE.items()
     stacks = aws.client("cloudformation").describe_stacks()["Stacks"]
@@ -399,9 +402,6 @@ def keys_in_use(aws: Ministack) -> set[str]:
 def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
     checkout: Checkout, aws: Ministack
 ) -> None:
-    code = BytesIO()
-    with ZipFile(code, "w") as archive:
-        archive.writestr("chalicelib/event_types.json", "{}")
     own = {"STAGE": "dev", "SETTINGS_SECRET": "triggers-api-dev-settings"}
     restored = {**own, "EVENTS_TABLE_NAME": RESTORED, "DD_API_KEY": "s3cr3t", "EVENT_TYPES": "a"}
     role = aws.direct("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]
@@ -411,7 +411,8 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
             Runtime=RUNTIME,
             Handler="app.worker",
             Role=role["Arn"],
-            Code={"ZipFile": code.getvalue()},
+            Code={"ZipFile": EMPTY_ZIP},
+            Description="event_types.json",
             Environment={"Variables": {**restored, "RES_OPTIONS": "of the version before"}},
             VpcConfig={"SubnetIds": ["subnet-2", "subnet-1"]},
         )
@@ -428,7 +429,7 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
         "DD_API_KEY: removed",
         "MAX_DELIVERY_ATTEMPTS: (not set) \N{RIGHTWARDS ARROW} 60",
         "subnet_ids: subnet-1 subnet-2 \N{RIGHTWARDS ARROW} (not set)",
-        "event_types.json: the functions have it, and this checkout has not",
+        "event_types.json: removed",
     }
     assert {*re.findall("^  (.*: .*)", output, re.MULTILINE)} == changes
     assert "nothing was changed. Keep the values on the left" in output

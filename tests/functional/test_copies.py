@@ -14,31 +14,30 @@ from chalicelib.subscriptions.subscriptions import CACHED_TENANTS
 from tests.conftest import During, Output
 from tests.simulator.simulated_world import Container, SimulatedWorld
 from tests.support.aws_calls import Aws
+from tests.support.hooks import Copy, Hook
 from tests.support.in_memory_aws import indexes
 from tests.support.receiver import Receiver, when_all_are_here
 from tests.support.subscribing import (
     copies,
-    id_of_new,
     ids,
     listed,
     post_for,
     read_lists,
     states,
     subscribe,
-    subscribed,
 )
 from tests.support.world import START, Json, World, assert_has
 
 
 def test_each_matching_subscription_gets_a_copy_of_its_own(
-    world: World, receiver: Receiver, target: Receiver
+    world: World, receiver: Receiver, hook: Hook
 ) -> None:
-    for_all = id_of_new(world, target)
-    orders_of_a = id_of_new(world, target, "order.*", "x", tenant="a")
+    target = hook.target
+    orders_of_a = Hook(world, target, tenant="a", event_types=["order.*", "x"])
     subscribe(world, target, "order", "invoice.*", tenant="a")
     subscribe(world, target, tenant="b")
 
-    for tenant, expected in ((None, {for_all}), ("a", {for_all, orders_of_a}), ("c", {for_all})):
+    for tenant, expected in (None, {hook.id}), ("a", {hook.id, orders_of_a.id}), ("c", {hook.id}):
         del target.requests[:], receiver.requests[:]
         event = post_for(world, tenant)
 
@@ -60,17 +59,14 @@ def test_ten_destinations_are_pushed_at_once_others_queued(
         subscribe(world, f"{target.url}&n={number}")
     target.default = receiver.default = when_all_are_here(10)
 
-    event = world.post()
+    world.post()
 
     assert target.count + receiver.count == 10
     assert len(world.messages()) == 2
     target.default = receiver.default = 200
     world.settle()
-    assert {each["status"] for each in (world.event(event["event_id"]), *copies(world, event))} == {
-        "delivered"
-    }
-    assert target.count == 11
-    assert receiver.count == 1
+    assert (target.count, receiver.count) == (11, 1)
+    assert len(world.get("/events?status=delivered&limit=100")["events"]) == 12
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     target.default = when_all_are_here(10)
     world.post()
@@ -92,7 +88,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
     event = world.offer(idempotency_key="k").json
 
     world.settle()
-    assert {copy["status"] for copy in copies(world, event)} == {"delivered"}
+    assert states(world, event) == ["delivered"] * 2
     assert target.count == 2
 
 
@@ -101,38 +97,36 @@ def test_a_post_deletes_copies_that_the_event_does_not_list(
 ) -> None:
     other = replace(world.services)  # another container, whose list is from before the subscription
     read_lists(other)
-    subscription_id = id_of_new(world, target)
+    hook = Hook(world, target)
     copy_ids: list[str] = []
 
     def post_elsewhere(params: Json, **_: object) -> None:
         if (event_id := params["Item"]["event_id"]["S"]).startswith("cpy_"):
             copy_ids.append(event_id)
             services.use(other)
-            world.post(idempotency_key="k")
+            hook.offer(idempotency_key="k")
             services.use(world.services)
 
     during(world.dynamodb, "before-parameter-build.dynamodb.PutItem", post_elsewhere)
-    event = world.post(idempotency_key="k")
 
-    assert (len(copy_ids), event["copies"], target.requests) == (1, [], [])
-    assert world.call("GET", f"/events/{copy_ids[0]}").status_code == 404
-    assert listed(world, f"/events?subscription_id={subscription_id}") == []
+    assert hook.offer(idempotency_key="k") == target.requests == []
+    [copy_id] = copy_ids
+    assert world.call("GET", f"/events/{copy_id}").status_code == 404
+    assert listed(world, f"/events?subscription_id={hook.id}") == []
 
 
 def test_a_retry_changes_nothing_that_two_indexes_show_of_a_copy(
-    world: World, target: Receiver
+    world: World, customer: Hook
 ) -> None:
     """Else a dead subscription would throttle its partition or its tenant's, and the table."""
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
-    target.default = 503
-    subscribe(world, target)
-    [copy_id] = post_for(world, "a")["copies"]
-    before = world.item(copy_id)
+    copy = customer.post(503, 503)
+    before = world.item(copy.id)
     world.sleep(1)
 
     world.run_worker()
 
-    after = world.item(copy_id)
+    after = world.item(copy.id)
     changed = {name for name in after if after[name] != before.get(name)}
     assert "delivery_attempts" in changed
     for name in ("lookup-index", "tenant-index"):
@@ -141,14 +135,11 @@ def test_a_retry_changes_nothing_that_two_indexes_show_of_a_copy(
         assert not changed.intersection(shown)
 
 
-TENANT = "customer-42"
-
-
 def test_an_event_with_200_copies_takes_at_most_32_threads() -> None:
     world = SimulatedWorld({})
     container = Container(world)
     for number in range(100):
-        for tenant in (None, TENANT):
+        for tenant in (None, "a"):
             container.subscribe(f"https://hooks.zapier.com/{number}", tenant=tenant)
     sizes = []
 
@@ -158,7 +149,7 @@ def test_an_event_with_200_copies_takes_at_most_32_threads() -> None:
 
     container.services.thread_pool = make_pool  # type: ignore[assignment]
 
-    event_id = container.post(tenant=TENANT)
+    event_id = container.post(tenant="a")
 
     assert len(world.items()[event_id or ""].copies) == 200
     assert max(sizes) == 32
@@ -169,7 +160,7 @@ def test_lists_of_a_bounded_number_of_tenants_are_kept(
 ) -> None:
     tenants = [f"{number}" for number in range(CACHED_TENANTS)]
     for tenant in tenants[:2]:
-        subscribed(world, target, tenant=tenant)
+        subscribe(world, target, tenant=tenant)
 
     def count_reads(*tenants: str) -> list[int]:
         reads = [aws.during(partial(read_lists, world.services, tenant)) for tenant in tenants]
@@ -184,36 +175,28 @@ def test_lists_of_a_bounded_number_of_tenants_are_kept(
 def test_what_fails_at_a_customer_s_webhook_makes_no_letter(
     world: World, target: Receiver, output: Output
 ) -> None:
-    target.default = 422
-    operator_s, _ = (
-        id_of_new(world, f"{target.url}&{tenant}", tenant=tenant) for tenant in (None, "a")
+    operator_s, customer_s = (
+        Hook(world, target, path=f"&{tenant}", tenant=tenant) for tenant in (None, "a")
     )
 
-    event = post_for(world, "a")
+    made: list[Copy] = customer_s.offer(422, 422)
 
     [letter] = world.dead_letters()
-    assert_has(json.loads(letter["body"]), subscription_id=operator_s, tenant="a")
-    assert states(world, event) == ["failed", "failed"]
+    assert_has(json.loads(letter["body"]), subscription_id=operator_s.id, tenant="a")
+    assert [copy.status for copy in made] == ["failed"] * 2
     assert sum("CopyFailure" in metrics for metrics in output.metrics()) == 2
-    # a redrive, also of what 0.8 wrote
-    target.default = 200
-    for copy in copies(world, event):
-        members = {name: copy[name] for name in ("event_id", "subscription_id")}
-        world.send(json.dumps({**json.loads(letter["body"]), **members}))
+    world.move_back()
     world.run_worker()
-    assert states(world, event) == ["delivered", "delivered"]
+    expected = {operator_s.id: "delivered", customer_s.id: "failed"}
+    assert {copy.now["subscription_id"]: copy.status for copy in made} == expected
 
 
-def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
-    world: World, target: Receiver
-) -> None:
-    target.script(503)
-    subscription_id = id_of_new(world, target)
-    [copy_id] = world.post()["copies"]
+def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, hook: Hook) -> None:
+    copy = hook.post(503)
 
     world.restart(SUBSCRIPTION_HOSTS="none")
     breaker = world.services.worker_breaker
-    subscription = world.services.subscriptions.get(subscription_id)
+    subscription = world.services.subscriptions.get(hook.id)
     assert subscription
     denied = world.services.targets.of(subscription)
     another = replace(denied, destination="another", owner="another")
@@ -223,11 +206,9 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
     world.run_worker()
     assert breaker.acquire(another, world.clock()) == 0
 
-    assert world.post()["copies"] == []
-    copy = world.get(f"/events/{copy_id}")
-    assert copy["status"] == "failed"
-    assert copy["attempts"][-1]["error"] == "host not allowed"
-    assert target.count == len(world.dead_letters()) == 1
+    assert hook.offer() == []
+    copy.has(status="failed", last_error="host not allowed")
+    assert hook.target.count == len(world.dead_letters()) == 1
 
 
 # Filters
@@ -238,12 +219,12 @@ FILTER = {"price": [{"suffix": "€"}]}
 def test_a_filter_decides_about_copies_of_events(
     world: World, receiver: Receiver, target: Receiver, aws: Aws
 ) -> None:
-    path = subscribed(world, target, event_types=["order.*", "triggers.*"], filter=FILTER)
+    hook = Hook(world, target, event_types=["order.*", "triggers.*"], filter=FILTER)
     assert aws.during(lambda: world.post({"price": "12 $"})).count("PutItem") == 1
     assert len(world.post({"price": "12 €"})["copies"]) == 1
     receiver.default = 422
     assert world.post()["copies"] == []
-    world.call("POST", f"{path}/test")
+    hook.call("test")
     world.empty_inbox()
 
     pushed = [request.json()["event_type"] for request in target.requests]
@@ -253,20 +234,18 @@ def test_a_filter_decides_about_copies_of_events(
 def test_a_payload_that_is_nested_deep_is_filtered_or_refused(
     world: World, target: Receiver
 ) -> None:
-    def post(levels: int) -> int:
+    def call(path: str, levels: int, member: str) -> int:
         payload = '{"price":' * levels + "1" + "}" * levels
-        return world.offer(f'{{"event_type": "a", "payload": {payload}}}').status_code
+        body = f'{{{member}, "payload": {payload}}}'
+        return world.call("POST", path, body).status_code
 
+    post = partial(call, "/events", member='"event_type": "a"')
+    try_filter = partial(call, "/filters/test", member='"filter": {"price": [1]}')
     refused = bisect_left(range(1, 20_000), 400, key=post) + 1
-    subscribed(world, target, filter={"price": {"price": FILTER}})
-    assert {post(levels) for levels in range(refused - 60, refused + 60)} == {202, 400}
-
-    def try_filter(levels: int) -> int:
-        payload = '{"price":' * levels + "1" + "}" * levels
-        body = f'{{"filter": {{"price": [1]}}, "payload": {payload}}}'
-        return world.call("POST", "/filters/test", body).status_code
-
-    assert {try_filter(levels) for levels in range(refused - 60, refused + 60)} == {200, 400}
+    subscribe(world, target, filter={"price": {"price": FILTER}})
+    near = range(refused - 60, refused + 60)
+    assert set(map(post, near)) == {202, 400}
+    assert set(map(try_filter, near)) == {200, 400}
     stored = world.services.store.get(world.post()["event_id"])
     assert stored
     deeper = replace(stored, payload='{"price":' * 20_000 + "1" + "}" * 20_000)
@@ -284,25 +263,18 @@ def test_subscriptions_mode_stores_an_event_delivered(
     subscribe(world, target, "order.created")
     target.default = 422
     output.lines()
-
     event = world.post()
-    count_of_calls = len(aws.calls)
-    other = world.post(event_type="other")
+    calls = aws.during(lambda: world.post(event_type="other"))
 
-    assert [call for call in aws.calls[count_of_calls:] if call != "Query"] == ["PutItem"]
-    assert len(event["copies"]) == 1
-    assert other["copies"] == []
-    for each in (event, other):
-        now = world.event(each["event_id"])
-        assert {name: now[name] for name in each} == each
+    assert [call for call in calls if call != "Query"] == ["PutItem"]
+    for shown in world.get("/events?source=original")["events"]:
         assert_has(
-            now,
+            shown,
             status="delivered",
             delivered_via="subscriptions",
-            delivered_at=now["created_at"],
+            delivered_at=shown["created_at"],
             delivery_attempts=0,
             next_attempt_at=None,
-            attempts=[],
         )
     assert states(world, event) == ["failed"]
     queued = world.post(prefer="respond-async")
@@ -313,21 +285,20 @@ def test_subscriptions_mode_stores_an_event_delivered(
 
 
 def test_in_subscriptions_mode_copies_alone_are_replayed(
-    world: World, receiver: Receiver, target: Receiver
+    world: World, receiver: Receiver, hook: Hook
 ) -> None:
     receiver.script(503)
-    before = world.post()
+    before = hook.post()
     world.sleep(1)
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target)
-    event = world.post()
+    after = hook.post()
     world.run_worker()
 
-    for each, state in ((before, "pending"), (event, "delivered")):
-        assert world.replay(each["event_id"]).problem == (409, "not_pushed")
-        assert_has(world.event(each["event_id"]), status=state, next_attempt_at=None)
-    assert listed(world) == [before["event_id"]]
-    assert world.replay(event["copies"][0]).json["next_attempt_at"]
+    for event, state in ((before.event, "pending"), (after.event, "delivered")):
+        assert world.replay(event["event_id"]).problem == (409, "not_pushed")
+        assert_has(world.event(event["event_id"]), status=state, next_attempt_at=None)
+    assert listed(world) == [before.event["event_id"]]
+    assert after.replay().json["next_attempt_at"]
     world.run_worker()
     assert receiver.count == 1
-    assert target.count == 2
+    assert hook.target.count == 3

@@ -10,17 +10,11 @@ from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
+from tests.support.hooks import Hook
 from tests.support.receiver import Receiver, in_turn, status
-from tests.support.subscribing import subscribe
-from tests.support.world import START, Answer, World, assert_has
+from tests.support.world import START, World, assert_has
 
-FAILED = "dynamodb failed"
 FAILURES = [Fault.REFUSED, Fault.UNREACHED, Fault.LOST]
-
-
-def assert_unavailable(answer: Answer) -> None:
-    assert answer.status_code == 503
-    assert int(answer.headers["retry-after"]) > 0
 
 
 @pytest.mark.parametrize("fault", FAILURES)
@@ -31,8 +25,7 @@ def test_every_call_gets_503_while_dynamodb_fails(
     event_id = world.post()["event_id"]
     aws.fail(fault=fault)
 
-    assert_unavailable(world.offer())
-    for call in (
+    calls = (
         "GET /events",
         "GET /inbox",
         "GET /subscriptions",
@@ -42,9 +35,11 @@ def test_every_call_gets_503_while_dynamodb_fails(
         "POST /events/%s/replay",
         *(f"{method} /subscriptions/sub_{0:032x}" for method in ("GET", "DELETE")),
         *(f"POST /subscriptions/sub_{0:032x}/{verb}" for verb in ("enable", "test")),
-    ):
-        method, path = call.replace("%s", event_id).split()
-        assert_unavailable(world.call(method, path))
+    )
+    answers = [world.call(*call.replace("%s", event_id).split()) for call in calls]
+    answers.append(world.offer())
+    assert {answer.status_code for answer in answers} == {503}
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in answers)
 
 
 # Records
@@ -97,12 +92,10 @@ def test_what_is_stored_too_late_is_left_to_the_worker(
 
 
 def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
-    world: World, receiver: Receiver, target: Receiver, aws: Aws
+    world: World, hook: Hook, aws: Aws
 ) -> None:
     world.restart(MAX_DELIVERY_ATTEMPTS="9")
-    subscribe(world, target)
-    target.script(503)
-    event = world.post()
+    copy = hook.post(503)
     aws.fail("GetItem", "Query")
     for _ in range(60):
         world.sleep(60)
@@ -113,31 +106,23 @@ def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
     aws.heal()
     assert len(world.messages()) == 1
     assert aws.faults > 60
-    assert target.count == 1
+    assert hook.target.count == 1
 
     world.settle(hours=1)
 
-    copy = world.event(event["copies"][0])
-    assert (copy["status"], copy["delivery_attempts"], len(copy["attempts"])) == ("delivered", 2, 2)
+    copy.has(status="delivered", delivery_attempts=2)
+    assert len(copy.now["attempts"]) == 2
     assert [letter for letter in world.dead_letters() if "Reason" in letter["attributes"]] == []
 
 
 def test_a_failed_write_of_a_subscription_is_all(
-    world: World, target: Receiver, aws: Aws, output: Output
+    world: World, hook: Hook, aws: Aws, output: Output
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target)
-    target.script(422)
     aws.fail("UpdateItem", at=2)  # after the record
 
-    event = world.post()
+    copy = hook.post(422)
 
-    assert (aws.faults, world.event(event["copies"][0])["status"], len(world.dead_letters())) == (
-        1,
-        "failed",
-        1,
-    )
-    assert [line["message"] for line in output.lines() if line["level"] != "INFO"] == [
-        "dead letter",
-        FAILED,
-    ]
+    assert (aws.faults, copy.status, len(world.dead_letters())) == (1, "failed", 1)
+    warnings = [line["message"] for line in output.lines() if line["level"] != "INFO"]
+    assert warnings == ["dead letter", "dynamodb failed"]

@@ -23,6 +23,7 @@ from tests.support.world import (
     Json,
     World,
     assert_has,
+    close_connections,
     digest,
 )
 
@@ -194,7 +195,7 @@ def secret(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secret]:
     world.clock.now = current.clock()
     current.clock = world.clock
     yield secret
-    current.push.close()
+    close_connections(current.push)
     secret.delete()
 
 

@@ -25,16 +25,6 @@ def world(world: World) -> World:
     return world
 
 
-@pytest.fixture
-def hook(world: World, target: Receiver) -> Hook:
-    return Hook(world, target)
-
-
-@pytest.fixture
-def customer(world: World, target: Receiver) -> Hook:
-    return Hook(world, target, tenant="a")
-
-
 # Failing, disabled, enabled
 
 

@@ -49,14 +49,11 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
     assert event["attempts"][-1]["outcome"] == "retry"
     [letter] = world.dead_letters()
     assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
+    of_event = ("event_id", "subscription_id", "tenant", "delivery_attempts", "last_error")
     assert json.loads(letter["body"]) == {
-        "event_id": event_id,
-        "subscription_id": None,
-        "tenant": None,
-        "delivery_attempts": 45,
+        **{name: event[name] for name in of_event},
         "reason": "exhausted",
         "last_status_code": 503,
-        "last_error": "receiver responded 503",
         "failed_at": event["attempts"][-1]["at"],
     }
     assert sum(metrics.get("DeliveryFailure", 0) for metrics in output.metrics()) == 1
@@ -89,8 +86,8 @@ def test_the_worker_waits_if_time_is_left(
     world.run_worker(timeout_seconds=timeout_seconds)
 
     waited = world.clock() - START
-    assert (waited > 0) == waits
-    assert waited <= max(0, timeout_seconds - 10)  # PUSH_TIMEOUT_SECONDS
+    assert bool(waited) == waits
+    assert waited <= timeout_seconds - 10  # PUSH_TIMEOUT_SECONDS
     assert len(world.messages()) == 1
 
 
@@ -129,12 +126,13 @@ def test_no_message_of_a_batch_waits_for_the_retry_of_another(
     world: World, receiver: Receiver
 ) -> None:
     receiver.script(503)
-    event_ids = [world.queued() for _ in range(2)]
+    for _ in range(2):
+        world.queued()
 
     world.run_worker()
 
     assert world.clock() == START
-    assert receiver.count == len(event_ids)
+    assert receiver.count == 2
     assert len(world.messages()) == 1
 
 
@@ -163,20 +161,16 @@ def test_an_early_message_is_sent_on_with_the_rest_of_the_delay_up_to_900_s(
 ) -> None:
     waits = ("5", "1000")
     receiver.script(*(status(503, headers={"Retry-After": seconds}) for seconds in waits))
-    soon, much_later = [world.post()["event_id"] for _ in waits]
-    for event_id in (soon, much_later):
-        world.send(json.dumps({"event_id": event_id}))
+    for _ in waits:
+        world.send(json.dumps({"event_id": world.post()["event_id"]}))
     world.sleep(0.5)
 
     assert world.run_worker() == 2
 
     assert receiver.count == 2
-    assert [world.event(event_id)["status"] for event_id in (soon, much_later)] == ["pending"] * 2
-    delays = sorted(
-        message["delay_seconds"] for message in world.messages() if soon in message["body"]
-    )
-    assert delays == [4.5, 5]  # the message of the POST, and this one's successor
-    assert not [message for message in world.messages() if much_later in message["body"]]
+    assert len(world.get("/events?status=pending")["events"]) == 2
+    # of the sooner, the message of the POST, and its successor
+    assert sorted(message["delay_seconds"] for message in world.messages()) == [4.5, 5]
 
 
 def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
@@ -192,40 +186,26 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
 
     event = world.event(event_id)
     [letter] = world.dead_letters()
-    assert made >= 3
-    assert (event["status"], event["delivery_attempts"], len(event["attempts"])) == (
-        "failed",
-        made,
-        made,
-    )
-    assert json.loads(letter["body"])["delivery_attempts"] == receiver.count == made
+    assert len(event["attempts"]) == receiver.count == made >= 3
+    assert_has(event, status="failed", delivery_attempts=made)
+    assert json.loads(letter["body"])["delivery_attempts"] == made
 
 
 # Messages
 
 
 def test_messages_that_cannot_be_read_are_moved_to_the_dlq_unchanged(world: World) -> None:
-    bodies = [
-        "hello",
-        "{",
-        "[]",
-        "null",
-        "1" * 5000,
-        "[" * 9000,
-        "NaN",
-        '"evt"',
-        "{}",
-        *(f'{{"event_id": {bad}}}' for bad in ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")),
-    ]
+    bodies = ["1" * 5000, "[" * 9000, *["hello", "{", "[]", "null", "NaN", '"evt"', "{}"]]
+    bad_ids = ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")
+    bodies += [f'{{"event_id": {bad}}}' for bad in bad_ids]
     for body in bodies:
         world.send(body, EventId="whatever")
 
     world.empty_inbox()
 
-    assert sorted(letter["body"] for letter in world.dead_letters()) == sorted(bodies)
-    assert [letter["attributes"] for letter in world.dead_letters()] == [
-        {"Reason": "malformed"}
-    ] * len(bodies)
+    letters = world.dead_letters()
+    assert sorted(letter["body"] for letter in letters) == sorted(bodies)
+    assert all(letter["attributes"] == {"Reason": "malformed"} for letter in letters)
     assert world.messages() == []
 
 
@@ -261,10 +241,10 @@ def test_a_dead_letter_replays_no_event_that_is_acknowledged_meanwhile(
     world.empty_inbox()
 
     assert_has(world.event(event_id), status="delivered", delivered_via="pull")
-    assert len(receiver.requests) == 1
+    assert receiver.count == 1
 
 
-def test_a_dead_letter_of_a_claimed_event_is_sent_on(
+def test_a_dead_letter_of_a_claimed_event_is_sent_on_after_900_s_at_most(
     world: World, receiver: Receiver, once: Once
 ) -> None:
     """The dead letter is sent before the failure is recorded: a redrive can move it back in
@@ -288,18 +268,11 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on(
     world.run_worker()
     assert world.event(event["event_id"])["status"] == "delivered"
     assert (receiver.count, world.messages(), world.dead_letters()) == (2, [], [])
-
-
-def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(
-    world: World, receiver: Receiver
-) -> None:
     receiver.script(422)
     world.post()
     world.call("POST", "/inbox/lease", '{"lease_seconds": 3600}')
     world.move_back()
-
     world.run_worker()
-
     assert [message["delay_seconds"] for message in world.messages()] == [900]
 
 
@@ -310,13 +283,9 @@ def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(
     event_id = world.post()["event_id"]
     world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')
     during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.sleep(5))
-    delays = []
-    during(
-        world.sqs,
-        "provide-client-params.sqs.SendMessage",
-        lambda params, **_: delays.append(params["DelaySeconds"]),
-    )
     world.move_back()
+    world.run_worker()
+    delays = [message["delay_seconds"] for message in world.messages()]
 
     world.settle()
 
@@ -335,9 +304,8 @@ def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(
         world.queued()
     assert world.run_worker() == 10
 
-    assert not [
-        thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")
-    ]
+    names = [thread.name for thread in threading.enumerate()]
+    assert not any(name.startswith("ThreadPoolExecutor") for name in names)
     assert len(world.get("/events?status=delivered")["events"]) == 10
 
 
@@ -345,7 +313,8 @@ def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(
 def test_a_fault_in_one_message_never_costs_another(
     world: World, receiver: Receiver, aws: Aws, fault: Fault
 ) -> None:
-    event_ids = [world.queued() for _ in range(4)]
+    for _ in range(4):
+        world.queued()
     world.send("malformed")
     aws.fail(at=1, fault=fault)
 
@@ -357,6 +326,5 @@ def test_a_fault_in_one_message_never_costs_another(
     assert receiver.count + len(world.dead_letters()) == 4
     world.sleep(301)
     assert world.run_worker() == 1
-    assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
-    assert receiver.count == 4
+    assert len(world.get("/events?status=delivered")["events"]) == receiver.count == 4
     assert len(world.dead_letters()) == 1

@@ -5,13 +5,20 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, Locator, expect
 
+from tests.support.receiver import Exchange, status
 from tests.support.running import Run
 from tests.support.world import ROOT
 
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 FOCUSED = (
     "(node => [node.closest('label, a, button, summary')?.textContent, "
     "node.ariaLabel].join())(document.activeElement)"
 )
+
+
+def refuse_copies(exchange: Exchange) -> None:
+    is_copy = exchange.request.headers["webhook-id"].startswith("cpy_")
+    status(422 if is_copy else 200, body=HOSTILE.encode())(exchange)
 
 
 class Console:

@@ -56,6 +56,10 @@ class Hook:
         """Since when it is failing, and disabled."""
         return self.now["failing_since"], self.now["disabled_at"]
 
+    @property
+    def secret(self) -> Any:
+        return self.world.get(f"{self.path}/secret")["secret"]
+
     def call(self, verb: str, body: Json | None = None) -> Answer:
         return self.world.call("POST", f"{self.path}/{verb}", body)
 

@@ -227,8 +227,8 @@ def without_metric_math(template: str) -> str:
     """
     parsed = json.loads(template)
     for properties in (resource.get("Properties", {}) for resource in parsed["Resources"].values()):
-        for computed in properties.pop("Metrics", ())[1:2]:
-            stat = computed["MetricStat"]
+        stats = [one["MetricStat"] for one in properties.pop("Metrics", ()) if "MetricStat" in one]
+        for stat in stats[:1]:
             properties |= {**stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"]}
     return json.dumps(parsed)
 

@@ -29,6 +29,7 @@ from moto.sqs.models import sqs_backends
 import app
 from chalicelib import deps as services
 from chalicelib import settings
+from chalicelib.core.http_push import PushClient
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.clients import CONFIG
@@ -176,6 +177,12 @@ WORKERS = {"INBOX_QUEUE_URL": app.worker, "SLOW_QUEUE_URL": app.slow_worker}
 QUEUES = (*WORKERS, "INBOX_DLQ_URL")
 
 
+def close_connections(push: PushClient) -> None:
+    """Close the connections of a client that no push uses."""
+    for manager in push._managers.values():
+        manager.clear()
+
+
 @dataclass
 class World:
     """A deployed system: call its API, run its worker and schedules, look into its queues.
@@ -212,7 +219,7 @@ class World:
 
     def stop(self) -> None:
         """Close the connections to the receiver."""
-        self.services.push.close()
+        close_connections(self.services.push)
 
     def forget(self, **environ: str) -> None:
         """Empty the table and the queues, and start a new container: faster than making another

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from chalicelib.infra.parsing import dumps
+from chalicelib.infra.table import serialize
 from chalicelib.subscriptions.filters import EXAMPLES, filter_fault, mismatch
+from chalicelib.subscriptions.subscription import DESCRIBED, Subscription
 from tests.support.world import ROOT
 
 
@@ -192,6 +195,20 @@ def test_the_work_of_all_filters_that_an_event_meets_is_bounded(entries: Any, va
     for _ in range(200):
         mismatch({"a": entries}, payload)
     assert time.thread_time() - parsed_at < 15 * (parsed_at - began)
+
+
+def test_the_work_of_all_event_types_that_an_event_meets_is_bounded() -> None:
+    entries = [f"order.of-{number}.*" for number in range(200 * 50)]
+    described = dict.fromkeys(DESCRIBED) | {"event_types": entries}
+    item = {"target_url": "", "created_by": "", "sort_key": "#", "event_types": dumps(described)}
+    subscription = Subscription.from_item(serialize(item))
+    began = time.thread_time()
+    for _ in range(10):
+        json.loads(subscription.described)
+    parsed_at = time.thread_time()
+    assert subscription.matches("order.of-9999.paid")
+    assert not subscription.matches("order.of-9999")
+    assert time.thread_time() - parsed_at < 5 * (parsed_at - began)
 
 
 @pytest.mark.parametrize("value", [None, "a", 1, {}, [], [1] * 51, nested(4), {"b": []}])

@@ -488,7 +488,7 @@ def troubles() -> Iterator[tuple[str, str, float, Json]]:
 
 
 def main() -> None:
-    from tests.simulator.repair import repairs  # noqa: PLC0415 - it needs this module
+    from measure.repair import repairs  # noqa: PLC0415 - it needs this module
 
     with ProcessPoolExecutor() as pool:
         acts = itertools.chain(repairs(), figures())

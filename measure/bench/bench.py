@@ -23,7 +23,7 @@ from botocore.config import Config
 from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
 
 import app
-from tests.bench import standin
+from measure.bench import standin
 
 LINE = "| {:<32} | {:<9} | {:<38} | {:<7} | {:<9} | {:<3} |"
 COLUMNS = ("what", "measured", "compared with", "by", "goal", "met")

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
-from chalicelib.core.event import dumps
-from tests.bench import standin
-from tests.bench.bench import Row, call
+from chalicelib.infra.parsing import dumps
+from measure.bench import standin
+from measure.bench.bench import Row, call
 
 # Dollars, list prices of us-east-1 read on 2026-11-25; docs/cost.md tells which were compared with
 # AWS's pages since.

@@ -11,7 +11,7 @@ from typing import Any
 from chalicelib.core.event import Event
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY
-from tests.simulator.outage import HANGS, HEALTHY, TARGET, OutageWorld, Response, Waits
+from measure.outage import HANGS, HEALTHY, TARGET, OutageWorld, Response, Waits
 from tests.simulator.simulated_world import INBOX, SLOW, Container
 from tests.support.world import Json
 

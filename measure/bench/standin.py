@@ -20,7 +20,7 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from chalicelib import deps
-from tests.bench.write_units import consumed
+from measure.bench.write_units import consumed
 from tests.support.in_memory_aws import FakeDynamoDB, Json
 from tools import api_key, local_aws
 

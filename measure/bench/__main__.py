@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.bench import bench, cost
+from measure.bench import bench, cost
 
 
 def main() -> int:

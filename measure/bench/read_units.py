@@ -1,5 +1,5 @@
-"""`python -m tests.bench.read_units`: count what calls read of 20,002 events, each with a copy: of
-a tenant that has two, of one that has the others, and of a subscription without a tenant. It is
+"""`python -m measure.bench.read_units`: count what calls read of 20,002 events, each with a copy:
+of a tenant that has two, of one that has the others, and of a subscription without a tenant. It is
 the table of docs/scaling.md.
 """
 
@@ -15,14 +15,13 @@ from chalicelib.deps import Services
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.settings import load
-from tests.bench.write_units import size
+from measure.bench.write_units import size
 from tests.simulator.simulated_world import ENVIRON, INBOX
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, Item
 from tests.support.world import START, Clock, call
 
 READ_UNIT_BYTES = 4096
 PAGE_ROWS = 4_000  # of an index: about 1 MB
-EVENTS = {"few": 2, "many": 20_000}
 FAILED = 3  # copies of each tenant, the newest
 SINCE = rfc3339(START - DAY_SECONDS)
 LISTS = {
@@ -34,11 +33,11 @@ LISTS = {
 Row = tuple[str, str, int, float]
 
 
-def fill(services: Services, tenant: str, subscription_id: str) -> None:
-    """Store the events of a tenant and their copies."""
-    for number in range(EVENTS[tenant]):
+def fill(services: Services, tenant: str, count: int, subscription_id: str) -> None:
+    """Store so many events of a tenant and their copies."""
+    for number in range(count):
         event = Event(
-            event_id=f"evt_{EVENTS[tenant] + number:032x}",
+            event_id=f"evt_{count + number:032x}",
             event_type="order.created",
             payload='{"order_id":"4711","total":"9.90"}',
             tenant=tenant,
@@ -66,8 +65,11 @@ def _units(*read: Item) -> int:
     return math.ceil(sum(map(size, read)) / READ_UNIT_BYTES)
 
 
-def measure() -> Iterator[Row]:
-    """Yield for each call the events that it tells of, and its read units."""
+def measure(many: int = 20_000) -> Iterator[Row]:
+    """Yield for each call the events that it tells of, and its read units; `many` is how many
+    events the larger tenant has.
+    """
+    counts = {"few": 2, "many": many}
     clock = Clock()
     dynamodb = FakeDynamoDB(clock)
     dynamodb.page_rows = PAGE_ROWS
@@ -81,15 +83,15 @@ def measure() -> Iterator[Row]:
     )
     deps.use(services)
     paths = {}
-    for tenant in (*EVENTS, "none"):
+    for tenant in (*counts, "none"):
         body = {
             "target_url": "https://example.com/",
             "tenant": None if tenant == "none" else tenant,
         }
         made = call(clock, "POST", "/subscriptions", body)
         paths[tenant] = made.location
-        if tenant in EVENTS:
-            fill(services, tenant, made.json["subscription_id"])
+        if tenant in counts:
+            fill(services, tenant, counts[tenant], made.json["subscription_id"])
     units: list[float] = []
     # eventually consistent: that costs half
     dynamodb.on_query = lambda rows: units.append(_units(*rows) / 2)
@@ -101,7 +103,7 @@ def measure() -> Iterator[Row]:
         events = answer.get("examined") or len(answer.get("events", [answer]))
         return what, tenant, events, sum(units)
 
-    for tenant in EVENTS:
+    for tenant in counts:
         for what, query in LISTS.items():
             yield read(what, tenant, f"/events?tenant={tenant}{query}")
     for tenant, path in paths.items():

@@ -23,8 +23,8 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.store import from_item
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.subscriptions.subscription import Subscription
+from measure.outage import HEALTHY, TROUBLES, Response
 from tests.simulator.invariants import Item, ViolationError, check
-from tests.simulator.outage import HEALTHY, TROUBLES, Response
 from tests.simulator.simulated_world import (
     DLQ,
     ENVIRON,

@@ -1,0 +1,664 @@
+"""Webhooks in the page: their table, their cards, and the page of a customer."""
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.support.console import HOSTILE, Console, refuse_copies
+from tests.support.receiver import Exchange, Receiver, status
+
+OWN, OTHER = (f"whsec_{letter * 32}" for letter in "ab")
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def test_those_in_trouble_come_first_and_tell_what_they_missed(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    page = console.page
+    console.subscribe(receiver.url, name="Audit", event_types=["none"])
+    made = console.subscribe(
+        receiver.url, tenant="acme", name="CRM", event_types=["ledger.*", "acme"]
+    )
+    bank = console.subscribe(receiver.url, tenant="other", name="Bank", event_types=["ledger.*"])
+    cards = page.locator("#subscriptions > li")
+    clock, said = r"\d\d:\d\d", "receiver responded"
+    console.post("ledger.booked", tenant="other")
+    receiver.default = status(503, headers={"Retry-After": "60"})
+    console.post("ledger.booked", tenant="other")
+    path = f"/subscriptions/{made['subscription_id']}"
+    receiver.default = status(422)
+    while not console.api("GET", path)["disabled_at"]:
+        console.post("ledger.booked", tenant="acme")
+        page.wait_for_timeout(200)
+    copies = f"/events?subscription_id={path[15:]}&status="
+    while console.api("GET", f"{copies}pending")["events"]:
+        pass
+    failed = len(console.api("GET", f"{copies}failed")["events"])
+    console.open("/subscriptions")
+
+    console.text("#troubled").to_have_text("3 of 4 webhooks in trouble")
+    console.text("#overview tr").to_have_text(
+        [
+            re.compile(rf"Your own webhook\s*dead letters{clock}{said} 422\d+{clock}"),
+            re.compile(rf"CRM\s*acme\s*disabled{clock}{said} 4220{failed}{clock}"),
+            re.compile(rf"Bank\s*other\s*waiting{clock}{said} 50310{clock}"),
+            re.compile(r"Audit\s*active00none"),
+        ]
+    )
+    console.check_looks("webhooks", axe)
+    begun = {  # before the newest deliveries
+        "state": "failing",
+        "failing_since": "2026-01-20T22:00:00.000000Z",
+    }
+    page.route(
+        f"**/subscriptions/{bank['subscription_id']}?*",
+        lambda route: route.fulfill(json={**route.fetch().json(), **begun}),
+    )
+    page.get_by_role("link", name="Bank").click()
+    expect(cards).to_contain_text(
+        re.compile(r"failing since 2026-01-21 03:30: 1 waiting.*1 waiting, all, the", re.DOTALL)
+    )
+    expect(console.button("Enable", exact=True)).to_be_hidden()
+    expect(console.button("Recover 1 waiting of ")).to_be_visible()
+    with page.context.expect_page() as opened:
+        console.button("Open as customer").click()
+    expect(opened.value.get_by_role("heading", name="Webhooks of other")).to_be_visible()
+    opened.value.close()
+    page.get_by_role("link", name="All webhooks").click()
+    page.get_by_label("Find", exact=True).fill("disab")
+    console.text("#overview tr").to_have_count(1)
+    page.locator("#overview tr").click()
+    expect(cards).to_contain_text(re.compile("Last error.*To doMend the receiver", re.DOTALL))
+    receiver.default = status(200)
+    console.button("Enable", exact=True).press("Enter")
+    expect(cards.get_by_role("status")).to_contain_text("It is enabled.")
+    expect(cards.locator(".primary:visible")).to_have_text(
+        re.compile(f"^Recover {failed} failed, the oldest of {clock}$")
+    )
+    console.button(f"Recover {failed} failed").click()
+    told = f"0 events queued for CRM, {failed} more in a minute"  # a loop would be a flood
+    console.text("#job-title").to_have_text(re.compile(f"^{told}; once delivered|^{told}$"))
+    said = f"At {clock}: 0 events queued, {failed} more in a minute."
+    expect(cards.locator("[data-part=queued]")).to_have_text(re.compile(said))
+
+
+def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
+    console: Console, receiver: Receiver
+) -> None:
+    page, clock = console.page, r"\d\d:\d\d"
+    console.subscribe(receiver.url, name="CRM", tenant="acme", event_types=["lost.*"])
+    other = console.subscribe(receiver.url, event_types=["none"])
+    receiver.default = refuse_copies
+    console.post("lost.found", tenant="acme")
+    receiver.default = status(200)
+    for _ in range(2):
+        console.post("lost.found", tenant="acme")
+    console.post("not.asked", tenant="acme")
+    console.open("/subscriptions")
+    page.get_by_role("link", name=f"127.0.0.1 …{other['subscription_id'][-6:]}").wait_for()
+    row = page.locator("#overview tr", has_text="CRM")
+    expect(row).to_contain_text(re.compile(rf"missed 1{clock}receiver responded 42201{clock}"))
+    page.route("**/subscriptions?*", lambda route: None)  # nothing is loaded for it
+    page.get_by_label("Find", exact=True).fill("missed")
+    console.text("#overview tr").to_have_count(1)
+    glyph = "mark => getComputedStyle(mark, '::before').content[1]"
+    marks = row.locator(".badge, .strip > span")
+    assert [mark.evaluate(glyph) for mark in marks.all()] == [*"▲✕●●"]
+    page.get_by_role("link", name="CRM").click()
+    state = page.locator("#subscriptions h2 + [data-part=state]")
+    expect(state).to_have_text(re.compile(f"^missed 1 since {clock}$"))
+
+    console.press("Dismiss")
+
+    expect(state).to_have_text("active")
+    expect(console.button("Recover")).to_be_hidden()
+    page.get_by_text("Never sent").click()
+    console.button("Look").click()
+    got = "^It got all that it takes: 0 of 1 event since .*; types and filter leave out 1$"
+    expect(page.locator("[data-part=missed]")).to_have_text(re.compile(got))
+    console.button("Undo dismissal").click()
+    expect(state).to_have_text(re.compile("^missed 1 since"))
+    expect(console.button("Recover 1 failed of ")).to_be_visible()
+    expect(console.button("Undo dismissal")).to_be_hidden()
+
+
+def answer_with(**members: object) -> Callable[[Route], None]:
+    """Return a handler that changes members of an answer of the API."""
+    return lambda route: route.fulfill(json={**route.fetch().json(), **members})
+
+
+COUNTED = {
+    "failed": 0,
+    "waiting": 2114,
+    "has_more": False,
+    "oldest_missed_at": "2026-03-03T12:00:00.000000Z",
+    "last_error": "receiver responded 503",
+    "last_at": "2026-03-04T12:00:00.000000Z",
+    "recent": ["pending"],
+}
+
+
+def open_counted(console: Console, url: str, **counts: object) -> tuple[str, dict[str, object]]:
+    """Open the card of a webhook as if it had such counts; return its path and the counts."""
+    path = f"/subscriptions/{console.subscribe(url, name='CRM')['subscription_id']}"
+    counted = {**COUNTED, **counts}
+    slow = {"slow_since": COUNTED["oldest_missed_at"]}
+    console.page.route(f"**{path}?*", answer_with(deliveries=counted, **slow))
+    console.open(path)
+    return path, counted
+
+
+def test_the_button_says_what_recover_will_queue_and_stop_stops_it(
+    console: Console, receiver: Receiver
+) -> None:
+    page, card = console.page, console.page.locator("#subscriptions > li")
+    path, counted = open_counted(console, receiver.url, failed=29)
+    name = "Recover 29 failed and 2,114 waiting, the oldest of 3 March"
+    expect(console.button(name, exact=True)).to_be_visible()
+    counts = "29 failed and 2,114 waiting since 2026-03-03 17:30"
+    expect(card.locator("h2 + [data-part=state]")).to_have_text(counts)
+    expect(card.locator("dl")).to_contain_text("29 failed, 2,114 waiting, all, the last at")
+    expect(card.locator("dl")).to_contain_text("Its receiver takes a second or longer")
+    counted["has_more"] = True
+    expect(console.button("Recover 2,143 or more, the oldest of 3 March")).to_be_visible()
+    # A container of before the update does not know it.
+    fault = {"code": "invalid_request", "errors": [{"field": "since", "message": "is missing"}]}
+    page.route(f"**{path}/recover", lambda route: route.fulfill(status=400, json=fault))
+    console.button("Recover").click()
+    console.text("#job-fault").to_contain_text("Load the page again.")
+    console.button("Close").click()
+    wait = {"Retry-After": "5000"}
+    page.unroute(f"**{path}/recover")
+    page.route(f"**{path}/recover", lambda route: route.fulfill(status=503, headers=wait, json={}))
+    console.button("Recover").click()
+    console.text("#job-fault").to_contain_text("Try again in 5000 s")
+
+    console.button("Stop", exact=True).click()
+
+    console.text("#job-title").to_have_text("0 events queued for CRM, then stopped")
+    console.forgive("status of")
+
+
+def test_recover_ends_with_what_was_there_and_its_card_says_what_was_queued(
+    console: Console, receiver: Receiver
+) -> None:
+    page = console.page
+    path, counted = open_counted(console, receiver.url)
+    asked: list[str] = []
+
+    def recover(route: Route) -> None:
+        asked.append(route.request.post_data or "")
+        done = {"examined": 900, "sent": 0, "replayed": 890, "left": 10, "next_cursor": "more"}
+        route.fulfill(json=done)
+
+    page.route(f"**{path}/recover", recover)
+    younger = {"events": [{"created_at": "2026-03-04T12:00:01.000000Z"}]}
+    page.route(f"**{path}/missed?cursor=more&limit=1", lambda route: route.fulfill(json=younger))
+
+    console.button("Recover 2,114 waiting").click()
+
+    told = "2,670 events queued"
+    console.text("#job-title").to_have_text(f"{told} for CRM, 30 more in a minute")
+    assert [json.loads(body)["cursor"] for body in asked] == [None, "more", "more"]
+    queued = page.locator("#subscriptions [data-part=queued]")
+    expect(queued).to_have_text(re.compile(rf"^At \d\d:\d\d: {told}, 30 more in a minute\.$"))
+    expect(console.button("Recover")).to_be_hidden()
+    counted["failed"] = 1  # again
+    expect(console.button("Recover 1 failed and 2,114")).to_be_visible()
+    expect(queued).to_be_hidden()
+    counted["failed"] = 0
+    expect(queued).to_be_visible()
+    page.evaluate("Date.now = () => new Date().getTime() + 3e5")
+    expect(console.button("Recover 2,114 waiting")).to_be_visible()
+
+
+def test_a_webhook_of_a_suspended_tenant_says_so_and_offers_no_recovery(
+    console: Console, receiver: Receiver
+) -> None:
+    page = console.page
+    console.subscribe(receiver.url, name="CRM", tenant="acme", event_types=["held.*"])
+    receiver.default = refuse_copies
+    console.post("held.back", tenant="acme")
+    assert console.api("GET", "/me")["suspended_tenants"] == []
+    page.route("**/me?*", answer_with(suspended_tenants=["acme"]))
+    console.open("/subscriptions")
+    expect(page.locator("#overview tr", has_text="CRM")).to_contain_text("suspended")
+    page.get_by_role("link", name="CRM").click()
+    card = page.locator("#subscriptions > li")
+    expect(card.locator("h2 + [data-part=state]")).to_have_text("suspended: 1 failed")
+    expect(card).to_contain_text("Nothing can be recovered while its tenant is suspended.")
+    expect(console.button("Recover")).to_be_hidden()
+
+
+def test_a_subscription_is_made_and_its_secret_is_shown(
+    console: Console, receiver: Receiver
+) -> None:
+    page, offered = console.page, ["order.created", "order.paid"]
+    page.route(
+        "**/me?*",
+        lambda route: route.fulfill(json={**route.fetch().json(), "event_types": offered}),
+    )
+    console.open("/subscriptions")
+    page.get_by_text("Add a webhook").click()
+    url, types = page.get_by_label("URL"), page.get_by_label("Other types")
+    fault = page.get_by_role("alert").filter(visible=True)
+    url.fill("http://evil.example/")
+    page.get_by_label("order.paid", exact=True).check()
+    types.fill("order.made")
+    console.button("Add").last.click()
+    expect(fault).to_have_text("order.made is no event type here.")
+    types.fill("order.*")
+    page.get_by_label("Name", exact=True).fill(HOSTILE)
+    page.get_by_label("For tenant").fill("acme")
+    page.keyboard.press("Enter")
+    expect(fault).to_have_text("It must begin with https://.")
+    expect(url).to_have_attribute("aria-invalid", "true")
+    url.fill(receiver.url)
+
+    console.button("Add").last.dblclick()
+
+    expect(console.button("Copy secret")).to_be_focused()
+    [made] = console.api("GET", "/subscriptions?tenant=acme")["subscriptions"]
+    assert made["event_types"] == ["order.paid", "order.*"]
+    secret = console.api("GET", f"/subscriptions/{made['subscription_id']}/secret")["secret"]
+    assert console.copied("secret") == secret
+    console.button("Done").click()
+    console.text("#secret").to_have_text("")
+    assert secret not in page.content()
+    console.text("#subscriptions h2").to_have_text([HOSTILE])
+    expect(page.locator("#subscriptions h2 a")).to_be_focused()
+    # Another filter would take the place of the one that is there.
+    console.go("/subscriptions")
+    page.get_by_text("Add a webhook").click()
+    url.fill(receiver.url)
+    page.get_by_label("order.paid", exact=True).check()
+    types.fill("order.*")
+    page.get_by_label("For tenant").fill("acme")
+    page.get_by_role("textbox", name="Filter").fill('{"total": [1]}')
+    console.button("Add").last.click()
+    expect(fault).to_have_text(re.compile("types already. Differs: filter. Edit it"))
+    page.get_by_role("link", name="Edit it").click()
+    console.text("#subscriptions h2").to_have_text([HOSTILE])
+    console.forgive("status of 40")
+
+
+def test_the_catalogue_tells_what_types_mean_and_its_examples_are_tried(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    page = console.page
+    example = {"order_id": "4711", "total": 80}
+    told = {
+        "order.created": {"example": {"total": 120}},
+        "order.paid": {"description": HOSTILE, "example": example},
+        "order.made": {},
+        **{f"many.{number}": {"example": {"total": 1}} for number in range(11)},
+    }
+
+    offered = {"event_types": [*told], "catalogue": told}
+    page.route("**/me?*", lambda route: route.fulfill(json={**route.fetch().json(), **offered}))
+    console.subscribe(receiver.url, name="CRM", event_types=["order.*"], tenant="acme")
+    console.open("/subscriptions", key=console.api("POST", "/tokens", tenant="acme")["token"])
+
+    page.get_by_text("How to verify and answer").click()
+    console.text("#listen").to_contain_text(f"TRIGGERS_URL={console.origin}/ TRIGGERS_API_KEY=")
+    assert console.copied("token").startswith("trt_")
+    page.get_by_text("Event types and their payloads").click()
+    row = page.locator("#catalogue-rows > li").filter(has_text="order.paid")
+    row.get_by_text("order.paid", exact=True).click()
+    expect(row).to_contain_text(HOSTILE)
+    row.get_by_role("button", name="Copy example").click()
+    console.text("#announcement").to_have_text("Copied")
+    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == example
+    page.get_by_text("Add a webhook").click()
+    form = page.locator("#add")
+    expect(form.get_by_text(HOSTILE)).to_be_visible()
+    form.get_by_label("Filter").fill('{"total": [{"numeric": [">", 100]}]}')
+    form.get_by_label("Other types").fill("order.*")
+    form.get_by_role("button", name="Try the filter on the examples").click()
+    expect(form.get_by_role("status")).to_have_text(
+        "Tried on 2 of 2 examples. It takes the example of order.created. "
+        "It leaves out order.paid (it takes total > 100; this has 80)."
+    )
+    console.check_looks("catalogue", axe)
+    form.get_by_label("Other types").fill("")
+    form.get_by_label("order.paid").check()
+    form.get_by_role("button", name="Try the filter on the examples").click()
+    expect(form.get_by_role("status")).to_contain_text("Tried on 1 of 1 example. It leaves out")
+    form.get_by_label("order.paid").uncheck()
+    form.get_by_label("Other types").fill("many.*")
+    form.get_by_role("button", name="Try the filter on the examples").click()
+    expect(form.get_by_role("status")).to_contain_text("Tried on 10 of 11 examples.")
+    form.get_by_label("Other types").fill("")
+    form.get_by_label("Filter").fill('{"total": [{"numric": [">", 100]}]}')
+    form.get_by_role("button", name="Try the filter on the examples").click()
+    expect(form.get_by_role("status")).to_contain_text("is no operator")
+    page.get_by_text("Add a webhook").click()
+    page.get_by_text("Try it", exact=True).click()
+    payload = page.get_by_role("textbox", name="Payload")
+    expect(payload).to_have_value(json.dumps({"total": 120}, indent=2))
+    page.get_by_label("Type", exact=True).fill("order.paid")
+    page.keyboard.press("Tab")
+    expect(payload).to_have_value(json.dumps(example, indent=2))
+    console.forgive("status of 400")
+
+
+def test_a_subscription_is_edited_and_its_headers_are_given_again(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    members = {
+        "filter": {"total": [{"numeric": [">", 100]}]},
+        "headers": {"Authorization": "Bearer s3cret"},
+        "event_types": ["order.*"],
+    }
+    made = console.subscribe(receiver.url, name="CRM", tenant="acme", **members)
+    del made["secret"]
+    path = f"/subscriptions/{made['subscription_id']}"
+    signed = console.api("GET", f"{path}/secret")
+    console.open(path)
+    card = console.page.locator("#subscriptions > li")
+    edit = card.get_by_text("Edit")
+    edit.click()
+    shown = card.get_by_label("URL").get_attribute("placeholder")
+    assert shown == "not shown to you; stays as it is, at 127.0.0.1"
+    console.check_looks("edit", axe)
+    card.get_by_label("Your own secret").fill(OWN)
+    card.get_by_label("Filter").fill('{"total": [{"numric": [">", 100]}]}')
+    card.get_by_role("button", name="Save").click()
+    expect(card.get_by_role("alert").filter(visible=True)).to_contain_text("is no operator")
+    assert console.api("GET", f"{path}/secret") == signed  # a refused edit changes nothing
+    card.get_by_label("Filter").fill("")
+    card.get_by_label("Your own secret").fill("")
+    types = card.get_by_label("Types, none for all").last
+    types.fill("")
+    console.forgive("status of 400")
+    console.press("Save", "Cancel")
+    console.text("#question").to_have_text("Send all types to CRM?")
+    types.fill("order.*")
+    card.get_by_label("URL").fill(f"{receiver.url}/moved")
+    card.get_by_label("Filter").fill('{"total": ')
+    card.get_by_role("button", name="Save").click()
+    for told in ("It must be JSON", "Give the value of Authorization again, or remove it."):
+        expect(card.get_by_role("alert").filter(has_text=told)).to_be_visible()
+    card.get_by_label("URL").fill("")
+    card.get_by_role("button", name="Remove").first.click()
+    console.button("Add a header").last.click()
+    console.page.keyboard.type("X-Team")
+    card.get_by_label("Value of the header").fill("a")
+    card.get_by_label("Filter").fill("")
+    card.get_by_label("Name", exact=True).fill("ERP")
+    edit.click()
+    edit.click()  # what was typed stays
+
+    card.get_by_role("button", name="Save").click()
+
+    expect(card.get_by_role("status")).to_contain_text("It is saved")
+    expect(card).to_contain_text("HeadersX-Team: set")
+    expect(card.get_by_role("heading")).to_have_text("ERP")
+    expect(edit).to_be_focused()
+    edit.click()
+    expect(card.get_by_label("Value of the header")).to_have_value("")
+    edited = {"name": "ERP", "filter": None, "header_names": ["X-Team"]}
+    assert console.api("GET", path) == {**made, **edited}
+
+
+def test_edits_that_would_vanish_with_the_card_ask_first(
+    console: Console, receiver: Receiver
+) -> None:
+    page = console.page
+    console.subscribe(receiver.url, name="CRM")
+    console.open("/subscriptions")
+    page.get_by_role("link", name="CRM").click()
+    card = page.locator("#subscriptions > li")
+    card.get_by_text("Edit").click()
+    name = card.get_by_label("Name", exact=True)
+    name.fill("ERP")
+    page.get_by_role("link", name="All webhooks").click()
+    console.button("Stay").click()
+    for _ in range(2):  # that one is in the history, too
+        page.go_back()
+    console.button("Stay").click()
+    expect(name).to_have_value("ERP")
+    page.get_by_role("link", name="All webhooks").click()
+    console.button("Leave").click()
+    console.heading("Webhooks").to_be_visible()
+    page.get_by_role("link", name="CRM").click()
+    card.get_by_text("Edit").click()
+    page.get_by_role("link", name="All webhooks").click()  # nothing was edited
+    console.heading("Webhooks").to_be_visible()
+
+
+# A customer's page
+
+
+@pytest.fixture
+def customer(console: Console) -> Console:
+    """Return the console as the link of a token for the tenant `acme` opens it."""
+    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    console.heading("Webhooks of acme").to_be_focused()
+    return console
+
+
+def test_a_token_opens_the_page_of_its_tenant(
+    customer: Console, receiver: Receiver, axe: str
+) -> None:
+    page, press = customer.page, customer.page.keyboard.press
+    receiver.default = status(422, body=b"no such account")
+    assert page.title() == "acme"
+    assert "trt_" not in page.evaluate("location.href + document.body.innerText")
+    customer.text("#nobody").to_contain_text("There are no webhooks yet. Add")
+    page.get_by_label("URL").fill(receiver.url)
+    page.get_by_label("Name").fill("Ledger")
+    press("Enter")
+    expect(customer.button("Copy secret")).to_be_focused()
+    press("Escape")
+    expect(page.get_by_role("link", name="Ledger")).to_be_focused()
+    page.get_by_text("Try it").click()
+    customer.button("Send as a test").click()
+    customer.text("#subscriptions [data-part=result]").to_contain_text("receiver responded 422")
+    customer.text("#subscriptions [data-part=sent]").to_contain_text(
+        receiver.requests[-1].headers["webhook-signature"]
+    )
+    named = ["Send as a test", "Pause", "Show secret", "New secret"]
+    assert customer.buttons() == ["Sign out", *named]
+    event = customer.post("order.created", tenant="acme")
+    customer.post("order.created")
+
+    page.get_by_role("link", name="Ledger").click()
+
+    customer.heading("Deliveries to Ledger").to_be_focused()
+    customer.text("#rows li").to_have_text(
+        re.compile(r"failed\s+cpy_\w{8}…\s+order.created\s+receiver responded 422\s+1 att")
+    )
+    assert customer.buttons() == ["Sign out", "Replay all that match"]
+    page.locator("#rows a").press("Enter")
+    customer.text("#steps").to_contain_text(
+        re.compile("Attempt 1: failed, receiver responded 422.*no such account")
+    )
+    customer.text("#facts").to_contain_text(event["copies"][0])
+    assert customer.buttons() == ["Sign out", "Replay", "Copy id", "Copy body", "Copy payload"]
+    assert customer.copied("body").encode() in [request.body for request in receiver.requests]
+    said = page.locator("main").inner_text().replace("shop", "", 2)  # in metadata
+    assert not re.search("shop|copies|claim|lease|dead letter", said, re.IGNORECASE)
+    customer.check_looks("customer-event", axe)
+    receiver.default = status(200)
+    customer.press("Replay")
+    customer.text("#status").to_have_text("delivered")
+    customer.go("/subscriptions")
+    page.locator("#subscriptions").get_by_text("Edit").click()
+    customer.press("Delete")
+    customer.text("#told").to_have_text("Ledger is deleted.")
+    customer.text("#nobody").to_contain_text("There are no webhooks yet.")
+
+
+def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    console.post("order.created", tenant="acme", payload={"order": {"total": 120}})
+    pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
+    made = console.subscribe(receiver.url, name="CRM", tenant="acme", filter=pattern)
+    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    console.post("order.paid", tenant="acme", payload={"order": {"total": 120}})
+    card = console.page.locator("#subscriptions > li")
+    payload = card.get_by_label("Payload")
+    expect(card).to_contain_text(f"URL{receiver.url}")
+    card.get_by_text("Try it").click()
+    expect(payload).to_have_value(re.compile("120"))
+    payload.fill('{"order": {"total": 80}}')
+    before = len(receiver.requests)
+    console.button("Send as a test").click(click_count=3)
+    result = "would not be sent: CRM takes order.total ≥ 100; this has 80."
+    expect(card.get_by_role("status").filter(visible=True)).to_contain_text(result)
+    expect(card).to_contain_text(re.compile(r"Last test\d\d:\d\d: delivered, status 200"))
+    assert len(receiver.requests) == before + 1
+    console.check_looks("webhook", axe)
+    box = console.button("Pause").bounding_box()
+    card.get_by_text("Edit").dblclick()
+    card.get_by_text("Edit").click()
+    assert console.button("Pause").bounding_box() == box
+
+    console.press("New secret")
+    console.text("#consequence").to_contain_text("The one before signs, too, until")
+    expect(card).not_to_contain_text("Waiting for the answer")
+    renewed = console.copied("secret")
+    console.button("Done").click()
+    path = f"/subscriptions/{made['subscription_id']}"
+    assert console.api("GET", f"{path}/secret")["secret"] == renewed != made["secret"]
+    console.press("Pause")
+    expect(card).to_contain_text(re.compile(r"paused since \d\d:\d\d"))
+    expect(console.button("Enable", exact=True)).to_be_focused()
+    [paused] = console.post("order.paid", tenant="acme", payload={"order": {"total": 120}})[
+        "copies"
+    ]
+    while console.api("GET", f"/events/{paused}")["status"] != "failed":
+        pass
+    console.button("Enable", exact=True).click()
+    expect(console.button("Recover 1 failed of ")).to_be_focused()
+
+    card.get_by_text("Never sent").click()
+    card.get_by_label("Look for events it never got").fill("2026-01-01T00:00")
+    console.button("Look", exact=True).click()
+    expect(card).to_contain_text(re.compile(r"1 never sent of \d+ events since"))
+    console.check_looks("never-sent", axe)
+    console.button("Recover these 1 and what did not arrive since then").click()
+    console.text("#job-title").to_have_text("2 events queued for CRM")
+
+
+def test_a_customer_finds_an_order_and_mends_what_refuses_it(
+    customer: Console, receiver: Receiver, axe: str
+) -> None:
+    page, rows = customer.page, customer.page.locator("#orders li li")
+    for name, types in (("Ledger", "order.*"), ("Mail", "mail.*"), ("Shop", "order.*")):
+        url = f"{receiver.url}/{name}"
+        made = customer.subscribe(url, name=name, tenant="acme", event_types=[types])
+
+    def refuse_ledger(exchange: Exchange) -> None:
+        status(422 if exchange.request.path.endswith("Ledger") else 200)(exchange)
+
+    receiver.default = refuse_ledger
+    customer.api("POST", f"/subscriptions/{made['subscription_id']}/disable")
+    event = customer.post("order.made", tenant="acme", subject="order-99")
+    customer.find(event["event_id"])  # which a token may not read: its own delivery opens
+    customer.heading("order-99").to_be_visible()
+    customer.text("#facts").to_contain_text("Idcpy_")
+    customer.find("99")  # in the shape of the subject that was seen
+    customer.heading("order-99").to_be_focused()
+    customer.find("der-99")
+    page.get_by_role("link", name="Subject order-99").click()
+
+    customer.find("ORDER 99")
+
+    expect(rows).to_have_text(
+        [
+            re.compile(r"failed\s+Ledger\s+receiver responded 422, 1 attempt\s+Replay"),
+            re.compile(r"failed\s+Shop\s+paused, not pushed.*\s+Enable and replay"),
+            re.compile(r"not asked\s+Mail\s+takes mail.\*; this is order.made\s+Send"),
+        ]
+    )
+    customer.check_looks("order-of-a-customer", axe)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("link", name="All webhooks").click()
+    page.get_by_role("link", name="What did not arrive").click()
+    customer.text("#rows li").to_have_text(
+        [
+            re.compile(r"failed\s+order-99\s+order.made\s+to Shop, not pushed"),
+            re.compile(r"failed\s+order-99\s+order.made\s+to Ledger, receiver responded 422"),
+        ]
+    )
+    customer.check_looks("undelivered", axe)
+    assert len({url for url in asked if "status=undelivered" in url}) == 2  # not of Mail
+    page.get_by_role("link", name="to Ledger").click()
+    page.get_by_role("link", name="All deliveries").click()
+    customer.heading("What did not arrive").to_be_visible()
+    customer.find("order-99")
+    for name, button in (("Shop", "Enable and replay"), ("Mail", "Send")):
+        rows.filter(has_text=name).get_by_role("button").click()
+        page.get_by_role("dialog").get_by_role("button", name=button).click()
+        expect(rows.filter(has_text=name)).to_contain_text("delivered")
+
+
+def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> None:
+    page, url = customer.page, "https://hooks.example/typed"
+    page.get_by_label("URL").fill(url)
+    refused = "**/subscriptions?*"
+    page.route(refused, lambda route: route.fulfill(status=403, json={"message": "by a proxy"}))
+    customer.text("#banner").to_contain_text("403 Forbidden")
+    customer.heading("Webhooks of acme").to_be_visible()
+    page.route(refused, lambda route: route.fulfill(status=401, json={"code": "unauthorized"}))
+    customer.heading("This page has ended").to_be_visible()
+    customer.forgive("40")
+    page.unroute(refused)
+
+    customer.go(f"key={customer.api('POST', '/tokens', tenant='acme')['token']}")
+
+    customer.heading("Webhooks of acme").to_be_visible()
+    expect(page.get_by_label("URL")).to_have_value(url)
+    customer.button("Sign out").click()
+    customer.heading("You are signed out").to_be_visible()
+    customer.go("key=trt_cut")
+    customer.heading("This link opens no page").to_be_visible()
+    page.route("**/me?*", lambda route: route.fulfill(status=403, json={"code": "suspended"}))
+    customer.go("key=trt_suspended")
+    customer.heading("Your webhooks are suspended").to_be_visible()
+    customer.forgive("40")
+
+
+def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies(
+    console: Console, receiver: Receiver
+) -> None:
+    page, payload = console.page, '{"text":"a,\\"metadata\\":","cents":12345678901234567890}'
+    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    secret = page.get_by_label("Your own secret")
+    page.get_by_label("URL").fill(receiver.url)
+    page.get_by_label("Body of each request").select_option("the payload alone")
+    secret.fill("whsec_short")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert").filter(visible=True)).to_have_text(
+        "It must be whsec_ and base64 of 24 to 64 bytes."
+    )
+    secret.fill(OWN)
+    page.keyboard.press("Enter")
+    assert console.copied("secret") == OWN
+    page.keyboard.press("Escape")
+    card = page.locator("#subscriptions > li")
+    expect(card.locator("dl")).to_contain_text("Bodythe payload alone")
+
+    event = f'{{"event_type": "a", "tenant": "acme", "payload": {payload}}}'
+    posted = json.loads(console.system.call("POST", "/events", event)[2])
+    console.go(f"/events/{posted['copies'][0]}")
+    console.text("#body").to_have_text(payload)
+    assert payload.encode() in [request.body for request in receiver.requests]
+
+    console.go("/subscriptions")
+    card.get_by_text("Edit").click()
+    card.get_by_label("Your own secret").fill(OTHER)
+    console.button("Save").click()
+    console.text("#subscriptions li > p").to_contain_text("It is saved")
+    console.button("Show secret").click()
+    assert console.copied("secret") == OTHER
+    page.keyboard.press("Escape")
+    console.forgive("status of 400")
