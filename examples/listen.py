@@ -2,10 +2,10 @@
 
     TRIGGERS_URL=https://… TRIGGERS_API_KEY=trt_… python listen.py http://127.0.0.1:3000/hook
 
-The key is a token, or an API key with the scope consume. Each delivery of an event that is posted
-from now on is fetched, signed with the webhook's secret, and posted once, whatever becomes of it at
-the webhook's own URL, also while the webhook is paused. Replays, and deliveries that are made more
-than ten seconds after their event, are not. Needs Python 3.8 and no packages.
+The key is a token, or an API key with the scope consume. Each delivery that is made from now on is
+fetched, signed with the webhook's secret, and posted once, whatever becomes of it at the webhook's
+own URL, also while the webhook is paused. Not posted are replays, and what is sent later of an
+event that is older than the newest hundred of the webhook. Needs Python 3.8 and no packages.
 """
 
 import argparse
@@ -24,10 +24,12 @@ import urllib.request
 from datetime import datetime, timedelta, timezone
 
 FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-# A delivery may appear in the list after younger ones: the latest of these are read again, at a
-# read unit each.
+# The list goes by the creation of events. A delivery may appear in it after younger ones: by some
+# seconds, and much later if it is sent or recovered. So the newest hundred are read again, at a
+# read unit each, and all of the latest ten seconds.
+LOOK_BACK = 100
 OVERLAP = timedelta(seconds=10)
-# Seconds between two calls. While nothing comes, there are at most ten in a minute, with the three
+# Seconds between two calls. While nothing comes, there are at most ten in a minute, with the two
 # of the beginning.
 FIRST_WAIT, SHORTEST_WAIT, LONGEST_WAIT = 2, 1, 10
 LONGEST_BACKOFF = 60  # seconds after an error
@@ -93,7 +95,7 @@ def list_deliveries(webhook, since):
             subscription_id=webhook["subscription_id"],
             since=since,
             order="oldest",
-            limit=100,
+            limit=LOOK_BACK,
             cursor=cursor,
         )
         yield from page["events"]
@@ -155,11 +157,27 @@ def forward(event, webhook, secret, options):
     return str(status).startswith("2")
 
 
-def start_of(webhook):
-    """Return the time from which new deliveries are looked for, and the ids of those there are."""
-    newest = get("/events", subscription_id=webhook["subscription_id"], limit=1)["events"]
-    since = earlier(newest[0]["created_at"]) if newest else None
-    return since, {event["event_id"] for event in list_deliveries(webhook, since)}
+def start_of(webhook, since):
+    """Return the creation of the oldest event to look for, and the ids of older deliveries.
+
+    Without `since`, all deliveries that there are count as older.
+    """
+    page = get("/events", subscription_id=webhook["subscription_id"], limit=LOOK_BACK)
+    newest = page["events"]
+    older = {one["event_id"] for one in newest if not since or one["created_at"] < since}
+    first = newest[-1]["created_at"] if newest and page["next_cursor"] else ""
+    return min(first, since or first), older
+
+
+def next_start(since, listed, is_settled):
+    """Return the creation of the oldest event to look for after `listed`.
+
+    :param is_settled: Whether nothing comes any more that is a little older than the latest.
+    """
+    if len(listed) <= LOOK_BACK:
+        return since
+    first = listed[-LOOK_BACK]["created_at"]
+    return max(since, first if is_settled else min(first, earlier(listed[-1]["created_at"])))
 
 
 def earlier(created_at):
@@ -168,7 +186,7 @@ def earlier(created_at):
 
 def listen(options):
     webhook = find_webhook(options.webhook)
-    since, seen = (options.since, set()) if options.since else start_of(webhook)
+    since, seen = start_of(webhook, options.since)
     name = webhook["name"] or webhook["subscription_id"]
     print(f"what {name} ({webhook['state']}) gets goes to {options.url}", file=sys.stderr)
     types = options.events.split(",")
@@ -189,11 +207,7 @@ def listen(options):
                     secret = secret or get(path)["secret"]
                     failed += not forward(event, webhook, secret, options)
                 seen.add(event["event_id"])
-            if listed:
-                latest = listed[-1]["created_at"]
-                # Nothing comes before the latest once it has been there for so long.
-                is_settled = wait >= LONGEST_WAIT and not new
-                since = max(since or "", latest if is_settled else earlier(latest))
+            since = next_start(since, listed, is_settled=wait >= LONGEST_WAIT and not new)
         # such as a key that has expired, or an answer of something that is not the API
         except (RefusedError, LookupError, TypeError, ValueError) as error:
             print(f"{error}: trying again in {LONGEST_WAIT} s", file=sys.stderr, flush=True)
@@ -236,14 +250,14 @@ parser.add_argument("--webhook", help="its id, sub_…; needed if there are seve
 parser.add_argument(
     "--since",
     type=moment,
-    help="so long ago, such as 10m, 2h or 1d, or a time such as 2026-11-25T02:25:03Z; without it,"
-    " what comes from now on",
+    help="also what was created since: so long ago, such as 10m, 2h or 1d, or a time such as"
+    " 2026-11-25T02:25:03Z",
 )
 parser.add_argument("--events", default="*", help="types, such as order.created,invoice.*")
 parser.add_argument(
     "--header", action="append", type=header, default=[], help="'Name: value' of each request"
 )
-parser.add_argument("--once", action="store_true", help="end when what is there is posted")
+parser.add_argument("--once", action="store_true", help="end when what --since finds is posted")
 if __name__ == "__main__":
     options = parser.parse_args()
     for variable in ("TRIGGERS_URL", "TRIGGERS_API_KEY"):

@@ -264,7 +264,7 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     Secrets that come from outside are not repeated, but named.
     """
     current = services.get().settings
-    hidden = [name for name in outside if name in SECRETS]
+    hidden = [name for name in outside if name in SECRETS and given(name) != settings.COPIES_ONLY]
     variables = {name: given(name) for name in VARIABLES if given(name) and name not in hidden}
     exported = "export"
     for name, value in variables.items():

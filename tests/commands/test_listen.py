@@ -21,6 +21,8 @@ SCRIPT = str(ROOT / "examples" / "listen.py")
 def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_paused(
     world: World, target: Receiver, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    older = post_later(world, tenant=TENANT, event_type="order.older")
+    world.sleep(3600)
     path = subscribed(world, target, tenant=TENANT, header_prefix="svix")
     webhook = Webhook(secret_of(world, path))
     monkeypatch.setenv("TRIGGERS_API_KEY", make_token(world, TENANT))
@@ -40,6 +42,8 @@ def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_pau
             post_later(world, paid, tenant=TENANT, event_type="order.paid", subject="order-3")
             post_later(world, tenant=TENANT, event_type="invoice.paid")
             told = [listener.stdout.readline()]
+            world.call("POST", f"{path}/send", {"event_id": older["event_id"]})
+            told.append(listener.stdout.readline())
             world.call("POST", f"{path}/disable")
             world.sleep(11)  # until each container knows it
             post_later(world, tenant=TENANT, event_type="order.kept")
@@ -49,10 +53,11 @@ def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_pau
 
     assert [line.split()[1:4] for line in told] == [
         ["order.paid", "order-3", "200"],
+        ["order.older", "-", "200"],
         ["order.kept", "-", "200"],
     ]
     _, push, *_ = target.requests
-    first, kept = local.requests
+    first, _, kept = local.requests
     assert first.body == push.body
     assert first.headers.keys() == push.headers.keys()
     assert kept.headers["svix-signature"] == kept.headers["webhook-signature"]
