@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from chalicelib.core import messages
 from chalicelib.core.breaker import Breaker
-from chalicelib.core.event import Attempt, Event, Status
+from chalicelib.core.event import Attempt, Event
 from chalicelib.core.invocation import AFTER_PUSH_SECONDS, CoreServices, Invocation
 from chalicelib.core.outcome import (
     BREAKER_OPEN,
@@ -32,6 +32,8 @@ from chalicelib.infra.errors import OutOfTimeError, StorageUnavailableError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import unix_seconds
+
+EARLY_SECONDS = 5  # by the clock of another container
 
 
 def deliver(event_id: str, invocation: Invocation) -> None:
@@ -82,11 +84,15 @@ def _record_unpushed(
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
-    """Replace a message that came too early by one with the remaining delay, in the same queue."""
+    """Replace a message that came a little too early, in the same queue.
+
+    One that came much too early is old: who made the attempt due later sent another one.
+    """
     now = invocation.services.clock()
-    if event.status is Status.PENDING and event.next_attempt_at and not event.is_claimed(now):
+    if event.next_attempt_at and not event.is_claimed(now):
         delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
-        enqueue(event, delay_seconds, invocation.queue)
+        if delay_seconds <= EARLY_SECONDS:
+            enqueue(event, delay_seconds, invocation.queue)
 
 
 def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
