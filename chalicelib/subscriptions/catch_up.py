@@ -68,15 +68,16 @@ def _push_oldest(query: Query, mark: Mended, most: int, services: CoreServices) 
     doubled = FIRST * 2**minutes
     limit = min(doubled, most)
     events = _read_oldest(replace(query, limit=limit), services)
-    untried = [event for event in events if event.attempted_at <= mark.since]
-    failed = len(events) - len(untried)
-    if not untried or 2 * failed >= min(doubled // 2, most):
+    failed = [
+        event
+        for event in events
+        if since <= event.asked_at and rfc3339(event.asked_at) < event.attempted_at
+    ]
+    if len(failed) == len(events) or 2 * len(failed) >= min(doubled // 2, most):
         return False
     soon = rfc3339(now + PERIOD_SECONDS)
     due = [
-        event
-        for event in untried
-        if event.asked_at < since and (event.next_attempt_at or "") > soon
+        event for event in events if event.asked_at < since and (event.next_attempt_at or "") > soon
     ]
 
     def push(number: int) -> None:

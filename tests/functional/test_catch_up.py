@@ -9,7 +9,7 @@ from chalicelib.subscriptions import catch_up
 from tests.conftest import During
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import post_later, states, subscribe_later
-from tests.support.world import World
+from tests.support.world import KEY, World
 
 WAIT = status(503, headers={"retry-after": "3000"})
 
@@ -176,6 +176,16 @@ def test_the_webhook_catches_up_once_an_event_arrives_that_failed_often(
     assert world.event(often)["status"] == "delivered"
     sweep_and_push(world)
     assert [world.event(event_id)["status"] for event_id in others] == ["delivered"] * 2
+
+
+def test_what_a_consumer_leased_is_left_to_it(world: World, receiver: Receiver) -> None:
+    receiver.default = WAIT
+    event_id = world.post()["event_id"]
+    world.sleep(1)
+    [leased] = world.call("POST", "/inbox/lease", key=KEY).json["events"]
+    world.services.store.mark_mended("webhook")
+    world.sweep()
+    assert world.item(event_id)["claim_id"]["S"] == leased["lease_id"]
 
 
 def test_what_fails_again_ends_the_catch_up_and_keeps_its_backoff(

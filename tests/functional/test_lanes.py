@@ -295,7 +295,7 @@ def test_an_early_message_of_the_slow_lane_stays_there(world: World, receiver: R
     world.services.slow_queue.send(push_message(event))
     assert world.run_worker() == 1
     [message] = world.slow_messages()
-    assert message["delay_seconds"] == 4.5
+    assert message["delay_seconds"] == 5
     assert lengths(world) == (0, 1)
 
 
