@@ -34,6 +34,8 @@ from chalicelib.infra.queue import MAX_DELAY_SECONDS, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import unix_seconds
 
+EARLY_SECONDS = 5  # by the clock of another container
+
 
 def deliver(event_id: str, invocation: Invocation) -> None:
     """Push an event until it is settled, or the next attempt is left to a message or the sweep.
@@ -84,11 +86,15 @@ def _record_unpushed(
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
-    """Replace a message that came too early by one with the remaining delay, in the same queue."""
+    """Replace a message that came a little too early, in the same queue.
+
+    One that came much too early is old: who made the attempt due later sent another one.
+    """
     now = invocation.services.clock()
     if event.next_attempt_at and not event.is_claimed(now):
         delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
-        enqueue(event, delay_seconds, invocation.queue)
+        if delay_seconds <= EARLY_SECONDS:
+            enqueue(event, delay_seconds, invocation.queue)
 
 
 def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:

@@ -77,7 +77,6 @@ CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND {UNCLAIMED}"
 RECORDABLE = f"{PENDING} AND {MINE}"
 
 MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
-FIRST_CAUGHT_UP = 100  # events of a destination in the first minute
 TESTED = "tested"
 RESTART_SECONDS = 900  # the least time between two catch-ups of a destination with the same cause
 PRESENT = "attribute_exists(event_id)"
@@ -114,14 +113,16 @@ SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
 class Mended(NamedTuple):
     """The mark of a destination that delivers again.
 
-    `since`: when it was made (RFC 3339). `cause`: MENDED, by a delivery, or TESTED. `limit`: how
-    many events at most were made due in the minute before.
+    `mark_id` is the cause, MENDED by a delivery or TESTED, and the destination; `since`: when it
+    was made (RFC 3339).
     """
 
+    mark_id: str
     since: str
-    cause: str
-    destination: str
-    limit: int
+
+    @property
+    def destination(self) -> str:
+        return self.mark_id.partition("#")[2]
 
 
 @dataclass(frozen=True)
@@ -268,37 +269,31 @@ class EventStore(Table):
             self.delete(event_id, EXPIRED)
 
     def mark_mended(self, destination: str, cause: str = MENDED) -> None:
-        """Note that a destination delivers again, unless the same cause noted that, and it still
-        catches up, or RESTART_SECONDS are not over since.
+        """Mark a destination that delivers again for the sweep.
+
+        Nothing changes while the mark of the same cause is there: the destination still catches up,
+        or began to less than RESTART_SECONDS ago.
         """
-        first = Mended(self._after(0), cause, destination, FIRST_CAUGHT_UP // 2)
-        self._put_mended(first, DAY_SECONDS, ABSENT, undelivered_key=MENDED)
-
-    def keep_mended(self, mark: Mended) -> None:
-        self._put_mended(mark, DAY_SECONDS, undelivered_key=MENDED)
-
-    def forget_mended(self, mark: Mended) -> None:
-        """Take a mark out of the index: one that flaps would begin to catch up all the time."""
-        age = self._clock() - unix_seconds(mark.since)
-        self._put_mended(mark, RESTART_SECONDS - int(age))
-
-    def _put_mended(
-        self, mark: Mended, seconds: int, condition: str = PRESENT, **attributes: str
-    ) -> None:
-        """Store a mark that expires after some seconds."""
-        item: Values = {
-            "event_id": f"{mark.cause}#{mark.destination}",
-            "expires_at": int(self._clock()) + seconds,
-            "sort_key": "#".join(map(str, mark)),
-            **attributes,
+        mark: Values = {
+            "event_id": f"{cause}#{destination}",
+            "sort_key": self._after(0),
+            "undelivered_key": MENDED,
+            "expires_at": int(self._clock()) + DAY_SECONDS,
         }
-        self._write("put_item", condition, Item=serialize(item))
+        self._write("put_item", ABSENT, Item=serialize(mark))
 
     def mended(self) -> list[Mended]:
         """Return the marks of destinations that deliver again, the oldest first."""
         rows = next(self.pages(MENDED, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
-        parts = [row["sort_key"]["S"].split("#") for row in rows["Items"]]
-        return [Mended(since, cause, name, int(limit)) for since, cause, name, limit in parts]
+        return [Mended(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
+
+    def end_mended(self, mark: Mended) -> None:
+        """Take a mark out of the index. A destination that flaps would begin to catch up all the
+        time: the mark itself stays for RESTART_SECONDS after it was made.
+        """
+        expires_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
+        ended: Values = {"undelivered_key": None, "expires_at": expires_at}
+        self._update(mark.mark_id, PRESENT, ended, NO_VALUES)
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

@@ -22,7 +22,7 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED} AND expires_at <= :new_expires_at"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 # Nobody claimed, replayed, delivered or acknowledged it since it was read: an acknowledgement
 # leaves the `claim_id`, and a claim the status.
-SAME_STATE = f"{EXISTS} AND #status = :seen AND claim_id = :holder"
+SAME_STATE = f"{EXISTS} AND {UNCLAIMED} AND #status = :seen AND claim_id = :holder"
 SETTLED_MEMBERS = (
     "claimed_until",
     "delivered_at",

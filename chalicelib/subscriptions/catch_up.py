@@ -9,6 +9,7 @@ next test event that is delivered starts another one, and so does the delivery t
 long trouble.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 
 from chalicelib.core.event import Event, Status
@@ -23,6 +24,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions
 
+FIRST = 100  # events of a destination in the first minute
 MOST = 1500  # of all destinations together, in a minute: half of what the slow lane takes
 PERIOD_SECONDS = 60  # of the sweep
 SEARCH_SECONDS = 20  # of a destination: thousands of old dead letters may come first
@@ -36,47 +38,51 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
     most = max(1, MOST // max(1, len(mended)))
 
     def catch_up_one(mark: Mended) -> None:
-        limit = min(2 * mark.limit, most)
-        query = _query(known.get(mark.destination), mark, services)
-        if query and _push_oldest(replace(query, limit=limit), mark, services):
-            services.store.keep_mended(mark._replace(limit=limit))
-        else:
-            services.store.forget_mended(mark)
+        query = _query(mark.destination, known.get(mark.destination), services)
+        if not (query and _push_oldest(query, mark, most, services)):
+            services.store.end_mended(mark)
 
     services.map(catch_up_one, mended)
 
 
-def _query(subscription: Subscription | None, mark: Mended, services: CoreServices) -> Query | None:
+def _query(
+    destination: str, subscription: Subscription | None, services: CoreServices
+) -> Query | None:
     """Return the query of what waits for a destination, None if nothing is pushed there."""
-    if mark.destination == DEFAULT_GROUP_ID:
+    if destination == DEFAULT_GROUP_ID:
         return replace(WAITING, source="original")
     if subscription is None or subscription.refusal(services.settings):
         return None
-    since = subscription.wanted_after
-    return replace(WAITING, subscription_id=mark.destination, since=since)
+    return replace(WAITING, subscription_id=destination, since=subscription.wanted_after)
 
 
-def _push_oldest(query: Query, mark: Mended, services: CoreServices) -> bool:
-    """Make due what waits among the oldest events of a query; return whether to go on in a minute.
+def _push_oldest(query: Query, mark: Mended, most: int, services: CoreServices) -> bool:
+    """Make due what waits among the oldest events of a query, up to `most`; return whether to go on
+    in a minute.
 
     Each event is made due once in a catch-up, by whomever.
     """
-    events = _read_oldest(query, services)
+    now = services.clock()
     since = unix_seconds(mark.since)
-    soon = rfc3339(services.clock() + PERIOD_SECONDS)
-    failed = [event for event in events if event.attempted_at > mark.since]
-    made_due = [event for event in events if event.asked_at >= since]
+    minutes = int(max(0.0, now - since)) // PERIOD_SECONDS  # those whose sweep was missed, too
+    doubled = FIRST * 2**minutes
+    limit = min(doubled, most)
+    events = _read_oldest(replace(query, limit=limit), services)
+    failed = [
+        event
+        for event in events
+        if since <= event.asked_at and rfc3339(event.asked_at) < event.attempted_at
+    ]
+    if len(failed) == len(events) or 2 * len(failed) >= min(doubled // 2, most):
+        return False
+    soon = rfc3339(now + PERIOD_SECONDS)
     due = [
         event for event in events if event.asked_at < since and (event.next_attempt_at or "") > soon
     ]
-    if 2 * len(failed) > mark.limit or len(failed) >= len(made_due) + len(due):
-        return False
 
     def push(number: int) -> None:
-        try:
-            replay.push_later(due[number], PERIOD_SECONDS * number / query.limit, services)
-        except ApiError:  # somebody was faster, or DynamoDB fails: the next minute tells
-            logger.info("not caught up", extra={"event_id": due[number].event_id})
+        with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
+            replay.push_later(due[number], PERIOD_SECONDS * number / limit, services)
 
     services.map(push, range(len(due)))
     logger.info("caught up", extra={"destination": mark.destination, "queued": len(due)})

@@ -49,8 +49,7 @@ ORIGINALS = replace(
 )
 UNDELIVERED_COPIES = Query(UNSETTLED, order="oldest", limit=100, skips_reports=True)
 RECOVERABLE = ("later", "edited", "failed", "waiting")
-ASKED_SECONDS = 180
-LEFT_SECONDS = 60  # what was tried so recently waits as long: a loop would be a flood
+LEFT_SECONDS = 60  # what was tried or asked for so recently waits: a loop would be a flood
 
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
@@ -334,11 +333,12 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
     """Get a subscription up to 100 of what `find_missed` finds, the oldest first.
 
     Pushes again the copies that failed or wait and, with `since`, makes those that are missing, all
-    in the slow lane: thousands in the fast lane would make everybody else wait. Those whose latest
-    attempt is younger than LEFT_SECONDS are `left`, and due after as long at most; so are those
-    that are being pushed, or were recovered so recently and not tried since, and nothing changes
-    for them. `period` may have `since`, `until` and `cursor`. Raises InvalidRequestError; ApiError
-    409; StorageUnavailableError: then a repeated call completes what this one began.
+    in the slow lane: thousands in the fast lane would make everybody else wait. Those that
+    were tried within LEFT_SECONDS are `left`, and due after as long at most; so are those that were
+    recovered before and not tried since. Nothing changes for those that are being pushed, or were
+    recovered within LEFT_SECONDS. `period` may have `since`, `until` and `cursor`. Raises
+    InvalidRequestError; ApiError 409; StorageUnavailableError: then a repeated call completes what
+    this one began.
     """
     services = invocation.services
     _require_usable(subscription, services)
@@ -360,13 +360,9 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
             is_asked = copy.is_waiting and recovered_at > tried_at
             if copy.is_claimed(now) or (is_asked and recovered_at > just_now):
                 return "left"
-            delay_seconds = 0.0
-            if tried_at > just_now:
-                delay_seconds = LEFT_SECONDS
-            elif is_asked and str(copy.next_attempt_at) < rfc3339(now + ASKED_SECONDS):
-                delay_seconds = ASKED_SECONDS
-            replay.push_later(copy, delay_seconds, services)
-            return "left" if delay_seconds else "replayed"
+            is_left = is_asked or tried_at > just_now
+            replay.push_later(copy, LEFT_SECONDS * is_left, services)
+            return "left" if is_left else "replayed"
         except StorageUnavailableError:
             raise
         except ApiError:  # others were faster, too many copies, or a POST is in progress

@@ -146,12 +146,7 @@ class AllTargets:
     def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
         """Set and clear `failing_since`, disable what fails for days, and report that."""
         if not isinstance(target, SubscriptionTarget):
-            if isinstance(decision, DeadLetter):
-                reports.event_failed(event, None, self.services)
-            is_first = event.delivery_attempts > FAILING_ATTEMPTS and not event.recovered_at
-            if is_first and isinstance(decision, Delivered):
-                with suppress(StorageUnavailableError):
-                    self.services.store.mark_mended(DEFAULT_GROUP_ID)
+            self._on_webhook_recorded(event, decision)
             return
         subscription = target.subscription
         error = event.last_error
@@ -172,6 +167,14 @@ class AllTargets:
         self._note_pace(subscription)
         if changed:
             reports.subscription_changed(changed.state, changed, event, self.services)
+
+    def _on_webhook_recorded(self, event: Event, decision: Decision) -> None:
+        match decision:
+            case DeadLetter():
+                reports.event_failed(event, None, self.services)
+            case Delivered() if event.delivery_attempts > FAILING_ATTEMPTS:
+                with suppress(StorageUnavailableError):
+                    self.services.store.mark_mended(DEFAULT_GROUP_ID)
 
     def make_test_event(
         self, subscription: Subscription, new_event: NewEvent | None = None
