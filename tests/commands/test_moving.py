@@ -76,7 +76,7 @@ def test_an_export_that_aws_refuses_names_what_was_called(world: World) -> None:
 def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_receivers(
     world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    described = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
+    described: Json = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
     of_svix = {"tenant": "a", "secret": GIVEN, "body": "payload", "header_prefix": "svix"}
     hooks = [
         Hook(world, target, key=KEY, event_types=["order.*"], **described),
@@ -113,8 +113,10 @@ def test_importing_again_changes_nothing_but_names_and_refuses_what_differs(
     ]
     write(file, *lines)
     assert "4 made (paused)" in import_file(file, "--go")
-    # what is made again is enabled
-    enabled, renewed, gone = (Hook(world, target, tenant=tenant, key=KEY) for tenant in "bcd")
+    hooks = [Hook(world, target, tenant=tenant, key=KEY) for tenant in "bcd"]
+    for hook in hooks:
+        hook.enable()
+    enabled, renewed, gone = hooks
     renewed.call("secret")
     gone.post(410)
 

@@ -10,7 +10,7 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
-from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
+from tests.support.receiver import Answers, Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import make_token, recover, send
 from tests.support.world import KEY, World, assert_has
 
@@ -43,7 +43,7 @@ def slow(world: World, hook: Hook) -> Hook:
     return hook
 
 
-def push_later(hook: Hook, *answers: Behaviour | int) -> None:
+def push_later(hook: Hook, *answers: Answers) -> None:
     """Post an event, and let the worker push it."""
     hook.post(*answers, prefer="respond-async")
     hook.world.run_worker()
@@ -84,7 +84,7 @@ def test_one_delivery_that_is_not_slow_ends_a_mark_that_is_older_than_an_hour(
     world: World, slow: Hook
 ) -> None:
     world.sleep(3590)
-    answers = (200, after(world, 2.5), after(world, 1.5, 503), after(world, 1.5))
+    answers: list[Answers] = [200, after(world, 2.5), after(world, 1.5, 503), after(world, 1.5)]
     for answer, is_slow in zip(answers, (True, True, True, False), strict=True):
         world.restart()  # containers do not live so long
         push_later(slow, answer)
