@@ -1,6 +1,6 @@
 """`python -m measure.bench.read_units`: count what calls read of 20,002 events, each with a copy:
-of a tenant that has two, of one that has the others, and of a subscription without a tenant. It is
-the table of docs/scaling.md.
+of a tenant that has two, of one that has the others, and of a subscription without a tenant.
+Most of the rows are in docs/scaling.md.
 """
 
 import math

@@ -142,7 +142,7 @@ def test_of_more_destinations_than_a_minute_has_pushes_each_has_one(
     assert [mark.destination for mark in world.services.store.mended()] == [subscription_id]
 
 
-def test_what_waits_is_pushed_once_a_delivery_ends_long_trouble(
+def test_what_waits_is_pushed_once_a_test_and_a_delivery_end_long_trouble(
     world: World, target: Receiver, waiting: tuple[str, list[Any]]
 ) -> None:
     subscription_id, events = waiting
@@ -151,7 +151,10 @@ def test_what_waits_is_pushed_once_a_delivery_ends_long_trouble(
     )
     world.sleep(10)
     target.default = 200
+    try_it(world, subscription_id)
     post_later(world)
+    world.empty_inbox()
+    assert len(world.services.store.mended()) == 2
     sweep_and_push(world)
     assert [states(world, event) for event in events] == [["delivered"]] * 5
     assert "failing_since" not in world.item(subscription_id)
