@@ -28,7 +28,7 @@ def parse_catalogue(data: bytes) -> Json:
             parse_entry(told)
     # also for what is no Unicode, NaN, lone surrogates, too many digits, and nesting
     except (ValueError, RecursionError) as error:
-        raise InvalidValueError(f"must be corrected: {name[:128]!r}: {error}") from None
+        raise InvalidValueError(f"must be corrected in {name[:128]}: {error}") from None
     return catalogue
 
 
