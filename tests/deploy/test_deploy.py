@@ -540,7 +540,7 @@ def test_a_catalogue_with_a_fault_is_refused_before_anything_is_changed(
 
     output = checkout.make("deploy", **GIVEN, status=1)
 
-    assert "event_types.json is unusable: it must be corrected: 'order.created': must" in output
+    assert "event_types.json is unusable: it must be corrected in order.created: must" in output
     assert operations
     assert not any(map(is_write, operations))
 
