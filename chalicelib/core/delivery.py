@@ -108,10 +108,9 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     started = services.clock()
     open_seconds = breaker.acquire(target, started, event.asked_at)
     if open_seconds and not breaker.has_failed_since(target, event.asked_at):
-        # Nobody has tried since somebody asked for it: another push is the trial. The longer that
-        # takes, the longer it waits: thousands may.
-        least_seconds = services.settings.breaker_open_seconds
-        seconds = max(open_seconds, least_seconds, started - event.asked_at)
+        # Nobody has tried since somebody asked for it: another push is the trial. It may succeed
+        # long before the rest ends. The longer that takes, the longer it waits: thousands may.
+        seconds = max(services.settings.breaker_open_seconds, started - event.asked_at)
         delay_seconds = seconds * (1 + services.random())
         return _record_unpushed(event, Retry(delay_seconds), invocation)
     if open_seconds:
