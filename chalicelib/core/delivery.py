@@ -110,7 +110,7 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     if open_seconds and not breaker.has_failed_since(target, event.asked_at):
         # Nobody has tried since somebody asked for it: another push is the trial. It may succeed
         # long before the rest ends. The longer that takes, the longer it waits: thousands may.
-        seconds = max(services.settings.breaker_open_seconds, started - event.asked_at)
+        seconds = max(services.settings.breaker_open_seconds, 2 * (started - event.asked_at))
         delay_seconds = seconds * (1 + services.random())
         return _record_unpushed(event, Retry(delay_seconds), invocation)
     if open_seconds:
