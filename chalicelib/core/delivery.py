@@ -112,10 +112,9 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     if not open_seconds:
         return push_and_record(event, target, breaker, invocation.push_timeout_seconds, invocation)
     if not breaker.has_failed_since(target, event.asked_at):
-        # Nobody has tried since somebody asked for it: another push is the trial. The longer that
-        # takes, the longer it waits: thousands may.
-        least_seconds = services.settings.breaker_open_seconds
-        seconds = max(open_seconds, least_seconds, started - event.asked_at)
+        # Nobody has tried since somebody asked for it: another push is the trial. It may succeed
+        # long before the rest ends. The longer that takes, the longer it waits: thousands may.
+        seconds = max(services.settings.breaker_open_seconds, 2 * (started - event.asked_at))
         delay_seconds = seconds * (1 + services.random())
         return _record_unpushed(event, Retry(delay_seconds), invocation)
     result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)

@@ -27,6 +27,7 @@ from chalicelib.subscriptions.subscriptions import Subscriptions
 FIRST = 100  # events of a destination in the first minute
 MOST = 1500  # of all destinations together, in a minute: half of what the slow lane takes
 PERIOD_SECONDS = 60  # of the sweep
+SPREAD_SECONDS = 50  # of a minute's events: when the next sweep comes, they were tried
 SEARCH_SECONDS = 20  # of a destination: thousands of old dead letters may come first
 WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_undelivered=True)
 
@@ -83,7 +84,7 @@ def _push_oldest(query: Query, mark: Mended, most: int, services: CoreServices) 
 
     def push(number: int) -> None:
         with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
-            replay.push_later(due[number], PERIOD_SECONDS * number / limit, services)
+            replay.push_later(due[number], SPREAD_SECONDS * number / limit, services)
 
     services.map(push, range(len(due)))
     logger.info("caught up", extra={"destination": mark.destination, "queued": len(due)})

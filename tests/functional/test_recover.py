@@ -146,8 +146,10 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
     token = make_token(world, TENANT)
 
     recovered = recover(world, subscription_id, key=token).json
+    stored = world.items()
     again = recover(world, subscription_id, key=token).json
 
+    assert world.items() == stored
     done = {"sent": 2, "replayed": 3, "left": 0}
     assert recovered == {"examined": len(WAYS), **done, "next_cursor": None}
     assert again == {**recovered, "sent": 0, "replayed": 0, "left": 3}
