@@ -185,7 +185,7 @@ def told_of_repair(waiting: int, **options: Any) -> str:
 
 def repairs() -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield each figure's name, and what returns it."""
-    for waiting in (12, 2000, 12_000):
+    for waiting in (12, 114, 2000, 12_000):
         for recovers in (False, True):
             name = f"{waiting} wait, mended after two hours{', Recover' * recovers}"
             yield name, partial(told_of_repair, waiting, recovers=recovers)
