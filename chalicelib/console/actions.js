@@ -44,6 +44,7 @@ async function act(button, answer, given) {
     return describe(answered);
   };
   const said = await run().catch((error) => [error.message, "failed"]);
+  page.acted?.add(given.owner); // not before: a refresh in between would show what was
   button.ariaBusy = null;
   tell(answer, ...(page.view.id === id ? said : [""]));
   await hooks.refreshAll();

@@ -40,10 +40,8 @@ function fillButton(button, one, given, answer) {
   const name = isOff(one) ? `Enable and ${action}` : made ? "Replay" : "Send";
   setText(button, isRefused ? "" : name);
   set(button, { ariaDescription: nameOf(one) });
-  button.onclick = () => {
-    page.acted?.add(one.subscription_id);
-    return made ? replayOne(button, made, answer, one) : send(button, one, given.event_id, answer);
-  };
+  button.onclick = () =>
+    made ? replayOne(button, made, answer, one) : send(button, one, given.event_id, answer);
 }
 const enableFirst = (owner) =>
   owner && isOff(owner) ? [`subscriptions/${owner.subscription_id}/enable`] : [];
@@ -57,13 +55,13 @@ const tellQueued = (name, { event_id, message }) =>
   [`Queued${name}. ${say(message)}`, "pending", () => isPending(event_id)];
 // Replay an event or copy; `owner`: its webhook, which is enabled first if it is disabled.
 function replayOne(button, made, answer = $("answer"), owner = null) {
-  const before = enableFirst(owner);
   const letter = tellLetters([made]);
   return act(button, answer, {
     path: `events/${made.event_id}/replay`,
-    before,
+    before: enableFirst(owner),
+    owner: owner?.subscription_id,
     describe: ({ body }) => (letter ? [`It is replayed${letter}.`, ""] : tellQueued("", body)),
-    consequence: before.length ? `${ENABLED_FIRST} ${REPLAYED}` : REPLAYED,
+    consequence: enableFirst(owner).length ? `${ENABLED_FIRST} ${REPLAYED}` : REPLAYED,
   });
 }
 function send(button, one, event_id, answer) {
@@ -71,6 +69,7 @@ function send(button, one, event_id, answer) {
     path: `subscriptions/${one.subscription_id}/send`,
     body: { event_id },
     before: enableFirst(one),
+    owner: one.subscription_id,
     describe: ({ body }) => tellQueued(` for ${nameOf(one)}`, body),
     question: `Send it to ${nameOf(one)}?`,
     consequence: "It is queued for this webhook alone, whatever its types and filter say.",
