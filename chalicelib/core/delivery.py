@@ -115,7 +115,7 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
         # Nobody has tried since somebody asked for it: another push is the trial. It may succeed
         # long before the rest ends. The longer that takes, the longer it waits: thousands may.
         seconds = max(services.settings.breaker_open_seconds, 2 * (started - event.asked_at))
-        delay_seconds = seconds * (1 + services.random())
+        delay_seconds = min(seconds * (1 + services.random()), MAX_DELAY_SECONDS)
         return _record_unpushed(event, Retry(delay_seconds), invocation)
     result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
     return _follow(event, target, started, result, invocation)

@@ -11,12 +11,13 @@ long trouble.
 
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import Mended
 from chalicelib.events import replay
-from chalicelib.events.listing import Query, read_page
+from chalicelib.events.listing import Page, Query, read_page
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
@@ -39,12 +40,19 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
     known = subscriptions.get_many({mark.destination for mark in mended})
     most = max(1, MOST // max(1, len(mended)))
 
-    def catch_up_one(mark: Mended) -> None:
+    def find_due(mark: Mended) -> list[tuple[Event, float]]:
         query = _query(mark.destination, known.get(mark.destination), services)
-        if not (query and _push_oldest(query, mark, most, services)):
+        due = _find_due(query, mark, most, services) if query else None
+        if due is None:
             services.store.end_mended(mark)
+        return due or []
 
-    services.map(catch_up_one, mended)
+    def push(event_and_delay: tuple[Event, float]) -> None:
+        with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
+            replay.push_later(*event_and_delay, services)
+
+    # Found by destination, pushed all together: a pool in each thread would be too many threads.
+    services.map(push, [*chain.from_iterable(services.map(find_due, mended))])
 
 
 def _query(
@@ -58,9 +66,11 @@ def _query(
     return replace(WAITING, subscription_id=destination, since=subscription.wanted_after)
 
 
-def _push_oldest(query: Query, mark: Mended, most: int, services: CoreServices) -> bool:
-    """Make due what waits among the oldest events of a query, up to `most`; return whether to go on
-    in a minute.
+def _find_due(
+    query: Query, mark: Mended, most: int, services: CoreServices
+) -> list[tuple[Event, float]] | None:
+    """Return what is to be made due of what waits among the oldest events of a query, up to `most`,
+    and after how many seconds each; None if the catch-up is over.
 
     Each event is made due once in a catch-up, by whomever.
     """
@@ -69,32 +79,28 @@ def _push_oldest(query: Query, mark: Mended, most: int, services: CoreServices) 
     minutes = int(max(0.0, now - since)) // PERIOD_SECONDS  # those whose sweep was missed, too
     doubled = FIRST * 2**minutes
     limit = min(doubled, most)
-    events = _read_oldest(replace(query, limit=limit), services)
+    page = _read_oldest(replace(query, limit=limit), services)
+    events = [event for event in page.events if event.is_waiting]  # or was posted just now
     failed = [
         event
         for event in events
         if since <= event.asked_at and rfc3339(event.asked_at) < event.attempted_at
     ]
-    if len(failed) == len(events) or 2 * len(failed) >= min(doubled // 2, most):
-        return False
+    is_all_seen = len(failed) == len(events) and not page.next_cursor
+    if is_all_seen or 2 * len(failed) >= min(doubled // 2, most):
+        return None
     soon = rfc3339(now + PERIOD_SECONDS)
     due = [
         event for event in events if event.asked_at < since and (event.next_attempt_at or "") > soon
     ]
-
-    def push(number: int) -> None:
-        with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
-            replay.push_later(due[number], SPREAD_SECONDS * number / limit, services)
-
-    services.map(push, range(len(due)))
     logger.info("caught up", extra={"destination": mark.destination, "queued": len(due)})
-    return True
+    return [(event, SPREAD_SECONDS * number / limit) for number, event in enumerate(due)]
 
 
-def _read_oldest(query: Query, services: CoreServices) -> list[Event]:
+def _read_oldest(query: Query, services: CoreServices) -> Page:
     """Return the oldest events of a query, however many dead letters are older."""
     deadline = services.clock() + SEARCH_SECONDS
     page = read_page(services, query)
     while page.next_cursor and not page.events and services.clock() < deadline:
         page = read_page(services, replace(query, cursor=page.next_cursor))
-    return page.events
+    return page

@@ -207,7 +207,7 @@ class AllTargets:
         timeout_seconds = self.services.settings.push_timeout_seconds
         target = self.of(subscription)
         result = delivery.push(event, target, started, timeout_seconds, invocation)
-        if result.outcome is Outcome.DELIVERED:
+        if result.outcome is Outcome.DELIVERED and target.is_enabled:
             with suppress(StorageUnavailableError):
                 self.services.store.mark_mended(subscription.subscription_id, TESTED)
         sent = None

@@ -87,6 +87,20 @@ def test_nothing_is_pushed_where_nothing_may_be(
     assert world.services.store.mended() == []
 
 
+def test_a_test_of_a_webhook_that_is_paused_leaves_no_mark(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]]
+) -> None:
+    subscription_id, _ = waiting
+    target.default = 200
+    path = f"/subscriptions/{subscription_id}"
+    world.call("POST", f"{path}/disable")
+    try_it(world, subscription_id)
+    assert world.services.store.mended() == []
+    world.call("POST", f"{path}/enable")
+    try_it(world, subscription_id)
+    assert len(world.services.store.mended()) == 1
+
+
 def test_old_dead_letters_do_not_hide_what_waits(
     world: World, target: Receiver, waiting: tuple[str, list[Any]], during: During
 ) -> None:
