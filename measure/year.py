@@ -4,23 +4,15 @@ Each month of four weeks has its troubles, as MONTH tells, and ends with days th
 are compared with the first ones. The exit status is 1 if a promise was broken.
 """
 
-import importlib
 import itertools
 import json
 import math
 import os
-import re
-import subprocess
-import sys
-import tempfile
 from collections import Counter
 from functools import partial
-from pathlib import Path
-from typing import Any
-from unittest import mock
 
 from chalicelib.core.event import Event, Status
-from chalicelib.core.store import from_item
+from chalicelib.core.store import MENDED, TESTED, from_item
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.subscriptions.subscription import Subscription
 from measure.outage import HEALTHY, TROUBLES, Response
@@ -35,13 +27,9 @@ from tests.simulator.simulated_world import (
     Fault,
     SimulatedWorld,
 )
-from tests.support.checkout import copy_repository
 from tests.support.in_memory_aws import typed
 from tests.support.world import SIGNING_SECRETS, Json
 
-RELEASE = "c7de065c"  # 0.9.0
-# What is imported once for each version.
-LINKED = re.compile(r"app$|chalicelib\b|tests\.simulator\.|tests\.support\.world$")
 MONTH_DAYS = 28
 QUIET_DAYS = range(22, MONTH_DAYS)
 A, B = SIGNING_SECRETS
@@ -51,10 +39,6 @@ MONTH = f"""
 4 a answers 503
 4.66 secret answers 503
 4.67 secret well
-5 versions old new
-5.3 versions old
-5.6 versions old new
-6 versions new
 6.1 ZAPIER_WEBHOOK_URL none
 8 EVENT_RETENTION_DAYS 7
 9 a well
@@ -98,7 +82,6 @@ CONDITIONS = {
     "WEBHOOK_SIGNING_SECRETS": A,
     "posts": "4",
     "throttled": "0",
-    "versions": "new",
     "workers": "5",
 }
 TARGET = "https://hooks.zapier.com/"
@@ -110,33 +93,19 @@ MOST_MESSAGES = 400  # about one event
 MOST_ITEMS = 11_000
 
 
-def load_release(folder: Path) -> Any:
-    """Return the class of containers of the release before, as the simulator of now makes them.
-
-    Raises CalledProcessError if its commit is not in this clone.
-    """
-    copy_repository(folder / RELEASE, RELEASE)
-    path = [str(folder / RELEASE), *sys.path]
-    with mock.patch.dict(sys.modules), mock.patch.object(sys, "path", path):
-        for name in filter(LINKED.match, [*sys.modules]):
-            del sys.modules[name]
-        return importlib.import_module("tests.simulator.simulated_world").Container
-
-
 class YearWorld(SimulatedWorld):
-    """A stage that lives for months, with its containers and those of the release before.
+    """A stage that lives for months.
 
     `environ` has the conditions, too.
     """
 
-    def __init__(self, release: Any) -> None:
+    def __init__(self) -> None:
         super().__init__(CONDITIONS)
         self.clock.sleep(-self.clock() % DAY_SECONDS)
         self.history.max_skew_seconds = 1.0
         self.dynamodb.on_write = self._see_write
         self.dynamodb.on_query = lambda rows: self._used.update(rows=len(rows))
         self.sqs.on_send = self._see_message
-        self._versions = {"new": Container, "old": release}
         self._used = Counter[str]()  # since midnight
         self._used_at_first = self._used
         self._due: dict[str, str] = {}  # when each event is due that is to be pushed
@@ -146,8 +115,7 @@ class YearWorld(SimulatedWorld):
         self._is_over = False
 
     def start(self) -> Container:
-        version = self.random.choice(self.environ["versions"].split())
-        container: Container = self._versions[version](self, self._fault, self.environ)
+        container = Container(self, self._fault, self.environ)
         container.skew_seconds = self.random.uniform(-1, 1)
         return container
 
@@ -310,29 +278,23 @@ class YearWorld(SimulatedWorld):
 
     def check(self) -> None:
         """Check expired events, too, by what became of them."""
-        expired = {key: from_item(typed(item)) for key, item in self._expired.items()}
+        expired = {
+            key: from_item(typed(item))
+            for key, item in self._expired.items()
+            if not key.startswith((MENDED, TESTED))  # no events
+        }
         stored = {key: event for key, event in expired.items() if event.status != Status.ERASED}
         check(self.history, stored | self.items(), self._letters)
 
 
 def live(months: int) -> str:
-    """Live for months; return what that was, for a person.
-
-    Without the release before, the working tree takes its place.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            release = load_release(Path(folder))
-        except subprocess.CalledProcessError:
-            release = Container
-            print(f"SKIPPED: two versions: commit {RELEASE} is not in this clone", file=sys.stderr)
-        world = YearWorld(release)
-        world.live(months)
+    """Live for months; return what that was, for a person."""
+    world = YearWorld()
+    world.live(months)
     history = world.history
     pushes = sum(map(len, history.pushes.values()))
     return (
-        f"{months} months, in each some hours beside functions of {RELEASE}: "
-        f"{len(history.accepted):,} events were accepted, {pushes:,} pushes made, "
+        f"{months} months: {len(history.accepted):,} events were accepted, {pushes:,} pushes made, "
         f"{history.messages.total():,} messages sent, {world.faults:,} calls throttled, "
         f"{world.unavailable:,} calls of the API refused with 503; no promise was broken"
     )
