@@ -201,7 +201,8 @@ class AllTargets:
     ) -> Json:
         """Push an event to a subscription alone; return the attempt, and what was `sent`.
 
-        It changes nothing but that, if it is delivered, what waits for the subscription is pushed.
+        It changes nothing but that, if it is delivered and the subscription is enabled, what waits
+        for that is pushed.
         """
         started = self.services.clock()
         timeout_seconds = self.services.settings.push_timeout_seconds
