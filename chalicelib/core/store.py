@@ -24,7 +24,7 @@ from chalicelib.core.event import (
 )
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.errors import EventNotFoundError, StorageUnavailableError
-from chalicelib.infra.parsing import dumps
+from chalicelib.infra.parsing import Json, dumps
 from chalicelib.infra.table import (
     LOWEST,
     NO_VALUES,
@@ -36,7 +36,7 @@ from chalicelib.infra.table import (
     serialize,
 )
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import DAY_SECONDS, unix_seconds
+from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import Settings
 
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
@@ -79,7 +79,8 @@ RECORDABLE = f"{PENDING} AND {MINE}"
 MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
 TESTED = "tested"
 RESTART_SECONDS = 900  # the least time between two catch-ups of a destination with the same cause
-PRESENT = "attribute_exists(event_id)"
+AS_MARKED = "sort_key = :since"
+ENDED = "attribute_not_exists(undelivered_key)"
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
@@ -271,20 +272,25 @@ class EventStore(Table):
     def mark_mended(self, destination: str, cause: str = MENDED) -> None:
         """Mark a destination that delivers again for the sweep.
 
-        Nothing changes while the mark of the same cause is there: the destination still catches up,
-        or began to less than RESTART_SECONDS ago.
+        Nothing changes while it catches up by a mark of the same cause. One that has ended is made
+        again, for when it would expire.
         """
-        mark: Values = {
-            "event_id": f"{cause}#{destination}",
-            "sort_key": self._after(0),
+        mark: Json = {
             "undelivered_key": MENDED,
+            "sort_key": self._after(0),
             "expires_at": int(self._clock()) + DAY_SECONDS,
         }
-        self._write("put_item", ABSENT, Item=serialize(mark))
+        mark_id = f"{cause}#{destination}"
+        item = serialize({"event_id": mark_id, **mark})
+        refused = self._write("put_item", ABSENT, Item=item).item
+        if refused:
+            mark["sort_key"] = rfc3339(int(refused["expires_at"]["N"]))
+            self._update(mark_id, ENDED, mark, NO_VALUES)
 
     def mended(self) -> list[Mended]:
         """Return the marks of destinations that deliver again, the oldest first."""
-        rows = next(self.pages(MENDED, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
+        values = {":high": self._after(0)}
+        rows = next(self.pages(MENDED, values, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
         return [Mended(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
 
     def end_mended(self, mark: Mended) -> None:
@@ -293,7 +299,7 @@ class EventStore(Table):
         """
         expires_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
         ended: Values = {"undelivered_key": None, "expires_at": expires_at}
-        self._update(mark.mark_id, PRESENT, ended, NO_VALUES)
+        self._update(mark.mark_id, AS_MARKED, ended, {":since": mark.since})
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

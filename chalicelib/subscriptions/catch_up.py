@@ -36,9 +36,9 @@ WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_undeli
 def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
     """Let destinations that deliver again catch up. Raises StorageUnavailableError."""
     mended = services.store.mended()
-    # Once each: a test and a delivery leave a mark each, and DynamoDB refuses a key that is twice.
-    known = subscriptions.get_many({mark.destination for mark in mended})
-    most = max(1, MOST // max(1, len(mended)))
+    destinations = {mark.destination for mark in mended}  # a test and a delivery leave a mark each
+    known = subscriptions.get_many(destinations)
+    most = max(1, MOST // max(1, len(destinations)))
 
     def find_due(mark: Mended) -> list[tuple[Event, float]]:
         query = _query(mark.destination, known.get(mark.destination), services)
@@ -86,8 +86,9 @@ def _find_due(
         for event in events
         if since <= event.asked_at and rfc3339(event.asked_at) < event.attempted_at
     ]
-    is_all_seen = len(failed) == len(events) and not page.next_cursor
-    if is_all_seen or 2 * len(failed) >= min(doubled // 2, most):
+    # How many were tried: those of the last minute, or all if no more wait.
+    tried = min(doubled // 2, most) if page.next_cursor else len(events)
+    if 2 * len(failed) >= tried:
         return None
     soon = rfc3339(now + PERIOD_SECONDS)
     due = [

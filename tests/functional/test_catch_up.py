@@ -48,10 +48,10 @@ def test_what_waits_is_pushed_once_a_test_event_was_delivered(
     assert target.count == 11
     world.sweep()
     assert world.services.store.mended() == []
-    # Another test that is delivered starts none before a quarter of an hour is over.
+    # Another test that is delivered starts one when a quarter of an hour is over.
+    try_it(world, subscription_id)
     for seconds, marks in ((700, 0), (200, 1)):
         world.sleep(seconds)
-        try_it(world, subscription_id)
         assert len(world.services.store.mended()) == marks
 
 
@@ -223,3 +223,16 @@ def test_what_fails_again_ends_the_catch_up_and_keeps_its_backoff(
     assert target.count - before == 4
     assert world.services.store.mended() == []
     assert [states(world, event) for event in events] == [["pending"]] * 20
+
+
+def test_half_of_few_that_fail_again_end_the_catch_up_though_new_ones_come(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]]
+) -> None:
+    subscription_id, _ = waiting
+    target.default = 200
+    try_it(world, subscription_id)
+    target.default = WAIT
+    sweep_and_push(world)
+    post_later(world)
+    world.sweep()
+    assert world.services.store.mended() == []
