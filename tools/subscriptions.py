@@ -31,9 +31,7 @@ subscription_option = option(
 )
 
 
-missed_until_option = option(
-    "--until", type=parse_time, metavar="TIME", help="Created before; only with --since."
-)
+missed_until_option = option("--until", type=parse_time, metavar="TIME", help="Created before.")
 
 
 @click.command("send-to", short_help="Send an event to one subscription.")

@@ -272,8 +272,8 @@ class EventStore(Table):
     def mark_mended(self, destination: str, cause: str = MENDED) -> None:
         """Mark a destination that delivers again for the sweep.
 
-        Nothing changes while it catches up by a mark of the same cause. One that has ended is made
-        again, for when it would expire.
+        Nothing changes while the mark of the same cause is there, but that trouble that ends soon
+        after a catch-up has one when the mark would expire.
         """
         mark: Json = {
             "undelivered_key": MENDED,
@@ -283,7 +283,7 @@ class EventStore(Table):
         mark_id = f"{cause}#{destination}"
         item = serialize({"event_id": mark_id, **mark})
         refused = self._write("put_item", ABSENT, Item=item).item
-        if refused:
+        if refused and cause == MENDED:
             mark["sort_key"] = rfc3339(int(refused["expires_at"]["N"]))
             self._update(mark_id, ENDED, mark, NO_VALUES)
 

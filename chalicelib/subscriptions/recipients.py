@@ -273,8 +273,6 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
     `asked` has fields of `listing.Query`. Reports are left out. Raises InvalidRequestError.
     """
     looks_at_events = "since" in asked or "subject" in asked
-    if "until" in asked and not looks_at_events:
-        raise InvalidRequestError(FieldFault("until", "needs since"))
     ids = "#evt_" if looks_at_events else "#cpy_"
     cursor = asked.get("cursor")
     if cursor and not (ids in cursor or cursor.endswith(FIRST_ID)):
@@ -334,11 +332,10 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
 
     Pushes again the copies that failed or wait and, with `since`, makes those that are missing, all
     in the slow lane: thousands in the fast lane would make everybody else wait. Those that
-    were tried within LEFT_SECONDS are `left`, and due after as long at most; so are those that were
-    recovered before and not tried since. Nothing changes for those that are being pushed, or were
-    recovered within LEFT_SECONDS. `period` may have `since`, `until` and `cursor`. Raises
-    InvalidRequestError; ApiError 409; StorageUnavailableError: then a repeated call completes what
-    this one began.
+    were tried within LEFT_SECONDS are `left`, and due after as long at most. So are those that are
+    being pushed, or were recovered within LEFT_SECONDS: nothing changes for them. `period` may
+    have `since`, `until` and `cursor`. Raises InvalidRequestError; ApiError 409;
+    StorageUnavailableError: then a repeated call completes what this one began.
     """
     services = invocation.services
     _require_usable(subscription, services)
@@ -357,10 +354,10 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
             # What failed because the subscription was disabled was not pushed.
             tried_at = "" if copy.reason is Reason.DISABLED else copy.attempted_at
             recovered_at = copy.recovered_at or ""
-            is_asked = copy.is_waiting and recovered_at > tried_at
-            if copy.is_claimed(now) or (is_asked and recovered_at > just_now):
+            is_due = copy.is_waiting and recovered_at > max(tried_at, just_now)
+            if copy.is_claimed(now) or is_due:
                 return "left"
-            is_left = is_asked or tried_at > just_now
+            is_left = tried_at > just_now
             replay.push_later(copy, LEFT_SECONDS * is_left, services)
             return "left" if is_left else "replayed"
         except StorageUnavailableError:

@@ -301,7 +301,6 @@ def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> No
     )
     since = rfc3339(0)
     for asked, faults in (
-        ({"until": since}, ["until"]),
         ({"cursor": events_cursor}, ["cursor"]),
         ({"since": since, "cursor": copies_cursor}, ["cursor"]),
     ):
@@ -358,6 +357,7 @@ def test_what_is_counted_is_listed_and_recovered_whenever_it_was_created(
 
     told = deliveries(world, subscription_id)
     listed = missed(world, subscription_id, since=None, key=token).json
+    first = missed(world, subscription_id, since=None, until=events[2]["created_at"]).json
     recovered = recover(world, subscription_id, since=None, key=token).json
 
     assert_has(told, failed=3, waiting=3, oldest_missed_at=events[1]["created_at"])
@@ -368,6 +368,7 @@ def test_what_is_counted_is_listed_and_recovered_whenever_it_was_created(
         event["copies"][0] for event in events[1:]
     ]
     assert_has(listed, examined=6, next_cursor=None)
+    assert_has(first, examined=1, events=listed["events"][:1])
     due = recovered["left"]  # was due by now
     assert_has(recovered, examined=6, sent=0, next_cursor=None)
     assert recovered["replayed"] + due == 6
