@@ -151,8 +151,8 @@ def main(stage: str) -> None:
             arn = f"arn:{gateway.meta.partition}:apigateway:{region}::/restapis/{api_id}"
             for tagged in (arn, f"{arn}/stages/{API_STAGE}"):
                 gateway.tag_resource(resourceArn=tagged, tags=tags_of(stage))
-            url = f"https://{api_id}.execute-api.{region}.amazonaws.com/{API_STAGE}"
-            print(f"export TRIGGERS_URL={url}")
+            host = f"{api_id}.execute-api.{region}.amazonaws.com"
+            print(f"export TRIGGERS_URL=https://{host}/{API_STAGE}")
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None
 
