@@ -98,17 +98,18 @@ again, which completes it."""
 WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 # How an interrupted run may have left the stack, which can then be created or updated again.
-USABLE = (*COMPLETE, "DELETE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
+USABLE = (*COMPLETE, "UPDATE_ROLLBACK_COMPLETE")
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
 def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Json | None:
     """Return the stage's stack, or None; raise ClickException unless the stage is to be changed
-    from here. A stack in review, which was never created, is deleted.
+    from here. A stack in review, which was never created, is deleted; so is one whose deletion was
+    begun by a run that was stopped.
     """
     stack = _find_stack(stage, cloudformation)
-    if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":
+    if stack and stack["StackStatus"] in ("REVIEW_IN_PROGRESS", "DELETE_IN_PROGRESS"):
         cloudformation.delete_stack(StackName=stack["StackId"])
         _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
         stack = None

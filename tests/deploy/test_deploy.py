@@ -264,6 +264,14 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     assert ": no changes\n" in output
     assert f"waiting for {TABLE}, 0 min: undelivered-index CREATING" in output
     assert aws.looks_left == 0
+    # as after a deletion that was interrupted
+    protected = {"StackName": STACK, "EnableTerminationProtection": False}
+    aws.direct("cloudformation").update_termination_protection(**protected)
+    aws.replaced = {b"<StackStatus>UPDATE_COMPLETE": b"<StackStatus>DELETE_IN_PROGRESS"}
+    aws.seen = lambda operation: (
+        aws.replaced.clear() if operation.startswith("DeleteStack") else None
+    )
+    assert "Import  EventsTable" in checkout.resources(**GIVEN)
 
 
 def test_no_function_is_deployed_onto_a_table_that_lacks_an_index(
