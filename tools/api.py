@@ -33,11 +33,11 @@ class ApiCallError(click.ClickException):
 
 class Api:
     """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After,
-    10 s at most. If the environment has a STAGE, the API must be of that stage.
+    10 s at most. If the environment has a STAGE, the API must be of that stage. The URL is shown on
+    standard error.
     """
 
-    def __init__(self, *, is_told: bool = False) -> None:
-        """:param is_told: Whether to say on standard error which URL is asked."""
+    def __init__(self) -> None:
         self.url = os.environ.get("TRIGGERS_URL", "").strip()
         key = os.environ.get("TRIGGERS_API_KEY", "").strip()
         if not re.fullmatch(
@@ -52,8 +52,7 @@ class Api:
         self._pool = urllib3.PoolManager(
             maxsize=MAX_CALLS, timeout=urllib3.Timeout(connect=5, read=35)
         )
-        if is_told:
-            click.echo(f"asking {self.url}", err=True)
+        click.echo(f"asking {self.url}", err=True)
         stage = os.environ.get("STAGE")
         if stage:
             health, _ = self.call("GET", "/health")

@@ -37,19 +37,29 @@ OF_EVENT_SOURCES = {
     "SLOW_MAX_CONCURRENCY": ("slow_worker", "ScalingConfig.MaximumConcurrency"),
 }
 # What an operator sets of a function, as Lambda describes it, by name. RES_OPTIONS comes with a
-# version; the description names the catalogue, if there is one.
+# version; of descriptions only that counts which `make deploy` wrote: it names the catalogue.
 OF_FUNCTION = """
 merge(
     Environment.Variables || `{}`,
     {
         subnet_ids: join(' ', sort(VpcConfig.SubnetIds || `[]`)),
         security_group_ids: join(' ', sort(VpcConfig.SecurityGroupIds || `[]`)),
-        "event_types.json": Description || '',
+        lambda_memory_size: to_string(MemorySize || ''),
+        lambda_timeout: to_string(Timeout || ''),
+        reserved_concurrency: to_string(ReservedConcurrentExecutions || ''),
+        "event_types.json": Description == 'event_types.json' && Description || '',
         RES_OPTIONS: ''
     }
 )"""
 # What can be shown of that: a variable that is no setting may be secret.
-SHOWN = {"SETTINGS_SECRET", "subnet_ids", "security_group_ids"}
+SHOWN = {
+    "SETTINGS_SECRET",
+    "subnet_ids",
+    "security_group_ids",
+    "lambda_memory_size",
+    "lambda_timeout",
+    "reserved_concurrency",
+}
 SHOWN |= {name for name, row in BY_VARIABLE.items() if row.repr}
 NOT_SET = "(not set)"
 
@@ -62,26 +72,26 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
     """
     entries = split_names(in_use)
     known = ", ".join(entry[: len(_name_of(entry)) + 9] for entry in entries)
-    keys = split_names(removed)
-    if removed and not keys:
-        raise UnconfirmedError(f"nothing was changed: REMOVE_KEY names no key; there are: {known}")
-    for key in keys:
+    for key in re.split(" *, *", removed) if removed else ():
         beginning = key if ":" in key else f"{key}:"
         left = [entry for entry in entries if not entry.startswith(beginning)]
         if left == entries:
-            raise UnconfirmedError(f"nothing was changed: no API key is {key}; there are: {known}")
+            raise UnconfirmedError(
+                f"nothing was changed: no API key is '{key}'; there are: {known}"
+            )
         entries = left
     given_entries = split_names(given)
     names = set(map(_name_of, given_entries))
     entries = [entry for entry in entries if _name_of(entry) not in names] + given_entries
     kept = ",".join(sorted(set(map(_name_of, entries)) - names))
     if names and kept:
-        print(f"not in API_KEYS, and kept: {kept} (to take them out: REMOVE_KEY={kept})")
+        print(f"not in API_KEYS, and kept: {kept} (to take them out: REMOVE_KEY='{kept}')")
     return in_use if set(entries) == set(split_names(in_use)) else ",".join(entries)
 
 
 def split_names(names: str) -> list[str]:
-    return names.replace(",", " ").split()
+    """Return what stands between commas, without spaces around it."""
+    return re.findall(r"[^\s,](?:[^,]*[^\s,])?", names)
 
 
 def _name_of(entry: str) -> str:
@@ -104,27 +114,33 @@ def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
 
 
 def tell_function_changes(stage: str) -> bool:
-    """Print a line for each setting of the functions that .chalice/config.json of this checkout
-    would change, and for a catalogue that would go; return whether there is one.
+    """Print a line for each setting of a function that .chalice/config.json of this checkout would
+    change, and for a catalogue that would go; return whether there is one.
 
-    The settings of all functions are compared as one: .chalice/config.json sets them for the stage.
+    Functions differ in what they have of their own, and after an interrupted deployment.
     """
-    live: Json = {}
-    for function in find_functions(stage).values():
-        live |= jmespath.search(OF_FUNCTION, function)
-    config = Config(stage, config_from_disk=load_config(stage))
-    described = {
-        "Environment": {"Variables": config.environment_variables},
-        "VpcConfig": {
-            "SubnetIds": config.subnet_ids,
-            "SecurityGroupIds": config.security_group_ids,
-        },
-        # one that is new takes nothing away
-        "Description": CATALOGUE.exists() and live.get(CATALOGUE.name),
-    }
-    own = jmespath.search(OF_FUNCTION, described)
-    given = dict.fromkeys(live, "") | own
-    changes = find_changes(given, dict.fromkeys(own, "") | live) if live else []
+    from_disk = load_config(stage)
+    read_concurrency = boto3.client("lambda").get_function_concurrency
+    changes: dict[str, None] = {}  # a line that several functions have stands once
+    for name, function in find_functions(stage).items():
+        live = jmespath.search(OF_FUNCTION, function | read_concurrency(FunctionName=name))
+        suffix = name.removeprefix(f"triggers-api-{stage}")
+        config = Config(stage, suffix[1:] or "api_handler", config_from_disk=from_disk)
+        described = {
+            "Environment": {"Variables": config.environment_variables},
+            "VpcConfig": {
+                "SubnetIds": config.subnet_ids,
+                "SecurityGroupIds": config.security_group_ids,
+            },
+            "MemorySize": config.lambda_memory_size,
+            "Timeout": config.lambda_timeout,
+            "ReservedConcurrentExecutions": config.reserved_concurrency,
+            # one that is new takes nothing away
+            "Description": CATALOGUE.exists() and live[CATALOGUE.name],
+        }
+        own = jmespath.search(OF_FUNCTION, described)
+        names = dict.fromkeys(live | own, "")
+        changes |= dict.fromkeys(find_changes(names | own, names | live))
     if changes:
         told = "\n  ".join(changes)
         print(f"the functions of {stage} have other settings than this checkout\n  {told}")
@@ -140,9 +156,9 @@ def read_values(stage: str, stack: Json) -> dict[str, str]:
         values[PARAMETERS.get(parameter["ParameterKey"], "")] = parameter["ParameterValue"]
     text = read_secret(f"triggers-api-{stage}-settings")
     values |= re.findall(r"^ *([A-Z_]+) *= *(.*?) *$", text, re.MULTILINE)
-    topic = outputs_of(stack)["DLQAlarmTopicArn"]
     topics = boto3.client("sns").get_paginator("list_subscriptions_by_topic")
-    endpoints = topics.paginate(TopicArn=topic).search("Subscriptions[?Protocol=='https'].Endpoint")
+    subscribed = topics.paginate(TopicArn=outputs_of(stack)["DLQAlarmTopicArn"])
+    endpoints = subscribed.search("Subscriptions[?Protocol=='https'].Endpoint")
     values["ALARM_URL"] = " ".join(endpoints)
     sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
     for variable, (function, member) in OF_EVENT_SOURCES.items():

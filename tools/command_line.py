@@ -255,8 +255,8 @@ def act_on_each(
                 outcomes["refused"] += 1
     finally:
         done = outcomes.total()
-        told = [f"{count:,} {outcome}" for outcome, count in outcomes.items()]
-        summary = ", ".join(told) or "none done"
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
+        summary = told or "none done"
         click.echo(f"{done:,} of {counted(total, unit)}: {summary}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)

@@ -127,14 +127,14 @@ def main(stage: str) -> None:
         await_functions(stage)
         functions = boto3.client("lambda")
         gateway = boto3.client("apigateway", config=RETRIES)
-        for function in find_functions(stage):
-            functions.put_function_recursion_config(FunctionName=function, RecursiveLoop="Allow")
-            functions.put_function_event_invoke_config(FunctionName=function, **ONCE)
+        for name, function in find_functions(stage).items():
+            functions.put_function_recursion_config(FunctionName=name, RecursiveLoop="Allow")
+            functions.put_function_event_invoke_config(FunctionName=name, **ONCE)
+            by_hand = function["Description"].replace(CATALOGUE.name, "")  # which stays
             functions.update_function_configuration(
-                FunctionName=function, LoggingConfig=LOGGING, Description=catalogue
+                FunctionName=name, LoggingConfig=LOGGING, Description=by_hand or catalogue
             )
         region = gateway.meta.region_name
-        partition = gateway.meta.partition
         api_ids = find_apis(stage)
         if not api_ids:
             raise click.ClickException(
@@ -148,10 +148,10 @@ def main(stage: str) -> None:
                     restApiId=api_id, responseType=response_type, **response
                 )
             gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
-            host = f"{api_id}.execute-api.{region}.amazonaws.com"
-            arn = f"arn:{partition}:apigateway:{region}::/restapis/{api_id}"
+            arn = f"arn:{gateway.meta.partition}:apigateway:{region}::/restapis/{api_id}"
             for tagged in (arn, f"{arn}/stages/{API_STAGE}"):
                 gateway.tag_resource(resourceArn=tagged, tags=tags_of(stage))
+            host = f"{api_id}.execute-api.{region}.amazonaws.com"
             print(f"export TRIGGERS_URL=https://{host}/{API_STAGE}")
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None

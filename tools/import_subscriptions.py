@@ -48,10 +48,12 @@ def parse_line(line: bytes) -> Json:
     return wanted
 
 
-def make(api: Api, wanted: Json, headers: dict[str, str]) -> tuple[Json, str]:
+def make(api: Api, wanted: Json, headers: dict[str, str], there: Json) -> tuple[Json, str]:
     """Make the subscription of a line, paused if the line is; return it, and what came of it.
 
     :param headers: Who makes it, unless that is the key.
+    :param there: The subscriptions before the import, by id. The status does not tell: a call that
+        is repeated, because its response was lost, finds what it made (200).
     """
     body = {member: wanted[member] for member in GIVEN if member in wanted}
     status, made, _ = api.request("POST", "/subscriptions", json=body, headers=headers)
@@ -60,7 +62,7 @@ def make(api: Api, wanted: Json, headers: dict[str, str]) -> tuple[Json, str]:
     except ApiCallError as error:  # a customer is not told what the setting is called
         text = str(error).replace("allowed by the operator", "allowed by SUBSCRIPTION_HOSTS")
         raise ApiCallError(error.status, text) from error
-    if status == 200:
+    if made["subscription_id"] in there:
         if wanted.get("disabled_at") and not made["disabled_at"]:
             click.echo(f"{made['subscription_id']} is enabled, its line is not", err=True)
         return made, "there"
@@ -94,9 +96,9 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
     of_tenant: dict[str | None, set[str]] = {}
     if go:
         me, _ = api.call("GET", "/me")
-        listed = api.list_all("/subscriptions", tenant="*")
-        there |= {subscription["subscription_id"]: subscription for subscription in listed}
-        for subscription_id, subscription in there.items():
+        for subscription in api.list_all("/subscriptions", tenant="*"):
+            subscription_id = subscription["subscription_id"]
+            there[subscription_id] = subscription
             of_tenant.setdefault(subscription["tenant"], set()).add(subscription_id)
 
     @cache
@@ -134,7 +136,7 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
         before = there.get(key)
         if before and before["state"] == "disabled":  # POST would enable it
             raise ApiCallError(409, f"{key} {DISABLED}")
-        made, what = make(api, wanted, headers)
+        made, what = make(api, wanted, headers, there)
         outcome = f"{what} ({made['state']})"
         former_id = wanted.get("subscription_id") or "no id"
         click.echo(printable(f"{name}, {former_id}: {made['subscription_id']} {outcome}"))

@@ -231,7 +231,7 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
     """
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
-    api = Api(is_told=True)
+    api = Api()
     path = "/events"
     columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
     query = {"limit": "100", "subject": subject, "include": subject and "outcome"}
@@ -247,8 +247,8 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
         items = islice(api.list_all(path, **query), searched)
         found = [item for item in items if item[id_name].startswith(event_id)]
     if not found:
-        asked = event_id or subject
-        raise click.ClickException(printable(f"nothing found: {asked} (ids: evt_, cpy_ or sub_)"))
+        told = f"nothing found: {event_id or subject} (ids: evt_, cpy_ or sub_)"
+        raise click.ClickException(printable(told))
     if len(found) > 1:
         print_items(columns, map(judged, found))
         return
@@ -264,8 +264,11 @@ def judged(event: Json) -> Json:
     outcome = event.get("outcome")
     if not outcome:
         return event
-    state = outcome["state"].replace("_", " ")
-    return {**event, "status": state, "last_error": outcome["error"]}
+    return {
+        **event,
+        "status": outcome["state"].replace("_", " "),
+        "last_error": outcome["error"],
+    }
 
 
 def print_event(api: Api, event: Json, *, payload: bool) -> None:
@@ -306,8 +309,7 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
         print()
         print_table(("recipient", "subscription", "copy"), map(recipient_row, recipients))
     if payload:
-        contents = {"payload": event["payload"], "metadata": event["metadata"]}
-        print(json.dumps(contents, indent=2))
+        print(json.dumps({"payload": event["payload"], "metadata": event["metadata"]}, indent=2))
 
 
 def recipient_row(recipient: Json) -> tuple[object, ...]:
@@ -358,7 +360,7 @@ def replay(
     """
     if bool(event_id) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
-    api = Api(is_told=True)
+    api = Api()
     found = [api.get("/events", named_id) for named_id in event_id]
     if since:
         found += api.list_all("/events", **EVENTS, since=since, until=until, **query)
@@ -426,10 +428,11 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They
     cannot be restored.
 
-    A value of the metadata matches a JSON string or number that is written the same. With --tenant
-    alone the tenant's subscriptions are deleted, too. It looks again until it finds nothing new:
-    lists lag behind by some seconds. Events that are being pushed or leased are named: repeat the
-    command, which is safe. The API key needs the scopes consume and erase.
+    A value of the metadata matches a JSON string or number that is written the same. Without
+    --metadata all subscriptions of the tenant are deleted, too, whatever --since says. It looks
+    again until it finds nothing new: lists lag behind by some seconds. Events that are being pushed
+    or leased are named: repeat the command, which is safe. The API key needs the scopes consume and
+    erase.
     """
     if not (metadata or query["tenant"]):
         raise click.UsageError("give --metadata or --tenant")
@@ -450,9 +453,10 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         for event_id in event_ids:
             print(event_id)
         copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
-        events = len(event_ids) - copies
-        count = len(subscriptions)
-        print(f"matching: events {events:,}, copies {copies:,}, subscriptions {count:,}")
+        print(
+            f"matching: events {len(event_ids) - copies:,}, copies {copies:,}, "
+            f"subscriptions {len(subscriptions):,}"
+        )
         items = [subscription["subscription_id"] for subscription in subscriptions]
         items += found
         if not items:

@@ -78,8 +78,12 @@ def package(stage: str, out: Path = OUT) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
         json.dump(template, merged)
         merged.flush()
-        options = ["--stage", stage, "--merge-template", merged.name]
-        subprocess.run([chalice, "package", *options, out], cwd=ROOT, env=environ, check=True)  # noqa: S603
+        subprocess.run(  # noqa: S603
+            [chalice, "package", "--stage", stage, "--merge-template", merged.name, out],
+            cwd=ROOT,
+            env=environ,
+            check=True,
+        )
 
 
 @click.command()

@@ -69,8 +69,13 @@ class Receiver:
         self._deliveries: deque[str] = deque(maxlen=50)
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
         with _listen() as listener:
-            app = Request.application(self._respond)
-            server = make_server(HOST, 0, app, threaded=True, fd=listener.fileno())
+            server = make_server(
+                HOST,
+                0,
+                Request.application(self._respond),
+                threaded=True,
+                fd=listener.fileno(),
+            )
         self.url = f"http://{HOST}:{server.port}"
         self._hook_path = f"/hooks/{secrets.token_urlsafe(16)}"
         self.hook_url = self.url + self._hook_path

@@ -98,17 +98,18 @@ again, which completes it."""
 WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 # How an interrupted run may have left the stack, which can then be created or updated again.
-USABLE = (*COMPLETE, "DELETE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
+USABLE = (*COMPLETE, "UPDATE_ROLLBACK_COMPLETE")
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
 def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Json | None:
     """Return the stage's stack, or None; raise ClickException unless the stage is to be changed
-    from here. A stack in review, which was never created, is deleted.
+    from here. A stack in review, which was never created, is deleted; so is one whose deletion was
+    begun by a run that was stopped.
     """
     stack = _find_stack(stage, cloudformation)
-    if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":
+    if stack and stack["StackStatus"] in ("REVIEW_IN_PROGRESS", "DELETE_IN_PROGRESS"):
         cloudformation.delete_stack(StackName=stack["StackId"])
         _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
         stack = None
@@ -139,16 +140,20 @@ def update_stage(
     removed = os.environ.get("REMOVE_KEY", "")
     values = read_values(stage, stack) if stack and (given or removed) else {}
     has_changes = is_deploying and tell_function_changes(stage)
-    if removed or (stack and "API_KEYS" in given):
-        in_use = values.get("API_KEYS", "")
-        given["API_KEYS"] = merge_keys(given.get("API_KEYS", ""), in_use, removed)
+    if removed or "API_KEYS" in given:
+        given["API_KEYS"] = merge_keys(
+            given.get("API_KEYS", ""), values.get("API_KEYS", ""), removed
+        )
     missing = [variable for variable in REQUIRED if variable not in given.keys() | known]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     changes = find_changes(given, values)
     told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
-    if (changes or has_changes) and not is_confirmed:
-        raise UnconfirmedError(UNCONFIRMED.format(changes=told) if changes else OF_CHECKOUT)
+    refusals = [UNCONFIRMED.format(changes=told)] if changes else []
+    if has_changes:
+        refusals.append(OF_CHECKOUT)
+    if refusals and not is_confirmed:
+        raise UnconfirmedError("\n".join(refusals))
     template = read_template(stage)
     table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
     change_set = _create_change_set(stage, template, given, known, cloudformation)
@@ -198,8 +203,14 @@ def check_indexes(stage: str, *, waits: bool) -> None:
                 ],
                 "GlobalSecondaryIndexUpdates": [{"Create": index}],
             }
-            told = {"stage": stage, "table": table_name, "index": index["IndexName"]}
-            raise click.ClickException(NO_INDEX.format(**told, request=json.dumps(request)))
+            raise click.ClickException(
+                NO_INDEX.format(
+                    stage=stage,
+                    table=table_name,
+                    index=index["IndexName"],
+                    request=json.dumps(request),
+                )
+            )
 
 
 def await_indexes(table_name: str, *, waits: bool = True) -> dict[str, str]:
@@ -254,8 +265,9 @@ def _create_change_set(
     # IAM looks at the stack, not at the change set.
     change_set = {"StackName": created["StackId"], "ChangeSetName": created["Id"]}
     try:
-        waiter = cloudformation.get_waiter("change_set_create_complete")
-        waiter.wait(**change_set, WaiterConfig=WAIT)
+        cloudformation.get_waiter("change_set_create_complete").wait(
+            **change_set, WaiterConfig=WAIT
+        )
     except WaiterError as error:
         if known:
             cloudformation.delete_change_set(**change_set)
@@ -324,9 +336,13 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
         return None
     newer = outputs_of(stack).get("Version", "0")
     if _numbers(newer) > _numbers(__version__):
-        region = cloudformation.meta.region_name
         raise click.ClickException(
-            NEWER.format(stage=stage, newer=newer, own=__version__, region=region)
+            NEWER.format(
+                stage=stage,
+                newer=newer,
+                own=__version__,
+                region=cloudformation.meta.region_name,
+            )
         )
     return stack  # type: ignore[no-any-return]
 
@@ -376,8 +392,9 @@ def main(stage: str, act: str, go: bool) -> None:
         read_config(stage)
         if act == "check" and os.environ.get("CONFIRM") != stage:
             raise click.ClickException(CONFIRM.format(stage=stage))
-        is_deleting = act in ("check", "delete")
-        stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)
+        stack = find_own_stack(
+            stage, is_deleting=act in ("check", "delete"), cloudformation=cloudformation
+        )
         match act:
             case "check":
                 restore_record(stage)

@@ -67,7 +67,7 @@ def main() -> None:
         if target_url:
             # The webhook comes before the event, so that POST makes the copy.
             hook = {"target_url": target_url, "tenant": name, "event_types": [name]}
-            created = smoke("POST", "/subscriptions", 201, json=hook)
+            created = smoke("POST", "/subscriptions", 201, 200, json=hook)
             path = f"/subscriptions/{created['subscription_id']}"
             cleanup.callback(smoke, "DELETE", path, 204)
             smoke("POST", f"{path}/test", 200, expect='"delivered"')

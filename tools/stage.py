@@ -150,8 +150,7 @@ def find_functions(stage: str, region: str | None = None) -> Json:
     """
     names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
     client = boto3.client("lambda", region_name=region)
-    pages = client.get_paginator("list_functions").paginate()
-    functions = pages.search("Functions[]")
+    functions = client.get_paginator("list_functions").paginate().search("Functions[]")
     return {each["FunctionName"]: each for each in functions if each["FunctionName"] in names}
 
 

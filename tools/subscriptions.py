@@ -43,10 +43,9 @@ def send_to(subscription_id: str, event_id: str) -> None:
 
     A copy that is there is pushed again. The event itself is not pushed.
     """
-    api = Api()
     path = path_of(subscription_id, "send")
     # Not repeated when the response is lost: that would push again what is delivered meanwhile.
-    copy, _ = api.call("POST", path, json={"event_id": event_id}, read_retries=0)
+    copy, _ = Api().call("POST", path, json={"event_id": event_id}, read_retries=0)
     print(printable(f"{copy['event_id']}: {copy['message']}"))
 
 

@@ -1,11 +1,13 @@
 """Fixtures of the tests of commands."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.support.loopback import serve_app
 from tests.support.world import KEY, World
+from tools.api import Api
 
 
 @pytest.fixture
@@ -18,3 +20,16 @@ def served_app(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with serve_app() as port:
         monkeypatch.setenv("TRIGGERS_URL", f"http://127.0.0.1:{port}/")
         yield
+
+
+@pytest.fixture
+def lost_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat each call that makes a subscription, as if its first response were lost."""
+    request = Api.request
+
+    def repeat(*arguments: Any, **options: Any) -> Any:
+        if arguments[1:] == ("POST", "/subscriptions"):
+            request(*arguments, **options)
+        return request(*arguments, **options)
+
+    monkeypatch.setattr(Api, "request", repeat)

@@ -90,7 +90,7 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
         hook.delete()
 
     told = import_file(file)
-    checked, _ = told.splitlines()
+    checked = told.splitlines()[0]
 
     assert checked == "3 of 3 lines: 3 can be imported"
     assert subscriptions(world, "*") == []
@@ -168,6 +168,16 @@ def test_an_import_cut_off_between_make_and_pause_leaves_none_enabled(
     )
     assert told in said
     assert "\nTo import all: make import-subscriptions " in said
+
+
+@pytest.mark.usefixtures("lost_response")
+def test_a_line_is_paused_although_the_response_that_made_it_was_lost(
+    world: World, target: Receiver, file: Path
+) -> None:
+    write(file, {"target_url": target.url, "disabled_at": "until"})
+
+    assert "1 made (paused)" in import_file(file, "--go")
+    assert [row["state"] for row in subscriptions(world, "*")] == ["paused"]
 
 
 def test_a_host_that_is_not_allowed_is_told_with_the_setting_whoever_makes_the_webhook(

@@ -363,7 +363,7 @@ def test_nothing_is_erased_with_a_key_that_lacks_the_scope(
 
     told = "the key in TRIGGERS_API_KEY lacks the scope erase"
     assert f"subscriptions 1\n{told}" in counted
-    assert refused.startswith(f"Error: {told}")
+    assert f"Error: {told}" in refused
     assert exist(world, *event_ids) == [True] * 2
     assert len(subscriptions(world, "*")) == 1
 

@@ -8,7 +8,7 @@ from tests.support.subscribing import listed, subscriptions
 from tests.support.world import World, digest
 from tools import smoke
 
-pytestmark = pytest.mark.usefixtures("served_app")
+pytestmark = pytest.mark.usefixtures("served_app", "lost_response")
 
 
 def test_smoke_fails_unless_the_worker_pushes(

@@ -198,7 +198,9 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     assert [stack["EnableTerminationProtection"] for stack in stacks] == [True]
 
     # The Python of deployed functions changes on request alone.
-    client.update_function_configuration(FunctionName=FUNCTIONS[0], Runtime="python3.10")
+    client.update_function_configuration(
+        FunctionName=FUNCTIONS[0], Runtime="python3.10", Description="by hand"
+    )
     operations.clear()
     output = checkout.make("deploy", status=1)
     assert f"RUNTIME names, python3.10 and {RUNTIME}, and .venv has {RUNTIME}" in output
@@ -215,7 +217,11 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     policy = json.loads(client.get_policy(FunctionName=FUNCTIONS[0])["Policy"])
     assert [api_id in json.dumps(statement) for statement in policy["Statement"]] == [True]
     assert_is_configured(aws, api_id)
-    assert client.get_function_configuration(FunctionName=FUNCTIONS[0])["Runtime"] == RUNTIME
+    assert_has(
+        client.get_function_configuration(FunctionName=FUNCTIONS[0]),
+        Runtime=RUNTIME,
+        Description="by hand",
+    )
 
     # It is destroyed on confirmation alone.
     for arguments in ([], ["CONFIRM=prod"]):
@@ -258,6 +264,14 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     assert ": no changes\n" in output
     assert f"waiting for {TABLE}, 0 min: undelivered-index CREATING" in output
     assert aws.looks_left == 0
+    # as after a deletion that was interrupted
+    protected = {"StackName": STACK, "EnableTerminationProtection": False}
+    aws.direct("cloudformation").update_termination_protection(**protected)
+    aws.replaced = {b"<StackStatus>UPDATE_COMPLETE": b"<StackStatus>DELETE_IN_PROGRESS"}
+    aws.seen = lambda operation: (
+        aws.replaced.clear() if operation.startswith("DeleteStack") else None
+    )
+    assert "Import  EventsTable" in checkout.resources(**GIVEN)
 
 
 def test_no_function_is_deployed_onto_a_table_that_lacks_an_index(
@@ -367,11 +381,12 @@ def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
     acme, twin, oncall = (
         api_key.entry(name, api_key.new_key()) for name in ("acme", "acme", "oncall")
     )
+    oncall = f"person {oncall}"  # by hand: names may have spaces
     checkout.account |= ELSEWHERE
     checkout.resources(**{**GIVEN, "API_KEYS": acme})
     said = checkout.resources("--go", API_KEYS=oncall)
-    assert "API_KEYS: + oncall\n" in said
-    assert "not in API_KEYS, and kept: acme (to take them out: REMOVE_KEY=acme)\n" in said
+    assert "API_KEYS: + person oncall\n" in said
+    assert "not in API_KEYS, and kept: acme (to take them out: REMOVE_KEY='acme')\n" in said
     checkout.resources("--go", API_KEYS=f"{acme},{twin}")
     aws.looks_left = 1000  # an index fills
 
@@ -388,7 +403,7 @@ def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
     assert said.startswith(PLACE)
     assert keys_in_use(aws) == {twin, oncall}
     # By a list from yesterday.
-    said = checkout.resources("--go", API_KEYS=acme, REMOVE_KEY="oncall")
+    said = checkout.resources("--go", API_KEYS=acme, REMOVE_KEY="person oncall")
     assert "kept" not in said
     assert keys_in_use(aws) == {acme}
 
@@ -403,9 +418,11 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
     checkout: Checkout, aws: Ministack
 ) -> None:
     own = {"STAGE": "dev", "SETTINGS_SECRET": "triggers-api-dev-settings"}
-    restored = {**own, "EVENTS_TABLE_NAME": RESTORED, "DD_API_KEY": "s3cr3t", "EVENT_TYPES": "a"}
+    restored = {**own, "EVENTS_TABLE_NAME": RESTORED, "DD_API_KEY": "s3cr3t"}
     role = aws.direct("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]
     for name in FUNCTIONS:
+        # as after a deployment that was interrupted
+        types = {"EVENT_TYPES": "a" if name == "triggers-api-dev-sweep" else "b"}
         aws.direct("lambda").create_function(
             FunctionName=name,
             Runtime=RUNTIME,
@@ -413,9 +430,16 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
             Role=role["Arn"],
             Code={"ZipFile": EMPTY_ZIP},
             Description="event_types.json",
-            Environment={"Variables": {**restored, "RES_OPTIONS": "of the version before"}},
+            Environment={
+                "Variables": {**restored, **types, "RES_OPTIONS": "of the version before"}
+            },
             VpcConfig={"SubnetIds": ["subnet-2", "subnet-1"]},
+            MemorySize=512,
+            Timeout=50,
         )
+        reserved = {"FunctionName": name, "ReservedConcurrentExecutions": 0}
+        aws.direct("lambda").put_function_concurrency(**reserved)
+    checkout.configure(lambda_memory_size=512, lambda_timeout=60)
     checkout.set_variable("EVENT_TYPES", "b")
     checkout.set_variable("MAX_DELIVERY_ATTEMPTS", "60")
     operations: list[str] = []
@@ -424,6 +448,8 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
     output = checkout.make("deploy", **GIVEN, GO="1", status=1)  # not on the command line
 
     changes = {
+        "lambda_timeout: 50 \N{RIGHTWARDS ARROW} 60",
+        "reserved_concurrency: 0 \N{RIGHTWARDS ARROW} (not set)",
         f"EVENTS_TABLE_NAME: {RESTORED} \N{RIGHTWARDS ARROW} (not set)",
         "EVENT_TYPES: a \N{RIGHTWARDS ARROW} b",
         "DD_API_KEY: removed",
@@ -437,9 +463,19 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
     assert not any(map(is_write, operations))
     told = checkout.resources("deploy", "--go", **GIVEN)
     assert all(f"  {change}\n" in told for change in changes)
+    both = checkout.resources("deploy", ALARM_EMAIL="other@example.com", status=1)
+    assert "unset these variables" in both
+    assert "Keep the values on the left" in both
+    for name in FUNCTIONS:  # says nothing of a catalogue
+        aws.direct("lambda").update_function_configuration(FunctionName=name, Description="by hand")
     # as a colleague has it, who pulled
-    (checkout.path / "chalicelib" / "event_types.json").write_text("{}")
-    checkout.configure(subnet_ids=["subnet-1", "subnet-2"], environment_variables=restored)
+    checkout.configure(
+        subnet_ids=["subnet-1", "subnet-2"],
+        environment_variables={**restored, "EVENT_TYPES": "b"},
+        lambda_functions={"sweep": {"environment_variables": {"EVENT_TYPES": "a"}}},
+        lambda_timeout=50,
+        reserved_concurrency=0,
+    )
     aws.direct("dynamodb").create_table(**table(RESTORED))
     assert "(not set)" not in checkout.resources("deploy")
 

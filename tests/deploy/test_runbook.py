@@ -200,7 +200,7 @@ def test_a_restored_table_is_pointed_to_and_so_is_the_stacks_own_again(shell: Sh
     before = {path.name: path.read_text() for path in policies.iterdir()}
     name = "triggers-api-prod-events"
 
-    for table in (f"{name}-2", f"{name}-3", name):
+    for table in (f"{name}-2", "restored", name):
         shell.paste(f"export NEW={table}\n", point)
         after = {path.name: path.read_text() for path in policies.iterdir()}
         pointed = {
