@@ -34,8 +34,8 @@ function tellLetters(all) {
   return `; once delivered, ${command} takes the dead letters out of the DLQ, which ends the alarm`;
 }
 // Return the state of one push: what failed at least once is waiting for its next attempt.
-const stateOfPush = ({ status, last_error, delivery_attempts }) =>
-  status === "pending" && last_error && delivery_attempts ? "waiting" : status;
+const stateOfPush = ({ status, last_error }) =>
+  status === "pending" && last_error ? "waiting" : status;
 // What became of an event: counts of its webhooks by state, in words.
 const isAny = (counts) => Object.values(counts).some(Boolean);
 const meantFor = (counts) => WORST_FIRST.reduce((sum, state) => sum + (counts[state] ?? 0), 0);
