@@ -18,8 +18,7 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import NewEvent, json_list, to_json
-from chalicelib.core.posting import Posted
+from chalicelib.core.event import json_list, to_json
 from chalicelib.core.store import UNSETTLED
 from chalicelib.deps import Services
 from chalicelib.events import erasure, inbox, listing, replay
@@ -46,9 +45,9 @@ from chalicelib.web.routes import (
     remaining_seconds,
     require,
     respond,
-    respond_batch,
     respond_list,
     respond_page,
+    show_batch,
     show_subscriptions,
 )
 from chalicelib.web.validation import (
@@ -147,14 +146,14 @@ def get_console() -> Response:
 def post_event(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
     parse = partial(parse_new_event, idempotency_key=key)
-    [posted] = post([call.json()], parse, call)
+    headers = applied_preference(call)
+    [posted] = posting.post([call.json()], parse, call, call.key.name, respond_async=bool(headers))
     if isinstance(posted, ApiError):
         raise posted
     event = posted.event
-    response = respond(event.summary(), 202, Location=f"events/{event.event_id}")
     if not posted.is_new:
-        response.headers["Idempotency-Replayed"] = "true"
-    return with_preference(response, call)
+        headers["Idempotency-Replayed"] = "true"
+    return respond(event.summary(), 202, Location=f"events/{event.event_id}", **headers)
 
 
 @route("POST", "/events/batch", Scope.PRODUCE)
@@ -162,8 +161,9 @@ def post_events(call: Call) -> Response:
     if "idempotency-key" in call.request.headers:
         raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
     events = parse_batch(call.text(b"{}"))
-    posted = post(events, parse_batched, call)
-    return with_preference(respond_batch(posted), call)
+    headers = applied_preference(call)
+    posted = posting.post(events, parse_batched, call, call.key.name, respond_async=bool(headers))
+    return respond(show_batch(posted), 200, **headers)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
@@ -348,7 +348,10 @@ def recover_events(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/test", *CUSTOMERS)
 def push_test_event(call: Call) -> Response:
-    new_event = validation.parse_test_event(call.json(empty=b"{}"))
+    document = call.json(empty=b"{}")
+    new_event = None
+    if document != {}:
+        new_event = parse_new_event(document, members=validation.TEST_MEMBERS)
     subscription = call.subscription()
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
@@ -425,24 +428,11 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> 
         work(deps.get())
 
 
-def post(documents: list[Any], parse: Callable[[Any], NewEvent], call: Call) -> list[Posted]:
-    """Post the events of a call; return what became of each."""
-    created_by = call.key.name
-    respond_async = prefers_async(call)
-    return posting.post(documents, parse, call, created_by=created_by, respond_async=respond_async)
-
-
-def with_preference(response: Response, call: Call) -> Response:
-    """Tell in a response that a preference of its call was applied (RFC 7240)."""
-    if prefers_async(call):
-        response.headers["Preference-Applied"] = "respond-async"
-    return response
-
-
-def prefers_async(call: Call) -> bool:
-    """Return whether `Prefer` (RFC 7240) has `respond-async`."""
+def applied_preference(call: Call) -> dict[str, str]:
+    """Return the header of the response if `Prefer` has `respond-async` (RFC 7240), else none."""
     preferences = call.request.headers.get("prefer", "").split(",")
-    return any(part.split(";")[0].strip().lower() == "respond-async" for part in preferences)
+    names = [preference.split(";")[0].strip().lower() for preference in preferences]
+    return {"Preference-Applied": "respond-async"} if "respond-async" in names else {}
 
 
 def respond_secret(subscription: Subscription, call: Call) -> Response:

@@ -207,11 +207,10 @@ def record(
         return recorded
     if isinstance(decision, DeadLetter) and not is_customers:
         _log_dead_letter(event)
-    is_waited_for = invocation.waits_for(event)
     # Without time for the call, the sweep sends the message.
     if (
         isinstance(decision, Retry)
-        and not is_waited_for
+        and not invocation.waits_for(event)
         and invocation.seconds_left() >= CALL_SECONDS
     ):
         enqueue(event, decision.delay_seconds, services.queue_for(event))

@@ -1,7 +1,5 @@
 """Subscriptions (REST Hooks): who gets a copy of which events."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +17,7 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     StorageUnavailableError,
 )
-from chalicelib.infra.parsing import Json, dumps
+from chalicelib.infra.parsing import Json, canonical, dumps, id_digits
 from chalicelib.infra.table import (
     BY_LOOKUP,
     BY_STATUS,
@@ -177,7 +175,7 @@ class Subscriptions(Table):
         return [
             member
             for member, value in described.items()
-            if value is not None and _canonical(value or None) != _canonical(has[member] or None)
+            if value is not None and canonical(value or None) != canonical(has[member] or None)
         ]
 
     def _edit(
@@ -476,11 +474,6 @@ def _partition(tenant: str | None) -> str:
     return ALL if tenant in (None, "*") else f"subscription#{tenant}"
 
 
-def _canonical(value: Any) -> str:
-    """Return the text that is the same for equal JSON alone: in Python, true is 1."""
-    return json.dumps(value, sort_keys=True)
-
-
 def seed_of(
     created_by: str,
     target_url: str,
@@ -495,4 +488,4 @@ def seed_of(
 
 
 def make_id(seed: str) -> str:
-    return "sub_" + hashlib.sha256(seed.encode()).hexdigest()[:32]
+    return f"sub_{id_digits(seed)}"

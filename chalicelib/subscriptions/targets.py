@@ -78,7 +78,6 @@ class AllTargets:
             secrets=tuple(map(decode_secret, subscription.secrets(now))),
             is_enabled=subscription.refusal(self.services.settings) is None,
             is_customers=subscription.tenant is not None,
-            subscription_id=subscription.subscription_id,
             fault=None if hosts.allows(url) else HOST_NOT_ALLOWED,
             public_only=not hosts.names(url),
             headers=subscription.headers or {},

@@ -231,7 +231,7 @@ def respond(body: str, status_code: int = 200, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
-def respond_batch(posted: Sequence[Posted]) -> Response:
+def show_batch(posted: Sequence[Posted]) -> str:
     """Return what became of the events of a batch.
 
     If none was accepted, and one not stored, raises that error: clients repeat the call. The alarm
@@ -245,7 +245,7 @@ def respond_batch(posted: Sequence[Posted]) -> Response:
         extra = {"count": len(unavailable), "metrics": {"EventsNotStored": 1}}
         telemetry.logger.warning("events not stored", extra=extra)
     shown = json_list(map(_show_posted, posted, count()))
-    return respond(to_json({"failed_count": len(errors)}, events=shown))
+    return to_json({"failed_count": len(errors)}, events=shown)
 
 
 def _show_posted(posted: Posted, number: int) -> str:

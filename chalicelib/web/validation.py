@@ -28,6 +28,7 @@ from chalicelib.infra.parsing import (
     Json,
     Parser,
     Parsers,
+    canonical,
     dumps,
     must_be,
     parse_all,
@@ -65,13 +66,9 @@ def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
     faults += [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
     repeated = [name for name, texts in query.items() if len(texts) > 1]
     faults += [FieldFault(name, "must be given once") for name in repeated]
-    _raise_if_any(faults)
-    return values
-
-
-def _raise_if_any(faults: Sequence[FieldFault]) -> None:
     if faults:
         raise InvalidRequestError(*faults)
+    return values
 
 
 def list_of(items: str, maximum: int, pattern: str) -> Parser:
@@ -257,7 +254,9 @@ def parse_new_event(
     idempotency_key = document.pop("idempotency_key", idempotency_key)
     body_hash = None
     if idempotency_key is not None:
-        body_hash = hashlib.sha256(_canonical_json(document)).hexdigest()
+        with _must_be_json():  # sorting takes one level more than parsing
+            compact = canonical(document).encode()
+        body_hash = hashlib.sha256(compact).hexdigest()
     return NewEvent(
         event_type=document["event_type"],
         payload=dumps(document["payload"]),
@@ -267,23 +266,6 @@ def parse_new_event(
         idempotency_key=idempotency_key,
         body_hash=body_hash,
     )
-
-
-def _canonical_json(value: Json) -> bytes:
-    """Return compact JSON with members sorted: that of equal values is equal."""
-    with _must_be_json():  # sorting takes one level more than parsing
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return text.encode()
-
-
-def parse_test_event(document: Any) -> NewEvent | None:
-    """Return the event to test with, or None without a body.
-
-    Raises what `parse_new_event` raises.
-    """
-    if document == {}:
-        return None
-    return parse_new_event(document, members=TEST_MEMBERS)
 
 
 def parse_subscription(
@@ -401,7 +383,9 @@ def parse_object(
     nulls = [name for name in never_null if document.get(name, "") is None]
     faults += [FieldFault(name, "must not be null") for name in nulls]
     values, unusable = parse_all(given, members)
-    _raise_if_any(faults + unusable)
+    faults += unusable
+    if faults:
+        raise InvalidRequestError(*faults)
     return {**document, **values}
 
 
