@@ -172,6 +172,11 @@ class Event:
         return self.event_id.startswith(COPY_PREFIX)
 
     @property
+    def origin_id(self) -> str:
+        """The id of the event, of a copy that of the event it was made of."""
+        return self.source_event_id or self.event_id
+
+    @property
     def is_pushed_itself(self) -> bool:
         """Whether the event has a delivery of its own: of others, copies alone tell what became."""
         return self.delivered_via is not DeliveredVia.SUBSCRIPTIONS
@@ -205,8 +210,8 @@ class Event:
     @property
     def asked_at(self) -> float:
         """When somebody last asked for a push (Unix seconds): replayed, sent or recovered it."""
-        asked_at = max(self.replayed_at or "", self.recovered_at or "")
-        return unix_seconds(asked_at) if asked_at else 0.0
+        times = filter(None, (self.replayed_at, self.recovered_at))
+        return max(map(unix_seconds, times), default=0.0)
 
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""

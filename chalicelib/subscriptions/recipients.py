@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -103,20 +102,23 @@ def read_outcomes(
 
     A copy has the outcome of its event; None: that was erased a moment ago.
     """
-    source_ids = [event.source_event_id or event.event_id for event in page.events]
     known = {event.event_id: event for event in page.events}
-    known |= services.store.get_many([*({*source_ids} - known.keys())])
-    sources = [known[source_id] for source_id in dict.fromkeys(source_ids) if source_id in known]
-    totals = accumulate(len(source.copies) for source in sources)
-    kept = max(1, sum(total < MAX_PAGE_COPIES for total in totals))
-    if sources[kept:]:
-        end = source_ids.index(sources[kept].event_id)
-        page = Page(page.events[:end], page.events[end - 1].sort_key)
-    found = read_recipients(sources[:kept], services, subscriptions)
-    outcomes = {source_id: judge(known[source_id], rows) for source_id, rows in found.items()}
+    missing = {event.origin_id for event in page.events} - known.keys()
+    known |= services.store.get_many([*missing])
+    originals: dict[str, Event] = {}
+    copies = 0
+    for number, event in enumerate(page.events):
+        original = known.get(event.origin_id)
+        if original and original.event_id not in originals:
+            copies += len(original.copies)
+            if originals and copies >= MAX_PAGE_COPIES:
+                page = Page(page.events[:number], page.events[number - 1].sort_key)
+                break
+            originals[original.event_id] = original
+    found = read_recipients([*originals.values()], services, subscriptions)
+    outcomes = {event_id: judge(known[event_id], rows) for event_id, rows in found.items()}
     return page, {
-        event.event_id: {"outcome": outcomes.get(event.source_event_id or event.event_id)}
-        for event in page.events
+        event.event_id: {"outcome": outcomes.get(event.origin_id)} for event in page.events
     }
 
 
@@ -248,7 +250,7 @@ class Row(NamedTuple):
 
     def to_json(self) -> str:
         event = {name: getattr(self.examined, name) for name in SHOWN}
-        event["event_id"] = self.examined.source_event_id or self.examined.event_id
+        event["event_id"] = self.examined.origin_id
         return _to_json(self.copy, event | self.missed._asdict())
 
 
@@ -281,40 +283,24 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
         raise InvalidRequestError(FieldFault("cursor", OTHER_CURSOR))
     if "subject" not in asked:
         asked["since"] = max(asked.get("since", LOWEST), subscription.wanted_after)
+    subscription_id = subscription.subscription_id
+    query = replace(UNDELIVERED_COPIES, subscription_id=subscription_id, **asked)
     if looks_at_events:
         query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
-        return _examine_events(subscription, query, services)
-    owner_id = subscription.subscription_id
-    page = read_page(services, replace(UNDELIVERED_COPIES, subscription_id=owner_id, **asked))
-    rows = [
-        Row(number, copy, copy, _why_undelivered(copy))
-        for number, copy in enumerate(page.events, 1)
-    ]
-    return Rows(rows, len(page.events), page.next_cursor)
-
-
-def _examine_events(subscription: Subscription, query: Query, services: CoreServices) -> Rows:
-    """Return what a subscription did not get of a page of events.
-
-    Events and copies are read as they are now: what the id of a copy derives from is in no index.
-    """
     page = read_page(services, query)
-    copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in page.events]
-    copies = services.store.get_many(copy_ids, with_content=False)
+    copies: list[Event | None] = [*page.events]
+    if looks_at_events:
+        copy_ids = [posting.copy_id(event, subscription_id) for event in page.events]
+        found = services.store.get_many(copy_ids, with_content=False)
+        copies = [*map(found.get, copy_ids)]
     rows = []
-    for number, event in enumerate(page.events, 1):
-        copy = copies.get(copy_ids[number - 1])
-        missed = _why_undelivered(copy) if copy else _why_missed(subscription, event, services)
-        is_listed = missed.reason in RECOVERABLE or query.subject
-        if is_listed:
+    for number, (event, copy) in enumerate(zip(page.events, copies, strict=True), 1):
+        missed = _why_missed(subscription, event, services) if copy is None else Missed()
+        if copy and state_of(copy) in TROUBLE:
+            missed = Missed(state_of(copy))
+        if missed.reason in RECOVERABLE or query.subject:
             rows.append(Row(number, event, copy, missed))
     return Rows(rows, len(page.events), page.next_cursor)
-
-
-def _why_undelivered(copy: Event) -> Missed:
-    """Return whether a copy failed or waits."""
-    state = state_of(copy)
-    return Missed(state if state in TROUBLE else None)
 
 
 class Recovered(NamedTuple):

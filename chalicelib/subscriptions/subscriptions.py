@@ -10,7 +10,7 @@ from typing import Any
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import COPY
+from chalicelib.core.store import from_item
 from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
@@ -52,7 +52,6 @@ CACHE_SECONDS = 10
 TELLING_COPIES = 5
 FIRST_ROWS = 25  # of copies that are read for that; then 100 and 400, if most are pending
 MAX_PAGES = 3
-SETTLED = "begins_with(status_shard, :delivered) OR begins_with(status_shard, :failed)"
 BY_HAND = "disabled by hand"
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
@@ -275,15 +274,11 @@ class Subscriptions(Table):
                 return True
         return False
 
-    def disable(
-        self, subscription: Subscription, error: str | None, condition: str
-    ) -> Subscription | None:
-        """Disable this subscription; return it if this call did.
-
-        :param condition: TARGET_ENABLED or FAILING.
+    def disable(self, subscription: Subscription, error: str | None) -> Subscription | None:
+        """Disable this subscription, if it is enabled and has this URL; return it if this call
+        did.
         """
-        error = error or subscription.last_error
-        return self._mark("disabled_at", subscription, error, condition)
+        return self._mark("disabled_at", subscription, error, TARGET_ENABLED)
 
     def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Disable a subscription that has been failing for days, unless it works; return it if this
@@ -294,7 +289,7 @@ class Subscriptions(Table):
         days = self._services.settings.subscription_disable_days
         is_broken = (subscription.failing_since or HIGHEST) <= self._after(-days * DAY_SECONDS)
         if is_broken and not self._works(subscription, LOWEST):
-            return self.disable(subscription, error, FAILING)
+            return self._mark("disabled_at", subscription, error, FAILING)
         return None
 
     def set_failing(
@@ -313,7 +308,8 @@ class Subscriptions(Table):
         """Set `failing_since` or `disabled_at` to now, and log it with the metric; return the
         subscription if this call set it.
         """
-        changes = {name: self._after(0), "last_error": error}
+        # Of an attempt that was not recorded no error is known.
+        changes = {name: self._after(0), "last_error": error or subscription.last_error}
         marked = self._change(subscription, condition, changes)
         if marked:
             metrics = {f"Subscriptions{marked.state.capitalize()}": 1}
@@ -328,19 +324,18 @@ class Subscriptions(Table):
         Reads up to MAX_PAGES, most often one. If DynamoDB fails, the subscription counts as one
         that works: the next attempt tells.
         """
-        delivered = f"{COPY}{Status.DELIVERED}"
         pages = self.pages(
             subscription.subscription_id,
-            {":low": since, ":delivered": delivered, ":failed": f"{COPY}{Status.FAILED}"},
+            {":low": since},
             IndexName=BY_LOOKUP,
             ScanIndexForward=False,
-            FilterExpression=SETTLED,
             Limit=FIRST_ROWS,
         )
-        settled = chain.from_iterable(page["Items"] for page in islice(pages, MAX_PAGES))
+        rows = chain.from_iterable(page["Items"] for page in islice(pages, MAX_PAGES))
+        statuses = (from_item(row).status for row in rows)
+        settled = (status for status in statuses if status is not Status.PENDING)
         with suppress(StorageUnavailableError):
-            newest = islice(settled, TELLING_COPIES)
-            return any(row["status_shard"]["S"].startswith(delivered) for row in newest)
+            return Status.DELIVERED in islice(settled, TELLING_COPIES)
         return True
 
     def clear_failing(self, subscription: Subscription) -> None:

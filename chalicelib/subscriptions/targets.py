@@ -30,11 +30,10 @@ from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret
 from chalicelib.subscriptions import reports
 from chalicelib.subscriptions.subscription import PAYLOAD, Subscription
-from chalicelib.subscriptions.subscriptions import TARGET_ENABLED, Subscriptions
+from chalicelib.subscriptions.subscriptions import Subscriptions
 
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 HOST_NOT_ALLOWED = "host not allowed"
-GONE = "receiver responded 410"
 GONE_RETRY_SECONDS = 1.0
 LEAST_SLOW_SECONDS = 60  # `slow_since` stays at least so long
 COPIES_ALONE = "Copies alone are pushed here; replay its copies."
@@ -137,17 +136,26 @@ class AllTargets:
             if self.subscriptions.end(subscription):
                 reports.subscription_changed("ended", subscription, event, self.services)
                 return Dropped()
-        elif disabled := self.subscriptions.disable(subscription, GONE, TARGET_ENABLED):
+        elif disabled := self.subscriptions.disable(subscription, event.last_error):
             reports.subscription_changed("disabled", disabled, event, self.services)
             return KeptFailed()
         return Retry(GONE_RETRY_SECONDS)
 
     def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
         """Set and clear `failing_since`, disable what fails for days, and report that."""
-        if not isinstance(target, SubscriptionTarget):
-            self._on_webhook_recorded(event, decision)
+        if isinstance(target, SubscriptionTarget):
+            self._on_copy_recorded(target.subscription, event, decision)
             return
-        subscription = target.subscription
+        match decision:
+            case DeadLetter():
+                reports.event_failed(event, None, self.services)
+            case Delivered() if event.delivery_attempts > FAILING_ATTEMPTS:
+                with suppress(StorageUnavailableError):
+                    self.services.store.mark_mended(target.destination)
+
+    def _on_copy_recorded(
+        self, subscription: Subscription, event: Event, decision: Decision
+    ) -> None:
         error = event.last_error
         changed = None
         match decision:
@@ -167,17 +175,7 @@ class AllTargets:
         if changed:
             reports.subscription_changed(changed.state, changed, event, self.services)
 
-    def _on_webhook_recorded(self, event: Event, decision: Decision) -> None:
-        match decision:
-            case DeadLetter():
-                reports.event_failed(event, None, self.services)
-            case Delivered() if event.delivery_attempts > FAILING_ATTEMPTS:
-                with suppress(StorageUnavailableError):
-                    self.services.store.mark_mended(DEFAULT_GROUP_ID)
-
-    def make_test_event(
-        self, subscription: Subscription, new_event: NewEvent | None = None
-    ) -> Event:
+    def make_test_event(self, subscription: Subscription, new_event: NewEvent | None) -> Event:
         """Return the copy of an event that is stored nowhere: of `new_event`, or of type `test`."""
         if new_event is None:
             payload = dumps({"subscription_id": subscription.subscription_id})
