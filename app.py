@@ -428,7 +428,7 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> 
         work(deps.get())
 
 
-def applied_preference(call: Call) -> dict[str, str]:
+def applied_preference(call: Call) -> Json:
     """Return the header of the response if `Prefer` has `respond-async` (RFC 7240), else none."""
     preferences = call.request.headers.get("prefer", "").split(",")
     names = [preference.split(";")[0].strip().lower() for preference in preferences]

@@ -6,7 +6,7 @@ change them.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -23,7 +23,7 @@ from chalicelib.core.outcome import (
     Reason,
     Retry,
 )
-from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, dumps
+from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, Json, dumps
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
@@ -33,7 +33,7 @@ COPY_PREFIX = "cpy_"  # of the ids of copies
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 
-def to_json(*members: Mapping[str, Any], **texts: str) -> str:
+def to_json(*members: Json, **texts: str) -> str:
     """Return an object of members and, behind the first of them, others whose values are JSON texts
     already.
     """
@@ -217,6 +217,10 @@ class Event:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
 
+    def seconds_until_due(self, now: float) -> float:
+        """Return the seconds until the next attempt of an event that has one, 0 if it is due."""
+        return max(0.0, unix_seconds(str(self.next_attempt_at)) - now)
+
     def claim_seconds_left(self, now: float) -> float:
         """Return the seconds until the claim ends: negative once it has ended, 0 without one."""
         return unix_seconds(self.claimed_until) - now if self.claimed_until else 0.0
@@ -264,7 +268,7 @@ class Event:
 
     def push_body(self) -> bytes:
         """Return the body of a push with all that receivers see of an event."""
-        members: dict[str, str | None] = {"created_at": self.created_at}
+        members: Json = {"created_at": self.created_at}
         if self.is_copy:
             members["tenant"] = self.tenant
             members["source_event_id"] = self.source_event_id
@@ -305,7 +309,7 @@ class Event:
             return "Waits in the inbox for a consumer."
         return f"The next attempt is due at {self.next_attempt_at}."
 
-    def _to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
+    def _to_json(self, members: Json, *, include_payload: bool) -> str:
         """Return an object of id, type and `members`, payload and metadata as they are stored."""
         first = {"event_id": self.event_id, "event_type": self.event_type}
         if not include_payload:

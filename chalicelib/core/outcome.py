@@ -102,13 +102,12 @@ class Unscheduled:
     """There is no URL to push to: the event waits in the inbox."""
 
 
+Random = Callable[[], float]  # returns a number from 0 to 1
 NotPushed = KeptFailed | Dropped | Unscheduled
 Decision = Delivered | Retry | DeadLetter | NotPushed
 
 
-def decide(
-    result: PushResult, attempt: int, settings: Settings, random: Callable[[], float]
-) -> Delivered | Retry | DeadLetter:
+def decide(result: PushResult, attempt: int, settings: Settings, random: Random) -> Decision:
     """Decide what follows from `attempt` (from 1)."""
     if result.outcome is Outcome.DELIVERED:
         return Delivered()

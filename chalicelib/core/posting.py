@@ -282,14 +282,12 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
     """Push or queue what is new and due; errors are left to the sweep."""
     services = invocation.services
-    jobs: list[Callable[[], None]] = []
+    new = [planned for planned in chain(*plans) if planned.is_new]
+    jobs = [partial(_push, planned, invocation) for planned in new if planned.is_inline]
     queued: dict[Queue, list[Event]] = {}
-    new = (planned for planned in chain(*plans) if planned.is_new)
     for planned in new:
         event = planned.event
-        if planned.is_inline:
-            jobs.append(partial(_push, planned, invocation))
-        elif event.next_attempt_at:
+        if event.next_attempt_at and not planned.is_inline:
             queued.setdefault(services.queue_for(event), []).append(event)
     jobs += [
         partial(_send, queue, events[first : first + BATCH_SIZE])

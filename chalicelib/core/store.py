@@ -7,7 +7,7 @@ sweep's is in `operations.schedules`.
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -24,7 +24,7 @@ from chalicelib.core.event import (
 )
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.errors import EventNotFoundError, StorageUnavailableError
-from chalicelib.infra.parsing import dumps
+from chalicelib.infra.parsing import Json, Parser, Parsers, dumps
 from chalicelib.infra.table import (
     LOWEST,
     NO_VALUES,
@@ -36,7 +36,7 @@ from chalicelib.infra.table import (
     serialize,
 )
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import DAY_SECONDS, unix_seconds
+from chalicelib.infra.times import DAY_SECONDS, Clock, unix_seconds
 from chalicelib.settings import Settings
 
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
@@ -146,14 +146,12 @@ class EventStore(Table):
     up for it.
     """
 
-    def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
+    def __init__(self, client: Any, settings: Settings, *, clock: Clock) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._retention_seconds = settings.event_retention_days * DAY_SECONDS
         self._kept_seconds = cache(self._find_kept_seconds)
 
-    def pages(
-        self, partition: str, values: Values = NO_VALUES, **options: Any
-    ) -> Iterator[dict[str, Any]]:
+    def pages(self, partition: str, values: Values = NO_VALUES, **options: Any) -> Iterator[Json]:
         """Yield pages of a partition; see `Table.pages`.
 
         Of pending and failed events only those are read that were created within the time for which
@@ -309,9 +307,9 @@ class EventStore(Table):
         Without `with_content` they have neither payload nor metadata.
         """
         names = () if with_content else SUMMARY
-        events = map(self._unexpired, self._get_many(event_ids, names))
-        present = [event for event in events if event and event.status is not Status.ERASED]
-        return {event.event_id: event for event in present}
+        items = self._get_many(event_ids, names)
+        results = [self._result(ItemResult(False, item)) for item in items]
+        return {result.event.event_id: result.event for result in results if result.event}
 
     def change(
         self,
@@ -388,12 +386,11 @@ def to_attributes(event: Event, *, replayed: bool = False) -> Values:
         "sort_key": event.sort_key,
         "lookup_key": lookup_key(event.subscription_id, event.subject),
         "undelivered_key": event.undelivered_key,
-        "attempts": dumps([*map(vars, event.attempts)]) if event.attempts else None,
-        "copies": dumps(event.copies) if event.copies else None,
+        **{name: encode(kept[name]) for name, encode in ENCODERS.items() if name in kept},
     }
 
 
-def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:
+def from_item(item: Json) -> Event:
     """Return the event of an item of the table or, with the projected attributes, of an index."""
     values = {name: _plain(value) for name, value in item.items()}
     values["created_at"], values["event_id"] = values["sort_key"].split("#")
@@ -410,7 +407,7 @@ def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:
     return Event(**{name: values[name] for name in EVENT_FIELDS if name in values})
 
 
-def _plain(value: Mapping[str, Any]) -> Any:
+def _plain(value: Json) -> Any:
     """Return the Python value of a DynamoDB attribute."""
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
@@ -425,14 +422,18 @@ def _decode_attempts(text: str) -> tuple[Attempt, ...]:
     return tuple(attempts)
 
 
-def _members(kind: type[StrEnum]) -> Callable[[Any], Any]:
+def _members(kind: type[StrEnum]) -> Parser:
     """Return the function from a text to a member of an enum; a value of a later version: None."""
     return {str(member): member for member in kind}.get
 
 
 ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 OUTCOMES = _members(Outcome)
-DECODERS: dict[str, Callable[[Any], Any]] = {
+ENCODERS: Parsers = {
+    "attempts": lambda attempts: dumps([*map(vars, attempts)]),
+    "copies": dumps,
+}
+DECODERS: Parsers = {
     "status": _members(Status),
     "delivered_via": _members(DeliveredVia),
     "reason": _members(Reason),

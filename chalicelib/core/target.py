@@ -1,12 +1,12 @@
 """Where events are pushed to, and what its answers mean: the core knows no subscription."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from chalicelib.core.event import Event
 from chalicelib.core.outcome import Decision, NotPushed
 from chalicelib.infra.errors import ApiError
+from chalicelib.infra.parsing import Json
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Target:
     is_customers: bool = False
     fault: str | None = None
     public_only: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Json = field(default_factory=dict, repr=False)
     has_payload_alone: bool = False
     header_prefix: str | None = None
 

@@ -73,8 +73,11 @@ def _allowed_hosts(text: str) -> AllowedHosts:
     return AllowedHosts(tuple(entry for entry in entries if entry != "none"))
 
 
-HOSTS = "host names, .example.com or *, separated by commas, or none"
-parse_allowed_hosts = parser(rf"(?ai){HOST}(\s*,\s*{HOST})*", HOSTS, _allowed_hosts)
+parse_allowed_hosts = parser(
+    rf"(?ai){HOST}(\s*,\s*{HOST})*",
+    "host names, .example.com or *, separated by commas, or none",
+    _allowed_hosts,
+)
 
 
 def valid_port(url: str) -> str:

@@ -57,6 +57,11 @@ def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Parser:
     return without_fault(lambda value: None if is_valid(value) else f"must be {expected}")
 
 
+def is_list(value: Any, maximum: int) -> bool:
+    """Return whether a value is a list of 1 to `maximum` entries."""
+    return isinstance(value, list) and 1 <= len(value) <= maximum
+
+
 parse_json_object = must_be("a JSON object", lambda value: isinstance(value, dict))
 parse_type = parser(
     rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}",

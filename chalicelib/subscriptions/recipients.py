@@ -38,10 +38,6 @@ TRY_SECONDS = 2 * CALL_SECONDS
 
 AT_ONCE = 8
 LAST_BATCH_SECONDS = 12  # of the time that is left: with less, no batch begins
-NO_LONGER_ALLOWED = "The host of the target URL is no longer allowed."
-REPORT = "Reports go to the subscriptions that name them."
-OTHER_CURSOR = "must be that of a call with since, if there is one, else of one without"
-IN_PROGRESS = "A POST that is in progress stored the copy; try again."
 
 ORIGINALS = replace(
     EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
@@ -171,7 +167,8 @@ def _require_usable(subscription: Subscription, services: CoreServices) -> None:
     if refusal:
         raise refusal
     if not services.settings.subscription_hosts.allows(subscription.target_url):
-        raise ApiError(409, "host_not_allowed", NO_LONGER_ALLOWED)
+        detail = "The host of the target URL is no longer allowed."
+        raise ApiError(409, "host_not_allowed", detail)
 
 
 def _find_original(event_id: str, subscription: Subscription, services: CoreServices) -> Event:
@@ -183,7 +180,7 @@ def _find_original(event_id: str, subscription: Subscription, services: CoreServ
     if event is None or event.is_copy or subscription.tenant not in (None, event.tenant):
         raise EventNotFoundError
     if event.is_report:
-        raise ApiError(409, "not_pushed", REPORT)
+        raise ApiError(409, "not_pushed", "Reports go to the subscriptions that name them.")
     return event
 
 
@@ -226,7 +223,7 @@ def _make_copy(
             logger.info("sent", extra={"event_id": copy.event_id})
             replay.queue(copy, services)
         elif result.event and not is_listed:
-            raise EventClaimedError(IN_PROGRESS)
+            raise EventClaimedError("A POST that is in progress stored the copy; try again.")
         if result.event:
             return Stored(result.event, is_new=result.applied)
         if invocation.seconds_left() - wait_seconds < TRY_SECONDS:
@@ -280,7 +277,8 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
     ids = "#evt_" if looks_at_events else "#cpy_"
     cursor = asked.get("cursor")
     if cursor and not (ids in cursor or cursor.endswith(FIRST_ID)):
-        raise InvalidRequestError(FieldFault("cursor", OTHER_CURSOR))
+        expected = "must be that of a call with since, if there is one, else of one without"
+        raise InvalidRequestError(FieldFault("cursor", expected))
     if "subject" not in asked:
         asked["since"] = max(asked.get("since", LOWEST), subscription.wanted_after)
     subscription_id = subscription.subscription_id

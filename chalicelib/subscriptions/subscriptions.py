@@ -52,15 +52,11 @@ CACHE_SECONDS = 10
 TELLING_COPIES = 5
 FIRST_ROWS = 25  # of copies that are read for that; then 100 and 400, if most are pending
 MAX_PAGES = 3
-BY_HAND = "disabled by hand"
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
 ALL = "subscription"
 
 TOO_DEEP = Missed("filter")  # the payload is nested too deep for a filter
-ALREADY_THERE = "{} has this URL and these types, but differs in {}: edit it by its id."
-EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
-UNUSED_ID = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
 SAME_TARGET = f"{SAME} AND target_url = :target_url"
 UNCHANGED = f"{SAME_TARGET} AND event_types = :described"
@@ -130,7 +126,7 @@ class Subscriptions(Table):
             }
         )
         try:
-            applied, _ = self._write("put_item", UNUSED_ID, Item=item)
+            applied, _ = self._write("put_item", "attribute_not_exists(event_id)", Item=item)
         finally:  # if the answer was lost, it may be there
             self._lists.cache_clear()
         if applied:
@@ -155,7 +151,10 @@ class Subscriptions(Table):
             differs = self._differences(current, described)
             if differs:
                 there = {"subscription_id": current.subscription_id, "differs": differs}
-                detail = ALREADY_THERE.format(current.subscription_id, ", ".join(differs))
+                detail = (
+                    f"{current.subscription_id} has this URL and these types, but differs in"
+                    f" {', '.join(differs)}: edit it by its id."
+                )
                 raise ApiError(409, "subscription_exists", detail, members=there)
             renamed = {"name": described.get("name") or current.name}
             return ENABLE | renamed if current.state == "disabled" else renamed
@@ -224,7 +223,12 @@ class Subscriptions(Table):
 
         def find_changes(current: Subscription) -> Json:
             if has_headers_alone and current.target_url != subscription.target_url:
-                raise ApiError(409, "edited_meanwhile", EDITED)
+                raise ApiError(
+                    409,
+                    "edited_meanwhile",
+                    "The URL was changed meanwhile: repeat the call, if its headers are for the"
+                    " new one.",
+                )
             return described | (current.renewed(secret, self._clock()) if secret else {})
 
         return self._edit(subscription, find_changes)
@@ -237,7 +241,7 @@ class Subscriptions(Table):
         """Disable a subscription by hand, if it is enabled; return it, or None if it is gone."""
         if subscription.disabled_at:
             return subscription
-        changes = {"disabled_at": self._after(0), "last_error": BY_HAND, "paused": True}
+        changes = {"disabled_at": self._after(0), "last_error": "disabled by hand", "paused": True}
         return self._edit(subscription, lambda _: changes)
 
     def renew_secret(
@@ -406,9 +410,9 @@ class Subscriptions(Table):
         last_key = response.get("LastEvaluatedKey")
         return shown, last_key["sort_key"]["S"] if last_key else None
 
-    def get(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription, read consistently, or None."""
-        item = self._get(subscription_id)
+    def get(self, subscription_id: str | None) -> Subscription | None:
+        """Return a subscription, read consistently, or None: also without an id."""
+        item = self._get(subscription_id) if subscription_id else None
         return Subscription.from_item(item) if item else None
 
     def get_many(self, subscription_ids: Iterable[str]) -> dict[str, Subscription]:

@@ -36,7 +36,6 @@ FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as fai
 HOST_NOT_ALLOWED = "host not allowed"
 GONE_RETRY_SECONDS = 1.0
 LEAST_SLOW_SECONDS = 60  # `slow_since` stays at least so long
-COPIES_ALONE = "Copies alone are pushed here; replay its copies."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ class AllTargets:
     def find(self, event: Event) -> Target | NotPushed:
         if not event.is_copy:
             return self.webhook if self.webhook.is_enabled else Unscheduled()
-        subscription = self.subscriptions.get(str(event.subscription_id))
+        subscription = self.subscriptions.get(event.subscription_id)
         if subscription is None:
             return Dropped()
         refusal = subscription.refusal(self.services.settings)
@@ -106,19 +105,19 @@ class AllTargets:
 
         None: it is not pushed, or its subscription is gone. A disabled one makes no difference.
         """
-        target: Target | None = None
-        if event.subscription_id:
+        if event.is_copy:
             subscription = self.subscriptions.get(event.subscription_id)
-            target = self.of(subscription) if subscription else None
-        elif event.is_pushed_itself and self.webhook.is_enabled:
-            target = self.webhook
-        return target.body_of(event).decode() if target else None
+            return self.of(subscription).body_of(event).decode() if subscription else None
+        is_pushed = event.is_pushed_itself and self.webhook.is_enabled
+        return event.push_body().decode() if is_pushed else None
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         if not event.is_copy:
-            is_pushed = self.services.settings.webhook != COPIES_ONLY and not event.is_report
-            return None if is_pushed else ApiError(409, "not_pushed", COPIES_ALONE)
-        subscription = self.subscriptions.get(str(event.subscription_id))
+            if self.services.settings.webhook != COPIES_ONLY and not event.is_report:
+                return None
+            detail = "Copies alone are pushed here; replay its copies."
+            return ApiError(409, "not_pushed", detail)
+        subscription = self.subscriptions.get(event.subscription_id)
         if subscription is None:
             return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")
         return subscription.refusal(self.services.settings)

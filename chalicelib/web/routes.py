@@ -52,7 +52,7 @@ class Call(Invocation):
     request: Request
     key: ApiKey
     query: Json
-    ids: dict[str, str]
+    ids: Json
 
     def subscription(self) -> Subscription:
         """Return the subscription of the path; raise ApiError 404 as `find_subscription` has it."""
@@ -60,7 +60,7 @@ class Call(Invocation):
 
     def find_subscription(self, subscription_id: str | None) -> Subscription | None:
         """Return a subscription, or None if there is none or it is not of the token's tenant."""
-        subscription = self.services.subscriptions.get(subscription_id) if subscription_id else None
+        subscription = self.services.subscriptions.get(subscription_id)
         if subscription is None or self.key.tenant not in (None, subscription.tenant):
             return None
         return subscription
@@ -171,9 +171,9 @@ def _log(error: ApiError, request: Any) -> None:
 
 def _make_call(
     request: Any,
-    scopes: tuple[str, ...],
+    scopes: Sequence[str],
     parameters: Parsers,
-    ids: dict[str, str],
+    ids: Json,
 ) -> Call:
     """Return the call of a request.
 
@@ -273,7 +273,8 @@ def respond_page(query: Query, call: Call) -> Response:
     more: Json = {}
     if query.include == "outcome":
         page, more = read_outcomes(page, call.services, call.services.subscriptions)
-    without = "" if query.include or query.subject or query.subscription_id else "subject"
+    shows_subject = any((query.include, query.subject, query.subscription_id))
+    without = "" if shows_subject else "subject"
     has_payload = query.include == "payload"
     events = [
         event.summary(include_payload=has_payload, without=without, **more.get(event.event_id, {}))

@@ -30,6 +30,7 @@ from chalicelib.infra.parsing import (
     Parsers,
     canonical,
     dumps,
+    is_list,
     must_be,
     parse_all,
     parse_json_object,
@@ -75,10 +76,8 @@ def list_of(items: str, maximum: int, pattern: str) -> Parser:
     """Return the parser of lists of 1 to `maximum` texts that match."""
 
     def is_valid(value: Any) -> bool:
-        return (
-            isinstance(value, list)
-            and 1 <= len(value) <= maximum
-            and all(isinstance(item, str) and re.fullmatch(pattern, item) for item in value)
+        return is_list(value, maximum) and all(
+            isinstance(item, str) and re.fullmatch(pattern, item) for item in value
         )
 
     return must_be(f"a list of 1 to {maximum} {items}", is_valid)
@@ -136,10 +135,7 @@ KEY = r"[\x20-\x7e]{1,255}"
 KEY_FORM = "1 to 255 printable ASCII characters"
 BATCHED_MEMBERS = {**EVENT_MEMBERS, "idempotency_key": parser(KEY, KEY_FORM)}
 BATCH_MEMBERS = {
-    "events": must_be(
-        "a list of 1 to 10 events",
-        lambda value: isinstance(value, list) and 0 < len(value) < 11,
-    )
+    "events": must_be("a list of 1 to 10 events", lambda value: is_list(value, 10)),
 }
 TEST_MEMBERS = some_of(EVENT_MEMBERS, "event_type", "payload")
 LEASE_MEMBERS = {

@@ -66,7 +66,7 @@ def push(clock: Clock) -> Iterator[PushClient]:
     """Return a push client that trusts the authority of `certificates()`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     certificates().authority.configure_trust(context)
-    push = PushClient(clock=clock, ssl_context=context)
+    push = PushClient(clock=clock, tls_context=lambda: context)
     yield push
     close_connections(push)
 
