@@ -25,6 +25,7 @@ from chalicelib.events import erasure, inbox, listing, replay
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
     ApiError,
+    EventNotFoundError,
     FieldFault,
     InvalidRequestError,
 )
@@ -59,7 +60,6 @@ from chalicelib.web.validation import (
 
 deploy_settings, faults = environment.parse(os.environ)
 STAGE = deploy_settings["stage"]
-OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 route = partial(routes.route, app)
 # who has subscriptions: operators and, with a token, customers
@@ -134,7 +134,8 @@ def create_token(call: Call) -> Response:
 
 @public("/openapi.json")
 def get_openapi() -> Response:
-    return respond(OPENAPI.read_text(encoding="utf-8"))
+    path = Path(__file__).parent / "chalicelib" / "openapi.json"
+    return respond(path.read_text(encoding="utf-8"))
 
 
 @public("/")
@@ -177,9 +178,12 @@ def get_event(call: Call) -> Response:
 @route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
 def list_recipients(call: Call) -> Response:
     event = call.event()
-    found = recipients.find(event, call.services, call.services.subscriptions)
-    rows = json_list(map(recipients.show, found))
-    return respond(to_json({"outcome": judge(event, found)}, recipients=rows))
+    if event.is_copy:
+        raise EventNotFoundError
+    found = recipients.read_recipients([event], call.services, call.services.subscriptions)
+    rows = found[event.event_id]
+    shown = json_list(map(recipients.show, rows))
+    return respond(to_json({"outcome": judge(event, rows)}, recipients=shown))
 
 
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
@@ -421,10 +425,9 @@ def check_dlq(event: CloudWatchEvent) -> None:
     run(event, schedules.publish_depths)
 
 
-def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> None:
-    """Do the work of a function."""
-    context: Any = event.context
-    with telemetry.request_id(context.aws_request_id):
+def run(event: Any, work: Callable[[Services], None]) -> None:
+    """Do the work of a function for an event of SQS or of a schedule."""
+    with telemetry.request_id(event.context.aws_request_id):
         work(deps.get())
 
 

@@ -28,7 +28,6 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
-SUBJECT = "subject#"
 COPY_PREFIX = "cpy_"  # of the ids of copies
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
@@ -64,7 +63,7 @@ def lookup_key(subscription_id: str | None, subject: str | None) -> str | None:
     """Return what copies of a subscription, or events with a subject, are looked up by."""
     if subscription_id is not None:
         return subscription_id
-    return f"{SUBJECT}{subject}" if subject is not None else None
+    return f"subject#{subject}" if subject is not None else None
 
 
 def response_bytes(text: str) -> int:

@@ -28,7 +28,7 @@ from chalicelib.infra.connection import (
     error_text,
     pool_manager,
 )
-from chalicelib.infra.parsing import to_base64
+from chalicelib.infra.parsing import Json, to_base64
 from chalicelib.infra.times import Clock, ms_since
 
 OWN_HEADERS = {"Content-Type": "application/json", "User-Agent": f"triggers-api/{__version__}"}
@@ -109,7 +109,7 @@ class PushClient:
         )
 
 
-def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> dict[str, str]:
+def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> Json:
     """Return the headers that a push at `timestamp` (Unix seconds) has besides those that its
     target names.
     """

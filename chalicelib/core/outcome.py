@@ -55,10 +55,6 @@ class PushResult:
     retry_after_seconds: float = 0.0
     response: str | None = None
 
-    @property
-    def timed_out(self) -> bool:
-        return self.error == TIMED_OUT
-
 
 @dataclass(frozen=True)
 class Delivered:

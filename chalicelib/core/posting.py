@@ -34,7 +34,8 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 
 MAX_INLINE_PUSHES = 10
-BEGIN_SECONDS = 15  # with less time left, no event is stored
+# With less time left, no event is stored: copies, event and messages take 5 s each at most.
+BEGIN_SECONDS = 15
 
 
 @dataclass
@@ -105,7 +106,8 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
 
     :param inline_left: How many of them may be claimed for a push while the caller waits.
     """
-    _require_time(invocation)
+    if invocation.seconds_left() < BEGIN_SECONDS:
+        raise OutOfTimeError
     services = invocation.services
     event = make_event(new_event, created_by, services)
     webhook = services.settings.webhook  # of a stage that pushes nothing, events wait in the inbox
@@ -118,15 +120,11 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
     if earlier:
         plan[0].event = earlier
         return plan[:1]
-    _require_time(invocation)  # to read lists and an earlier event may have taken 15 s
-    _claim_inline(plan, inline_left, services)
-    return _store_plan(plan, invocation)
-
-
-def _require_time(invocation: Invocation) -> None:
-    """Raise OutOfTimeError unless copies, event and messages can be written, 5 s each at most."""
+    # To read lists and an earlier event may have taken 15 s.
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
+    _claim_inline(plan, inline_left, services)
+    return _store_plan(plan, invocation)
 
 
 def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> Event:

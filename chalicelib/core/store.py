@@ -89,7 +89,7 @@ MAX_EXPIRED = 25  # rows that a search deletes
 # one has ended by then.
 ERASED_SECONDS = 3600
 
-EVENT_FIELDS = tuple(field.name for field in fields(Event))
+EVENT_FIELDS = [field.name for field in fields(Event)]
 # What an attempt changes. Others may change the rest meanwhile: a `send` lists its copy.
 RECORDED = (
     "status",
@@ -338,7 +338,7 @@ class EventStore(Table):
         if item is None:
             return None
         event = from_item(item)
-        return event if event.expires_at > int(self._clock()) else None
+        return event if event.expires_at > self._clock() else None
 
 
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
@@ -427,7 +427,7 @@ def _members(kind: type[StrEnum]) -> Parser:
     return {str(member): member for member in kind}.get
 
 
-ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
+ATTEMPT_FIELDS = [field.name for field in fields(Attempt)]
 OUTCOMES = _members(Outcome)
 ENCODERS: Parsers = {
     "attempts": lambda attempts: dumps([*map(vars, attempts)]),

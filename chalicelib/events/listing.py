@@ -130,7 +130,7 @@ def read_page(services: CoreServices, query: Query) -> Page:
     ago.
     """
     found = _first_page(search(services, query), query)
-    index, _ = query.partitions
+    index = query.partitions[0]
     if index == BY_STATUS and not query.include:
         return found
     # Cut once more: the index may not have had their sizes.
@@ -260,7 +260,7 @@ def _cursor_of(sort_key: str, events: list[Event], query: Query) -> str:
     The row may be one that the caller must not see: of its sort key only the time is kept. The rows
     of that moment are looked at again, but for those that a page has shown.
     """
-    moment, _ = sort_key.split("#")
+    moment = sort_key.split("#")[0]
     shown = events[-1].sort_key if events else query.cursor
     if query.order == "oldest":
         return max(f"{moment}#{FIRST_ID}", shown)

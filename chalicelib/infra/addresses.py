@@ -30,8 +30,12 @@ NOT_PUBLIC = [
 ]
 # IPv4-compatible (RFC 4291), IPv4-mapped, NAT64 (RFC 6052) and 6to4 addresses embed an IPv4
 # address: so many bits from the right.
-EMBEDDING = {"::/96": 0, "::ffff:0:0/96": 0, "64:ff9b::/96": 0, "2002::/16": 80}
-EMBEDDED_BITS = {ipaddress.IPv6Network(network): bits for network, bits in EMBEDDING.items()}
+EMBEDDED_BITS = {
+    ipaddress.IPv6Network("::/96"): 0,
+    ipaddress.IPv6Network("::ffff:0:0/96"): 0,
+    ipaddress.IPv6Network("64:ff9b::/96"): 0,
+    ipaddress.IPv6Network("2002::/16"): 80,
+}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from chalicelib.subscriptions.outcomes import TROUBLE, Missed, Recipient, judge,
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions, why_not_taken
 
-MAX_PAGE_COPIES = 1000  # of the events of a page with outcomes: it ends before
+# Of the events of a page with outcomes: it ends before. No event alone has so many.
+MAX_PAGE_COPIES = 1000
 MAX_COPIES = 500  # 39 bytes each in the event's item, which may have 400 KB
 FIRST_WAIT_SECONDS = 0.05  # for another transaction with the same event
 # To read the event again and store the copy; the message may be left to the sweep.
@@ -49,13 +50,6 @@ LEFT_SECONDS = 60  # what was tried or asked for so recently waits: a loop would
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
 KNOWN = ("name", "tenant", "target_host", "state")
-
-
-def find(event: Event, services: CoreServices, subscriptions: Subscriptions) -> list[Recipient]:
-    """Return the recipients of an event; raise EventNotFoundError for a copy."""
-    if event.is_copy:
-        raise EventNotFoundError
-    return read_recipients([event], services, subscriptions)[event.event_id]
 
 
 def read_recipients(
@@ -107,7 +101,7 @@ def read_outcomes(
         original = known.get(event.origin_id)
         if original and original.event_id not in originals:
             copies += len(original.copies)
-            if originals and copies >= MAX_PAGE_COPIES:
+            if copies >= MAX_PAGE_COPIES:
                 page = Page(page.events[:number], page.events[number - 1].sort_key)
                 break
             originals[original.event_id] = original
@@ -293,9 +287,11 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
         copies = [*map(found.get, copy_ids)]
     rows = []
     for number, (event, copy) in enumerate(zip(page.events, copies, strict=True), 1):
-        missed = _why_missed(subscription, event, services) if copy is None else Missed()
-        if copy and state_of(copy) in TROUBLE:
-            missed = Missed(state_of(copy))
+        if copy is None:
+            missed = _why_missed(subscription, event, services)
+        else:
+            state = state_of(copy)
+            missed = Missed(state if state in TROUBLE else None)
         if missed.reason in RECOVERABLE or query.subject:
             rows.append(Row(number, event, copy, missed))
     return Rows(rows, len(page.events), page.next_cursor)
@@ -352,7 +348,7 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
         except ApiError:  # others were faster, too many copies, or a POST is in progress
             return None
 
-    done = Counter[str | None]()
+    done = Counter[Any]()
     examined = missed.examined
     next_cursor = missed.next_cursor
     for start in range(0, len(missed.rows), AT_ONCE):

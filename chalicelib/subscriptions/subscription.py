@@ -84,7 +84,7 @@ class Subscription:
     event_types: EventTypes
     name: str | None
     filter: Json | None
-    headers: dict[str, str] | None
+    headers: Json | None
     body: str | None
     header_prefix: str | None
     given: dict[str, str]

@@ -126,10 +126,10 @@ class Subscriptions(Table):
             }
         )
         try:
-            applied, _ = self._write("put_item", "attribute_not_exists(event_id)", Item=item)
+            written = self._write("put_item", "attribute_not_exists(event_id)", Item=item)
         finally:  # if the answer was lost, it may be there
             self._lists.cache_clear()
-        if applied:
+        if written.applied:
             return Subscription.from_item(item), True
         # Another call stored it meanwhile, or this one, if the response of boto3's first try was
         # lost: now it is found.
@@ -262,9 +262,9 @@ class Subscriptions(Table):
         values: Values = NO_VALUES,
     ) -> bool:
         """Delete a subscription, if it exists and `condition` holds; return whether it did."""
-        applied, _ = self._write("delete_item", condition, values, Key=key_of(subscription_id))
+        written = self._write("delete_item", condition, values, Key=key_of(subscription_id))
         self._lists.cache_clear()
-        return applied
+        return written.applied
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, if it is there as it is known.

@@ -39,7 +39,7 @@ def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
     """
     try:
         token = text.encode()
-        encoded, _, _ = text.removeprefix(PREFIX).partition(".")
+        encoded = text.removeprefix(PREFIX).split(".")[0]
         content = base64.urlsafe_b64decode(f"{encoded}==").decode()
         tenant, end, key_name = content.split("\0")
         expires_at = int(end)

@@ -101,7 +101,7 @@ class Call(Invocation):
         """
         headers = self.request.headers
         body: Any = self.request.raw_body  # bytes
-        media_type, _, _ = headers.get("content-type", "").partition(";")
+        media_type = headers.get("content-type", "").split(";")[0]
         encoding = headers.get("content-encoding", "identity")
         is_json = (media_type.strip().lower(), encoding.lower()) in JSON_BODIES
         if not body.strip():  # `curl -d ''` sends the content type of a form

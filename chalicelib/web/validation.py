@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -60,8 +60,10 @@ HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.
 HEADER_VALUE = re.compile(r"(?!@@@SKIP_HEADER@@@$)[ -~]{1,1024}")
 
 
-def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
-    """Return the values of query parameters; raise InvalidRequestError with every fault."""
+def parse_query(query: Json, parsers: Parsers) -> Json:
+    """Return the values of query parameters, of which `query` has the texts by name; raise
+    InvalidRequestError with every fault.
+    """
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
     unknown = sorted(query.keys() - parsers.keys())
     faults += [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
