@@ -18,14 +18,14 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import NewEvent, json_list, to_json
-from chalicelib.core.posting import Posted
+from chalicelib.core.event import json_list, to_json
 from chalicelib.core.store import UNSETTLED
 from chalicelib.deps import Services
 from chalicelib.events import erasure, inbox, listing, replay
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
     ApiError,
+    EventNotFoundError,
     FieldFault,
     InvalidRequestError,
 )
@@ -46,9 +46,9 @@ from chalicelib.web.routes import (
     remaining_seconds,
     require,
     respond,
-    respond_batch,
     respond_list,
     respond_page,
+    show_batch,
     show_subscriptions,
 )
 from chalicelib.web.validation import (
@@ -60,7 +60,6 @@ from chalicelib.web.validation import (
 
 deploy_settings, faults = environment.parse(os.environ)
 STAGE = deploy_settings["stage"]
-OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 route = partial(routes.route, app)
 # who has subscriptions: operators and, with a token, customers
@@ -135,7 +134,8 @@ def create_token(call: Call) -> Response:
 
 @public("/openapi.json")
 def get_openapi() -> Response:
-    return respond(OPENAPI.read_text(encoding="utf-8"))
+    path = Path(__file__).parent / "chalicelib" / "openapi.json"
+    return respond(path.read_text(encoding="utf-8"))
 
 
 @public("/")
@@ -147,14 +147,14 @@ def get_console() -> Response:
 def post_event(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
     parse = partial(parse_new_event, idempotency_key=key)
-    [posted] = post([call.json()], parse, call)
+    headers = applied_preference(call)
+    [posted] = posting.post([call.json()], parse, call, call.key.name, respond_async=bool(headers))
     if isinstance(posted, ApiError):
         raise posted
     event = posted.event
-    response = respond(event.summary(), 202, Location=f"events/{event.event_id}")
     if not posted.is_new:
-        response.headers["Idempotency-Replayed"] = "true"
-    return with_preference(response, call)
+        headers["Idempotency-Replayed"] = "true"
+    return respond(event.summary(), 202, Location=f"events/{event.event_id}", **headers)
 
 
 @route("POST", "/events/batch", Scope.PRODUCE)
@@ -162,8 +162,9 @@ def post_events(call: Call) -> Response:
     if "idempotency-key" in call.request.headers:
         raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
     events = parse_batch(call.text(b"{}"))
-    posted = post(events, parse_batched, call)
-    return with_preference(respond_batch(posted), call)
+    headers = applied_preference(call)
+    posted = posting.post(events, parse_batched, call, call.key.name, respond_async=bool(headers))
+    return respond(show_batch(posted), 200, **headers)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
@@ -177,9 +178,12 @@ def get_event(call: Call) -> Response:
 @route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
 def list_recipients(call: Call) -> Response:
     event = call.event()
-    found = recipients.find(event, call.services, call.services.subscriptions)
-    rows = json_list(map(recipients.show, found))
-    return respond(to_json({"outcome": judge(event, found)}, recipients=rows))
+    if event.is_copy:
+        raise EventNotFoundError
+    found = recipients.read_recipients([event], call.services, call.services.subscriptions)
+    rows = found[event.event_id]
+    shown = json_list(map(recipients.show, rows))
+    return respond(to_json({"outcome": judge(event, rows)}, recipients=shown))
 
 
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
@@ -348,7 +352,10 @@ def recover_events(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/test", *CUSTOMERS)
 def push_test_event(call: Call) -> Response:
-    new_event = validation.parse_test_event(call.json(empty=b"{}"))
+    document = call.json(empty=b"{}")
+    new_event = None
+    if document != {}:
+        new_event = parse_new_event(document, members=validation.TEST_MEMBERS)
     subscription = call.subscription()
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
@@ -418,31 +425,17 @@ def check_dlq(event: CloudWatchEvent) -> None:
     run(event, schedules.publish_depths)
 
 
-def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> None:
-    """Do the work of a function."""
-    context: Any = event.context
-    with telemetry.request_id(context.aws_request_id):
+def run(event: Any, work: Callable[[Services], None]) -> None:
+    """Do the work of a function for an event of SQS or of a schedule."""
+    with telemetry.request_id(event.context.aws_request_id):
         work(deps.get())
 
 
-def post(documents: list[Any], parse: Callable[[Any], NewEvent], call: Call) -> list[Posted]:
-    """Post the events of a call; return what became of each."""
-    created_by = call.key.name
-    respond_async = prefers_async(call)
-    return posting.post(documents, parse, call, created_by=created_by, respond_async=respond_async)
-
-
-def with_preference(response: Response, call: Call) -> Response:
-    """Tell in a response that a preference of its call was applied (RFC 7240)."""
-    if prefers_async(call):
-        response.headers["Preference-Applied"] = "respond-async"
-    return response
-
-
-def prefers_async(call: Call) -> bool:
-    """Return whether `Prefer` (RFC 7240) has `respond-async`."""
+def applied_preference(call: Call) -> Json:
+    """Return the header of the response if `Prefer` has `respond-async` (RFC 7240), else none."""
     preferences = call.request.headers.get("prefer", "").split(",")
-    return any(part.split(";")[0].strip().lower() == "respond-async" for part in preferences)
+    names = [preference.split(";")[0].strip().lower() for preference in preferences]
+    return {"Preference-Applied": "respond-async"} if "respond-async" in names else {}
 
 
 def respond_secret(subscription: Subscription, call: Call) -> Response:

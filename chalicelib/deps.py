@@ -43,8 +43,9 @@ _lock = Lock()
 
 def use(services: Services | None) -> None:
     """Use these services from now on; None: create them from the environment at the next `get`."""
-    global _services, _refresh_at
-    _services, _refresh_at = services, float("inf")
+    global _services, _refresh_at  # noqa: PLW0603
+    _services = services
+    _refresh_at = math.inf
 
 
 def initialize() -> None:

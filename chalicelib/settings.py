@@ -43,9 +43,6 @@ class Scope(StrEnum):
     ERASE = "erase"
 
 
-DEFAULT_SCOPES = f"{Scope.PRODUCE}+{Scope.CONSUME}"
-
-
 @dataclass(frozen=True)
 class ApiKey:
     """One entry of API_KEYS: `digest` is the lower-case SHA-256 of the key in hexadecimal.
@@ -75,7 +72,7 @@ def _read_api_keys(text: str) -> tuple[ApiKey, ...]:
 
 
 def _read_api_key(entry: str) -> ApiKey:
-    name, digest, scopes = f"{entry}:{DEFAULT_SCOPES}".split(":")[:3]
+    name, digest, scopes = f"{entry}:produce+consume".split(":")[:3]
     return ApiKey(name, digest.lower(), frozenset(scopes.split("+")))
 
 
@@ -94,12 +91,10 @@ def _setting(
     return field(default=default, repr=not secret, metadata=metadata)
 
 
-NOUNS: dict[type[float], str] = {int: "an integer", float: "a number"}
-
-
 def _number(default: float, minimum: float, maximum: float) -> Any:
     """Declare a setting that is a number: an integer, if its default is one."""
     kind = type(default)
+    noun = {int: "an integer", float: "a number"}[kind]
 
     def convert(text: str) -> float:
         number = kind(text)
@@ -107,7 +102,7 @@ def _number(default: float, minimum: float, maximum: float) -> Any:
             raise ValueError
         return number
 
-    parse = parser(r"[0-9]*\.?[0-9]+", f"{NOUNS[kind]} from {minimum} to {maximum}", convert)
+    parse = parser(r"[0-9]*\.?[0-9]+", f"{noun} from {minimum} to {maximum}", convert)
     return _setting(parse, default)
 
 
@@ -127,8 +122,11 @@ LOG_LEVEL = parser(
     str.upper,
 )
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
-WEBHOOK = f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone"
-_webhook = parser(f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}", WEBHOOK, valid_port)
+_webhook = parser(
+    f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}",
+    f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone",
+    valid_port,
+)
 # 24 to 64 bytes, by "Signature scheme" of Standard Webhooks
 WHSEC_FORM = "whsec_ and base64 of 24 to 64 bytes"
 WHSEC = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"

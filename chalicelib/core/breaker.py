@@ -6,12 +6,11 @@ seconds.
 """
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from threading import Lock
 
-from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
+from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult, Random
 from chalicelib.core.target import Target
 
 WORKER_PATIENCE_SECONDS = 25.0
@@ -64,9 +63,7 @@ class Breaker:
         took so long.
     """
 
-    def __init__(
-        self, patience_seconds: float, random: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, patience_seconds: float, random: Random = random.random) -> None:
         self._patience_seconds = patience_seconds
         self._random = random
         self._lock = Lock()

@@ -30,6 +30,7 @@ from chalicelib.core.store import WriteResult
 from chalicelib.core.target import Target
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import OutOfTimeError, StorageUnavailableError
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import unix_seconds
@@ -45,7 +46,7 @@ def deliver(event_id: str, invocation: Invocation) -> None:
     services = invocation.services
     event = _attempt_due(event_id, invocation)
     while event and invocation.waits_for(event):
-        services.sleep(max(0.0, unix_seconds(str(event.next_attempt_at)) - services.clock()))
+        services.sleep(event.seconds_until_due(services.clock()))
         event = _attempt_due(event_id, invocation)
 
 
@@ -92,7 +93,7 @@ def _send_on(event: Event, invocation: Invocation) -> None:
     """
     now = invocation.services.clock()
     if event.next_attempt_at and not event.is_claimed(now):
-        delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
+        delay_seconds = event.seconds_until_due(now)
         if delay_seconds <= EARLY_SECONDS:
             enqueue(event, delay_seconds, invocation.queue)
 
@@ -169,7 +170,6 @@ def _follow(
     """Decide what follows from an attempt, record it, and log one line, also if that fails."""
     services = invocation.services
     event = event.with_attempt(Attempt.of(started, result))
-    decision: Decision
     if result.status_code == HTTPStatus.GONE:
         decision = services.targets.on_gone(target, event)
     else:
@@ -207,11 +207,10 @@ def record(
         return recorded
     if isinstance(decision, DeadLetter) and not is_customers:
         _log_dead_letter(event)
-    is_waited_for = invocation.waits_for(event)
     # Without time for the call, the sweep sends the message.
     if (
         isinstance(decision, Retry)
-        and not is_waited_for
+        and not invocation.waits_for(event)
         and invocation.seconds_left() >= CALL_SECONDS
     ):
         enqueue(event, decision.delay_seconds, services.queue_for(event))
@@ -232,7 +231,7 @@ def _log_attempt(
 ) -> None:
     """Log one line with the metrics of an event's latest attempt."""
     attempt = event.attempts[-1]
-    metrics: dict[str, float] = {}
+    metrics: Json = {}
     retry_seconds = None
     if isinstance(decision, Retry):
         retry_seconds = round(decision.delay_seconds, 3)

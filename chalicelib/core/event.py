@@ -6,7 +6,7 @@ change them.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -23,17 +23,16 @@ from chalicelib.core.outcome import (
     Reason,
     Retry,
 )
-from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, dumps
+from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, Json, dumps
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
-SUBJECT = "subject#"
 COPY_PREFIX = "cpy_"  # of the ids of copies
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 
-def to_json(*members: Mapping[str, Any], **texts: str) -> str:
+def to_json(*members: Json, **texts: str) -> str:
     """Return an object of members and, behind the first of them, others whose values are JSON texts
     already.
     """
@@ -64,7 +63,7 @@ def lookup_key(subscription_id: str | None, subject: str | None) -> str | None:
     """Return what copies of a subscription, or events with a subject, are looked up by."""
     if subscription_id is not None:
         return subscription_id
-    return f"{SUBJECT}{subject}" if subject is not None else None
+    return f"subject#{subject}" if subject is not None else None
 
 
 def response_bytes(text: str) -> int:
@@ -172,6 +171,11 @@ class Event:
         return self.event_id.startswith(COPY_PREFIX)
 
     @property
+    def origin_id(self) -> str:
+        """The id of the event, of a copy that of the event it was made of."""
+        return self.source_event_id or self.event_id
+
+    @property
     def is_pushed_itself(self) -> bool:
         """Whether the event has a delivery of its own: of others, copies alone tell what became."""
         return self.delivered_via is not DeliveredVia.SUBSCRIPTIONS
@@ -205,12 +209,16 @@ class Event:
     @property
     def asked_at(self) -> float:
         """When somebody last asked for a push (Unix seconds): replayed, sent or recovered it."""
-        asked_at = max(self.replayed_at or "", self.recovered_at or "")
-        return unix_seconds(asked_at) if asked_at else 0.0
+        times = filter(None, (self.replayed_at, self.recovered_at))
+        return max(map(unix_seconds, times), default=0.0)
 
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
+
+    def seconds_until_due(self, now: float) -> float:
+        """Return the seconds until the next attempt of an event that has one, 0 if it is due."""
+        return max(0.0, unix_seconds(str(self.next_attempt_at)) - now)
 
     def claim_seconds_left(self, now: float) -> float:
         """Return the seconds until the claim ends: negative once it has ended, 0 without one."""
@@ -259,7 +267,7 @@ class Event:
 
     def push_body(self) -> bytes:
         """Return the body of a push with all that receivers see of an event."""
-        members: dict[str, str | None] = {"created_at": self.created_at}
+        members: Json = {"created_at": self.created_at}
         if self.is_copy:
             members["tenant"] = self.tenant
             members["source_event_id"] = self.source_event_id
@@ -300,7 +308,7 @@ class Event:
             return "Waits in the inbox for a consumer."
         return f"The next attempt is due at {self.next_attempt_at}."
 
-    def _to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
+    def _to_json(self, members: Json, *, include_payload: bool) -> str:
         """Return an object of id, type and `members`, payload and metadata as they are stored."""
         first = {"event_id": self.event_id, "event_type": self.event_type}
         if not include_payload:

@@ -21,9 +21,15 @@ from chalicelib import __version__
 from chalicelib.core.event import Event
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 from chalicelib.core.target import Target
-from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED, PUSH_ERRORS, error_text, pool_manager
-from chalicelib.infra.parsing import to_base64
-from chalicelib.infra.times import Clock
+from chalicelib.infra.connection import (
+    ADDRESS_NOT_ALLOWED,
+    PUSH_ERRORS,
+    TlsContext,
+    error_text,
+    pool_manager,
+)
+from chalicelib.infra.parsing import Json, to_base64
+from chalicelib.infra.times import Clock, ms_since
 
 OWN_HEADERS = {"Content-Type": "application/json", "User-Agent": f"triggers-api/{__version__}"}
 EVENT_TYPE_HEADER = "webhook-event-type"  # a subscription may have had one of its own before
@@ -38,15 +44,16 @@ class PushClient:
     """Push events to any number of URLs over connections that are kept alive. Safe to share between
     threads.
 
-    `clock` is wall time, which goes on while Lambda freezes a container.
+    `clock` is wall time, which goes on while Lambda freezes a container. `tls_context` makes the
+    context of all connections with TLS, before the first.
     """
 
     def __init__(
-        self, *, clock: Clock = time.time, ssl_context: ssl.SSLContext | None = None
+        self, *, clock: Clock = time.time, tls_context: TlsContext = ssl.create_default_context
     ) -> None:
-        tls_context = cache(lambda: ssl_context or ssl.create_default_context())
+        made_once = cache(tls_context)
         self._managers = {
-            only: pool_manager(clock, tls_context, public_only=only) for only in (False, True)
+            only: pool_manager(clock, made_once, public_only=only) for only in (False, True)
         }
 
     def send(
@@ -88,10 +95,10 @@ class PushClient:
         except PUSH_ERRORS as error:
             text = error_text(error)
             outcome = Outcome.FAILED if text == ADDRESS_NOT_ALLOWED else Outcome.RETRY
-            return PushResult(outcome, _ms_since(started), error=text)
+            return PushResult(outcome, ms_since(started), error=text)
         secrets = (uri, *target.headers.values(), *map(to_base64, target.secrets))
         response_body = _read_body(response)
-        result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
+        result = PushResult(Outcome.of(response.status), ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
             return result
         return replace(
@@ -102,7 +109,7 @@ class PushClient:
         )
 
 
-def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> dict[str, str]:
+def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> Json:
     """Return the headers that a push at `timestamp` (Unix seconds) has besides those that its
     target names.
     """
@@ -180,7 +187,3 @@ def _retry_after_seconds(response: urllib3.BaseHTTPResponse) -> float:
         if response.status in (429, 503):
             return RETRY_AFTER.get_retry_after(response) or 0.0
     return 0.0
-
-
-def _ms_since(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)

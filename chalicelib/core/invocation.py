@@ -15,13 +15,14 @@ from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SEC
 from chalicelib.core.event import Event
 from chalicelib.core.http_push import PushClient
 from chalicelib.core.lanes import FAST_PUSH_SECONDS, Lanes
+from chalicelib.core.outcome import Random
 from chalicelib.core.store import EventStore, WriteResult
 from chalicelib.core.target import Targets
 from chalicelib.infra import telemetry
 from chalicelib.infra.clients import CALL_SECONDS, make_client
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import Queue
-from chalicelib.infra.times import DAY_SECONDS, unix_seconds
+from chalicelib.infra.times import DAY_SECONDS, Clock, unix_seconds
 from chalicelib.settings import Settings
 
 MAX_THREADS = 32
@@ -44,9 +45,9 @@ class CoreServices(ABC):
     make_client: Callable[[str], Any] = field(
         default_factory=lambda: cache(make_client), repr=False
     )
-    clock: Callable[[], float] = time.time
+    clock: Clock = time.time
     sleep: Callable[[float], None] = time.sleep
-    random: Callable[[], float] = random.random
+    random: Random = random.random
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
     push: PushClient = field(default_factory=PushClient)

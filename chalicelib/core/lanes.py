@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from chalicelib.core.breaker import MAX_DESTINATIONS
-from chalicelib.core.outcome import Outcome, PushResult
+from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.core.target import Target
 
 FAST_PUSH_SECONDS = 3.0  # the timeout of a push in the fast lane
@@ -108,15 +108,16 @@ class Lanes:
         with self._lock:
             pace = self._pace(target)
             seconds = now - started
+            has_timed_out = result.error == TIMED_OUT
             busy_seconds = seconds if in_fast_lane else 0.0
-            if seconds >= SLOW_SECONDS or result.timed_out:
+            if seconds >= SLOW_SECONDS or has_timed_out:
                 pace.quick_deliveries = 0
                 # Slow pushes that began before the latest other one tell nothing: 5 % that hang
                 # make no destination slow.
                 if started >= pace.last_quick_at:
                     pace.slow_pushes += 1
                 # Many that begin to hang at once are marked at their first.
-                is_crowded = self._slow.crowds(busy_seconds, now) and result.timed_out
+                is_crowded = self._slow.crowds(busy_seconds, now) and has_timed_out
                 needed = 1 if is_crowded else SLOW_PUSHES
                 if pace.slow_pushes >= needed:
                     pace.mark(now)

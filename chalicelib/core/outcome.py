@@ -55,10 +55,6 @@ class PushResult:
     retry_after_seconds: float = 0.0
     response: str | None = None
 
-    @property
-    def timed_out(self) -> bool:
-        return self.error == TIMED_OUT
-
 
 @dataclass(frozen=True)
 class Delivered:
@@ -102,13 +98,12 @@ class Unscheduled:
     """There is no URL to push to: the event waits in the inbox."""
 
 
+Random = Callable[[], float]  # returns a number from 0 to 1
 NotPushed = KeptFailed | Dropped | Unscheduled
 Decision = Delivered | Retry | DeadLetter | NotPushed
 
 
-def decide(
-    result: PushResult, attempt: int, settings: Settings, random: Callable[[], float]
-) -> Delivered | Retry | DeadLetter:
+def decide(result: PushResult, attempt: int, settings: Settings, random: Random) -> Decision:
     """Decide what follows from `attempt` (from 1)."""
     if result.outcome is Outcome.DELIVERED:
         return Delivered()

@@ -9,7 +9,6 @@ The event's own put decides. Copies come before it, so that an event that is the
 copies, and their ids derive from the body, too, so that B deletes none of A's.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 
 from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
-from chalicelib.core.event import Event, NewEvent, response_bytes
+from chalicelib.core.event import COPY_PREFIX, Event, NewEvent, response_bytes
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
@@ -28,30 +27,29 @@ from chalicelib.infra.errors import (
     OutOfTimeError,
     StorageUnavailableError,
 )
+from chalicelib.infra.parsing import id_digits
 from chalicelib.infra.queue import BATCH_SIZE, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 
 MAX_INLINE_PUSHES = 10
-BEGIN_SECONDS = 15  # with less time left, no event is stored
+# With less time left, no event is stored: copies, event and messages take 5 s each at most.
+BEGIN_SECONDS = 15
 
 
 @dataclass
 class Planned:
     """A new event or copy, as it is by now, and its target.
 
-    `is_new`: this call stored it, not an earlier one.
+    `is_new`: this call stored it, not an earlier one. `is_inline`: it is claimed for a push while
+    the caller waits.
     """
 
     event: Event
     target: Target
     is_new: bool = False
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether it is pushed while the caller waits: it is claimed for that."""
-        return self.event.claimed_until is not None
+    is_inline: bool = False
 
 
 Plan = list[Planned]  # an event, then its copies
@@ -62,8 +60,8 @@ def post(
     documents: Sequence[Any],
     parse: Callable[[Any], NewEvent],
     invocation: Invocation,
-    *,
     created_by: str,
+    *,
     respond_async: bool,
 ) -> list[Posted]:
     """Store events and a copy of each for each matching subscription, then push what is due.
@@ -87,7 +85,9 @@ def post(
         plans.append(plan)
         inline_left -= sum(planned.is_new and planned.is_inline for planned in plan)
     event_ids = [plan[0].event.event_id for plan in plans if plan[0].is_new]
-    _log_accepted(event_ids)
+    if event_ids:  # in one line for all: each line costs
+        extra = {"event_id": " ".join(event_ids), "metrics": {"EventsAccepted": len(event_ids)}}
+        logger.info("event accepted", extra=extra)
     _start(plans, invocation)
     return posted
 
@@ -95,13 +95,6 @@ def post(
 def post_plan(plan: Plan, invocation: Invocation) -> None:
     """Store a plan and queue what is due; raise what `_store` raises, but for the time."""
     _start([_store_plan(plan, invocation)], invocation)
-
-
-def _log_accepted(event_ids: Sequence[str]) -> None:
-    """Log the new events of an invocation, all in one line: each line costs."""
-    if event_ids:
-        extra = {"event_id": " ".join(event_ids), "metrics": {"EventsAccepted": len(event_ids)}}
-        logger.info("event accepted", extra=extra)
 
 
 def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: Invocation) -> Plan:
@@ -113,7 +106,8 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
 
     :param inline_left: How many of them may be claimed for a push while the caller waits.
     """
-    _require_time(invocation)
+    if invocation.seconds_left() < BEGIN_SECONDS:
+        raise OutOfTimeError
     services = invocation.services
     event = make_event(new_event, created_by, services)
     webhook = services.settings.webhook  # of a stage that pushes nothing, events wait in the inbox
@@ -126,15 +120,11 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
     if earlier:
         plan[0].event = earlier
         return plan[:1]
-    _require_time(invocation)  # to read lists and an earlier event may have taken 15 s
-    _claim_inline(plan, inline_left, services)
-    return _store_plan(plan, invocation)
-
-
-def _require_time(invocation: Invocation) -> None:
-    """Raise OutOfTimeError unless copies, event and messages can be written, 5 s each at most."""
+    # To read lists and an earlier event may have taken 15 s.
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
+    _claim_inline(plan, inline_left, services)
+    return _store_plan(plan, invocation)
 
 
 def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> Event:
@@ -144,7 +134,7 @@ def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> 
     digits = services.new_id()
     if new_event.idempotency_key is not None:
         # NUL separates: no two pairs give the same text.
-        digits = _hash(f"{created_by}\0{new_event.idempotency_key}")
+        digits = id_digits(f"{created_by}\0{new_event.idempotency_key}")
     return Event(
         event_id=f"evt_{digits}",
         event_type=new_event.event_type,
@@ -161,7 +151,7 @@ def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> 
     )
 
 
-def make_copy(event: Event, subscription_id: str | None, services: CoreServices) -> Event:
+def make_copy(event: Event, subscription_id: str, services: CoreServices) -> Event:
     """Return the copy for a subscription: the same id each time, so that a repeated POST stores it
     once.
 
@@ -186,15 +176,15 @@ def make_copy(event: Event, subscription_id: str | None, services: CoreServices)
     )
 
 
-def copy_id(event: Event, subscription_id: str | None) -> str:
+def copy_id(event: Event, subscription_id: str) -> str:
     """Return the id of the copy of an event for a subscription."""
-    return "cpy_" + _hash(f"{event.event_id}\0{subscription_id}\0{event.body_hash}")
+    return COPY_PREFIX + id_digits(f"{event.event_id}\0{subscription_id}\0{event.body_hash}")
 
 
 def make_plan(event: Event, services: CoreServices) -> Plan:
     """Plan a new event and its copies, all to be queued. Raises StorageUnavailableError."""
     copies = [
-        Planned(make_copy(event, target.subscription_id, services), target)
+        Planned(make_copy(event, target.destination, services), target)
         for target in services.targets.matching(event)
     ]
     if copies:
@@ -230,6 +220,7 @@ def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
             and not services.needs_slow_lane(planned.event)
             and not services.inline_breaker.acquire(planned.target, services.clock())
         ):
+            planned.is_inline = True
             planned.event = replace(planned.event, delivery_attempts=1, claimed_until=until)
             inline_left -= 1
 
@@ -289,14 +280,12 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
     """Push or queue what is new and due; errors are left to the sweep."""
     services = invocation.services
-    jobs: list[Callable[[], None]] = []
+    new = [planned for planned in chain(*plans) if planned.is_new]
+    jobs = [partial(_push, planned, invocation) for planned in new if planned.is_inline]
     queued: dict[Queue, list[Event]] = {}
-    new = (planned for planned in chain(*plans) if planned.is_new)
     for planned in new:
         event = planned.event
-        if planned.is_inline:
-            jobs.append(partial(_push, planned, invocation))
-        elif event.next_attempt_at:
+        if event.next_attempt_at and not planned.is_inline:
             queued.setdefault(services.queue_for(event), []).append(event)
     jobs += [
         partial(_send, queue, events[first : first + BATCH_SIZE])
@@ -324,7 +313,3 @@ def _send(queue: Queue, events: Sequence[Event]) -> None:
     """Send the messages of up to BATCH_SIZE events."""
     with errors_left_to_sweep(*events):
         queue.send_many([messages.push_message(event) for event in events])
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

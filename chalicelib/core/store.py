@@ -7,7 +7,7 @@ sweep's is in `operations.schedules`.
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -24,7 +24,7 @@ from chalicelib.core.event import (
 )
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.errors import EventNotFoundError, StorageUnavailableError
-from chalicelib.infra.parsing import Json, dumps
+from chalicelib.infra.parsing import Json, Parser, Parsers, dumps
 from chalicelib.infra.table import (
     LOWEST,
     NO_VALUES,
@@ -36,7 +36,7 @@ from chalicelib.infra.table import (
     serialize,
 )
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.infra.times import DAY_SECONDS, Clock, rfc3339, unix_seconds
 from chalicelib.settings import Settings
 
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
@@ -90,7 +90,7 @@ MAX_EXPIRED = 25  # rows that a search deletes
 # one has ended by then.
 ERASED_SECONDS = 3600
 
-EVENT_FIELDS = tuple(field.name for field in fields(Event))
+EVENT_FIELDS = [field.name for field in fields(Event)]
 # What an attempt changes. Others may change the rest meanwhile: a `send` lists its copy.
 RECORDED = (
     "status",
@@ -147,14 +147,12 @@ class EventStore(Table):
     up for it.
     """
 
-    def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
+    def __init__(self, client: Any, settings: Settings, *, clock: Clock) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._retention_seconds = settings.event_retention_days * DAY_SECONDS
         self._kept_seconds = cache(self._find_kept_seconds)
 
-    def pages(
-        self, partition: str, values: Values = NO_VALUES, **options: Any
-    ) -> Iterator[dict[str, Any]]:
+    def pages(self, partition: str, values: Values = NO_VALUES, **options: Any) -> Iterator[Json]:
         """Yield pages of a partition; see `Table.pages`.
 
         Of pending and failed events only those are read that were created within the time for which
@@ -315,9 +313,9 @@ class EventStore(Table):
         Without `with_content` they have neither payload nor metadata.
         """
         names = () if with_content else SUMMARY
-        events = map(self._unexpired, self._get_many(event_ids, names))
-        present = [event for event in events if event and event.status is not Status.ERASED]
-        return {event.event_id: event for event in present}
+        items = self._get_many(event_ids, names)
+        results = [self._result(ItemResult(False, item)) for item in items]
+        return {result.event.event_id: result.event for result in results if result.event}
 
     def change(
         self,
@@ -346,7 +344,7 @@ class EventStore(Table):
         if item is None:
             return None
         event = from_item(item)
-        return event if event.expires_at > int(self._clock()) else None
+        return event if event.expires_at > self._clock() else None
 
 
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
@@ -394,12 +392,11 @@ def to_attributes(event: Event, *, replayed: bool = False) -> Values:
         "sort_key": event.sort_key,
         "lookup_key": lookup_key(event.subscription_id, event.subject),
         "undelivered_key": event.undelivered_key,
-        "attempts": dumps([*map(vars, event.attempts)]) if event.attempts else None,
-        "copies": dumps(event.copies) if event.copies else None,
+        **{name: encode(kept[name]) for name, encode in ENCODERS.items() if name in kept},
     }
 
 
-def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:
+def from_item(item: Json) -> Event:
     """Return the event of an item of the table or, with the projected attributes, of an index."""
     values = {name: _plain(value) for name, value in item.items()}
     values["created_at"], values["event_id"] = values["sort_key"].split("#")
@@ -416,7 +413,7 @@ def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:
     return Event(**{name: values[name] for name in EVENT_FIELDS if name in values})
 
 
-def _plain(value: Mapping[str, Any]) -> Any:
+def _plain(value: Json) -> Any:
     """Return the Python value of a DynamoDB attribute."""
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
@@ -431,14 +428,18 @@ def _decode_attempts(text: str) -> tuple[Attempt, ...]:
     return tuple(attempts)
 
 
-def _members(kind: type[StrEnum]) -> Callable[[Any], Any]:
+def _members(kind: type[StrEnum]) -> Parser:
     """Return the function from a text to a member of an enum; a value of a later version: None."""
     return {str(member): member for member in kind}.get
 
 
-ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
+ATTEMPT_FIELDS = [field.name for field in fields(Attempt)]
 OUTCOMES = _members(Outcome)
-DECODERS: dict[str, Callable[[Any], Any]] = {
+ENCODERS: Parsers = {
+    "attempts": lambda attempts: dumps([*map(vars, attempts)]),
+    "copies": dumps,
+}
+DECODERS: Parsers = {
     "status": _members(Status),
     "delivered_via": _members(DeliveredVia),
     "reason": _members(Reason),

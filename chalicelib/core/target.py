@@ -1,25 +1,25 @@
 """Where events are pushed to, and what its answers mean: the core knows no subscription."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from chalicelib.core.event import Event
 from chalicelib.core.outcome import Decision, NotPushed
 from chalicelib.infra.errors import ApiError
+from chalicelib.infra.parsing import Json
 
 
 @dataclass(frozen=True)
 class Target:
     """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
 
-    `destination` names it to the breakers, whatever its URL, and `owner` whose it is: a tenant's,
-    or the webhook alone. Pushes are signed with each of `secrets`. One that is not `is_enabled`,
-    the webhook without URL or a disabled subscription, is left to the worker; one that has a
-    `fault` fails without a push. What fails at one that `is_customers` is the customer's to see:
-    the operator gets no message in the DLQ. Pushes to one that `has_payload_alone` tell nothing
-    else of the event in their body. Those to one with a `header_prefix` have the `webhook-` headers
-    a second time, with that prefix.
+    `destination` names it to the breakers, whatever its URL: the id of a subscription, or the
+    webhook. `owner` is whose it is: a tenant's, or the webhook alone. Pushes are signed with each
+    of `secrets`. One that is not `is_enabled`, the webhook without URL or a disabled subscription,
+    is left to the worker; one that has a `fault` fails without a push. What fails at one that
+    `is_customers` is the customer's to see: the operator gets no message in the DLQ. Pushes to one
+    that `has_payload_alone` tell nothing else of the event in their body. Those to one with a
+    `header_prefix` have the `webhook-` headers a second time, with that prefix.
     """
 
     url: str = field(repr=False)
@@ -28,10 +28,9 @@ class Target:
     secrets: tuple[bytes, ...] = field(repr=False)
     is_enabled: bool
     is_customers: bool = False
-    subscription_id: str | None = None
     fault: str | None = None
     public_only: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Json = field(default_factory=dict, repr=False)
     has_payload_alone: bool = False
     header_prefix: str | None = None
 

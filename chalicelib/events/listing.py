@@ -97,10 +97,6 @@ class Query:
             keys += partitions(*self.status, of_copies=True)
         return BY_STATUS, keys
 
-    @property
-    def index(self) -> str:
-        return self.partitions[0]
-
     def has(self, event: Event, now: float) -> bool:
         """Return whether the query has an event with this state at `now` (Unix seconds)."""
         return event.status in self.status and not (self.only_unclaimed and event.is_claimed(now))
@@ -134,7 +130,8 @@ def read_page(services: CoreServices, query: Query) -> Page:
     ago.
     """
     found = _first_page(search(services, query), query)
-    if query.index == BY_STATUS and not query.include:
+    index = query.partitions[0]
+    if index == BY_STATUS and not query.include:
         return found
     # Cut once more: the index may not have had their sizes.
     page = _first_page(_read(services, query, found.events), query)
@@ -263,7 +260,7 @@ def _cursor_of(sort_key: str, events: list[Event], query: Query) -> str:
     The row may be one that the caller must not see: of its sort key only the time is kept. The rows
     of that moment are looked at again, but for those that a page has shown.
     """
-    moment, _ = sort_key.split("#")
+    moment = sort_key.split("#")[0]
     shown = events[-1].sort_key if events else query.cursor
     if query.order == "oldest":
         return max(f"{moment}#{FIRST_ID}", shown)

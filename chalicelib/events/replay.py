@@ -16,7 +16,7 @@ from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.infra.times import rfc3339
 
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED} AND expires_at <= :new_expires_at"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
@@ -66,7 +66,7 @@ def push_later(event: Event, delay_seconds: float, services: CoreServices) -> No
     _push_again(event, SAME_STATE, changes, services)
 
 
-def in_bulk(services: CoreServices) -> dict[str, str]:
+def in_bulk(services: CoreServices) -> Json:
     """Return the members of a copy that is recovered now, which may be one of thousands.
 
     It goes through the slow lane from now on. Its mark keeps the sweep from queueing in the fast
@@ -78,7 +78,7 @@ def in_bulk(services: CoreServices) -> dict[str, str]:
 
 def queue(event: Event, services: CoreServices) -> None:
     """Queue an event for when it is due."""
-    delay_seconds = max(0.0, unix_seconds(str(event.next_attempt_at)) - services.clock())
+    delay_seconds = event.seconds_until_due(services.clock())
     with errors_left_to_sweep(event):
         delivery.enqueue(event, delay_seconds, services.queue_for(event))
 

@@ -30,8 +30,12 @@ NOT_PUBLIC = [
 ]
 # IPv4-compatible (RFC 4291), IPv4-mapped, NAT64 (RFC 6052) and 6to4 addresses embed an IPv4
 # address: so many bits from the right.
-EMBEDDING = {"::/96": 0, "::ffff:0:0/96": 0, "64:ff9b::/96": 0, "2002::/16": 80}
-EMBEDDED_BITS = {ipaddress.IPv6Network(network): bits for network, bits in EMBEDDING.items()}
+EMBEDDED_BITS = {
+    ipaddress.IPv6Network("::/96"): 0,
+    ipaddress.IPv6Network("::ffff:0:0/96"): 0,
+    ipaddress.IPv6Network("64:ff9b::/96"): 0,
+    ipaddress.IPv6Network("2002::/16"): 80,
+}
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,11 @@ def _allowed_hosts(text: str) -> AllowedHosts:
     return AllowedHosts(tuple(entry for entry in entries if entry != "none"))
 
 
-HOSTS = "host names, .example.com or *, separated by commas, or none"
-parse_allowed_hosts = parser(rf"(?ai){HOST}(\s*,\s*{HOST})*", HOSTS, _allowed_hosts)
+parse_allowed_hosts = parser(
+    rf"(?ai){HOST}(\s*,\s*{HOST})*",
+    "host names, .example.com or *, separated by commas, or none",
+    _allowed_hosts,
+)
 
 
 def valid_port(url: str) -> str:

@@ -135,11 +135,12 @@ class FinalResponse(http.client.HTTPResponse):
         self.fp = ResponseReader(self.fp.detach())
 
     def _read_status(self) -> tuple[str, int, str]:
-        version, status_code, reason = super()._read_status()  # type: ignore[misc]
-        while 100 <= status_code < 200:
+        # version, status code, reason
+        status: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        while 100 <= status[1] < 200:
             http.client.parse_headers(self.fp)
-            version, status_code, reason = super()._read_status()  # type: ignore[misc]
-        return version, status_code, reason
+            status = super()._read_status()  # type: ignore[misc]
+        return status
 
 
 class Connection(HTTPSConnection):

@@ -24,7 +24,8 @@ class InvalidValueError(ValueError):
     """A value is unusable; the text says what it must be and does not repeat it."""
 
 
-NONE: Mapping[str, Any] = {}
+Members = Mapping[str, Any]
+NONE: Members = {}
 
 
 class ApiError(Exception):
@@ -38,8 +39,8 @@ class ApiError(Exception):
         status_code: int,
         code: str,
         detail: str,
-        headers: Mapping[str, str] = NONE,
-        members: Mapping[str, Any] = NONE,
+        headers: Members = NONE,
+        members: Members = NONE,
     ) -> None:
         super().__init__(detail)
         self.status_code = status_code

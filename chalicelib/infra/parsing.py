@@ -1,6 +1,7 @@
 """Parsers of settings, query parameters and members of bodies; forms of texts."""
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ Parsers = Mapping[str, Parser]
 
 # Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.
 dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+# The same for equal values alone: in Python, true is 1.
+canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
@@ -54,6 +57,11 @@ def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Parser:
     return without_fault(lambda value: None if is_valid(value) else f"must be {expected}")
 
 
+def is_list(value: Any, maximum: int) -> bool:
+    """Return whether a value is a list of 1 to `maximum` entries."""
+    return isinstance(value, list) and 1 <= len(value) <= maximum
+
+
 parse_json_object = must_be("a JSON object", lambda value: isinstance(value, dict))
 parse_type = parser(
     rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}",
@@ -78,3 +86,8 @@ def parse_all(
 
 def to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def id_digits(text: str) -> str:
+    """Return the digits of the id that derives from a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

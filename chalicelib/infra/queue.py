@@ -5,13 +5,14 @@ Each operation logs one line; bodies are never logged.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError, error_code
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import ms_since
 
 BATCH_SIZE = 10
 MAX_DELAY_SECONDS = 900  # the sweep queues what is due later
@@ -28,7 +29,7 @@ class Message:
     """
 
     body: str
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Json = field(default_factory=dict)
     group_id: str = DEFAULT_GROUP_ID
     message_id: str = ""
     receipt_handle: str = ""
@@ -126,7 +127,7 @@ class Queue:
             "queue": self.name,
             **fields,
             "message_id": response.get("MessageId"),
-            "duration_ms": round((time.monotonic() - started) * 1000),
+            "duration_ms": ms_since(started),
             "error": error,
         }
         if error:

@@ -32,7 +32,6 @@ LOWEST = "0"
 HIGHEST = "~"
 
 TYPES: Any = {bytes: ("B", bytes), int: ("N", str)}
-STRING = ("S", str)  # the type of all other values
 CURRENT_ITEM = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
 
 Values = Mapping[str, str | int | bytes | None]
@@ -251,7 +250,7 @@ def serialize(values: Values) -> Item:
     item: Item = {}
     for name, value in values.items():
         if value is not None:
-            kind, convert = TYPES.get(type(value), STRING)
+            kind, convert = TYPES.get(type(value), ("S", str))
             item[name] = {kind: convert(value)}
     return item
 

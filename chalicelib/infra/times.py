@@ -1,5 +1,6 @@
 """Times: numbers are Unix seconds, texts are RFC 3339."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -18,6 +19,11 @@ def rfc3339(unix_seconds: float) -> str:
 def rfc3339_of(moment: datetime) -> str:
     """Return a time in UTC as `rfc3339` does."""
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def ms_since(started: float) -> int:
+    """Return the milliseconds since `started`, a time of `time.monotonic`."""
+    return round((time.monotonic() - started) * 1000)
 
 
 def unix_seconds(timestamp: str) -> float:

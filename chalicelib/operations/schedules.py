@@ -20,6 +20,7 @@ from chalicelib.core.store import (
     partitions,
 )
 from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
@@ -50,7 +51,7 @@ def publish_depths(services: CoreServices) -> None:
     is not published if the search takes longer than SEARCH_SECONDS. Without a URL to push to it is
     0 without a search: all that waits in the inbox would be read. Warns if the DLQ is not empty.
     """
-    metrics: dict[str, float] = {
+    metrics: Json = {
         "DLQDepth": services.dlq.depth(),
         "InboxDepth": services.work_queue.depth(),
         "SlowDepth": services.slow_queue.depth(),

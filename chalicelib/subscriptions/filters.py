@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
 
-from chalicelib.infra.parsing import Json, dumps
+from chalicelib.infra.parsing import Json, dumps, is_list
 
 MAX_BYTES = 2048
 MAX_LEVELS = 5
@@ -50,7 +50,7 @@ def _fault(pattern: Any, path: str, levels: int) -> str | None:
         return next(filter(None, faults), None)
     if levels == MAX_LEVELS:
         return EXPECTED
-    if _is_list(pattern):
+    if is_list(pattern, MAX_ENTRIES):
         names = {name for entry in pattern if isinstance(entry, dict) for name in entry}
         unknown = sorted(names - EXAMPLES.keys())
         if unknown:
@@ -70,10 +70,6 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}".removeprefix(".")[:MAX_PATH]
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and 1 <= len(value) <= MAX_ENTRIES
-
-
 def _is_entry(entry: Any) -> bool:
     match entry:
         case dict() if len(entry) != 1:
@@ -81,7 +77,9 @@ def _is_entry(entry: Any) -> bool:
         case {"prefix": str()} | {"suffix": str()} | {"exists": bool()}:
             return True
         case {"anything-but": values}:
-            return _is_list(values) and all(isinstance(value, SCALARS) for value in values)
+            return is_list(values, MAX_ENTRIES) and all(
+                isinstance(value, SCALARS) for value in values
+            )
         case {"numeric": [*terms]} if terms[::2] in RANGES:
             return [type(term) in NUMBERS for term in terms] == [False, True] * len(terms[::2])
     return isinstance(entry, SCALARS)

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -31,7 +30,8 @@ from chalicelib.subscriptions.outcomes import TROUBLE, Missed, Recipient, judge,
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions, why_not_taken
 
-MAX_PAGE_COPIES = 1000  # of the events of a page with outcomes: it ends before
+# Of the events of a page with outcomes: it ends before. No event alone has so many.
+MAX_PAGE_COPIES = 1000
 MAX_COPIES = 500  # 39 bytes each in the event's item, which may have 400 KB
 FIRST_WAIT_SECONDS = 0.05  # for another transaction with the same event
 # To read the event again and store the copy; the message may be left to the sweep.
@@ -39,10 +39,6 @@ TRY_SECONDS = 2 * CALL_SECONDS
 
 AT_ONCE = 8
 LAST_BATCH_SECONDS = 12  # of the time that is left: with less, no batch begins
-NO_LONGER_ALLOWED = "The host of the target URL is no longer allowed."
-REPORT = "Reports go to the subscriptions that name them."
-OTHER_CURSOR = "must be that of a call with since, if there is one, else of one without"
-IN_PROGRESS = "A POST that is in progress stored the copy; try again."
 
 ORIGINALS = replace(
     EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
@@ -54,13 +50,6 @@ LEFT_SECONDS = 60  # what was tried or asked for so recently waits: a loop would
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
 KNOWN = ("name", "tenant", "target_host", "state")
-
-
-def find(event: Event, services: CoreServices, subscriptions: Subscriptions) -> list[Recipient]:
-    """Return the recipients of an event; raise EventNotFoundError for a copy."""
-    if event.is_copy:
-        raise EventNotFoundError
-    return read_recipients([event], services, subscriptions)[event.event_id]
 
 
 def read_recipients(
@@ -103,20 +92,23 @@ def read_outcomes(
 
     A copy has the outcome of its event; None: that was erased a moment ago.
     """
-    source_ids = [event.source_event_id or event.event_id for event in page.events]
     known = {event.event_id: event for event in page.events}
-    known |= services.store.get_many([*({*source_ids} - known.keys())])
-    sources = [known[source_id] for source_id in dict.fromkeys(source_ids) if source_id in known]
-    totals = accumulate(len(source.copies) for source in sources)
-    kept = max(1, sum(total < MAX_PAGE_COPIES for total in totals))
-    if sources[kept:]:
-        end = source_ids.index(sources[kept].event_id)
-        page = Page(page.events[:end], page.events[end - 1].sort_key)
-    found = read_recipients(sources[:kept], services, subscriptions)
-    outcomes = {source_id: judge(known[source_id], rows) for source_id, rows in found.items()}
+    missing = {event.origin_id for event in page.events} - known.keys()
+    known |= services.store.get_many([*missing])
+    originals: dict[str, Event] = {}
+    copies = 0
+    for number, event in enumerate(page.events):
+        original = known.get(event.origin_id)
+        if original and original.event_id not in originals:
+            copies += len(original.copies)
+            if copies >= MAX_PAGE_COPIES:
+                page = Page(page.events[:number], page.events[number - 1].sort_key)
+                break
+            originals[original.event_id] = original
+    found = read_recipients([*originals.values()], services, subscriptions)
+    outcomes = {event_id: judge(known[event_id], rows) for event_id, rows in found.items()}
     return page, {
-        event.event_id: {"outcome": outcomes.get(event.source_event_id or event.event_id)}
-        for event in page.events
+        event.event_id: {"outcome": outcomes.get(event.origin_id)} for event in page.events
     }
 
 
@@ -169,7 +161,8 @@ def _require_usable(subscription: Subscription, services: CoreServices) -> None:
     if refusal:
         raise refusal
     if not services.settings.subscription_hosts.allows(subscription.target_url):
-        raise ApiError(409, "host_not_allowed", NO_LONGER_ALLOWED)
+        detail = "The host of the target URL is no longer allowed."
+        raise ApiError(409, "host_not_allowed", detail)
 
 
 def _find_original(event_id: str, subscription: Subscription, services: CoreServices) -> Event:
@@ -181,7 +174,7 @@ def _find_original(event_id: str, subscription: Subscription, services: CoreServ
     if event is None or event.is_copy or subscription.tenant not in (None, event.tenant):
         raise EventNotFoundError
     if event.is_report:
-        raise ApiError(409, "not_pushed", REPORT)
+        raise ApiError(409, "not_pushed", "Reports go to the subscriptions that name them.")
     return event
 
 
@@ -224,7 +217,7 @@ def _make_copy(
             logger.info("sent", extra={"event_id": copy.event_id})
             replay.queue(copy, services)
         elif result.event and not is_listed:
-            raise EventClaimedError(IN_PROGRESS)
+            raise EventClaimedError("A POST that is in progress stored the copy; try again.")
         if result.event:
             return Stored(result.event, is_new=result.applied)
         if invocation.seconds_left() - wait_seconds < TRY_SECONDS:
@@ -248,7 +241,7 @@ class Row(NamedTuple):
 
     def to_json(self) -> str:
         event = {name: getattr(self.examined, name) for name in SHOWN}
-        event["event_id"] = self.examined.source_event_id or self.examined.event_id
+        event["event_id"] = self.examined.origin_id
         return _to_json(self.copy, event | self.missed._asdict())
 
 
@@ -276,43 +269,30 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
     ids = "#evt_" if looks_at_events else "#cpy_"
     cursor = asked.get("cursor")
     if cursor and not (ids in cursor or cursor.endswith(FIRST_ID)):
-        raise InvalidRequestError(FieldFault("cursor", OTHER_CURSOR))
+        expected = "must be that of a call with since, if there is one, else of one without"
+        raise InvalidRequestError(FieldFault("cursor", expected))
     if "subject" not in asked:
         asked["since"] = max(asked.get("since", LOWEST), subscription.wanted_after)
+    subscription_id = subscription.subscription_id
+    query = replace(UNDELIVERED_COPIES, subscription_id=subscription_id, **asked)
     if looks_at_events:
         query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
-        return _examine_events(subscription, query, services)
-    owner_id = subscription.subscription_id
-    page = read_page(services, replace(UNDELIVERED_COPIES, subscription_id=owner_id, **asked))
-    rows = [
-        Row(number, copy, copy, _why_undelivered(copy))
-        for number, copy in enumerate(page.events, 1)
-    ]
-    return Rows(rows, len(page.events), page.next_cursor)
-
-
-def _examine_events(subscription: Subscription, query: Query, services: CoreServices) -> Rows:
-    """Return what a subscription did not get of a page of events.
-
-    Events and copies are read as they are now: what the id of a copy derives from is in no index.
-    """
     page = read_page(services, query)
-    copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in page.events]
-    copies = services.store.get_many(copy_ids, with_content=False)
+    copies: list[Event | None] = [*page.events]
+    if looks_at_events:
+        copy_ids = [posting.copy_id(event, subscription_id) for event in page.events]
+        found = services.store.get_many(copy_ids, with_content=False)
+        copies = [*map(found.get, copy_ids)]
     rows = []
-    for number, event in enumerate(page.events, 1):
-        copy = copies.get(copy_ids[number - 1])
-        missed = _why_undelivered(copy) if copy else _why_missed(subscription, event, services)
-        is_listed = missed.reason in RECOVERABLE or query.subject
-        if is_listed:
+    for number, (event, copy) in enumerate(zip(page.events, copies, strict=True), 1):
+        if copy is None:
+            missed = _why_missed(subscription, event, services)
+        else:
+            state = state_of(copy)
+            missed = Missed(state if state in TROUBLE else None)
+        if missed.reason in RECOVERABLE or query.subject:
             rows.append(Row(number, event, copy, missed))
     return Rows(rows, len(page.events), page.next_cursor)
-
-
-def _why_undelivered(copy: Event) -> Missed:
-    """Return whether a copy failed or waits."""
-    state = state_of(copy)
-    return Missed(state if state in TROUBLE else None)
 
 
 class Recovered(NamedTuple):
@@ -365,7 +345,7 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
         except ApiError:  # others were faster, too many copies, or a POST is in progress
             return None
 
-    done = Counter[str | None]()
+    done = Counter[Any]()
     examined = missed.examined
     next_cursor = missed.next_cursor
     for start in range(0, len(missed.rows), AT_ONCE):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,8 +52,6 @@ SHOWN = (
     "disabled_at",
     "last_error",
 )
-DISABLED = "not pushed: the subscription is disabled"
-SUSPENDED = "not pushed: the tenant is suspended"
 STATE = ("failing_since", "disabled_at", "last_error")
 ENABLE: Json = dict.fromkeys((*STATE, "paused"))
 PREVIOUS_SECONDS = DAY_SECONDS  # how long the secret before a renewal signs, too
@@ -87,7 +84,7 @@ class Subscription:
     event_types: EventTypes
     name: str | None
     filter: Json | None
-    headers: dict[str, str] | None
+    headers: Json | None
     body: str | None
     header_prefix: str | None
     given: dict[str, str]
@@ -105,7 +102,7 @@ class Subscription:
     described: str
 
     @classmethod
-    def from_item(cls, item: Mapping[str, Json]) -> "Subscription":
+    def from_item(cls, item: Json) -> "Subscription":
         values: Any = {name: value["S"] for name, value in item.items()}
         values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
         values["described"] = values[DESCRIPTION_ATTRIBUTE]
@@ -144,8 +141,11 @@ class Subscription:
     def refusal(self, settings: Settings) -> ApiError | None:
         """Return why its copies are kept as failed and not pushed, if so."""
         if self.tenant in settings.suspended_tenants:
-            return ApiError(409, "suspended", SUSPENDED)
-        return ApiError(409, "subscription_disabled", DISABLED) if self.disabled_at else None
+            return ApiError(409, "suspended", "not pushed: the tenant is suspended")
+        if self.disabled_at:
+            detail = "not pushed: the subscription is disabled"
+            return ApiError(409, "subscription_disabled", detail)
+        return None
 
     def description(self) -> str:
         """Return the text to be stored in DESCRIPTION_ATTRIBUTE.
@@ -212,7 +212,7 @@ class Subscription:
         return dumps({name: getattr(self, name) for name in SHOWN} | more)
 
 
-def check_headers(members: Mapping[str, Any]) -> None:
+def check_headers(members: Json) -> None:
     """Raise InvalidRequestError if a subscription with these members had a header twice."""
     names = "\n".join(members.get("headers") or ())
     if members.get("header_prefix") and SVIX_HEADER.search(names):

@@ -1,7 +1,5 @@
 """Subscriptions (REST Hooks): who gets a copy of which events."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -12,14 +10,14 @@ from typing import Any
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import COPY
+from chalicelib.core.store import from_item
 from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
     InvalidRequestError,
     StorageUnavailableError,
 )
-from chalicelib.infra.parsing import Json, dumps
+from chalicelib.infra.parsing import Json, canonical, dumps, id_digits
 from chalicelib.infra.table import (
     BY_LOOKUP,
     BY_STATUS,
@@ -54,16 +52,11 @@ CACHE_SECONDS = 10
 TELLING_COPIES = 5
 FIRST_ROWS = 25  # of copies that are read for that; then 100 and 400, if most are pending
 MAX_PAGES = 3
-SETTLED = "begins_with(status_shard, :delivered) OR begins_with(status_shard, :failed)"
-BY_HAND = "disabled by hand"
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
 ALL = "subscription"
 
 TOO_DEEP = Missed("filter")  # the payload is nested too deep for a filter
-ALREADY_THERE = "{} has this URL and these types, but differs in {}: edit it by its id."
-EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
-UNUSED_ID = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
 SAME_TARGET = f"{SAME} AND target_url = :target_url"
 UNCHANGED = f"{SAME_TARGET} AND event_types = :described"
@@ -133,10 +126,10 @@ class Subscriptions(Table):
             }
         )
         try:
-            applied, _ = self._write("put_item", UNUSED_ID, Item=item)
+            written = self._write("put_item", "attribute_not_exists(event_id)", Item=item)
         finally:  # if the answer was lost, it may be there
             self._lists.cache_clear()
-        if applied:
+        if written.applied:
             return Subscription.from_item(item), True
         # Another call stored it meanwhile, or this one, if the response of boto3's first try was
         # lost: now it is found.
@@ -158,7 +151,10 @@ class Subscriptions(Table):
             differs = self._differences(current, described)
             if differs:
                 there = {"subscription_id": current.subscription_id, "differs": differs}
-                detail = ALREADY_THERE.format(current.subscription_id, ", ".join(differs))
+                detail = (
+                    f"{current.subscription_id} has this URL and these types, but differs in"
+                    f" {', '.join(differs)}: edit it by its id."
+                )
                 raise ApiError(409, "subscription_exists", detail, members=there)
             renamed = {"name": described.get("name") or current.name}
             return ENABLE | renamed if current.state == "disabled" else renamed
@@ -177,7 +173,7 @@ class Subscriptions(Table):
         return [
             member
             for member, value in described.items()
-            if value is not None and _canonical(value or None) != _canonical(has[member] or None)
+            if value is not None and canonical(value or None) != canonical(has[member] or None)
         ]
 
     def _edit(
@@ -227,7 +223,12 @@ class Subscriptions(Table):
 
         def find_changes(current: Subscription) -> Json:
             if has_headers_alone and current.target_url != subscription.target_url:
-                raise ApiError(409, "edited_meanwhile", EDITED)
+                raise ApiError(
+                    409,
+                    "edited_meanwhile",
+                    "The URL was changed meanwhile: repeat the call, if its headers are for the"
+                    " new one.",
+                )
             return described | (current.renewed(secret, self._clock()) if secret else {})
 
         return self._edit(subscription, find_changes)
@@ -240,7 +241,7 @@ class Subscriptions(Table):
         """Disable a subscription by hand, if it is enabled; return it, or None if it is gone."""
         if subscription.disabled_at:
             return subscription
-        changes = {"disabled_at": self._after(0), "last_error": BY_HAND, "paused": True}
+        changes = {"disabled_at": self._after(0), "last_error": "disabled by hand", "paused": True}
         return self._edit(subscription, lambda _: changes)
 
     def renew_secret(
@@ -261,9 +262,9 @@ class Subscriptions(Table):
         values: Values = NO_VALUES,
     ) -> bool:
         """Delete a subscription, if it exists and `condition` holds; return whether it did."""
-        applied, _ = self._write("delete_item", condition, values, Key=key_of(subscription_id))
+        written = self._write("delete_item", condition, values, Key=key_of(subscription_id))
         self._lists.cache_clear()
-        return applied
+        return written.applied
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, if it is there as it is known.
@@ -277,15 +278,11 @@ class Subscriptions(Table):
                 return True
         return False
 
-    def disable(
-        self, subscription: Subscription, error: str | None, condition: str
-    ) -> Subscription | None:
-        """Disable this subscription; return it if this call did.
-
-        :param condition: TARGET_ENABLED or FAILING.
+    def disable(self, subscription: Subscription, error: str | None) -> Subscription | None:
+        """Disable this subscription, if it is enabled and has this URL; return it if this call
+        did.
         """
-        error = error or subscription.last_error
-        return self._mark("disabled_at", subscription, error, condition)
+        return self._mark("disabled_at", subscription, error, TARGET_ENABLED)
 
     def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Disable a subscription that has been failing for days, unless it works; return it if this
@@ -296,7 +293,7 @@ class Subscriptions(Table):
         days = self._services.settings.subscription_disable_days
         is_broken = (subscription.failing_since or HIGHEST) <= self._after(-days * DAY_SECONDS)
         if is_broken and not self._works(subscription, LOWEST):
-            return self.disable(subscription, error, FAILING)
+            return self._mark("disabled_at", subscription, error, FAILING)
         return None
 
     def set_failing(
@@ -315,7 +312,8 @@ class Subscriptions(Table):
         """Set `failing_since` or `disabled_at` to now, and log it with the metric; return the
         subscription if this call set it.
         """
-        changes = {name: self._after(0), "last_error": error}
+        # Of an attempt that was not recorded no error is known.
+        changes = {name: self._after(0), "last_error": error or subscription.last_error}
         marked = self._change(subscription, condition, changes)
         if marked:
             metrics = {f"Subscriptions{marked.state.capitalize()}": 1}
@@ -330,19 +328,18 @@ class Subscriptions(Table):
         Reads up to MAX_PAGES, most often one. If DynamoDB fails, the subscription counts as one
         that works: the next attempt tells.
         """
-        delivered = f"{COPY}{Status.DELIVERED}"
         pages = self.pages(
             subscription.subscription_id,
-            {":low": since, ":delivered": delivered, ":failed": f"{COPY}{Status.FAILED}"},
+            {":low": since},
             IndexName=BY_LOOKUP,
             ScanIndexForward=False,
-            FilterExpression=SETTLED,
             Limit=FIRST_ROWS,
         )
-        settled = chain.from_iterable(page["Items"] for page in islice(pages, MAX_PAGES))
+        rows = chain.from_iterable(page["Items"] for page in islice(pages, MAX_PAGES))
+        statuses = (from_item(row).status for row in rows)
+        settled = (status for status in statuses if status is not Status.PENDING)
         with suppress(StorageUnavailableError):
-            newest = islice(settled, TELLING_COPIES)
-            return any(row["status_shard"]["S"].startswith(delivered) for row in newest)
+            return Status.DELIVERED in islice(settled, TELLING_COPIES)
         return True
 
     def clear_failing(self, subscription: Subscription) -> None:
@@ -413,9 +410,9 @@ class Subscriptions(Table):
         last_key = response.get("LastEvaluatedKey")
         return shown, last_key["sort_key"]["S"] if last_key else None
 
-    def get(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription, read consistently, or None."""
-        item = self._get(subscription_id)
+    def get(self, subscription_id: str | None) -> Subscription | None:
+        """Return a subscription, read consistently, or None: also without an id."""
+        item = self._get(subscription_id) if subscription_id else None
         return Subscription.from_item(item) if item else None
 
     def get_many(self, subscription_ids: Iterable[str]) -> dict[str, Subscription]:
@@ -476,11 +473,6 @@ def _partition(tenant: str | None) -> str:
     return ALL if tenant in (None, "*") else f"subscription#{tenant}"
 
 
-def _canonical(value: Any) -> str:
-    """Return the text that is the same for equal JSON alone: in Python, true is 1."""
-    return json.dumps(value, sort_keys=True)
-
-
 def seed_of(
     created_by: str,
     target_url: str,
@@ -495,4 +487,4 @@ def seed_of(
 
 
 def make_id(seed: str) -> str:
-    return "sub_" + hashlib.sha256(seed.encode()).hexdigest()[:32]
+    return f"sub_{id_digits(seed)}"

@@ -30,14 +30,12 @@ from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret
 from chalicelib.subscriptions import reports
 from chalicelib.subscriptions.subscription import PAYLOAD, Subscription
-from chalicelib.subscriptions.subscriptions import TARGET_ENABLED, Subscriptions
+from chalicelib.subscriptions.subscriptions import Subscriptions
 
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 HOST_NOT_ALLOWED = "host not allowed"
-GONE = "receiver responded 410"
 GONE_RETRY_SECONDS = 1.0
 LEAST_SLOW_SECONDS = 60  # `slow_since` stays at least so long
-COPIES_ALONE = "Copies alone are pushed here; replay its copies."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,6 @@ class AllTargets:
             secrets=tuple(map(decode_secret, subscription.secrets(now))),
             is_enabled=subscription.refusal(self.services.settings) is None,
             is_customers=subscription.tenant is not None,
-            subscription_id=subscription.subscription_id,
             fault=None if hosts.allows(url) else HOST_NOT_ALLOWED,
             public_only=not hosts.names(url),
             headers=subscription.headers or {},
@@ -97,7 +94,7 @@ class AllTargets:
     def find(self, event: Event) -> Target | NotPushed:
         if not event.is_copy:
             return self.webhook if self.webhook.is_enabled else Unscheduled()
-        subscription = self.subscriptions.get(str(event.subscription_id))
+        subscription = self.subscriptions.get(event.subscription_id)
         if subscription is None:
             return Dropped()
         refusal = subscription.refusal(self.services.settings)
@@ -108,19 +105,19 @@ class AllTargets:
 
         None: it is not pushed, or its subscription is gone. A disabled one makes no difference.
         """
-        target: Target | None = None
-        if event.subscription_id:
+        if event.is_copy:
             subscription = self.subscriptions.get(event.subscription_id)
-            target = self.of(subscription) if subscription else None
-        elif event.is_pushed_itself and self.webhook.is_enabled:
-            target = self.webhook
-        return target.body_of(event).decode() if target else None
+            return self.of(subscription).body_of(event).decode() if subscription else None
+        is_pushed = event.is_pushed_itself and self.webhook.is_enabled
+        return event.push_body().decode() if is_pushed else None
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         if not event.is_copy:
-            is_pushed = self.services.settings.webhook != COPIES_ONLY and not event.is_report
-            return None if is_pushed else ApiError(409, "not_pushed", COPIES_ALONE)
-        subscription = self.subscriptions.get(str(event.subscription_id))
+            if self.services.settings.webhook != COPIES_ONLY and not event.is_report:
+                return None
+            detail = "Copies alone are pushed here; replay its copies."
+            return ApiError(409, "not_pushed", detail)
+        subscription = self.subscriptions.get(event.subscription_id)
         if subscription is None:
             return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")
         return subscription.refusal(self.services.settings)
@@ -138,17 +135,26 @@ class AllTargets:
             if self.subscriptions.end(subscription):
                 reports.subscription_changed("ended", subscription, event, self.services)
                 return Dropped()
-        elif disabled := self.subscriptions.disable(subscription, GONE, TARGET_ENABLED):
+        elif disabled := self.subscriptions.disable(subscription, event.last_error):
             reports.subscription_changed("disabled", disabled, event, self.services)
             return KeptFailed()
         return Retry(GONE_RETRY_SECONDS)
 
     def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
         """Set and clear `failing_since`, disable what fails for days, and report that."""
-        if not isinstance(target, SubscriptionTarget):
-            self._on_webhook_recorded(event, decision)
+        if isinstance(target, SubscriptionTarget):
+            self._on_copy_recorded(target.subscription, event, decision)
             return
-        subscription = target.subscription
+        match decision:
+            case DeadLetter():
+                reports.event_failed(event, None, self.services)
+            case Delivered() if event.delivery_attempts > FAILING_ATTEMPTS:
+                with suppress(StorageUnavailableError):
+                    self.services.store.mark_mended(target.destination)
+
+    def _on_copy_recorded(
+        self, subscription: Subscription, event: Event, decision: Decision
+    ) -> None:
         error = event.last_error
         changed = None
         match decision:
@@ -168,17 +174,7 @@ class AllTargets:
         if changed:
             reports.subscription_changed(changed.state, changed, event, self.services)
 
-    def _on_webhook_recorded(self, event: Event, decision: Decision) -> None:
-        match decision:
-            case DeadLetter():
-                reports.event_failed(event, None, self.services)
-            case Delivered() if event.delivery_attempts > FAILING_ATTEMPTS:
-                with suppress(StorageUnavailableError):
-                    self.services.store.mark_mended(DEFAULT_GROUP_ID)
-
-    def make_test_event(
-        self, subscription: Subscription, new_event: NewEvent | None = None
-    ) -> Event:
+    def make_test_event(self, subscription: Subscription, new_event: NewEvent | None) -> Event:
         """Return the copy of an event that is stored nowhere: of `new_event`, or of type `test`."""
         if new_event is None:
             payload = dumps({"subscription_id": subscription.subscription_id})

@@ -6,9 +6,9 @@ Only SHA-256 hashes of keys are stored, and nothing of tokens.
 import base64
 import hashlib
 import hmac
-from collections.abc import Callable
 
 from chalicelib.infra.errors import ApiError
+from chalicelib.infra.parsing import Parsers
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import ApiKey, Scope, Settings
 
@@ -39,7 +39,7 @@ def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
     """
     try:
         token = text.encode()
-        encoded, _, _ = text.removeprefix(PREFIX).partition(".")
+        encoded = text.removeprefix(PREFIX).split(".")[0]
         content = base64.urlsafe_b64decode(f"{encoded}==").decode()
         tenant, end, key_name = content.split("\0")
         expires_at = int(end)
@@ -110,7 +110,7 @@ def _basic_key(credentials: str) -> str:
     return password or user
 
 
-SCHEMES: dict[str, Callable[[str], str]] = {"bearer": str, "basic": _basic_key}
+SCHEMES: Parsers = {"bearer": str, "basic": _basic_key}
 
 
 def visible_tenant(key: ApiKey, tenant: str | None) -> str | None:

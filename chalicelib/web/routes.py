@@ -52,7 +52,7 @@ class Call(Invocation):
     request: Request
     key: ApiKey
     query: Json
-    ids: dict[str, str]
+    ids: Json
 
     def subscription(self) -> Subscription:
         """Return the subscription of the path; raise ApiError 404 as `find_subscription` has it."""
@@ -60,7 +60,7 @@ class Call(Invocation):
 
     def find_subscription(self, subscription_id: str | None) -> Subscription | None:
         """Return a subscription, or None if there is none or it is not of the token's tenant."""
-        subscription = self.services.subscriptions.get(subscription_id) if subscription_id else None
+        subscription = self.services.subscriptions.get(subscription_id)
         if subscription is None or self.key.tenant not in (None, subscription.tenant):
             return None
         return subscription
@@ -101,7 +101,7 @@ class Call(Invocation):
         """
         headers = self.request.headers
         body: Any = self.request.raw_body  # bytes
-        media_type, _, _ = headers.get("content-type", "").partition(";")
+        media_type = headers.get("content-type", "").split(";")[0]
         encoding = headers.get("content-encoding", "identity")
         is_json = (media_type.strip().lower(), encoding.lower()) in JSON_BODIES
         if not body.strip():  # `curl -d ''` sends the content type of a form
@@ -171,9 +171,9 @@ def _log(error: ApiError, request: Any) -> None:
 
 def _make_call(
     request: Any,
-    scopes: tuple[str, ...],
+    scopes: Sequence[str],
     parameters: Parsers,
-    ids: dict[str, str],
+    ids: Json,
 ) -> Call:
     """Return the call of a request.
 
@@ -231,7 +231,7 @@ def respond(body: str, status_code: int = 200, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
-def respond_batch(posted: Sequence[Posted]) -> Response:
+def show_batch(posted: Sequence[Posted]) -> str:
     """Return what became of the events of a batch.
 
     If none was accepted, and one not stored, raises that error: clients repeat the call. The alarm
@@ -245,7 +245,7 @@ def respond_batch(posted: Sequence[Posted]) -> Response:
         extra = {"count": len(unavailable), "metrics": {"EventsNotStored": 1}}
         telemetry.logger.warning("events not stored", extra=extra)
     shown = json_list(map(_show_posted, posted, count()))
-    return respond(to_json({"failed_count": len(errors)}, events=shown))
+    return to_json({"failed_count": len(errors)}, events=shown)
 
 
 def _show_posted(posted: Posted, number: int) -> str:
@@ -273,7 +273,8 @@ def respond_page(query: Query, call: Call) -> Response:
     more: Json = {}
     if query.include == "outcome":
         page, more = read_outcomes(page, call.services, call.services.subscriptions)
-    without = "" if query.include or query.subject or query.subscription_id else "subject"
+    shows_subject = any((query.include, query.subject, query.subscription_id))
+    without = "" if shows_subject else "subject"
     has_payload = query.include == "payload"
     events = [
         event.summary(include_payload=has_payload, without=without, **more.get(event.event_id, {}))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,9 @@ from chalicelib.infra.parsing import (
     Json,
     Parser,
     Parsers,
+    canonical,
     dumps,
+    is_list,
     must_be,
     parse_all,
     parse_json_object,
@@ -58,30 +60,26 @@ HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.
 HEADER_VALUE = re.compile(r"(?!@@@SKIP_HEADER@@@$)[ -~]{1,1024}")
 
 
-def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
-    """Return the values of query parameters; raise InvalidRequestError with every fault."""
+def parse_query(query: Json, parsers: Parsers) -> Json:
+    """Return the values of query parameters, of which `query` has the texts by name; raise
+    InvalidRequestError with every fault.
+    """
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
     unknown = sorted(query.keys() - parsers.keys())
     faults += [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
     repeated = [name for name, texts in query.items() if len(texts) > 1]
     faults += [FieldFault(name, "must be given once") for name in repeated]
-    _raise_if_any(faults)
-    return values
-
-
-def _raise_if_any(faults: Sequence[FieldFault]) -> None:
     if faults:
         raise InvalidRequestError(*faults)
+    return values
 
 
 def list_of(items: str, maximum: int, pattern: str) -> Parser:
     """Return the parser of lists of 1 to `maximum` texts that match."""
 
     def is_valid(value: Any) -> bool:
-        return (
-            isinstance(value, list)
-            and 1 <= len(value) <= maximum
-            and all(isinstance(item, str) and re.fullmatch(pattern, item) for item in value)
+        return is_list(value, maximum) and all(
+            isinstance(item, str) and re.fullmatch(pattern, item) for item in value
         )
 
     return must_be(f"a list of 1 to {maximum} {items}", is_valid)
@@ -139,10 +137,7 @@ KEY = r"[\x20-\x7e]{1,255}"
 KEY_FORM = "1 to 255 printable ASCII characters"
 BATCHED_MEMBERS = {**EVENT_MEMBERS, "idempotency_key": parser(KEY, KEY_FORM)}
 BATCH_MEMBERS = {
-    "events": must_be(
-        "a list of 1 to 10 events",
-        lambda value: isinstance(value, list) and 0 < len(value) < 11,
-    )
+    "events": must_be("a list of 1 to 10 events", lambda value: is_list(value, 10)),
 }
 TEST_MEMBERS = some_of(EVENT_MEMBERS, "event_type", "payload")
 LEASE_MEMBERS = {
@@ -257,7 +252,9 @@ def parse_new_event(
     idempotency_key = document.pop("idempotency_key", idempotency_key)
     body_hash = None
     if idempotency_key is not None:
-        body_hash = hashlib.sha256(_canonical_json(document)).hexdigest()
+        with _must_be_json():  # sorting takes one level more than parsing
+            compact = canonical(document).encode()
+        body_hash = hashlib.sha256(compact).hexdigest()
     return NewEvent(
         event_type=document["event_type"],
         payload=dumps(document["payload"]),
@@ -267,23 +264,6 @@ def parse_new_event(
         idempotency_key=idempotency_key,
         body_hash=body_hash,
     )
-
-
-def _canonical_json(value: Json) -> bytes:
-    """Return compact JSON with members sorted: that of equal values is equal."""
-    with _must_be_json():  # sorting takes one level more than parsing
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return text.encode()
-
-
-def parse_test_event(document: Any) -> NewEvent | None:
-    """Return the event to test with, or None without a body.
-
-    Raises what `parse_new_event` raises.
-    """
-    if document == {}:
-        return None
-    return parse_new_event(document, members=TEST_MEMBERS)
 
 
 def parse_subscription(
@@ -401,7 +381,9 @@ def parse_object(
     nulls = [name for name in never_null if document.get(name, "") is None]
     faults += [FieldFault(name, "must not be null") for name in nulls]
     values, unusable = parse_all(given, members)
-    _raise_if_any(faults + unusable)
+    faults += unusable
+    if faults:
+        raise InvalidRequestError(*faults)
     return {**document, **values}
 
 

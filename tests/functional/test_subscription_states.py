@@ -429,7 +429,7 @@ def test_the_last_error_is_that_of_the_latest_push_that_was_made(world: World, h
     [failing] = known.of_tenant(None)
     world.sleep(3 * 86_400)
     # of the copy, no attempt that was made is known any more
-    assert known.disable(failing, None, "attribute_exists(failing_since)")
+    assert known.disable(failing, None)
 
     assert told == ["receiver responded 422", None, "receiver responded 415"]
     assert hook.now["last_error"] == "receiver responded 415"
