@@ -16,6 +16,7 @@ from tests.support.checkout import (
     FUNCTIONS,
     GIVEN,
     KEY,
+    MAKE,
     PLACE,
     RESTORED,
     RUNTIME,
@@ -23,7 +24,7 @@ from tests.support.checkout import (
     Checkout,
     is_write,
 )
-from tests.support.iam import is_allowed, requests_of
+from tests.support.iam import Request, is_allowed, requests_of
 from tests.support.ministack import Ministack
 from tests.support.world import ROOT, Json, assert_has
 from tools import api_key, gateway
@@ -197,28 +198,67 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     assert "Error: there is no API triggers-api-dev in us-east-1" in absent
 
 
-def test_two_laptops_on_one_new_stage_end_in_a_sentence(
+def test_two_laptops_on_one_new_stage_end_in_a_sentence_and_policies_allow_what_commands_call(
     checkout: Checkout, aws: Ministack, tmp_path: Path
 ) -> None:
     other = Checkout(shutil.copytree(checkout.path, tmp_path / "other", symlinks=True), aws)
+    given = {**GIVEN, **ELSEWHERE, "WEBHOOK_SIGNING_SECRETS": SIGNING_SECRET}
+    checkout.account |= ELSEWHERE
 
     def meanwhile(act: Callable[..., str], operation: str) -> None:
         def look(seen: str) -> None:
             if seen.startswith(operation):
                 aws.seen = lambda _: None
-                act("deploy", **GIVEN)
+                act("deploy", **given)
 
         aws.seen = look
 
     meanwhile(other.resources, "CreateChangeSet")
-    assert BUSY in checkout.make("deploy", **GIVEN, status=1)
+    assert BUSY in checkout.make("deploy", **given, status=1)
     meanwhile(other.make, "POST /2015-03-31/functions ")
     output = checkout.make("deploy", status=1)
 
     assert "Traceback" not in output
     assert "\nIf somebody else deploys this stage, wait until that is done.\n" in output
     checkout.make("deploy")
-    assert len(what_is_deployed(aws)["apis"]) == 1
+    checkout.record.write_text("{")  # as if it had been killed there
+    made = [call for call in aws.calls if (call.method, call.path) == ("POST", "/restapis")]
+    assert len(made) == 1
+
+    dynamodb = aws.direct("dynamodb")
+    item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
+    dynamodb.put_item(TableName=TABLE, Item=item)
+    sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
+    functions = {source["UUID"]: source["FunctionArn"] for source in sources}
+    dynamodb.restore_table_to_point_in_time(
+        SourceTableName=TABLE, TargetTableName=RESTORED, UseLatestRestorableTime=True
+    )
+    dynamodb.delete_item(TableName=TABLE, Key={"event_id": item["event_id"]})
+    checkout.set_variable("EVENTS_TABLE_NAME", RESTORED)
+    sqs = aws.direct("sqs")
+    dlq = sqs.get_queue_url(QueueName="triggers-api-dev-inbox-dlq")["QueueUrl"]
+    letter = {"event_id": "cpy_1", "subscription_id": SUBSCRIPTION["event_id"]}
+    sqs.send_message(QueueUrl=dlq, MessageBody=json.dumps(letter))
+
+    first = len(aws.calls)
+    assert re.match(f"{PLACE}.*\n.*cpy_1", checkout.make("dlq"))
+    assert re.match(f"{PLACE}.* moved", checkout.make("redrive"))
+    checkout.make("resources", "REMOVE_KEY=acme", "GO=1")
+    exported_to = checkout.path / "subscriptions.jsonl"
+    on_call = [request for call in aws.calls[first:] for request in requests_of(call, functions)]
+    export = f"{' '.join(MAKE)} export-subscriptions > subscriptions.jsonl"
+    checkout.run(["bash", "-c", export], 0, MAKEFLAGS="")
+    exported = json.loads(exported_to.read_text())
+    assert exported_to.stat().st_mode & 0o777 == 0o600
+    assert "stack deleted" in checkout.make("destroy", "CONFIRM=dev")
+
+    assert_has(exported, target_url=SUBSCRIPTION["target_url"], secret=SIGNING_SECRET)
+    asked = [request for call in aws.calls for request in requests_of(call, functions)]
+    assert denied("deployer", asked) == set()
+    assert denied("oncall", on_call) == set()
+    assert {"lambda:UpdateFunctionCode", "iam:PutRolePolicy"} <= denied("oncall", asked)
+    regions = {call.region for call in aws.calls if call.service != "iam"}  # which has no region
+    assert regions == {"us-east-1"}
 
 
 def test_what_aws_denies_while_functions_are_deployed_is_named(
@@ -241,54 +281,10 @@ def test_what_aws_denies_while_functions_are_deployed_is_named(
     assert "somebody else" not in output
 
 
-def test_the_policy_of_the_deployer_allows_what_commands_call(
-    checkout: Checkout, aws: Ministack
-) -> None:
-    policy, oncall = (
-        json.loads((ROOT / "docs" / f"{name}-policy.json").read_text())
-        for name in ("deployer", "oncall")
-    )
-    assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
-    checkout.account |= ELSEWHERE
-    dynamodb = aws.direct("dynamodb")
-    item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
-    for _ in range(2):
-        checkout.make("deploy", **GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
-        dynamodb.put_item(TableName=TABLE, Item=item)
-        checkout.record.write_text("{")  # as if it had been killed there
-    sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
-    functions = {source["UUID"]: source["FunctionArn"] for source in sources}
-    dynamodb.restore_table_to_point_in_time(
-        SourceTableName=TABLE, TargetTableName=RESTORED, UseLatestRestorableTime=True
-    )
-    dynamodb.delete_item(TableName=TABLE, Key={"event_id": item["event_id"]})
-    checkout.set_variable("EVENTS_TABLE_NAME", RESTORED)
-    sqs = aws.direct("sqs")
-    dlq = sqs.get_queue_url(QueueName="triggers-api-dev-inbox-dlq")["QueueUrl"]
-    letter = {"event_id": "cpy_1", "subscription_id": SUBSCRIPTION["event_id"]}
-    sqs.send_message(QueueUrl=dlq, MessageBody=json.dumps(letter))
-
-    first = len(aws.calls)
-    assert re.match(f"{PLACE}.*\n.*cpy_1", checkout.make("dlq"))
-    assert re.match(f"{PLACE}.* moved", checkout.make("redrive"))
-    checkout.make("resources", "REMOVE_KEY=acme", "GO=1")
-    exported_to = checkout.path / "subscriptions.jsonl"
-    on_call = [request for call in aws.calls[first:] for request in requests_of(call, functions)]
-    export = "make -o .venv/.set-up STAGE=dev export-subscriptions > subscriptions.jsonl"
-    checkout.run(["bash", "-c", export], 0, MAKEFLAGS="")
-    exported = json.loads(exported_to.read_text())
-    assert exported_to.stat().st_mode & 0o777 == 0o600
-    assert "stack deleted" in checkout.make("destroy", "CONFIRM=dev")
-
-    target_url = SUBSCRIPTION["target_url"]
-    assert_has(exported, target_url=target_url, tenant="acme", secret=SIGNING_SECRET)
-    asked = [request for call in aws.calls for request in requests_of(call, functions)]
-    assert [request for request in asked if not is_allowed(policy, request)] == []
-    assert [request for request in on_call if not is_allowed(oncall, request)] == []
-    deploying = [request.action for request in asked if not is_allowed(oncall, request)]
-    assert {"lambda:UpdateFunctionCode", "iam:PutRolePolicy"} <= {*deploying}
-    regions = {call.region for call in aws.calls if call.service != "iam"}  # which has no region
-    assert regions == {"us-east-1"}
+def denied(name: str, asked: list[Request]) -> set[str]:
+    """Return the actions that a policy of the documents denies."""
+    policy = json.loads((ROOT / "docs" / f"{name}-policy.json").read_text())
+    return {request.action for request in asked if not is_allowed(policy, request)}
 
 
 def assert_is_configured(aws: Ministack, api_id: str) -> None:
