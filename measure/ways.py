@@ -27,7 +27,7 @@ import jmespath
 from botocore.exceptions import ClientError
 from rich.progress import track
 
-from tests.support.checkout import MAKE, Checkout, copy_repository, is_write
+from tests.support.checkout import MAKE, Checkout, copy_packaged, is_write
 from tests.support.ministack import ministack
 from tools import api_key
 from tools.command_line import print_table
@@ -58,6 +58,7 @@ def undo(checkout: Checkout) -> None:
 # keeps the newer record of Chalice's, as docs/operations.md says, or brings its version's own back.
 DESTROY = ("destroy", "CONFIRM=dev")
 DESTROYED = "now"
+DESTROYING = "destroy"
 WAYS = (
     "nothing",
     "0.9.0",
@@ -112,12 +113,20 @@ class Case(NamedTuple):
     operation: str
 
 
+class Stage(NamedTuple):
+    """A folder with what AWS and Chalice have of a stage, and the writes of what came last."""
+
+    folder: Path
+    writes: list[str]
+
+
 class Lab:
-    """A folder with the code of each version, and with the stage with which each way begins."""
+    """A folder with the code of each version, and the stages that were reached."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.reference = ""
+        self.reached = dict[tuple[str, ...], Stage]()
 
     def act(self, version: str, stage: Path, act: Callable[[Checkout], None]) -> None:
         """Act in a checkout of a version, on the stage that is kept in a folder."""
@@ -131,35 +140,46 @@ class Lab:
             checkout.record.parent.symlink_to(stage / "deployed")
             act(checkout)
 
-    def begin(self, way: str) -> list[Case]:
-        """Keep the stage with which a way begins, and deploy once without an interruption; return
-        where to interrupt.
-        """
-        stage = self.folder / f"before {way}"
-        record = stage / "deployed"
-        record.mkdir(parents=True)
-        for step in steps(way):
-            version = step.split()[-1]
-            if "record" in step:
-                shutil.rmtree(record)
-                shutil.copytree(stage / version, record)
-            if not step.startswith("record"):
-                self.act(version, stage, undo if step.startswith("undo") else deploy)
-                shutil.copytree(record, stage / version, dirs_exist_ok=True)
-        writes: list[str] = []
+    def reach(self, *steps: str) -> Stage:
+        """Return the stage after some steps, of which each is done once."""
+        if steps not in self.reached:
+            folder = self.folder / "stages" / ", ".join(steps or ["nothing"])
+            self.reached[steps] = Stage(folder, [])
+            if steps:
+                shutil.copytree(self.reach(*steps[:-1]).folder, folder)
+                self.do(steps[-1], self.reached[steps])
+            else:
+                (folder / "deployed").mkdir(parents=True)
+        return self.reached[steps]
 
-        def list_writes(checkout: Checkout) -> None:
-            checkout.aws.seen = writes.append
-            act = destroy if way == DESTROYED else self.complete
+    def do(self, step: str, stage: Stage) -> None:
+        """Do a step, and note its writes."""
+        version = "now" if step == DESTROYING else step.split()[-1]
+        record = stage.folder / "deployed"
+        if "record" in step:
+            shutil.rmtree(record)
+            shutil.copytree(stage.folder / version, record)
+        acts = {"now": self.complete, DESTROYING: destroy}
+        act = undo if step.startswith("undo") else acts.get(step, deploy)
+
+        def note(checkout: Checkout) -> None:
+            checkout.aws.seen = stage.writes.append
             act(checkout)
 
-        with self.copied(way) as uninterrupted:
-            self.act("now", uninterrupted, list_writes)
-        return list(choose(way, [operation_of(seen) for seen in writes if is_write(seen)]))
+        self.act(version, stage.folder, note)
+        shutil.copytree(record, stage.folder / version, dirs_exist_ok=True)
+
+    def begin(self, way: str) -> list[Case]:
+        """Reach the stage with which a way begins, and go on without an interruption; return where
+        to interrupt.
+        """
+        last = DESTROYING if way == DESTROYED else "now"
+        seen = self.reach(*steps(way), last).writes
+        return list(choose(way, [operation_of(write) for write in seen if is_write(write)]))
 
     @contextmanager
     def copied(self, way: str) -> Iterator[Path]:
-        before = self.folder / f"before {way}"
+        before = self.reach(*steps(way)).folder
         with tempfile.TemporaryDirectory() as folder:
             yield shutil.copytree(before, Path(folder, "stage"))
 
@@ -261,15 +281,15 @@ def main() -> int:
         missing = set()
         for version, commit in COMMITS.items():
             try:
-                copy_repository(lab.folder / version, commit)
+                copy_packaged(lab.folder / version, commit)
             except subprocess.CalledProcessError:
                 missing.add(version)
                 print(f"SKIPPED: what needs {version}: its commit {commit} is not in this clone")
         wanted = dict(SIX) if FEW else WAYS
         ways = [way for way in wanted if not any(version in way for version in missing)]
-        cases = lab.begin(ways[0])
-        for more in track(pool.map(lab.begin, ways[1:]), "ways", total=len(ways) - 1):
-            cases += more
+        cases = []
+        for way in track(ways, "ways"):
+            cases += lab.begin(way)
         tried = pool.map(lab.try_case, cases)
         results = list(track(tried, "interruptions", total=len(cases)))
     rows = [

@@ -28,6 +28,7 @@ LONGEST = (
     "test_crash_points",
     "test_push",
     "test_run",
+    "test_stack",
 )
 PROGRAMMING_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 During = Callable[[Any, str, Callable[..., Any]], None]

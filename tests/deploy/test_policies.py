@@ -221,5 +221,6 @@ def test_retries_are_stopped_alarms_switched_off_and_logs_read_of_stages_alone(n
         asked = [Request(action, arn.format(system), context) for action, arn in NAMED.items()]
         return [request.action for request in asked if not is_allowed(policy, request)]
 
+    assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
     assert refused("triggers-api-prod") == []
     assert refused("shop") == [*NAMED]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import textwrap
 from fnmatch import fnmatch
 from pathlib import Path
@@ -228,7 +229,9 @@ def test_the_settings_before_come_back(shell: Shell, tmp_path: Path) -> None:
     look, apply = (block.replace("prod", "dev") for block in BLOCKS["The settings before"])
     with ministack(tmp_path / "log") as aws:
         checkout = Checkout(shell.path, aws)
-        shell.environ |= checkout.environ(PATH=shell.environ["PATH"], MAKEFLAGS="-o .venv/.set-up")
+        shell.environ |= checkout.environ(
+            PATH=shell.environ["PATH"], MAKEFLAGS=f"-o .venv/.set-up -- PY={sys.executable}"
+        )
         checkout.resources(**good)
         bad = {**good, "ZAPIER_WEBHOOK_URL": "none", "WEBHOOK_SIGNING_SECRETS": ""}
         bad["SUSPENDED_TENANTS"] = ""

@@ -18,13 +18,33 @@ import urllib3
 
 from tests.support.ministack import ACCOUNT, Ministack, free_port, without_metric_math
 from tests.support.world import ROOT
+from tools import api_key
 
 CHALICE = str(Path(sys.executable).with_name("chalice"))
 OURS = (
-    "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
+    "PYTHONDONTWRITEBYTECODE|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
     "INBOX_|WORKER_|SLOW_|QUIET_|DASHBOARD|MAKE"
 )
-MAKE = ("make", "--old-file=.venv/.set-up", "STAGE=dev")
+# By its own path, for which there is bytecode.
+MAKE = ("make", "--old-file=.venv/.set-up", f"PY={sys.executable}", "STAGE=dev")
+KEY = api_key.new_key()
+GIVEN: Any = {
+    "ZAPIER_WEBHOOK_URL": "none",
+    "API_KEYS": api_key.entry("acme", KEY),
+    "ALARM_EMAIL": "ops@example.com",
+}
+ELSEWHERE: Any = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "eu-west-1"}
+PLACE = "account 000000000000, region us-east-1, stage dev\n"
+FUNCTIONS = [
+    "triggers-api-dev",
+    "triggers-api-dev-check_dlq",
+    "triggers-api-dev-slow_worker",
+    "triggers-api-dev-sweep",
+    "triggers-api-dev-worker",
+]
+RUNTIME = f"python3.{sys.version_info.minor}"
+TABLE = "triggers-api-dev-events"
+RESTORED = f"{TABLE}-restored"
 # What commands need of the repository.
 PARTS = (
     "app.py",
@@ -59,6 +79,16 @@ def copy_repository(path: Path, commit: str | None = None) -> None:
     (path / ".venv").symlink_to(sys.prefix)
 
 
+def copy_packaged(path: Path, commit: str | None = None) -> None:
+    """Do what `copy_repository` does, and let Chalice package the functions, so that it downloads
+    nothing when it deploys.
+    """
+    copy_repository(path, commit)
+    environ = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1"}
+    command = [CHALICE, "package", "--stage", "dev", "package"]
+    subprocess.run(command, cwd=path, env=environ, stdout=subprocess.DEVNULL, check=True)
+
+
 class Checkout:
     """A clone of the repository."""
 
@@ -66,7 +96,6 @@ class Checkout:
         self.path = path
         self.aws = aws
         self.account = {name.upper(): value for name, value in ACCOUNT.items()}
-        self.status = 0  # of the latest command
         self.record = path / ".chalice" / "deployed" / "dev.json"
 
     def set_variable(self, name: str, value: str) -> None:
@@ -107,14 +136,14 @@ class Checkout:
 
     def environ(self, **variables: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
+        bytecode = {"PYTHONPYCACHEPREFIX": f"{sys.prefix}/pycache"}  # as make has it
         aws = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
-        return {**inherited, **aws, **self.account, **variables}
+        return {**inherited, **bytecode, **aws, **self.account, **variables}
 
     def run(self, command: list[str], status: int, **variables: str) -> str:
         """Return the output of a command, which must end with this status of make or a tool."""
         with self.started(command, **variables) as process:
             output, _ = process.communicate(timeout=120)
-        self.status = process.returncode
         assert min(process.returncode, 1) == status, output
         return output
 

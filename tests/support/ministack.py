@@ -249,7 +249,8 @@ def install(name: str = "e2e") -> Path:
         if not made_from.is_file() or made_from.read_text() != wanted:
             venv.create(folder, clear=True, symlinks=True)
             pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
-            subprocess.run([*pip, "--quiet", "-r", requirements], check=True)
+            # The file pins also what its packages need.
+            subprocess.run([*pip, "--quiet", "--no-deps", "-r", requirements], check=True)
             made_from.write_text(wanted)
     return python
 
