@@ -595,10 +595,15 @@ PATHS = {
         for what, others in {
             "POST, worker": (ONE, work),
             "erase, worker": (erase, work),
-            "replay": (replay,),
             "POST, POST": (ONE, ONE_ASYNC),
         }.items()
     },
+    "replay, erased meanwhile": Path(
+        replay,
+        first=each(subscribe(), ONE_ASYNC),
+        meanwhile=(erase,),
+        last=erase_and_post_again,
+    ),
 }
 
 
