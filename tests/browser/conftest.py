@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.support.aws_over_http import aws_over_http
 from tests.support.console import Console
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import Receiver
 from tests.support.running import Run, running
 from tests.support.world import ROOT, digest
 
@@ -74,7 +74,7 @@ def axe(packages: Path) -> str:
 
 @pytest.fixture
 def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Console]:
-    receiver.default = status(200)
+    receiver.default = 200
     permissions = ["clipboard-read", "clipboard-write"]
     context = browser.new_context(
         viewport={"width": 1100, "height": 800}, permissions=permissions, timezone_id=ELSEWHERE
