@@ -226,21 +226,21 @@ def expect_headers_at_their_url(world: SimulatedWorld, container: Container) -> 
     assert {url for url, given in headers if given not in (None, {"x-for": url})} == set()
 
 
-def disable(world: SimulatedWorld, container: Container) -> None:
-    """Disable all subscriptions, which are failing, and wait until every container knows."""
-    now = rfc3339(world.clock())
-    for (subscription_id,) in subscriptions(world):
-        item = {**world.dynamodb.items[subscription_id], "failing_since": now, "disabled_at": now}
-        world.dynamodb.put_item(TableName=TABLE, Item=typed(item))
-    world.clock.sleep(20)
+def mark(*members: str, seconds: float) -> Step:
+    """Return a step that sets members of all subscriptions to the time, and lets time pass."""
+
+    def act(world: SimulatedWorld, container: Container) -> None:
+        now = dict.fromkeys(members, rfc3339(world.clock()))
+        for (subscription_id,) in subscriptions(world):
+            item = world.dynamodb.items[subscription_id] | now
+            world.dynamodb.put_item(TableName=TABLE, Item=typed(item))
+        world.clock.sleep(seconds)
+
+    return act
 
 
-def fail(world: SimulatedWorld, container: Container) -> None:
-    """Let all subscriptions be failing, and what was tried be a minute old."""
-    for (subscription_id,) in subscriptions(world):
-        item = {**world.dynamodb.items[subscription_id], "failing_since": rfc3339(world.clock())}
-        world.dynamodb.put_item(TableName=TABLE, Item=typed(item))
-    world.clock.sleep(61)
+disable = mark("failing_since", "disabled_at", seconds=20)  # until every container knows
+fail = mark("failing_since", seconds=61)  # what was tried is a minute old
 
 
 def expect_that_nothing_waits(world: SimulatedWorld, container: Container) -> None:
