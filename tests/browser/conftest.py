@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from tests.support.aws_over_http import aws_over_http
 from tests.support.console import Console
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import Receiver
 from tests.support.running import Run, running
 from tests.support.world import ROOT, digest
 
@@ -36,7 +37,10 @@ def receiver() -> Iterator[Receiver]:
 def system(receiver: Receiver) -> Iterator[Run]:
     keys = ",".join(f"{name}:{digest(f'{name}-key')}:{scopes}" for name, scopes in KEYS.items())
     own = {"API_KEYS": keys, "ZAPIER_WEBHOOK_URL": receiver.url, "SUBSCRIPTION_HOSTS": "127.0.0.1"}
-    with running(key="shop-key", **own, **HASTY) as system:
+    with (
+        aws_over_http() as url,
+        running(key="shop-key", AWS_ENDPOINT_URL=url, **own, **HASTY) as system,
+    ):
         yield system
 
 
@@ -70,7 +74,7 @@ def axe(packages: Path) -> str:
 
 @pytest.fixture
 def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Console]:
-    receiver.default = status(200)
+    receiver.default = 200
     permissions = ["clipboard-read", "clipboard-write"]
     context = browser.new_context(
         viewport={"width": 1100, "height": 800}, permissions=permissions, timezone_id=ELSEWHERE

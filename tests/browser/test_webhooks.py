@@ -30,7 +30,7 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
     receiver.default = status(503, headers={"Retry-After": "60"})
     console.post("ledger.booked", tenant="other")
     path = f"/subscriptions/{made['subscription_id']}"
-    receiver.default = status(422)
+    receiver.default = 422
     while not console.api("GET", path)["disabled_at"]:
         console.post("ledger.booked", tenant="acme")
         page.wait_for_timeout(200)
@@ -40,14 +40,15 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
     failed = len(console.api("GET", f"{copies}failed")["events"])
     console.open("/subscriptions")
 
-    console.text("#troubled").to_have_text("3 of 4 webhooks in trouble")
-    console.text("#overview tr").to_have_text(
+    console.reads("#troubled", "3 of 4 webhooks in trouble")
+    console.reads(
+        "#overview tr",
         [
             re.compile(rf"Your own webhook\s*dead letters{clock}{said} 422\d+{clock}"),
             re.compile(rf"CRM\s*acme\s*disabled{clock}{said} 4220{failed}{clock}"),
             re.compile(rf"Bank\s*other\s*waiting{clock}{said} 50310{clock}"),
             re.compile(r"Audit\s*active00none"),
-        ]
+        ],
     )
     console.check_looks("webhooks", axe)
     begun = {  # before the newest deliveries
@@ -58,30 +59,30 @@ def test_those_in_trouble_come_first_and_tell_what_they_missed(
         f"**/subscriptions/{bank['subscription_id']}?*",
         lambda route: route.fulfill(json={**route.fetch().json(), **begun}),
     )
-    page.get_by_role("link", name="Bank").click()
+    console.follow("Bank")
     expect(cards).to_contain_text(
         re.compile(r"failing since 2026-01-21 03:30: 1 waiting.*1 waiting, all, the", re.DOTALL)
     )
     expect(console.button("Enable", exact=True)).to_be_hidden()
     expect(console.button("Recover 1 waiting of ")).to_be_visible()
     with page.context.expect_page() as opened:
-        console.button("Open as customer").click()
+        console.click("Open as customer")
     expect(opened.value.get_by_role("heading", name="Webhooks of other")).to_be_visible()
     opened.value.close()
-    page.get_by_role("link", name="All webhooks").click()
+    console.follow("All webhooks")
     page.get_by_label("Find", exact=True).fill("disab")
     console.text("#overview tr").to_have_count(1)
     page.locator("#overview tr").click()
     expect(cards).to_contain_text(re.compile("Last error.*To doMend the receiver", re.DOTALL))
-    receiver.default = status(200)
+    receiver.default = 200
     console.button("Enable", exact=True).press("Enter")
     expect(cards.get_by_role("status")).to_contain_text("It is enabled.")
     expect(cards.locator(".primary:visible")).to_have_text(
         re.compile(f"^Recover {failed} failed, the oldest of {clock}$")
     )
-    console.button(f"Recover {failed} failed").click()
+    console.click(f"Recover {failed} failed")
     told = f"0 events queued for CRM, {failed} more in a minute"  # a loop would be a flood
-    console.text("#job-title").to_have_text(re.compile(f"^{told}; once delivered|^{told}$"))
+    console.reads("#job-title", re.compile(f"^{told}; once delivered|^{told}$"))
     said = f"At {clock}: 0 events queued, {failed} more in a minute."
     expect(cards.locator("[data-part=queued]")).to_have_text(re.compile(said))
 
@@ -94,7 +95,7 @@ def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
     other = console.subscribe(receiver.url, event_types=["none"])
     receiver.default = refuse_copies
     console.post("lost.found", tenant="acme")
-    receiver.default = status(200)
+    receiver.default = 200
     for _ in range(2):
         console.post("lost.found", tenant="acme")
     console.post("not.asked", tenant="acme")
@@ -108,7 +109,7 @@ def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
     glyph = "mark => getComputedStyle(mark, '::before').content[1]"
     marks = row.locator(".badge, .strip > span")
     assert [mark.evaluate(glyph) for mark in marks.all()] == [*"▲✕●●"]
-    page.get_by_role("link", name="CRM").click()
+    console.follow("CRM")
     state = page.locator("#subscriptions h2 + [data-part=state]")
     expect(state).to_have_text(re.compile(f"^missed 1 since {clock}$"))
 
@@ -116,11 +117,11 @@ def test_what_was_lost_is_trouble_until_it_is_dismissed_or_recovered(
 
     expect(state).to_have_text("active")
     expect(console.button("Recover")).to_be_hidden()
-    page.get_by_text("Never sent").click()
-    console.button("Look").click()
+    console.unfold("Never sent")
+    console.click("Look")
     got = "^It got all that it takes: 0 of 1 event since .*; types and filter leave out 1$"
     expect(page.locator("[data-part=missed]")).to_have_text(re.compile(got))
-    console.button("Undo dismissal").click()
+    console.click("Undo dismissal")
     expect(state).to_have_text(re.compile("^missed 1 since"))
     expect(console.button("Recover 1 failed of ")).to_be_visible()
     expect(console.button("Undo dismissal")).to_be_hidden()
@@ -168,18 +169,18 @@ def test_the_button_says_what_recover_will_queue_and_stop_stops_it(
     # A container of before the update does not know it.
     fault = {"code": "invalid_request", "errors": [{"field": "since", "message": "is missing"}]}
     page.route(f"**{path}/recover", lambda route: route.fulfill(status=400, json=fault))
-    console.button("Recover").click()
-    console.text("#job-fault").to_contain_text("Load the page again.")
-    console.button("Close").click()
+    console.click("Recover")
+    console.contains("#job-fault", "Load the page again.")
+    console.click("Close")
     wait = {"Retry-After": "5000"}
     page.unroute(f"**{path}/recover")
     page.route(f"**{path}/recover", lambda route: route.fulfill(status=503, headers=wait, json={}))
-    console.button("Recover").click()
-    console.text("#job-fault").to_contain_text("Try again in 5000 s")
+    console.click("Recover")
+    console.contains("#job-fault", "Try again in 5000 s")
 
-    console.button("Stop", exact=True).click()
+    console.click("Stop", exact=True)
 
-    console.text("#job-title").to_have_text("0 events queued for CRM, then stopped")
+    console.reads("#job-title", "0 events queued for CRM, then stopped")
     console.forgive("status of")
 
 
@@ -199,10 +200,10 @@ def test_recover_ends_with_what_was_there_and_its_card_says_what_was_queued(
     younger = {"events": [{"created_at": "2026-03-04T12:00:01.000000Z"}]}
     page.route(f"**{path}/missed?cursor=more&limit=1", lambda route: route.fulfill(json=younger))
 
-    console.button("Recover 2,114 waiting").click()
+    console.click("Recover 2,114 waiting")
 
     told = "2,670 events queued"
-    console.text("#job-title").to_have_text(f"{told} for CRM, 30 more in a minute")
+    console.reads("#job-title", f"{told} for CRM, 30 more in a minute")
     assert [json.loads(body)["cursor"] for body in asked] == [None, "more", "more"]
     queued = page.locator("#subscriptions [data-part=queued]")
     expect(queued).to_have_text(re.compile(rf"^At \d\d:\d\d: {told}, 30 more in a minute\.$"))
@@ -227,7 +228,7 @@ def test_a_webhook_of_a_suspended_tenant_says_so_and_offers_no_recovery(
     page.route("**/me?*", answer_with(suspended_tenants=["acme"]))
     console.open("/subscriptions")
     expect(page.locator("#overview tr", has_text="CRM")).to_contain_text("suspended")
-    page.get_by_role("link", name="CRM").click()
+    console.follow("CRM")
     card = page.locator("#subscriptions > li")
     expect(card.locator("h2 + [data-part=state]")).to_have_text("suspended: 1 failed")
     expect(card).to_contain_text("Nothing can be recovered while its tenant is suspended.")
@@ -243,7 +244,7 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
         lambda route: route.fulfill(json={**route.fetch().json(), "event_types": offered}),
     )
     console.open("/subscriptions")
-    page.get_by_text("Add a webhook").click()
+    console.unfold("Add a webhook")
     url, types = page.get_by_label("URL"), page.get_by_label("Other types")
     fault = page.get_by_role("alert").filter(visible=True)
     url.fill("http://evil.example/")
@@ -266,14 +267,14 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     assert made["event_types"] == ["order.paid", "order.*"]
     secret = console.api("GET", f"/subscriptions/{made['subscription_id']}/secret")["secret"]
     assert console.copied("secret") == secret
-    console.button("Done").click()
-    console.text("#secret").to_have_text("")
+    console.click("Done")
+    console.reads("#secret", "")
     assert secret not in page.content()
-    console.text("#subscriptions h2").to_have_text([HOSTILE])
+    console.reads("#subscriptions h2", [HOSTILE])
     expect(page.locator("#subscriptions h2 a")).to_be_focused()
     # Another filter would take the place of the one that is there.
     console.go("/subscriptions")
-    page.get_by_text("Add a webhook").click()
+    console.unfold("Add a webhook")
     url.fill(receiver.url)
     page.get_by_label("order.paid", exact=True).check()
     types.fill("order.*")
@@ -281,8 +282,8 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     page.get_by_role("textbox", name="Filter").fill('{"total": [1]}')
     console.button("Add").last.click()
     expect(fault).to_have_text(re.compile("types already. Differs: filter. Edit it"))
-    page.get_by_role("link", name="Edit it").click()
-    console.text("#subscriptions h2").to_have_text([HOSTILE])
+    console.follow("Edit it")
+    console.reads("#subscriptions h2", [HOSTILE])
     console.forgive("status of 40")
 
 
@@ -301,19 +302,19 @@ def test_the_catalogue_tells_what_types_mean_and_its_examples_are_tried(
     offered = {"event_types": [*told], "catalogue": told}
     page.route("**/me?*", lambda route: route.fulfill(json={**route.fetch().json(), **offered}))
     console.subscribe(receiver.url, name="CRM", event_types=["order.*"], tenant="acme")
-    console.open("/subscriptions", key=console.api("POST", "/tokens", tenant="acme")["token"])
+    console.open("/subscriptions", key=console.token())
 
-    page.get_by_text("How to verify and answer").click()
-    console.text("#listen").to_contain_text(f"TRIGGERS_URL={console.origin}/ TRIGGERS_API_KEY=")
+    console.unfold("How to verify and answer")
+    console.contains("#listen", f"TRIGGERS_URL={console.origin}/ TRIGGERS_API_KEY=")
     assert console.copied("token").startswith("trt_")
-    page.get_by_text("Event types and their payloads").click()
+    console.unfold("Event types and their payloads")
     row = page.locator("#catalogue-rows > li").filter(has_text="order.paid")
     row.get_by_text("order.paid", exact=True).click()
     expect(row).to_contain_text(HOSTILE)
     row.get_by_role("button", name="Copy example").click()
-    console.text("#announcement").to_have_text("Copied")
+    console.reads("#announcement", "Copied")
     assert json.loads(page.evaluate("navigator.clipboard.readText()")) == example
-    page.get_by_text("Add a webhook").click()
+    console.unfold("Add a webhook")
     form = page.locator("#add")
     expect(form.get_by_text(HOSTILE)).to_be_visible()
     form.get_by_label("Filter").fill('{"total": [{"numeric": [">", 100]}]}')
@@ -336,7 +337,7 @@ def test_the_catalogue_tells_what_types_mean_and_its_examples_are_tried(
     form.get_by_label("Filter").fill('{"total": [{"numric": [">", 100]}]}')
     form.get_by_role("button", name="Try the filter on the examples").click()
     expect(form.get_by_role("status")).to_contain_text("is no operator")
-    page.get_by_text("Add a webhook").click()
+    console.unfold("Add a webhook")
     page.get_by_text("Try it", exact=True).click()
     payload = page.get_by_role("textbox", name="Payload")
     expect(payload).to_have_value(json.dumps({"total": 120}, indent=2))
@@ -376,7 +377,7 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     types.fill("")
     console.forgive("status of 400")
     console.press("Save", "Cancel")
-    console.text("#question").to_have_text("Send all types to CRM?")
+    console.reads("#question", "Send all types to CRM?")
     types.fill("order.*")
     card.get_by_label("URL").fill(f"{receiver.url}/moved")
     card.get_by_label("Filter").fill('{"total": ')
@@ -411,24 +412,24 @@ def test_edits_that_would_vanish_with_the_card_ask_first(
     page = console.page
     console.subscribe(receiver.url, name="CRM")
     console.open("/subscriptions")
-    page.get_by_role("link", name="CRM").click()
+    console.follow("CRM")
     card = page.locator("#subscriptions > li")
     card.get_by_text("Edit").click()
     name = card.get_by_label("Name", exact=True)
     name.fill("ERP")
-    page.get_by_role("link", name="All webhooks").click()
-    console.button("Stay").click()
+    console.follow("All webhooks")
+    console.click("Stay")
     for _ in range(2):  # that one is in the history, too
         page.go_back()
-    console.button("Stay").click()
+    console.click("Stay")
     expect(name).to_have_value("ERP")
-    page.get_by_role("link", name="All webhooks").click()
-    console.button("Leave").click()
-    console.heading("Webhooks").to_be_visible()
-    page.get_by_role("link", name="CRM").click()
+    console.follow("All webhooks")
+    console.click("Leave")
+    console.shows("Webhooks")
+    console.follow("CRM")
     card.get_by_text("Edit").click()
-    page.get_by_role("link", name="All webhooks").click()  # nothing was edited
-    console.heading("Webhooks").to_be_visible()
+    console.follow("All webhooks")  # nothing was edited
+    console.shows("Webhooks")
 
 
 # A customer's page
@@ -437,7 +438,7 @@ def test_edits_that_would_vanish_with_the_card_ask_first(
 @pytest.fixture
 def customer(console: Console) -> Console:
     """Return the console as the link of a token for the tenant `acme` opens it."""
-    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    console.open(key=console.token())
     console.heading("Webhooks of acme").to_be_focused()
     return console
 
@@ -449,49 +450,50 @@ def test_a_token_opens_the_page_of_its_tenant(
     receiver.default = status(422, body=b"no such account")
     assert page.title() == "acme"
     assert "trt_" not in page.evaluate("location.href + document.body.innerText")
-    customer.text("#nobody").to_contain_text("There are no webhooks yet. Add")
+    customer.contains("#nobody", "There are no webhooks yet. Add")
     page.get_by_label("URL").fill(receiver.url)
     page.get_by_label("Name").fill("Ledger")
     press("Enter")
     expect(customer.button("Copy secret")).to_be_focused()
     press("Escape")
     expect(page.get_by_role("link", name="Ledger")).to_be_focused()
-    page.get_by_text("Try it").click()
-    customer.button("Send as a test").click()
-    customer.text("#subscriptions [data-part=result]").to_contain_text("receiver responded 422")
-    customer.text("#subscriptions [data-part=sent]").to_contain_text(
-        receiver.requests[-1].headers["webhook-signature"]
+    customer.unfold("Try it")
+    customer.click("Send as a test")
+    customer.contains("#subscriptions [data-part=result]", "receiver responded 422")
+    customer.contains(
+        "#subscriptions [data-part=sent]", receiver.requests[-1].headers["webhook-signature"]
     )
     named = ["Send as a test", "Pause", "Show secret", "New secret"]
     assert customer.buttons() == ["Sign out", *named]
     event = customer.post("order.created", tenant="acme")
     customer.post("order.created")
 
-    page.get_by_role("link", name="Ledger").click()
+    customer.follow("Ledger")
 
     customer.heading("Deliveries to Ledger").to_be_focused()
-    customer.text("#rows li").to_have_text(
-        re.compile(r"failed\s+cpy_\w{8}…\s+order.created\s+receiver responded 422\s+1 att")
+    customer.reads(
+        "#rows li",
+        re.compile(r"failed\s+cpy_\w{8}…\s+order.created\s+receiver responded 422\s+1 att"),
     )
     assert customer.buttons() == ["Sign out", "Replay all that match"]
     page.locator("#rows a").press("Enter")
-    customer.text("#steps").to_contain_text(
-        re.compile("Attempt 1: failed, receiver responded 422.*no such account")
+    customer.contains(
+        "#steps", re.compile("Attempt 1: failed, receiver responded 422.*no such account")
     )
-    customer.text("#facts").to_contain_text(event["copies"][0])
+    customer.contains("#facts", event["copies"][0])
     assert customer.buttons() == ["Sign out", "Replay", "Copy id", "Copy body", "Copy payload"]
     assert customer.copied("body").encode() in [request.body for request in receiver.requests]
     said = page.locator("main").inner_text().replace("shop", "", 2)  # in metadata
     assert not re.search("shop|copies|claim|lease|dead letter", said, re.IGNORECASE)
     customer.check_looks("customer-event", axe)
-    receiver.default = status(200)
+    receiver.default = 200
     customer.press("Replay")
-    customer.text("#status").to_have_text("delivered")
+    customer.reads("#status", "delivered")
     customer.go("/subscriptions")
     page.locator("#subscriptions").get_by_text("Edit").click()
     customer.press("Delete")
-    customer.text("#told").to_have_text("Ledger is deleted.")
-    customer.text("#nobody").to_contain_text("There are no webhooks yet.")
+    customer.reads("#told", "Ledger is deleted.")
+    customer.contains("#nobody", "There are no webhooks yet.")
 
 
 def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
@@ -500,7 +502,7 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     console.post("order.created", tenant="acme", payload={"order": {"total": 120}})
     pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
     made = console.subscribe(receiver.url, name="CRM", tenant="acme", filter=pattern)
-    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    console.open(key=console.token())
     console.post("order.paid", tenant="acme", payload={"order": {"total": 120}})
     card = console.page.locator("#subscriptions > li")
     payload = card.get_by_label("Payload")
@@ -521,10 +523,10 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     assert console.button("Pause").bounding_box() == box
 
     console.press("New secret")
-    console.text("#consequence").to_contain_text("The one before signs, too, until")
+    console.contains("#consequence", "The one before signs, too, until")
     expect(card).not_to_contain_text("Waiting for the answer")
     renewed = console.copied("secret")
-    console.button("Done").click()
+    console.click("Done")
     path = f"/subscriptions/{made['subscription_id']}"
     assert console.api("GET", f"{path}/secret")["secret"] == renewed != made["secret"]
     console.press("Pause")
@@ -535,16 +537,16 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     ]
     while console.api("GET", f"/events/{paused}")["status"] != "failed":
         pass
-    console.button("Enable", exact=True).click()
+    console.click("Enable", exact=True)
     expect(console.button("Recover 1 failed of ")).to_be_focused()
 
     card.get_by_text("Never sent").click()
     card.get_by_label("Look for events it never got").fill("2026-01-01T00:00")
-    console.button("Look", exact=True).click()
+    console.click("Look", exact=True)
     expect(card).to_contain_text(re.compile(r"1 never sent of \d+ events since"))
     console.check_looks("never-sent", axe)
-    console.button("Recover these 1 and what did not arrive since then").click()
-    console.text("#job-title").to_have_text("2 events queued for CRM")
+    console.click("Recover these 1 and what did not arrive since then")
+    console.reads("#job-title", "2 events queued for CRM")
 
 
 def test_a_customer_finds_an_order_and_mends_what_refuses_it(
@@ -562,12 +564,10 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
     customer.api("POST", f"/subscriptions/{made['subscription_id']}/disable")
     event = customer.post("order.made", tenant="acme", subject="order-99")
     customer.find(event["event_id"])  # which a token may not read: its own delivery opens
-    customer.heading("order-99").to_be_visible()
-    customer.text("#facts").to_contain_text("Idcpy_")
-    customer.find("99")  # in the shape of the subject that was seen
-    customer.heading("order-99").to_be_focused()
+    customer.shows("order-99")
+    customer.contains("#facts", "Idcpy_")
     customer.find("der-99")
-    page.get_by_role("link", name="Subject order-99").click()
+    customer.follow("Subject order-99")
 
     customer.find("ORDER 99")
 
@@ -581,19 +581,20 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
     customer.check_looks("order-of-a-customer", axe)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.get_by_role("link", name="All webhooks").click()
-    page.get_by_role("link", name="What did not arrive").click()
-    customer.text("#rows li").to_have_text(
+    customer.follow("All webhooks")
+    customer.follow("What did not arrive")
+    customer.reads(
+        "#rows li",
         [
             re.compile(r"failed\s+order-99\s+order.made\s+to Shop, not pushed"),
             re.compile(r"failed\s+order-99\s+order.made\s+to Ledger, receiver responded 422"),
-        ]
+        ],
     )
     customer.check_looks("undelivered", axe)
     assert len({url for url in asked if "status=undelivered" in url}) == 2  # not of Mail
-    page.get_by_role("link", name="to Ledger").click()
-    page.get_by_role("link", name="All deliveries").click()
-    customer.heading("What did not arrive").to_be_visible()
+    customer.follow("to Ledger")
+    customer.follow("All deliveries")
+    customer.shows("What did not arrive")
     customer.find("order-99")
     for name, button in (("Shop", "Enable and replay"), ("Mail", "Send")):
         rows.filter(has_text=name).get_by_role("button").click()
@@ -606,24 +607,24 @@ def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> Non
     page.get_by_label("URL").fill(url)
     refused = "**/subscriptions?*"
     page.route(refused, lambda route: route.fulfill(status=403, json={"message": "by a proxy"}))
-    customer.text("#banner").to_contain_text("403 Forbidden")
-    customer.heading("Webhooks of acme").to_be_visible()
+    customer.contains("#banner", "403 Forbidden")
+    customer.shows("Webhooks of acme")
     page.route(refused, lambda route: route.fulfill(status=401, json={"code": "unauthorized"}))
-    customer.heading("This page has ended").to_be_visible()
+    customer.shows("This page has ended")
     customer.forgive("40")
     page.unroute(refused)
 
     customer.go(f"key={customer.api('POST', '/tokens', tenant='acme')['token']}")
 
-    customer.heading("Webhooks of acme").to_be_visible()
+    customer.shows("Webhooks of acme")
     expect(page.get_by_label("URL")).to_have_value(url)
-    customer.button("Sign out").click()
-    customer.heading("You are signed out").to_be_visible()
+    customer.click("Sign out")
+    customer.shows("You are signed out")
     customer.go("key=trt_cut")
-    customer.heading("This link opens no page").to_be_visible()
+    customer.shows("This link opens no page")
     page.route("**/me?*", lambda route: route.fulfill(status=403, json={"code": "suspended"}))
     customer.go("key=trt_suspended")
-    customer.heading("Your webhooks are suspended").to_be_visible()
+    customer.shows("Your webhooks are suspended")
     customer.forgive("40")
 
 
@@ -631,7 +632,7 @@ def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies
     console: Console, receiver: Receiver
 ) -> None:
     page, payload = console.page, '{"text":"a,\\"metadata\\":","cents":12345678901234567890}'
-    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    console.open(key=console.token())
     secret = page.get_by_label("Your own secret")
     page.get_by_label("URL").fill(receiver.url)
     page.get_by_label("Body of each request").select_option("the payload alone")
@@ -650,15 +651,15 @@ def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies
     event = f'{{"event_type": "a", "tenant": "acme", "payload": {payload}}}'
     posted = json.loads(console.system.call("POST", "/events", event)[2])
     console.go(f"/events/{posted['copies'][0]}")
-    console.text("#body").to_have_text(payload)
+    console.reads("#body", payload)
     assert payload.encode() in [request.body for request in receiver.requests]
 
     console.go("/subscriptions")
     card.get_by_text("Edit").click()
     card.get_by_label("Your own secret").fill(OTHER)
-    console.button("Save").click()
-    console.text("#subscriptions li > p").to_contain_text("It is saved")
-    console.button("Show secret").click()
+    console.click("Save")
+    console.contains("#subscriptions li > p", "It is saved")
+    console.click("Show secret")
     assert console.copied("secret") == OTHER
     page.keyboard.press("Escape")
     console.forgive("status of 400")

@@ -26,7 +26,7 @@ from measure.outage import (
     run_beside,
     waits_beside,
 )
-from measure.repair import dies_again, run_repair
+from measure.repair import RepairWorld, dies_again
 from tests.simulator.simulated_world import INBOX, SLOW, Container, SimulatedWorld
 
 TROUBLES = [
@@ -116,7 +116,8 @@ def test_what_waits_for_a_destination_that_was_mended_arrives_within_minutes(
 def test_what_waits_for_a_destination_that_hung_for_hours_arrives_within_minutes_of_its_repair(
     *, recovers: bool
 ) -> None:
-    world = run_repair(12, recovers=recovers)
+    world = RepairWorld(12, recovers=recovers)
+    world.run(per_second=1, prefer="respond-async")
     half, last = world.arrivals()
     assert half < (105 if recovers else 450)  # *Recover* comes 5 s after the repair
     assert last < (305 if recovers else 700)
@@ -124,6 +125,7 @@ def test_what_waits_for_a_destination_that_hung_for_hours_arrives_within_minutes
 
 
 def test_a_destination_that_dies_again_is_left_alone() -> None:
-    world = run_repair(100, responds=dies_again, limit_seconds=600)
+    world = RepairWorld(100, responds=dies_again, limit_seconds=600)
+    world.run(per_second=1, prefer="respond-async")
     assert max(world.pushes[key] for key in world.old) <= 3
     assert world.healthy_waits()[1] < 3

@@ -28,10 +28,10 @@ from chalicelib.core.target import Target
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations.batch import BatchError
 from tests.simulator.hub import Hub
-from tests.simulator.invariants import History, Push, ViolationError, check
+from tests.simulator.invariants import NEVER, History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
 from tests.support.world import (
     KEY,
@@ -547,7 +547,7 @@ class SimulatedWorld:
             ]
             if not pending and not any(map(self.sqs.messages, WORKERS)):
                 break
-            self.clock.sleep(60)
+            self.clock.sleep(max(60, self._next_due_at(pending) - self.clock()))
             late = rfc3339(self.clock() - 50)
             if any(item.get("next_attempt_at", "~") < late for item in pending):
                 Container(self).sweep()
@@ -561,6 +561,11 @@ class SimulatedWorld:
                 "something stays pending for ever, or a message stays in the queue"
             )
         self.complete_erasures()
+
+    def _next_due_at(self, pending: Sequence[Json]) -> float:
+        """Return when a message can be received, a push is due, or an event can be leased."""
+        moments = [unix_seconds(item.get("next_attempt_at", NEVER)) for item in pending]
+        return min([*moments, *map(self.sqs.next_visible_at, WORKERS)])
 
     def complete_erasures(self) -> None:
         """Repeat each DELETE, as those do who were told 409 or nothing, when nobody holds a copy

@@ -379,6 +379,10 @@ class FakeSQS:
         now = self._clock()
         return [key for key, message in self._queues[url].items() if message.visible_at <= now]
 
+    def next_visible_at(self, url: str) -> float:
+        """Return from when a queue gives a message, for tests; infinity: it has none."""
+        return min((message.visible_at for message in self._queues[url].values()), default=math.inf)
+
     def send_message(
         self,
         *,
