@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from chalicelib.infra.times import unix_seconds
 from tests.support.receiver import Answers, Receiver
 from tests.support.subscribing import subscribe
 from tests.support.world import Answer, Json, World, assert_has
@@ -28,6 +29,12 @@ class Copy:
 
     def replay(self) -> Answer:
         return self.world.replay(self.id)
+
+    def retry(self) -> None:
+        """Let time pass until its next attempt, and make that."""
+        due = unix_seconds(self.now["next_attempt_at"])
+        self.world.sleep(max(0, due - self.world.clock()) + 1)
+        self.world.empty_inbox()
 
 
 class Hook:
