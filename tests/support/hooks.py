@@ -4,7 +4,7 @@ from typing import Any
 
 from chalicelib.infra.times import unix_seconds
 from tests.support.receiver import Answers, Receiver
-from tests.support.subscribing import subscribe
+from tests.support.subscribing import missed, recover, subscribe
 from tests.support.world import Answer, Json, World, assert_has
 
 
@@ -72,6 +72,12 @@ class Hook:
 
     def edit(self, **changes: Any) -> Answer:
         return self.world.call("PATCH", self.path, changes)
+
+    def recover(self, **members: Any) -> Answer:
+        return recover(self.world, self.id, **members)
+
+    def missed(self, **query: Any) -> Answer:
+        return missed(self.world, self.id, **query)
 
     def enable(self) -> Answer:
         return self.call("enable")
