@@ -4,7 +4,7 @@ from typing import Any
 
 from chalicelib.infra.times import unix_seconds
 from tests.support.receiver import Answers, Receiver
-from tests.support.subscribing import missed, recover, subscribe
+from tests.support.subscribing import missed, recover, send, subscribe
 from tests.support.world import Answer, Json, World, assert_has
 
 
@@ -72,6 +72,9 @@ class Hook:
 
     def edit(self, **changes: Any) -> Answer:
         return self.world.call("PATCH", self.path, changes)
+
+    def send(self, event: Json, **key: str) -> Answer:
+        return send(self.world, self.id, event["event_id"], **key)
 
     def recover(self, **members: Any) -> Answer:
         return recover(self.world, self.id, **members)
