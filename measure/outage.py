@@ -246,29 +246,6 @@ class LongRecoveryWorld(RecoveryWorld):
     missed = 12_000
 
 
-class MendedWorld(OutageWorld):
-    """The only subscription is mended after its trouble, and what waits for it is recovered."""
-
-    def is_healthy(self, item: Json) -> bool:
-        return True
-
-    def _callers(self, every_seconds: float, headers: dict[str, str]) -> None:
-        super()._callers(every_seconds, headers)
-        self.hub.sleep(65)  # what was tried less than a minute ago is left
-        [mended] = self.history.subscribed_at
-        self.ask(mended)
-
-    def ask(self, mended: str) -> None:
-        self.use(Container.recover, mended)
-
-
-class TriedWorld(MendedWorld):
-    """It is not recovered, but tried."""
-
-    def ask(self, mended: str) -> None:
-        self.use(Container.call, "POST", f"/subscriptions/{mended}/test", {})
-
-
 class HiccupWorld(OutageWorld):
     """One push of each worker to the webhook, which is well, takes 2.2 s, the first after 3 s."""
 

@@ -3,24 +3,21 @@
 from collections import Counter
 from typing import Any
 
-from chalicelib.core.event import Event, Status
+from chalicelib.core.event import Status
 from chalicelib.core.outcome import BREAKER_OPEN, Outcome, PushResult
-from chalicelib.core.store import compressed
 from chalicelib.infra.times import rfc3339
 from tests.conftest import During
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import (
+    deliveries,
     id_of_new,
     make_token,
     post_later,
+    store_copy,
     subscribed,
 )
 from tests.support.world import KEY, START, Json, World, assert_has
-
-
-def deliveries(world: World, subscription_id: str) -> Any:
-    return world.get(f"/subscriptions/{subscription_id}?include=deliveries")["deliveries"]
 
 
 def undelivered(world: World, subscription_id: str, key: str = KEY) -> list[str]:
@@ -68,21 +65,6 @@ def test_what_failed_or_waits_is_counted_until_it_is_delivered(
     world.run_worker()
     assert_has(deliveries(world, subscription_id), failed=0, waiting=0, oldest_missed_at=None)
     assert undelivered(world, subscription_id) == []
-
-
-def store_copy(world: World, subscription_id: str, number: int, state: Status, **more: Any) -> None:
-    """Store a copy that was made `number` seconds after the start."""
-    copy = Event(
-        event_id=f"cpy_{world.services.new_id()}",
-        created_at=rfc3339(START + number),
-        created_by="acme",
-        status=state,
-        subscription_id=subscription_id,
-        response_bytes=2,
-        expires_at=int(START) + 86400,
-        **{"event_type": "a", **more},
-    )
-    world.services.store.put(copy, compressed(copy))
 
 
 def test_what_was_lost_is_counted_however_old_and_no_copy_is_read(
@@ -208,19 +190,3 @@ def test_the_error_is_that_of_a_push_not_of_an_attempt_that_a_breaker_refused(
     assert errors == ["receiver responded 503", BREAKER_OPEN]
     assert target.count == 1
     assert_has(deliveries(world, subscription_id), waiting=2, last_error="receiver responded 503")
-
-
-def test_more_than_a_page_is_recovered_however_much_is_counted(world: World) -> None:
-    """What is counted has an end, and what is recovered has none."""
-    subscription_id = id_of_new(world, "http://127.0.0.1:9/")
-    for number in range(230):
-        store_copy(world, subscription_id, number % 3, Status.FAILED, claim_id=f"{number}")
-    path = f"/subscriptions/{subscription_id}/recover"
-    body: Json = {}
-    done: list[int] = []
-    while not done or body["cursor"]:
-        answer = world.call("POST", path, body).json
-        body["cursor"] = answer["next_cursor"]
-        done.append(answer["replayed"])
-
-    assert done == [100, 100, 30]

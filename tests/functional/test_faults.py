@@ -94,10 +94,10 @@ def test_what_is_stored_too_late_is_left_to_the_worker(
 def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
     world: World, hook: Hook, aws: Aws
 ) -> None:
-    world.restart(MAX_DELIVERY_ATTEMPTS="9")
+    world.restart(MAX_DELIVERY_ATTEMPTS="4")
     copy = hook.post(503)
     aws.fail("GetItem", "Query")
-    for _ in range(60):
+    for _ in range(25):
         world.sleep(60)
         with suppress(StorageUnavailableError):
             world.sweep()
@@ -105,7 +105,7 @@ def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
             world.run_worker()
     aws.heal()
     assert len(world.messages()) == 1
-    assert aws.faults > 60
+    assert aws.faults > 25
     assert hook.target.count == 1
 
     world.settle(hours=1)

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from chalicelib.core.store import ERASED_SECONDS
 from chalicelib.infra.times import DAY_SECONDS
 from tests.conftest import During, Once, Output
 from tests.support.aws_calls import Aws, Fault
+from tests.support.hooks import Hook
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import (
     copies,
@@ -18,7 +20,6 @@ from tests.support.subscribing import (
     make_token,
     post_later,
     recipients,
-    recover,
     send,
     send_during,
     subscribe_later,
@@ -97,12 +98,12 @@ def test_a_payload_that_is_nested_too_deep_for_a_filter_has_no_member_to_tell(
     nested = f"{'[' * 20_000}{']' * 20_000}"
     content = zlib.compress(f'{{"a":{nested}}}\nnull'.encode())
     world.change_item(event["event_id"], "SET content = :content", content={"B": content})
-    subscription_id = subscribe_later(world, target, filter={"a": [1]})
+    hook = Hook(world, target, filter={"a": [1]})
 
     [row] = recipients(world, event)
 
     assert_has(row, reason="filter", member=None)
-    assert recover(world, subscription_id).json["sent"] == 0
+    assert hook.recover().json["sent"] == 0
 
 
 def test_an_event_without_recipients_has_none_and_a_copy_is_no_event(
@@ -136,13 +137,12 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
 ) -> None:
     receiver.default = status(422, body=MARKED.encode())
     event = post_later(world, {"total": 80}, tenant=TENANT, subject="order-4711", metadata={"m": 1})
-    subscription_id = subscribe_later(
-        world, target, "invoice.*", tenant=TENANT, filter={"total": [100]}
-    )
+    total = {"total": [100]}
+    hook = Hook(world, target, tenant=TENANT, event_types=["invoice.*"], filter=total)
     world.sleep(20 * DAY_SECONDS)
     token = make_token(world, TENANT)
 
-    answer = send(world, subscription_id, event["event_id"], key=token)
+    answer = hook.send(event, key=token)
 
     assert answer.status_code == 202
     copy_id = answer.json["event_id"]
@@ -164,49 +164,45 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     assert target.count == 1
     world.sleep(15 * DAY_SECONDS)  # the event has expired, the copy is kept as a replayed one
     assert world.event(copy_id)["status"] == "delivered"
-    assert listed(world, f"/events?subscription_id={subscription_id}") == [copy_id]
+    assert listed(world, f"/events?subscription_id={hook.id}") == [copy_id]
 
 
-def test_a_copy_that_is_gone_is_made_again_and_listed_once(
-    world: World, target: Receiver, subscription_id: str
-) -> None:
+def test_a_copy_that_is_gone_is_made_again_and_listed_once(world: World, hook: Hook) -> None:
     event = post_later(world)
     world.call("DELETE", f"/events/{event['copies'][0]}")
     world.sweep()
 
-    assert send(world, subscription_id, event["event_id"]).status_code == 202
+    assert hook.send(event).status_code == 202
 
     world.empty_inbox()
     assert world.event(event["event_id"])["copies"] == event["copies"]
     assert world.event(event["copies"][0])["status"] == "delivered"
-    assert target.count == 2
+    assert hook.target.count == 2
 
 
 def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws) -> None:
     event = post_later(world, tenant=TENANT)
     foreign = post_later(world, tenant="another")
-    subscription_id = subscribe_later(world, target, tenant=TENANT)
-    for_all = subscribe_later(world, f"{target.url}&all")
+    hook = Hook(world, target, tenant=TENANT)
+    for_all = Hook(world, target, path="&all")
     token = make_token(world, TENANT)
-    copy_id = send(world, for_all, event["event_id"]).json["event_id"]
+    copy_id = for_all.send(event).json["event_id"]
 
-    def refused(event_id: str, subscription_id: str = subscription_id) -> tuple[int, str]:
-        return send(world, subscription_id, event_id).problem
+    def refused(event_id: str) -> tuple[int, str]:
+        return send(world, hook.id, event_id).problem
 
     not_found = (404, "not_found")
     assert refused(UNKNOWN) == refused("evt_1") == refused(copy_id) == not_found
     assert refused(foreign["event_id"]) == refused(post_later(world)["event_id"]) == not_found
-    assert refused(event["event_id"], f"sub_{'0' * 32}") == not_found
-    assert send(world, for_all, event["event_id"], key=token).problem == not_found
+    assert send(world, f"sub_{'0' * 32}", event["event_id"]).problem == not_found
+    assert for_all.send(event, key=token).problem == not_found
     for body in ("{}", '{"event_id": 1}', '{"event_id": "evt_1", "x": 1}'):
-        assert world.call("POST", f"/subscriptions/{for_all}/send", body).status_code == 400
+        assert world.call("POST", f"{for_all.path}/send", body).status_code == 400
     assert aws.during(lambda: refused("evt_1")) == ["GetItem"]  # of the subscription
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
-    assert refused(event["event_id"]) == (409, "host_not_allowed")
-    assert recover(world, subscription_id).problem == (409, "host_not_allowed")
-    world.call("POST", f"/subscriptions/{subscription_id}/disable")
-    assert refused(event["event_id"]) == (409, "subscription_disabled")
-    assert recover(world, subscription_id).problem == (409, "subscription_disabled")
+    for code in ("host_not_allowed", "subscription_disabled"):
+        assert hook.send(event).problem == hook.recover().problem == (409, code)
+        hook.call("disable")
     assert len(world.event(event["event_id"])["copies"]) == 1
 
 
@@ -215,15 +211,14 @@ def test_a_report_is_not_sent_nor_filtered_where_its_recipients_are_asked_for(
 ) -> None:
     receiver.default = target.default = 422
     subscribe_later(world, target, "triggers.*")
-    other = subscribe_later(world, f"{target.url}&other", "a", "triggers.*")
-    world.sleep(10)
+    other = Hook(world, target, path="&other", event_types=["a", "triggers.*"])
     post_later(world)
     [report] = world.get("/events?event_type=triggers.*&source=original")["events"]
 
-    assert send(world, other, report["event_id"]).problem == (409, "not_pushed")
+    assert other.send(report).problem == (409, "not_pushed")
     world.empty_inbox()
     world.sleep(60)
-    assert_has(recover(world, other).json, sent=0, replayed=0)
+    assert_has(other.recover().json, sent=0, replayed=0)
     subscribe_later(world, f"{target.url}&later", "triggers.*", filter={"x": [1]})
     assert [row["reason"] for row in recipients(world, report)] == [None, None, "later"]
 
@@ -233,32 +228,29 @@ def test_an_event_lists_at_most_500_copies(world: World, target: Receiver) -> No
     listed = [f"cpy_{number:032x}" for number in range(499)]
     copies = json.dumps(listed, separators=(",", ":"))
     world.change_item(event["event_id"], "SET copies = :copies", copies={"S": copies})
-    first, second = (subscribe_later(world, f"{target.url}&{number}") for number in range(2))
+    first, second = (Hook(world, target, path=path) for path in ("&1", "&2"))
 
-    assert send(world, first, event["event_id"]).status_code == 202
-    assert send(world, second, event["event_id"]).problem == (409, "too_many_copies")
-    assert send(world, first, event["event_id"]).status_code == 202
-    assert_has(recover(world, second).json, examined=1, sent=0, next_cursor=None)
+    assert first.send(event).status_code == 202
+    assert second.send(event).problem == (409, "too_many_copies")
+    assert first.send(event).status_code == 202
+    assert_has(second.recover().json, examined=1, sent=0, next_cursor=None)
     assert len(recipients(world, event)) == 2
 
 
-def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(
-    world: World, target: Receiver, subscription_id: str
-) -> None:
+def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(world: World, hook: Hook) -> None:
     answers = []
 
     def claimed(push: Any) -> None:
-        answers.append(send(world, subscription_id, push.request.json()["source_event_id"]))
+        answers.append(send(world, hook.id, push.request.json()["source_event_id"]))
         status(200)(push)
 
-    target.script(claimed)
-    event = post_later(world)
+    event = hook.post(claimed).event
     world.change_item(event["event_id"], "REMOVE copies")
-    answers.append(send(world, subscription_id, event["event_id"]))
+    answers.append(hook.send(event))
 
     assert [answer.problem for answer in answers] == [(409, "event_claimed")] * 2
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
-    assert recover(world, subscription_id).json["sent"] == 0
+    assert hook.recover().json["sent"] == 0
 
 
 @pytest.mark.parametrize("fault", [Fault.REPEATED, Fault.LOST])
@@ -266,14 +258,14 @@ def test_a_lost_response_costs_no_copy(
     world: World, target: Receiver, aws: Aws, fault: Fault
 ) -> None:
     event = post_later(world)
-    subscription_id = subscribe_later(world, target)
+    hook = Hook(world, target)
     aws.fail("TransactWriteItems", fault=fault)
-    answer = recover(world, subscription_id)
+    answer = hook.recover()
     aws.heal()
 
     expected = (200, 1) if fault is Fault.REPEATED else (503, None)
     assert (answer.status_code, answer.json.get("sent")) == expected
-    assert recover(world, subscription_id).json["sent"] == 0
+    assert hook.recover().json["sent"] == 0
     world.settle()
     assert len(world.event(event["event_id"])["copies"]) == target.count == 1
 
@@ -288,7 +280,7 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
     world: World, target: Receiver, during: During, conflicts: int, codes: tuple[str, ...]
 ) -> None:
     event = post_later(world)
-    subscription_id = subscribe_later(world, target)
+    hook = Hook(world, target)
     left = [conflicts]
 
     def conflict(**_: object) -> Any:
@@ -302,7 +294,7 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
 
     during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", conflict)
     started = world.clock()
-    answer = send(world, subscription_id, event["event_id"])
+    answer = hook.send(event)
 
     assert answer.status_code == (503 if conflicts == 100 else 202)
     assert world.clock() - started < 13
@@ -314,8 +306,7 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
     world: World, target: Receiver, once: Once
 ) -> None:
     """Between the read of an event and the transaction another event may take its id."""
-    subscription_id = subscribe_later(world, target, "other")
-    world.sleep(10)
+    hook = Hook(world, target, event_types=["other"])
     bodies = [{"event_type": "a", "payload": {"n": number}} for number in range(2)]
     event = world.offer(bodies[0], idempotency_key="k").json
 
@@ -326,7 +317,7 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
         world.sleep(-ERASED_SECONDS)
 
     once(world.dynamodb, "before-call.dynamodb.TransactWriteItems", post_another)
-    send(world, subscription_id, event["event_id"])
+    hook.send(event)
     world.settle()
 
     assert [request.json()["payload"] for request in target.requests] == [{"n": 1}]
@@ -336,10 +327,10 @@ def test_a_send_that_another_one_overtakes_replays_its_copy(
     world: World, target: Receiver, once: Once
 ) -> None:
     event = post_later(world)
-    subscription_id = subscribe_later(world, target)
-    send_during(world, once, subscription_id, event)
+    hook = Hook(world, target)
+    send_during(world, once, hook.id, event)
     for number in (1, 2):  # a delivered copy is replayed, too
-        assert send(world, subscription_id, event["event_id"]).status_code == 202
+        assert hook.send(event).status_code == 202
         world.empty_inbox()
         assert target.count == number
     assert len(world.event(event["event_id"])["copies"]) == 1
@@ -350,9 +341,9 @@ def test_a_send_that_another_one_overtakes_replays_its_copy(
 
 def send_late(world: World, target: Receiver) -> Any:
     event = post_later(world)
-    subscription_id = subscribe_later(world, target)
+    hook = Hook(world, target)
     world.sleep(29 * DAY_SECONDS)
-    send(world, subscription_id, event["event_id"])
+    hook.send(event)
     return event
 
 
@@ -390,10 +381,9 @@ def test_nothing_ends_earlier_once_the_retention_period_was_lowered(
     world: World, target: Receiver, days: int
 ) -> None:
     target.default = 422
-    subscribe_later(world, target)
-    world.sleep(10)
-    event = post_later(world)
-    later = subscribe_later(world, f"{target.url}&later")
+    event = Hook(world, target).post().event
+    world.sleep(1)
+    later = Hook(world, target, path="&later")
     world.restart(EVENT_RETENTION_DAYS="7")
     world.sleep(60 + days * DAY_SECONDS)
 
@@ -405,9 +395,10 @@ def test_nothing_ends_earlier_once_the_retention_period_was_lowered(
         }
 
     before = ends()
-    for again in (later, event["copies"][0], event["event_id"]):
-        answer = send(world, again, event["event_id"]) if again is later else world.replay(again)
-        assert answer.status_code == 202
+    event_ids = (event["copies"][0], event["event_id"])
+    replays = [partial(world.replay, event_id) for event_id in event_ids]
+    for act in (partial(later.send, event), *replays):
+        assert act().status_code == 202
         world.empty_inbox()
         after = ends()
         assert [event_id for event_id, end in before.items() if after[event_id] < end] == []
@@ -441,9 +432,9 @@ def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
     receiver.default = 503
     listed(world)  # reads for how long events are kept, too
     event = post_later(world)
-    subscription_id = subscribe_later(world, target.url)
+    hook = Hook(world, target)
     world.clock.sleep(2 * DAY_SECONDS)
-    send(world, subscription_id, event["event_id"])
+    hook.send(event)
     world.empty_inbox()
     assert len(world.event(event["event_id"])["attempts"]) > 1
 
@@ -452,15 +443,8 @@ def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
     assert listed(world, "/inbox") == [event["event_id"]]
 
 
-def test_a_redrive_that_replays_nothing_keeps_no_event_longer(
-    world: World, target: Receiver
-) -> None:
-    target.default = 422
-    subscribe_later(world, target.url)
-    world.clock.sleep(10)
-    [copy_id] = post_later(world)["copies"]
-    target.default = 200
-    world.replay(copy_id)
+def test_a_redrive_that_replays_nothing_keeps_no_event_longer(world: World, hook: Hook) -> None:
+    hook.post(422).replay()
     world.empty_inbox()
     world.clock.sleep(DAY_SECONDS)
     kept = [item.get("expires_at") for item in world.items()]

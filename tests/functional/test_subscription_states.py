@@ -83,9 +83,7 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
         """Let time pass until there were so many attempts of the copy; return them."""
         while len(made := copy.now["attempts"]) < count:
             assert hook.state == (None, None)
-            world.sleep(10)
-            world.sweep()
-            world.empty_inbox()
+            copy.retry()
         return list(made)
 
     tenth = attempts(10)[9]
@@ -123,9 +121,7 @@ def test_a_later_attempt_makes_up_for_a_tenth_one_of_which_nothing_could_be_note
 
     during(world.dynamodb, f"before-parameter-build.dynamodb.{operation}", fail_once)
     while not hook.state[0]:
-        world.sleep(10)
-        world.sweep()
-        world.empty_inbox()
+        copy.retry()
 
     assert (failed, len(copy.now["attempts"])) == ([10], 11)
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from chalicelib.infra.times import unix_seconds
 from tests.support.receiver import Answers, Receiver
-from tests.support.subscribing import subscribe
+from tests.support.subscribing import missed, recover, send, subscribe
 from tests.support.world import Answer, Json, World, assert_has
 
 
@@ -28,6 +29,12 @@ class Copy:
 
     def replay(self) -> Answer:
         return self.world.replay(self.id)
+
+    def retry(self) -> None:
+        """Let time pass until its next attempt, and make that."""
+        due = unix_seconds(self.now["next_attempt_at"])
+        self.world.sleep(max(0, due - self.world.clock()) + 1)
+        self.world.empty_inbox()
 
 
 class Hook:
@@ -65,6 +72,15 @@ class Hook:
 
     def edit(self, **changes: Any) -> Answer:
         return self.world.call("PATCH", self.path, changes)
+
+    def send(self, event: Json, **key: str) -> Answer:
+        return send(self.world, self.id, event["event_id"], **key)
+
+    def recover(self, **members: Any) -> Answer:
+        return recover(self.world, self.id, **members)
+
+    def missed(self, **query: Any) -> Answer:
+        return missed(self.world, self.id, **query)
 
     def enable(self) -> Answer:
         return self.call("enable")

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
-from chalicelib.core.event import NewEvent
+from chalicelib.core.event import Event, NewEvent, Status
 from chalicelib.core.posting import make_event
+from chalicelib.core.store import compressed
 from chalicelib.deps import Services
 from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver
-from tests.support.world import CONSUMER_KEY, KEY, Answer, Json, World
+from tests.support.world import CONSUMER_KEY, KEY, START, Answer, Json, World
 
 
 def subscribe(
@@ -124,3 +125,23 @@ def send_during(world: World, once: Callable[..., None], subscription_id: str, e
         send(world, subscription_id, event["event_id"])
 
     once(world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
+
+
+def deliveries(world: World, subscription_id: str) -> Any:
+    return world.get(f"/subscriptions/{subscription_id}?include=deliveries")["deliveries"]
+
+
+def store_copy(world: World, subscription_id: str, number: int, state: Status, **more: Any) -> None:
+    """Store a copy that was made `number` seconds after the start."""
+    copy = Event(
+        event_id=f"cpy_{world.services.new_id()}",
+        created_at=rfc3339(START + number),
+        created_by="acme",
+        status=state,
+        subscription_id=subscription_id,
+        response_bytes=2,
+        claim_id=world.services.new_id(),
+        expires_at=int(START) + 86400,
+        **{"event_type": "a", **more},
+    )
+    world.services.store.put(copy, compressed(copy))

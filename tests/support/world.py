@@ -22,8 +22,12 @@ import moto.sqs.models
 import pytest
 from botocore.config import Config
 from moto import mock_aws
+from moto.core import responses
 from moto.core.botocore_stubber import BotocoreStubber
 from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.core.serialize import ResponseSerializer
+from moto.core.utils import method_names_from_class
+from moto.dynamodb.models import dynamodb_backends
 from moto.sqs.models import sqs_backends
 
 import app
@@ -46,6 +50,7 @@ START = 1_795_000_000.0
 REGION = "us-east-1"
 NAMES = "version account region detail detail-type source time id resources"
 SCHEDULED = dict.fromkeys(NAMES.split(), "")  # what EventBridge sends
+MOTO_GET_VALUE = ResponseSerializer.get_value
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 
 
@@ -226,9 +231,8 @@ class World:
         world.
         """
         self.environ = {**self._first_environ}
-        table = self.environ["EVENTS_TABLE_NAME"]
-        for item in self.items():
-            self.outside_dynamodb.delete_item(TableName=table, Key={"event_id": item["event_id"]})
+        table_name = self.environ["EVENTS_TABLE_NAME"]
+        dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[table_name].items.clear()
         for variable in QUEUES:
             self.queues.clear(self.environ[variable])
         self.clock.now = START
@@ -426,6 +430,14 @@ class MotoQueues:
         return sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[queue_url.rsplit("/", 1)[-1]]
 
 
+def get_value(serializer: ResponseSerializer, value: Any, key: str, shape: Any) -> Any:
+    """Return a member of a response; moto looks for each type of each attribute's value under ten
+    names.
+    """
+    is_typed = shape.parent.name == "AttributeValue"
+    return value.get(key) if is_typed else MOTO_GET_VALUE(serializer, value, key, shape)
+
+
 @contextmanager
 def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
     """Let moto be AWS until the end of the block."""
@@ -439,6 +451,8 @@ def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
 
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         patch.setattr(BotocoreStubber, "process_request", process_one_request)
+        patch.setattr(responses, "method_names_from_class", cache(method_names_from_class))
+        patch.setattr(ResponseSerializer, "get_value", get_value)
         patch.setattr(moto.sqs.models, "unix_time", clock)
         patch.setattr(moto.sqs.models, "unix_time_millis", lambda: clock() * 1000)
         yield MotoQueues(clock)
