@@ -76,7 +76,7 @@ def _find_due(
     """
     now = services.clock()
     since = unix_seconds(mark.since)
-    minutes = int(max(0.0, now - since)) // PERIOD_SECONDS  # those whose sweep was missed, too
+    minutes = int(now - since) // PERIOD_SECONDS  # those whose sweep was missed, too
     doubled = FIRST * 2**minutes
     limit = min(doubled, most)
     page = _read_oldest(replace(query, limit=limit), services)
