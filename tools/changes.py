@@ -6,6 +6,7 @@ import boto3
 import click
 import jmespath
 from chalice.config import Config
+from chalice.constants import DEFAULT_LAMBDA_MEMORY_SIZE, DEFAULT_LAMBDA_TIMEOUT
 
 from chalicelib.infra.clients import read_secret
 from chalicelib.infra.parsing import Json
@@ -132,8 +133,8 @@ def tell_function_changes(stage: str) -> bool:
                 "SubnetIds": config.subnet_ids,
                 "SecurityGroupIds": config.security_group_ids,
             },
-            "MemorySize": config.lambda_memory_size,
-            "Timeout": config.lambda_timeout,
+            "MemorySize": config.lambda_memory_size or DEFAULT_LAMBDA_MEMORY_SIZE,
+            "Timeout": config.lambda_timeout or DEFAULT_LAMBDA_TIMEOUT,
             "ReservedConcurrentExecutions": config.reserved_concurrency,
             # one that is new takes nothing away
             "Description": CATALOGUE.exists() and live[CATALOGUE.name],

@@ -241,6 +241,33 @@ def test_trouble_that_ends_soon_after_a_catch_up_has_one_a_quarter_of_an_hour_af
         world.sleep(800)
 
 
+def test_a_mark_is_not_ended_by_a_sweep_that_read_the_one_before(world: World) -> None:
+    store = world.services.store
+    store.mark_mended("webhook")
+    [mark] = store.mended()
+    world.sleep(1)
+    store.mark_mended("webhook")
+    assert store.mended() == [mark]
+    store.end_mended(mark)
+    store.mark_mended("webhook")
+    store.end_mended(mark)
+    world.sleep(900)
+    assert [later.destination for later in store.mended()] == ["webhook"]
+
+
+def test_one_that_fails_again_leaves_none_that_was_not_tried(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catch_up, "FIRST", 4)
+    subscription_id, events = waiting
+    target.script(200, 200, WAIT)
+    target.default = 200
+    try_it(world, subscription_id)
+    for _ in range(3):
+        sweep_and_push(world)
+    assert sorted(states(world, event) for event in events) == [["delivered"]] * 4 + [["pending"]]
+
+
 def test_half_of_few_that_fail_again_end_the_catch_up_though_new_ones_come(
     world: World, target: Receiver, waiting: tuple[str, list[Any]]
 ) -> None:
