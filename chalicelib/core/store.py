@@ -79,8 +79,6 @@ RECORDABLE = f"{PENDING} AND {MINE}"
 MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
 TESTED = "tested"
 RESTART_SECONDS = 900  # the least time between two catch-ups of a destination with the same cause
-AS_MARKED = "sort_key = :since"
-ENDED = "attribute_not_exists(undelivered_key)"
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
@@ -283,7 +281,7 @@ class EventStore(Table):
         refused = self._write("put_item", ABSENT, Item=item).item
         if refused and cause == MENDED:
             mark["sort_key"] = rfc3339(int(refused["expires_at"]["N"]))
-            self._update(mark_id, ENDED, mark, NO_VALUES)
+            self._update(mark_id, "attribute_not_exists(undelivered_key)", mark, NO_VALUES)
 
     def mended(self) -> list[Mended]:
         """Return the marks of destinations that deliver again, the oldest first."""
@@ -297,7 +295,7 @@ class EventStore(Table):
         """
         expires_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
         ended: Values = {"undelivered_key": None, "expires_at": expires_at}
-        self._update(mark.mark_id, AS_MARKED, ended, {":since": mark.since})
+        self._update(mark.mark_id, "sort_key = :since", ended, {":since": mark.since})
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

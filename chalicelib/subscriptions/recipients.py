@@ -274,15 +274,16 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
     if "subject" not in asked:
         asked["since"] = max(asked.get("since", LOWEST), subscription.wanted_after)
     subscription_id = subscription.subscription_id
-    query = replace(UNDELIVERED_COPIES, subscription_id=subscription_id, **asked)
+    copies: Sequence[Event | None]
     if looks_at_events:
-        query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
-    page = read_page(services, query)
-    copies: list[Event | None] = [*page.events]
-    if looks_at_events:
+        page = read_page(services, replace(ORIGINALS, tenant=subscription.tenant, **asked))
         copy_ids = [posting.copy_id(event, subscription_id) for event in page.events]
         found = services.store.get_many(copy_ids, with_content=False)
         copies = [*map(found.get, copy_ids)]
+    else:
+        query = replace(UNDELIVERED_COPIES, subscription_id=subscription_id, **asked)
+        page = read_page(services, query)
+        copies = page.events
     rows = []
     for number, (event, copy) in enumerate(zip(page.events, copies, strict=True), 1):
         if copy is None:
@@ -290,7 +291,7 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
         else:
             state = state_of(copy)
             missed = Missed(state if state in TROUBLE else None)
-        if missed.reason in RECOVERABLE or query.subject:
+        if missed.reason in RECOVERABLE or "subject" in asked:
             rows.append(Row(number, event, copy, missed))
     return Rows(rows, len(page.events), page.next_cursor)
 
