@@ -9,7 +9,9 @@ from urllib.parse import urlencode, urljoin
 
 import pytest
 
+from chalicelib.infra.errors import InvalidRequestError
 from chalicelib.infra.times import rfc3339
+from chalicelib.web.validation import parse_new_event
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
@@ -90,6 +92,11 @@ def test_a_body_that_is_nested_too_deep_to_be_sorted_is_refused(world: World) ->
 
     refused = bisect_left(range(1, 20_000), 400, key=post) + 1
     assert {post(levels) for levels in range(refused - 20, refused + 20)} == {202, 400}
+    payload: dict[str, Any] = {}
+    for _ in range(20_000):
+        payload = {"a": payload}
+    with pytest.raises(InvalidRequestError):
+        parse_new_event({"event_type": "a", "payload": payload}, "key")
 
 
 def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:

@@ -210,6 +210,14 @@ def test_a_loop_of_recoveries_pushes_once_a_minute(
     assert answer == 405 or copy.status == "pending"
 
 
+def test_a_recovery_puts_nothing_off_that_is_due_sooner(world: World, hook: Hook) -> None:
+    copy = hook.post(500)
+    assert hook.recover(since=None).json["left"] == 1
+    world.sleep(5)
+    world.empty_inbox()
+    assert copy.status == "delivered"
+
+
 def replay_and_push(copy: Copy, hook: Hook) -> None:
     copy.replay()
     copy.world.empty_inbox()
