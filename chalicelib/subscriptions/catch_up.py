@@ -4,9 +4,9 @@ backoff ends.
 A delivery after long trouble, or of a test event, leaves a mark. The sweep finds it and, each
 minute, makes the oldest of what waits due, twice as many as in the minute before, spread over the
 minute. Events that are still under way count, so that a slow receiver gets no more than it takes.
-If half of a minute's events failed again, or half of all that wait once each was tried, the
-catch-up ends, and what waits keeps its backoff: the next test event that is delivered starts
-another one, and so does the delivery that ends the next long trouble.
+If half of a minute's events failed again, or all that wait, the catch-up ends, and what waits keeps
+its backoff: the next test event that is delivered starts another one, and so does the delivery that
+ends the next long trouble.
 """
 
 from contextlib import suppress
@@ -80,24 +80,19 @@ def _find_due(
     doubled = FIRST * 2**minutes
     limit = min(doubled, most)
     page = _read_oldest(replace(query, limit=limit), services)
-    events = [event for event in page.events if event.is_waiting]  # or was posted just now
+    events = [event for event in page.events if event.is_waiting]
     failed = [
         event
         for event in events
-        if since <= event.asked_at and rfc3339(event.asked_at) < event.attempted_at
+        if since <= event.asked_at and rfc3339(event.asked_at) <= event.attempted_at
     ]
+    is_all_seen = len(failed) == len(events) and not page.next_cursor
+    if is_all_seen or 2 * len(failed) >= min(doubled // 2, most):
+        return None
     soon = rfc3339(now + PERIOD_SECONDS)
     due = [
-        event
-        for event in events
-        if event.asked_at < since
-        and event.attempted_at < mark.since
-        and (event.next_attempt_at or "") > soon
+        event for event in events if event.asked_at < since and (event.next_attempt_at or "") > soon
     ]
-    # How many were tried: those of the last minute, or all if no other one waits.
-    tried = min(doubled // 2, most) if page.next_cursor or due else len(events)
-    if 2 * len(failed) >= tried:
-        return None
     logger.info("caught up", extra={"destination": mark.destination, "queued": len(due)})
     return [(event, SPREAD_SECONDS * number / limit) for number, event in enumerate(due)]
 

@@ -266,16 +266,3 @@ def test_one_that_fails_again_leaves_none_that_was_not_tried(
     for _ in range(3):
         sweep_and_push(world)
     assert sorted(states(world, event) for event in events) == [["delivered"]] * 4 + [["pending"]]
-
-
-def test_half_of_few_that_fail_again_end_the_catch_up_though_new_ones_come(
-    world: World, target: Receiver, waiting: tuple[str, list[Any]]
-) -> None:
-    subscription_id, _ = waiting
-    target.default = 200
-    try_it(world, subscription_id)
-    target.default = WAIT
-    sweep_and_push(world)
-    post_later(world)
-    world.sweep()
-    assert world.services.store.mended() == []
