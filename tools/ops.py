@@ -54,15 +54,6 @@ from tools.subscriptions import COLUMNS, disable, enable, missed, recover, send_
 
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
-DLQ_COLUMNS = (
-    "destination",
-    "reason",
-    "messages",
-    "latest",
-    "event_id",
-    "attempts",
-    "last_error",
-)
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
 NO_ERASE = (
     "the key in TRIGGERS_API_KEY lacks the scope erase, with which this erases (docs/runbook.md)"
@@ -134,7 +125,18 @@ def dlq(stage: str, limit: int) -> None:
     counts = Counter(group for group, _ in described)
     rows = [(*group, counts[group], *latest) for group, latest in dict(described).items()]
     if rows:
-        print_table(DLQ_COLUMNS, rows)
+        print_table(
+            (
+                "destination",
+                "reason",
+                "messages",
+                "latest",
+                "event_id",
+                "attempts",
+                "last_error",
+            ),
+            rows,
+        )
     held = "is empty"
     if total:
         count = counted(total, "message")

@@ -16,19 +16,19 @@ from tools.command_line import (
     command_line,
     counted,
     option,
+    parse_time,
     print_items,
     print_table,
     since_option,
-    until_option,
 )
 
 COLUMNS = ("subscription_id", "name", "tenant", "target_host")
 STATE_COLUMNS = (*COLUMNS, "state")
-DELIVERY_COLUMNS = (*STATE_COLUMNS, "failed", "waiting", "oldest_missed_at")
 
 subscription_option = option(
     "--subscription-id", required=True, metavar="SUBSCRIPTION_ID", help="Which subscription."
 )
+missed_until_option = option("--until", type=parse_time, metavar="TIME", help="Created before.")
 
 
 @click.command("send-to", short_help="Send an event to one subscription.")
@@ -49,9 +49,9 @@ def send_to(subscription_id: str, event_id: str) -> None:
 @click.command(short_help="List what a subscription did not get, and why.")
 @subscription_option
 @since_option
-@until_option
+@missed_until_option
 @option("--subject", metavar="SUBJECT", help="All events with this subject, and what became of it.")
-def missed(subscription_id: str, since: str | None, until: str, subject: str | None) -> None:
+def missed(subscription_id: str, since: str | None, until: str | None, subject: str | None) -> None:
     """List the deliveries of a subscription that failed, or wait for another attempt.
 
     With --since its events are looked through for those that were never sent, too. What was
@@ -70,9 +70,9 @@ def missed(subscription_id: str, since: str | None, until: str, subject: str | N
 @click.command(short_help="Count what a subscription missed, or get it there (--go).")
 @subscription_option
 @since_option
-@until_option
+@missed_until_option
 @click.option("--go", is_flag=True, help="Send and replay it. Without it, it is counted.")
-def recover(subscription_id: str, since: str | None, until: str, *, go: bool) -> None:
+def recover(subscription_id: str, since: str | None, until: str | None, *, go: bool) -> None:
     """Push again what failed or waits. With --since also send the events that the subscription
     takes now and that have no copy for it.
 
@@ -90,7 +90,8 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
         if events:
             print(f"To recover them: {again(go='1')}")
         return
-    body: Json = {"since": since, "until": until}  # one end for all calls
+    # one end for all calls
+    body: Json = {"since": since, "until": until or (since and parse_time("0s"))}
     total = Counter[str]()
     with Console(stderr=True).status("recovering") as progress:
         while True:
@@ -125,11 +126,12 @@ def tell_why(event: Json) -> str:
 
 
 def read_missed(
-    api: Api, subscription_id: str, since: str | None, until: str, subject: str | None = None
+    api: Api, subscription_id: str, since: str | None, until: str | None, subject: str | None = None
 ) -> tuple[list[Json], str]:
     """Return what a subscription missed, and how many for each reason; if it missed none of the
     events that were looked at, how many of these it took.
     """
+    until = until or (since and parse_time("0s"))
     query = {"since": since, "until": until, "subject": subject}
     events: list[Json] = []
     examined = 0
@@ -231,7 +233,7 @@ def subscriptions(**query: str) -> None:
     listed = Api().list_all("/subscriptions", **query, include="deliveries")
     found = [row | row["deliveries"] for row in listed]
     if found:
-        print_items(DELIVERY_COLUMNS, found)
+        print_items((*STATE_COLUMNS, "failed", "waiting", "oldest_missed_at"), found)
     print(counted(len(found), "subscription"))
 
 
