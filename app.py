@@ -71,12 +71,7 @@ public = partial(app.route, content_types=[])
 
 @public("/health")
 def get_health() -> Response:
-    health = {
-        "status": "ok",
-        "version": __version__,
-        "stage": STAGE,
-    }
-    return respond(dumps(health))
+    return respond(dumps({"status": "ok", "version": __version__, "stage": STAGE}))
 
 
 @public("/health", methods=["HEAD"])

@@ -4,6 +4,7 @@ Each step may be the last before a crash: what is stored by then is enough for t
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
@@ -12,6 +13,7 @@ from chalicelib.core import messages
 from chalicelib.core.breaker import Breaker
 from chalicelib.core.event import Attempt, Event
 from chalicelib.core.invocation import AFTER_PUSH_SECONDS, CoreServices, Invocation
+from chalicelib.core.lanes import FAST_PUSH_SECONDS
 from chalicelib.core.outcome import (
     BREAKER_OPEN,
     UNPUSHED_RETRY_SECONDS,
@@ -111,7 +113,8 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     started = services.clock()
     open_seconds = breaker.acquire(target, started, event.asked_at)
     if not open_seconds:
-        return push_and_record(event, target, breaker, invocation.push_timeout_seconds, invocation)
+        timeout_seconds = FAST_PUSH_SECONDS if invocation.is_fast_lane else math.inf
+        return push_and_record(event, target, breaker, timeout_seconds, invocation)
     if not breaker.has_failed_since(target, event.asked_at):
         # Nobody has tried since somebody asked for it: another push is the trial. It may succeed
         # long before the rest ends. The longer that takes, the longer it waits: thousands may.
@@ -131,7 +134,7 @@ def push_and_record(
     services = invocation.services
     started = services.clock()
     try:
-        result = push(event, target, started, timeout_seconds, invocation)
+        result = push(event, target, started, invocation, timeout_seconds)
     except OutOfTimeError:
         return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
     ended = services.clock()
@@ -145,12 +148,13 @@ def push(
     event: Event,
     target: Target,
     started: float,
-    timeout_seconds: float,
     invocation: Invocation,
+    timeout_seconds: float = math.inf,
 ) -> PushResult:
     """Push an event once, unless its target has a fault.
 
-    The push is signed for `started`, now in Unix seconds. Raises OutOfTimeError.
+    The push is signed for `started`, now in Unix seconds. The settings and the time that is left
+    bound `timeout_seconds`. Raises OutOfTimeError.
     """
     settings = invocation.services.settings
     time_left = invocation.seconds_left() - AFTER_PUSH_SECONDS

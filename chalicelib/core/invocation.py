@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
 from chalicelib.core.event import Event
 from chalicelib.core.http_push import PushClient
-from chalicelib.core.lanes import FAST_PUSH_SECONDS, Lanes
+from chalicelib.core.lanes import Lanes
 from chalicelib.core.outcome import Random
 from chalicelib.core.store import EventStore, WriteResult
 from chalicelib.core.target import Targets
@@ -123,12 +123,6 @@ class Invocation:
     def queue(self) -> Queue:
         """The queue of the worker's lane."""
         return self.services.work_queue if self.is_fast_lane else self.services.slow_queue
-
-    @property
-    def push_timeout_seconds(self) -> float:
-        """The timeout of a push by the worker of the lane, if the settings have no shorter one."""
-        settings = self.services.settings
-        return FAST_PUSH_SECONDS if self.is_fast_lane else settings.push_timeout_seconds
 
     def seconds_left(self) -> float:
         return self.deadline - self.services.clock()

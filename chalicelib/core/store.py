@@ -420,7 +420,7 @@ def _decode_attempts(text: str) -> tuple[Attempt, ...]:
     """Return the stored attempts; members that a newer version added are ignored."""
     attempts = []
     for stored in json.loads(text):
-        known = {name: stored[name] for name in ATTEMPT_FIELDS if name in stored}
+        known = {name: stored.get(name) for name in ATTEMPT_FIELDS}
         known["outcome"] = OUTCOMES(stored["outcome"])
         attempts.append(Attempt(**known))
     return tuple(attempts)

@@ -6,7 +6,7 @@ Each operation logs one line; bodies are never logged.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError, error_code
@@ -29,7 +29,7 @@ class Message:
     """
 
     body: str
-    attributes: Json = field(default_factory=dict)
+    attributes: Json
     group_id: str = DEFAULT_GROUP_ID
     message_id: str = ""
     receipt_handle: str = ""

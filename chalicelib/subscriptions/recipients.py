@@ -151,8 +151,8 @@ def send(
     """
     _require_usable(subscription, invocation.services)
     event = _find_original(event_id, subscription, invocation.services)
-    stored = _make_copy(event, subscription, invocation, **recovered)
-    return stored.event if stored.is_new else replay.replay(stored.event, invocation, **recovered)
+    copy, is_new = _make_copy(event, subscription, invocation, **recovered)
+    return copy if is_new else replay.replay(copy, invocation, **recovered)
 
 
 def _require_usable(subscription: Subscription, services: CoreServices) -> None:
@@ -178,20 +178,14 @@ def _find_original(event_id: str, subscription: Subscription, services: CoreServ
     return event
 
 
-class Stored(NamedTuple):
-    """A copy, and whether this call stored it, not an earlier one."""
-
-    event: Event
-    is_new: bool
-
-
 def _make_copy(
     event: Event,
     subscription: Subscription,
     invocation: Invocation,
     **recovered: Any,
-) -> Stored:
-    """Store the copy of an event for a subscription and queue it, or return the one that is there.
+) -> tuple[Event, bool]:
+    """Store the copy of an event for a subscription and queue it, or find the one that is there;
+    return it, and whether this call stored it.
 
     `recovered` has what `replay.in_bulk` returns, if it is one of many.
     Each time that others list copies in the event, or a transaction of others holds it, it is read
@@ -219,7 +213,7 @@ def _make_copy(
         elif result.event and not is_listed:
             raise EventClaimedError("A POST that is in progress stored the copy; try again.")
         if result.event:
-            return Stored(result.event, is_new=result.applied)
+            return result.event, result.applied
         if invocation.seconds_left() - wait_seconds < TRY_SECONDS:
             raise StorageUnavailableError
         services.sleep(wait_seconds)
@@ -330,8 +324,8 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
         copy = row.copy
         try:
             if copy is None:
-                stored = _make_copy(row.examined, subscription, invocation, **recovered)
-                return "sent" if stored.is_new else None
+                _, is_new = _make_copy(row.examined, subscription, invocation, **recovered)
+                return "sent" if is_new else None
             # What failed because the subscription was disabled was not pushed.
             tried_at = "" if copy.reason is Reason.DISABLED else copy.attempted_at
             recovered_at = copy.recovered_at or ""

@@ -201,9 +201,8 @@ class AllTargets:
         for that is pushed.
         """
         started = self.services.clock()
-        timeout_seconds = self.services.settings.push_timeout_seconds
         target = self.of(subscription)
-        result = delivery.push(event, target, started, timeout_seconds, invocation)
+        result = delivery.push(event, target, started, invocation)
         if result.outcome is Outcome.DELIVERED and target.is_enabled:
             with suppress(StorageUnavailableError):
                 self.services.store.mark_mended(subscription.subscription_id, TESTED)

@@ -229,8 +229,7 @@ INBOX_PARAMETERS = some_of(PARAMETERS, "cursor", "event_type", "limit", "order",
 def parse_batch(body: bytes) -> list[Any]:
     """Return the events of a batch, to be parsed one by one; raise what `parse_object` raises."""
     document = _parse_json(body, MAX_BATCH_BYTES)
-    events: list[Any] = parse_object(document, BATCH_MEMBERS, ("events",))["events"]
-    return events
+    return list(parse_object(document, BATCH_MEMBERS, ("events",))["events"])
 
 
 def parse_batched(document: Any) -> NewEvent:
