@@ -269,5 +269,7 @@ if __name__ == "__main__":
         listen(options)
     except RefusedError as error:
         sys.exit(str(error))
+    except (LookupError, TypeError):
+        sys.exit("what answers at TRIGGERS_URL is not the API")
     except KeyboardInterrupt:
         sys.exit(0)

@@ -76,19 +76,21 @@ def test_what_there_was_since_a_time_is_posted_once_to_a_receiver_that_may_fail(
     with Receiver() as local:
         local.script(500)
 
-        def listen(*options: str) -> subprocess.CompletedProcess[str]:
+        def listen(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, SCRIPT, local.url, "--once", *options]
             token = make_token(world, TENANT)
-            environ = {**os.environ, "TRIGGERS_API_KEY": token}
+            environ = {**os.environ, "TRIGGERS_API_KEY": token, **settings}
             return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
         unclear = listen("--since", "3650d")
         chosen = ("--webhook", path.rpartition("/")[2])
         listened = listen(*chosen, "--since", "3650d", "--header", "X-Local: 1")
         of_now = listen(*chosen)
+        lost = listen(TRIGGERS_URL=f"{os.environ['TRIGGERS_URL']}/health?")
 
     assert unclear.returncode == 1
     assert "choose a webhook with --webhook:" in unclear.stderr
+    assert lost.stderr == "what answers at TRIGGERS_URL is not the API\n"
     assert (listened.returncode, of_now.returncode, of_now.stdout) == (1, 0, "")
     assert [line.split()[2:4] for line in listened.stdout.splitlines()] == [
         ["order-0", "500"],
