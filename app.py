@@ -38,7 +38,7 @@ from chalicelib.subscriptions import recipients
 from chalicelib.subscriptions.catch_up import catch_up
 from chalicelib.subscriptions.outcomes import Missed, judge
 from chalicelib.subscriptions.subscription import Subscription
-from chalicelib.subscriptions.subscriptions import why_filtered, why_not_taken
+from chalicelib.subscriptions.subscriptions import why_filtered
 from chalicelib.web import routes, validation
 from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import (
@@ -113,18 +113,12 @@ def create_token(call: Call) -> Response:
     members = call.body(validation.TOKEN_MEMBERS, "tenant")
     tenant = members["tenant"]
     expires_at = int(call.services.clock()) + members.get("expires_in_seconds", 3600)
-    token = make_token(
-        call.key,
-        tenant,
-        expires_at,
-        call.services.settings,
-    )
-    shown = {
-        "token": token,
+    made = {
+        "token": make_token(call.key, tenant, expires_at, call.services.settings),
         "tenant": tenant,
         "expires_at": rfc3339(expires_at),
     }
-    return respond(dumps(shown), 201)
+    return respond(dumps(made), 201)
 
 
 @public("/openapi.json")
@@ -287,15 +281,13 @@ def get_subscription(call: Call) -> Response:
 
 @route("PATCH", "/subscriptions/{subscription_id}", *CUSTOMERS)
 def edit_subscription(call: Call) -> Response:
-    hosts = call.services.settings.subscription_hosts
     changes = validation.parse_subscription(
         call.json(),
-        hosts,
+        call.services.settings.subscription_hosts,
         names_hosts=call.key.tenant is None,
         now=rfc3339(call.services.clock()),
     )
-    subscription = call.subscription()
-    edited = call.services.subscriptions.describe(subscription, **changes)
+    edited = call.services.subscriptions.describe(call.subscription(), **changes)
     return respond(require(edited).to_json())
 
 
@@ -341,8 +333,8 @@ def list_missed(call: Call) -> Response:
 def recover_events(call: Call) -> Response:
     members = call.body(validation.RECOVER_MEMBERS)
     recovered = recipients.recover(call.subscription(), call, **members)
-    next_cursor = encode_cursor(recovered.next_cursor)
-    return respond(dumps({**recovered._asdict(), "next_cursor": next_cursor}))
+    cursor = {"next_cursor": encode_cursor(recovered.next_cursor)}
+    return respond(dumps(recovered._asdict() | cursor))
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", *CUSTOMERS)
@@ -358,7 +350,7 @@ def push_test_event(call: Call) -> Response:
     missed = Missed()
     matches = None
     if new_event:
-        missed = why_not_taken(subscription, event)
+        missed = recipients.why_not_sent(subscription, event, call.services)
         matches = missed.reason is None
     return respond(dumps({**tried, "matches": matches, **missed._asdict()}))
 

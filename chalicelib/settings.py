@@ -27,7 +27,6 @@ from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_al
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
-MESSAGE_GRACE_SECONDS = 55
 # Values of ZAPIER_WEBHOOK_URL that are no URL.
 PULL_ONLY = "none"
 COPIES_ONLY = "subscriptions"
@@ -186,14 +185,6 @@ class Settings:
         """What customers may choose from: event types and what the catalogue says of each."""
         catalogue = self.catalogue or {}
         return {name: catalogue.get(name, {}) for name in self.event_types or catalogue}
-
-    @property
-    def message_grace_seconds(self) -> int:
-        """How late a message may be before the sweep sends another.
-
-        It may wait in Lambda for the batch window.
-        """
-        return MESSAGE_GRACE_SECONDS + self.worker_batch_window_seconds
 
 
 BY_VARIABLE = {row.metadata["name"] or row.name.upper(): row for row in fields(Settings)}

@@ -76,17 +76,15 @@ class PushClient:
         try:
             url = parse_url(target.url)
             uri = url.request_uri
-            manager = self._managers[target.public_only]
-            pool = manager.connection_from_host(
+            pool = self._managers[target.public_only].connection_from_host(
                 url.host, url.port, url.scheme, {"timeout": connect_timeout_seconds}
             )
-            timeout = urllib3.Timeout(total=timeout_seconds)
             response = pool.urlopen(
                 "POST",
                 uri,
                 body,
                 headers,
-                timeout=timeout,
+                timeout=urllib3.Timeout(total=timeout_seconds),
                 retries=False,
                 redirect=False,
                 preload_content=False,
@@ -96,11 +94,11 @@ class PushClient:
             text = error_text(error)
             outcome = Outcome.FAILED if text == ADDRESS_NOT_ALLOWED else Outcome.RETRY
             return PushResult(outcome, ms_since(started), error=text)
-        secrets = (uri, *target.headers.values(), *map(to_base64, target.secrets))
         response_body = _read_body(response)
         result = PushResult(Outcome.of(response.status), ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
             return result
+        secrets = (uri, *target.headers.values(), *map(to_base64, target.secrets))
         return replace(
             result,
             error=f"receiver responded {response.status}",

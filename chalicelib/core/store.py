@@ -105,6 +105,7 @@ RECORDED = (
     "reason",
     "undelivered_key",
 )
+OWN_RECORD = ("claim_id", "status", "attempts")  # what tells a record from that of another
 NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
 SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
 
@@ -141,8 +142,8 @@ class EventStore(Table):
     """The events of the table.
 
     boto3 retries a write whose response was lost, and the condition of the retry fails on what the
-    first try wrote: such a write counts as not applied, and the end of the claim or the sweep makes
-    up for it.
+    first try wrote. If that is a new `claim_id` or a record, the write counts as applied. Any other
+    counts as not applied, and a repeated call or the sweep makes up for it.
     """
 
     def __init__(self, client: Any, settings: Settings, *, clock: Clock) -> None:
@@ -178,7 +179,7 @@ class EventStore(Table):
         It carries a new `claim_id` for `delete_claimed`.
         """
         item = serialize({**to_attributes(event), "content": content})
-        return self._result(self._write("put_item", ABSENT, Item=item))
+        return self._result(self._write("put_item", ABSENT, Item=item), event.claim_id)
 
     def put_listed(self, copy: Event, original: Event) -> WriteResult:
         """Store a copy and list it in its event, both or neither: an erasure misses no copy.
@@ -208,11 +209,9 @@ class EventStore(Table):
         if not reasons:
             return WriteResult(True, copy)
         of_put, of_update = reasons
-        current = self._unexpired(of_put.get("Item"))
-        # The response of boto3's first try was lost, and nobody took the copy since.
-        if current and current.claim_id == copy.claim_id:
-            return WriteResult(True, copy)
-        return WriteResult(False, current if of_update["Code"] == "None" else None)
+        result = self._result(ItemResult(False, of_put.get("Item")), copy.claim_id)
+        is_as_read = of_update["Code"] == "None"
+        return result if result.applied or is_as_read else WriteResult(False)
 
     def renew(self, event_id: str, expires_at: int) -> None:
         """Keep the event of a copy as long as the copy, or nobody could erase that by its event.
@@ -245,6 +244,9 @@ class EventStore(Table):
         attributes = to_attributes(event, replayed=is_kept_longer)
         changes = {name: attributes.get(name) for name in RECORDED}
         result = self.change(event.event_id, RECORDABLE, changes, {":mine": event.claim_id})
+        known = result.event
+        if known and all(getattr(known, name) == getattr(event, name) for name in OWN_RECORD):
+            return WriteResult(True, known)
         if not result.applied:
             extra = {"event_id": event.event_id}
             logger.warning("not recorded: acknowledged, or claimed by another", extra=extra)
@@ -327,16 +329,20 @@ class EventStore(Table):
 
         The rest is as in `Table._update`.
         """
-        return self._result(self._update(event_id, condition, changes, values, **parameters))
+        written = self._update(event_id, condition, changes, values, **parameters)
+        return self._result(written, changes.get("claim_id"))
 
-    def _result(self, written: ItemResult) -> WriteResult:
+    def _result(self, written: ItemResult, new_claim_id: object = None) -> WriteResult:
+        """Return the result of a write that sets a `new_claim_id`, or of another one."""
         applied, item = written
         if applied:
             return WriteResult(True, from_item(item) if item else None)
         current = self._unexpired(item)
-        if current and current.status is Status.ERASED:
+        if current is None:
+            return WriteResult(False)
+        if current.status is Status.ERASED:
             return WriteResult(False, erased_until=current.expires_at)
-        return WriteResult(False, current)
+        return WriteResult(current.claim_id == new_claim_id, current)
 
     def _unexpired(self, item: Any) -> Event | None:
         if item is None:

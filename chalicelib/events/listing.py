@@ -130,8 +130,7 @@ def read_page(services: CoreServices, query: Query) -> Page:
     ago.
     """
     found = _first_page(search(services, query), query)
-    index = query.partitions[0]
-    if index == BY_STATUS and not query.include:
+    if query.partitions[0] == BY_STATUS and not query.include:
         return found
     # Cut once more: the index may not have had their sizes.
     page = _first_page(_read(services, query, found.events), query)

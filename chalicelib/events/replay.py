@@ -135,8 +135,10 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
         services.store.renew(event.source_event_id, expires_at)
     is_pushed = event.is_copy or services.settings.webhook_url is not None
     now = rfc3339(services.clock())
+    # A consumer's acknowledgement leaves it: nothing waits that was delivered.
+    outdated = ("last_error",) if event.status is Status.DELIVERED else ()
     return {
-        **dict.fromkeys(SETTLED_MEMBERS),
+        **dict.fromkeys((*SETTLED_MEMBERS, *outdated)),
         "next_attempt_at": now if is_pushed else None,
         "requeue_at": None,
         **status_attributes(event.event_id, Status.PENDING, replayed=True),

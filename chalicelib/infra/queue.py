@@ -93,6 +93,10 @@ class Queue:
         )
         return [Message.from_record(message) for message in response.get("Messages", ())]
 
+    def delete(self, receipt_handle: str) -> None:
+        """Delete a received message."""
+        self._call("delete_message", {}, ReceiptHandle=receipt_handle)
+
     def delete_many(self, receipt_handles: Sequence[str]) -> None:
         """Delete up to BATCH_SIZE received messages."""
         entries = [

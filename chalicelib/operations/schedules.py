@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from heapq import nsmallest
 from operator import itemgetter
@@ -19,12 +20,13 @@ from chalicelib.core.store import (
     from_item,
     partitions,
 )
-from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
+MESSAGE_GRACE_SECONDS = 55  # how late a message may be before the sweep sends another
 SEARCH_SECONDS = 20  # of a partition; what a search that took longer did not find is left out
 # An event that had so many attempts is refused by its receiver, and does not tell of an outage.
 STALLED_ATTEMPTS = 12
@@ -51,12 +53,12 @@ def publish_depths(services: CoreServices) -> None:
     is not published if the search takes longer than SEARCH_SECONDS. Without a URL to push to it is
     0 without a search: all that waits in the inbox would be read. Warns if the DLQ is not empty.
     """
+    visible = services.dlq.depth()
     metrics: Json = {
-        "DLQDepth": services.dlq.depth(),
+        "DLQDepth": visible,
         "InboxDepth": services.work_queue.depth(),
         "SlowDepth": services.slow_queue.depth(),
     }
-    visible = metrics["DLQDepth"]
     if visible:
         extra = {"queue": services.dlq.name, "visible": visible}
         logger.warning("the dead letter queue is not empty", extra=extra)
@@ -100,7 +102,9 @@ def sweep(services: CoreServices) -> None:
     if services.settings.webhook_url:
         searched += partitions(Status.PENDING)
     # Not that of the slow lane: slow destinations would cut the sweep for everybody.
-    is_long = services.work_queue.depth() >= LONG_QUEUE
+    is_long = True
+    with suppress(QueueUnavailableError):
+        is_long = services.work_queue.depth() >= LONG_QUEUE
     limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
     counts = services.map(partial(_sweep_partition, services, limit), searched)
     logger.info("swept", extra={"queued": sum(counts), "queue_is_long": is_long})
@@ -144,7 +148,9 @@ def _search_overdue(
     turns = Counter[str]()
     now = services.clock()
     deadline = now + SEARCH_SECONDS
-    times = {":late": rfc3339(now - services.settings.message_grace_seconds)}
+    # A message may wait in Lambda for the batch window.
+    grace_seconds = MESSAGE_GRACE_SECONDS + services.settings.worker_batch_window_seconds
+    times = {":late": rfc3339(now - grace_seconds)}
     for page in services.store.pages(partition, times, FilterExpression=OVERDUE):
         for event in map(from_item, page["Items"]):
             if event.expires_at <= now:

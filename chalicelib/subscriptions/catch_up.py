@@ -17,15 +17,15 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import Mended
 from chalicelib.events import replay
-from chalicelib.events.listing import Page, Query, read_page
-from chalicelib.infra.errors import ApiError
+from chalicelib.events.listing import Query, read_page
+from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions
 
-FIRST = 100  # events of a destination in the first minute
+FIRST = 100  # events of a destination in a sweep that comes at once, twice as many after a minute
 MOST = 1500  # of all destinations together, in a minute: half of what the slow lane takes
 PERIOD_SECONDS = 60  # of the sweep
 SPREAD_SECONDS = 50  # of a minute's events: when the next sweep comes, they were tried
@@ -42,9 +42,11 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
 
     def find_due(mark: Mended) -> list[tuple[Event, float]]:
         query = _query(mark.destination, known.get(mark.destination), services)
-        due = _find_due(query, mark, most, services) if query else None
-        if due is None:
-            services.store.end_mended(mark)
+        due = None
+        with suppress(StorageUnavailableError):  # that costs no other destination its minute
+            due = _find_due(query, mark, most, services) if query else None
+            if due is None:
+                services.store.end_mended(mark)
         return due or []
 
     def push(event_and_delay: tuple[Event, float]) -> None:
@@ -76,10 +78,15 @@ def _find_due(
     """
     now = services.clock()
     since = unix_seconds(mark.since)
-    minutes = int(now - since) // PERIOD_SECONDS  # those whose sweep was missed, too
-    doubled = FIRST * 2**minutes
+    # Also those whose sweep was missed. After ten it is MOST, and a mark lasts for a day.
+    minutes = min(10, (now - since) / PERIOD_SECONDS)
+    doubled = int(FIRST * 2**minutes)
     limit = min(doubled, most)
-    page = _read_oldest(replace(query, limit=limit), services)
+    query = replace(query, limit=limit)
+    page = read_page(services, query)
+    # However many dead letters are older.
+    while page.next_cursor and not page.events and services.clock() < now + SEARCH_SECONDS:
+        page = read_page(services, replace(query, cursor=page.next_cursor))
     events = [event for event in page.events if event.is_waiting]
     failed = [
         event
@@ -95,12 +102,3 @@ def _find_due(
     ]
     logger.info("caught up", extra={"destination": mark.destination, "queued": len(due)})
     return [(event, SPREAD_SECONDS * number / limit) for number, event in enumerate(due)]
-
-
-def _read_oldest(query: Query, services: CoreServices) -> Page:
-    """Return the oldest events of a query, however many dead letters are older."""
-    deadline = services.clock() + SEARCH_SECONDS
-    page = read_page(services, query)
-    while page.next_cursor and not page.events and services.clock() < deadline:
-        page = read_page(services, replace(query, cursor=page.next_cursor))
-    return page

@@ -132,12 +132,17 @@ def _why_missed(subscription: Subscription, event: Event, services: CoreServices
     """Return the first reason that applies for which a subscription has no copy of an event."""
     if posting.copy_id(event, subscription.subscription_id) in event.copies:
         return Missed("deleted")
+    not_sent = why_not_sent(subscription, event, services)
+    if not_sent.reason:
+        return not_sent
+    return Missed("later" if subscription.created_at > event.created_at else "edited")
+
+
+def why_not_sent(subscription: Subscription, event: Event, services: CoreServices) -> Missed:
+    """Return why an event that is posted now makes no copy for a subscription, if so."""
     if not services.settings.subscription_hosts.allows(subscription.target_url):
         return Missed("host")
-    not_taken = why_not_taken(subscription, event)
-    if not_taken.reason:
-        return not_taken
-    return Missed("later" if subscription.created_at > event.created_at else "edited")
+    return why_not_taken(subscription, event)
 
 
 def send(

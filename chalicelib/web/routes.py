@@ -99,14 +99,13 @@ class Call(Invocation):
         """Return the body, or `empty` if there is none; raise ApiError 415 if it is not plain
         JSON.
         """
-        headers = self.request.headers
         body: Any = self.request.raw_body  # bytes
-        media_type = headers.get("content-type", "").split(";")[0]
-        encoding = headers.get("content-encoding", "identity")
-        is_json = (media_type.strip().lower(), encoding.lower()) in JSON_BODIES
         if not body.strip():  # `curl -d ''` sends the content type of a form
             return empty
-        if not is_json:
+        headers = self.request.headers
+        media_type = headers.get("content-type", "").split(";")[0]
+        encoding = headers.get("content-encoding", "identity")
+        if (media_type.strip().lower(), encoding.lower()) not in JSON_BODIES:
             detail = "Content-Type must be application/json, without compression."
             raise ApiError(415, "unsupported_media_type", detail)
         return bytes(body)
@@ -273,8 +272,8 @@ def respond_page(query: Query, call: Call) -> Response:
     more: Json = {}
     if query.include == "outcome":
         page, more = read_outcomes(page, call.services, call.services.subscriptions)
-    shows_subject = any((query.include, query.subject, query.subscription_id))
-    without = "" if shows_subject else "subject"
+    with_subject = query.include or query.subject or query.subscription_id
+    without = "" if with_subject else "subject"
     has_payload = query.include == "payload"
     events = [
         event.summary(include_payload=has_payload, without=without, **more.get(event.event_id, {}))

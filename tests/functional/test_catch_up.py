@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from chalicelib.infra.times import rfc3339
 from chalicelib.subscriptions import catch_up
@@ -143,6 +144,25 @@ def test_each_minute_has_twice_as_many_and_a_sweep_that_was_missed_counts(
     assert target.count - before == 15
 
 
+def test_a_destination_whose_reads_fail_costs_no_other_its_minute(
+    world: World, waiting: tuple[str, list[Any]], target: Receiver, during: During
+) -> None:
+    subscription_id, events = waiting
+    target.default = 200
+    try_it(world, subscription_id)
+    other = subscribe_later(world, target, "another")
+    world.services.store.mark_mended(other)
+
+    def fail(params: Any, **_: object) -> None:
+        if params["ExpressionAttributeValues"].get(":partition") == {"S": other}:
+            raise EndpointConnectionError(endpoint_url="https://aws.test")
+
+    during(world.dynamodb, "provide-client-params.dynamodb.Query", fail)
+    sweep_and_push(world)
+    assert [states(world, event) for event in events] == [["delivered"]] * 5
+    assert other in {mark.destination for mark in world.services.store.mended()}
+
+
 def test_of_more_destinations_than_a_minute_has_pushes_each_has_one(
     world: World, target: Receiver, waiting: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +175,8 @@ def test_of_more_destinations_than_a_minute_has_pushes_each_has_one(
     sweep_and_push(world)
     assert target.count - before == 1
     assert [mark.destination for mark in world.services.store.mended()] == [subscription_id]
+    world.sleep(20 * 3600)  # a mark lasts for a day
+    sweep_and_push(world)
 
 
 def test_what_waits_is_pushed_once_a_test_and_a_delivery_end_long_trouble(

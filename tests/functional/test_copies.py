@@ -208,6 +208,8 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, ho
     assert breaker.acquire(another, world.clock()) == 0
 
     assert hook.offer() == []
+    tested = hook.call("test", {"event_type": "order.created", "payload": {}}).json
+    assert_has(tested, sent=None, matches=False, reason="host")
     copy.has(status="failed", last_error="host not allowed")
     assert hook.target.count == len(world.dead_letters()) == 1
 

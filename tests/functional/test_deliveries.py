@@ -59,6 +59,8 @@ def test_what_failed_or_waits_is_counted_until_it_is_delivered(
     assert_has(deliveries(world, subscription_id), failed=0, waiting=3)
     world.acknowledge(waiting)
     assert "undelivered_key" not in world.item(waiting)
+    world.replay(waiting)
+    assert world.event(waiting)["last_error"] is None
     assert undelivered(world, subscription_id) == [failed, other]
     world.sleep(600)
     world.sweep()

@@ -42,6 +42,27 @@ def test_every_call_gets_503_while_dynamodb_fails(
     assert all(int(answer.headers["retry-after"]) > 0 for answer in answers)
 
 
+@pytest.mark.parametrize("code, metric", [(200, "DeliverySuccess"), (422, "DeliveryFailure")])
+def test_a_write_whose_first_response_is_lost_is_that_of_its_call(
+    world: World, receiver: Receiver, aws: Aws, output: Output, code: int, metric: str
+) -> None:
+    receiver.script(code, code)
+    aws.fail("PutItem", "UpdateItem", fault=Fault.REPEATED)
+    answer = world.offer()
+    assert "idempotency-replayed" not in answer.headers
+    world.post(prefer="respond-async")
+    world.run_worker()
+
+    assert receiver.count == 2
+    events = world.call("GET", "/events").json["events"]
+    assert [event["delivery_attempts"] for event in events] == [1, 1]
+    assert [line[metric] for line in output.lines() if metric in line] == [1, 1]
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    waiting = world.post(event_type="order.late")["event_id"]
+    [leased] = world.call("POST", "/inbox/lease", {"event_type": "order.late"}).json["events"]
+    assert leased["event_id"] == waiting
+
+
 # Records
 
 

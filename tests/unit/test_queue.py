@@ -53,6 +53,7 @@ def test_each_operation_logs_a_line_without_bodies_and_failures(
         lambda: queue.send(message),
         lambda: queue.send_many([message]),
         lambda: queue.receive(wait_seconds=0),
+        lambda: queue.delete("handle"),
         lambda: queue.delete_many(["handle"]),
         queue.depth,
     ):
