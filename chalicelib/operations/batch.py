@@ -63,8 +63,7 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
                 delivery.deliver(content["event_id"], invocation)
             else:
                 logger.warning("message cannot be read")
-                malformed = Message(message.body, {"Reason": "malformed"}, message.group_id)
-                services.dlq.send(malformed)
+                services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
         except Exception:  # one message's error must not cost another
             logger.exception("message failed")
             return False

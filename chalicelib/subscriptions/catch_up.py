@@ -42,12 +42,12 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
 
     def find_due(mark: Mended) -> list[tuple[Event, float]]:
         query = _query(mark.destination, known.get(mark.destination), services)
-        due = None
         with suppress(StorageUnavailableError):  # that costs no other destination its minute
             due = _find_due(query, mark, most, services) if query else None
-            if due is None:
-                services.store.end_mended(mark)
-        return due or []
+            if due is not None:
+                return due
+            services.store.end_mended(mark)
+        return []
 
     def push(event_and_delay: tuple[Event, float]) -> None:
         with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells

@@ -243,8 +243,8 @@ def show_batch(posted: Sequence[Posted]) -> str:
             raise unavailable[0]
         extra = {"count": len(unavailable), "metrics": {"EventsNotStored": 1}}
         telemetry.logger.warning("events not stored", extra=extra)
-    shown = json_list(map(_show_posted, posted, count()))
-    return to_json({"failed_count": len(errors)}, events=shown)
+    shown = map(_show_posted, posted, count())
+    return to_json({"failed_count": len(errors)}, events=json_list(shown))
 
 
 def _show_posted(posted: Posted, number: int) -> str:
