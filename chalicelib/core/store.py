@@ -243,9 +243,10 @@ class EventStore(Table):
         changes = {name: attributes.get(name) for name in RECORDED}
         result = self.change(event.event_id, RECORDABLE, changes, {":mine": event.claim_id})
         known = result.event
-        # The response of boto3's first try was lost. An acknowledgement adds no attempt.
-        if known and known.status is event.status and known.attempts == event.attempts:
-            return WriteResult(True, known)
+        # The response of boto3's first try was lost.
+        wrote = (event.claim_id, event.status, event.attempts)
+        if known and (known.claim_id, known.status, known.attempts) == wrote:
+            return WriteResult(True)
         if not result.applied:
             extra = {"event_id": event.event_id}
             logger.warning("not recorded: acknowledged, or claimed by another", extra=extra)
@@ -329,10 +330,13 @@ class EventStore(Table):
         The rest is as in `Table._update`.
         """
         written = self._update(event_id, condition, changes, values, **parameters)
-        return self._result(written, changes.get("claim_id"))
+        return self._result(written, changes.get("claim_id", ""))
 
-    def _result(self, written: ItemResult, new_claim_id: object = None) -> WriteResult:
-        """Return the result of a write that sets a `new_claim_id`, or of another one."""
+    def _result(self, written: ItemResult, new_claim_id: object = "") -> WriteResult:
+        """Return the result of a write that sets a `new_claim_id`, or of another one.
+
+        An event that has it was written by the first try, unless a consumer acknowledged it since.
+        """
         applied, item = written
         if applied:
             return WriteResult(True, from_item(item) if item else None)
@@ -341,7 +345,8 @@ class EventStore(Table):
             return WriteResult(False)
         if current.status is Status.ERASED:
             return WriteResult(False, erased_until=current.expires_at)
-        return WriteResult(current.claim_id == new_claim_id, current)
+        is_own = current.claim_id == new_claim_id
+        return WriteResult(is_own and current.delivered_via is not DeliveredVia.PULL, current)
 
     def _unexpired(self, item: Any) -> Event | None:
         if item is None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from heapq import nsmallest
 from operator import itemgetter
@@ -20,7 +19,7 @@ from chalicelib.core.store import (
     from_item,
     partitions,
 )
-from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
@@ -102,9 +101,7 @@ def sweep(services: CoreServices) -> None:
     if services.settings.webhook_url:
         searched += partitions(Status.PENDING)
     # Not that of the slow lane: slow destinations would cut the sweep for everybody.
-    is_long = True
-    with suppress(QueueUnavailableError):
-        is_long = services.work_queue.depth() >= LONG_QUEUE
+    is_long = services.work_queue.depth() >= LONG_QUEUE
     limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
     counts = services.map(partial(_sweep_partition, services, limit), searched)
     logger.info("swept", extra={"queued": sum(counts), "queue_is_long": is_long})

@@ -34,20 +34,26 @@ WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_undeli
 
 
 def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
-    """Let destinations that deliver again catch up. Raises StorageUnavailableError."""
+    """Let destinations that deliver again catch up.
+
+    Raises StorageUnavailableError after all were tried, also if it failed for one.
+    """
     mended = services.store.mended()
     destinations = {mark.destination for mark in mended}  # a test and a delivery leave a mark each
     known = subscriptions.get_many(destinations)
     most = max(1, MOST // max(1, len(destinations)))
+    errors: list[StorageUnavailableError] = []
 
     def find_due(mark: Mended) -> list[tuple[Event, float]]:
         query = _query(mark.destination, known.get(mark.destination), services)
-        with suppress(StorageUnavailableError):  # that costs no other destination its minute
+        try:
             due = _find_due(query, mark, most, services) if query else None
-            if due is not None:
-                return due
-            services.store.end_mended(mark)
-        return []
+            if due is None:
+                services.store.end_mended(mark)
+            return due or []
+        except StorageUnavailableError as error:
+            errors.append(error)
+            return []
 
     def push(event_and_delay: tuple[Event, float]) -> None:
         with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
@@ -55,6 +61,8 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
 
     # Found by destination, pushed all together: a pool in each thread would be too many threads.
     services.map(push, [*chain.from_iterable(services.map(find_due, mended))])
+    if errors:
+        raise errors[0]
 
 
 def _query(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
+from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import rfc3339
 from chalicelib.subscriptions import catch_up
 from tests.conftest import During
@@ -158,7 +159,10 @@ def test_a_destination_whose_reads_fail_costs_no_other_its_minute(
             raise EndpointConnectionError(endpoint_url="https://aws.test")
 
     during(world.dynamodb, "provide-client-params.dynamodb.Query", fail)
-    sweep_and_push(world)
+    with pytest.raises(StorageUnavailableError):
+        world.sweep()
+    world.sleep(60)
+    world.empty_inbox()
     assert [states(world, event) for event in events] == [["delivered"]] * 5
     assert other in {mark.destination for mark in world.services.store.mended()}
 

@@ -63,6 +63,24 @@ def test_a_write_whose_first_response_is_lost_is_that_of_its_call(
     assert leased["event_id"] == waiting
 
 
+def test_what_a_consumer_acknowledges_meanwhile_is_not_pushed(
+    world: World, receiver: Receiver, during: During
+) -> None:
+    event_id = world.queued()
+    left = [event_id]
+
+    def acknowledge(**_: object) -> float | None:
+        if not left:
+            return None
+        world.acknowledge(left.pop())
+        return 0.0  # boto3 sends the claim again
+
+    during(world.dynamodb, "needs-retry.dynamodb.UpdateItem", acknowledge)
+    world.run_worker()
+    assert receiver.count == 0
+    assert world.event(event_id)["delivered_via"] == "pull"
+
+
 # Records
 
 
