@@ -56,7 +56,7 @@ function propose(sought, ids) {
     ...tenants.map((tenant) => [`Events of tenant ${tenant}`, "/", { tenant }]),
     ...found.map(({ subscription_id: id }) => [`Webhook ${label(id)}`, `/subscriptions/${id}`, {}]),
   ].slice(0, 20);
-  const end = proposals.length ? "These contain it:" : "Nothing that was seen here contains it.";
+  const end = proposals.length ? "These are like it:" : "Nothing that was seen here is like it.";
   setText($("looked"), `Ids and subjects are found as a whole. ${end}`);
   const items = proposals.map(([text, path, values]) => make("li", {}, link(path, values, text)));
   $("proposals").replaceChildren(...items);
