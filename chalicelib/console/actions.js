@@ -12,6 +12,7 @@ async function confirm(question, consequence, yes, no = "Cancel", tone = "primar
   dialog.showModal();
   await new Promise((resolve) => (dialog.onclose = resolve));
   dialog.onclose = null;
+  for (const part of ["question", "consequence", "secret"]) setText($(part), "");
   return dialog.returnValue === "yes";
 }
 // What actions said, and as long as what is so. It goes when that has passed.
@@ -78,6 +79,5 @@ async function showSecret(one, { secret, previous_until: until }, added = "") {
   $("yes").onclick = (click) => click.preventDefault() ?? copy(click, "Copy secret", secret);
   $("yes").focus();
   await closed;
-  setText($("secret"), "");
   return ["", ""];
 }
