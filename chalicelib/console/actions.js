@@ -8,9 +8,11 @@ async function confirm(question, consequence, yes, no = "Cancel", tone = "primar
   $("yes").className = tone;
   $("yes").onclick = null;
   dialog.returnValue = "";
+  dialog.dataset.hash = location.hash;
   dialog.showModal();
   await new Promise((resolve) => (dialog.onclose = resolve));
   dialog.onclose = null;
+  for (const part of ["question", "consequence", "secret"]) setText($(part), "");
   return dialog.returnValue === "yes";
 }
 // What actions said, and as long as what is so. It goes when that has passed.
@@ -29,7 +31,8 @@ function tell(answer, text, tone = "", isSo = null) {
 async function act(button, answer, given) {
   const { method = "POST", path, body, before = [], describe, consequence, tone } = given;
   if (button.ariaBusy === "true") return; // a second click
-  const { id } = page.view;
+  const { me, view } = page;
+  const isThere = () => page.me === me && page.view === view;
   const action = button.textContent;
   const asked = [given.question ?? `${action}?`, consequence, action, "Cancel", tone];
   if (consequence && !(await confirm(...asked))) return;
@@ -41,12 +44,12 @@ async function act(button, answer, given) {
     for (const first of before) await call("POST", first);
     const answered = await call(method, path, [], body);
     tell(answer, "");
-    return describe(answered);
+    return isThere() ? describe(answered) : [""];
   };
   const said = await run().catch((error) => [error.message, "failed"]);
   page.acted?.add(given.owner); // not before: a refresh in between would show what was
   button.ariaBusy = null;
-  tell(answer, ...(page.view.id === id ? said : [""]));
+  tell(answer, ...(isThere() ? said : [""]));
   await hooks.refreshAll();
   focusNear(button);
 }
@@ -76,6 +79,5 @@ async function showSecret(one, { secret, previous_until: until }, added = "") {
   $("yes").onclick = (click) => click.preventDefault() ?? copy(click, "Copy secret", secret);
   $("yes").focus();
   await closed;
-  setText($("secret"), "");
   return ["", ""];
 }

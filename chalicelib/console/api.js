@@ -3,13 +3,6 @@ function exactly(_, value, { source } = {}) {
   const isChanged = typeof value === "number" && source !== String(value);
   return isChanged && JSON.rawJSON ? JSON.rawJSON(source) : value;
 }
-function parse(text) {
-  try {
-    return JSON.parse(text, exactly);
-  } catch {
-    return {}; // 204, or a gateway's page
-  }
-}
 // Return {isNew, body}. Throws an Error with the answer's members, `status` (0: none), and `wait`.
 async function call(method, path, signals = [], body = undefined) {
   page.calls += 1;
@@ -21,8 +14,9 @@ async function call(method, path, signals = [], body = undefined) {
   const failed = () => Promise.reject(Object.assign(new Error(unanswered()), { status: 0 }));
   const sent = fetch(API + path, { ...given, body: body && JSON.stringify(body) });
   const response = await sent.catch(failed);
-  const answer = parse(await response.text().catch(failed));
-  if (response.ok) return { isNew: response.status === 201, body: answer };
+  const parsed = response.text().then((text) => JSON.parse(text || "{}", exactly));
+  if (response.ok) return { isNew: response.status === 201, body: await parsed.catch(failed) };
+  const answer = await parsed.catch(() => ({})); // a gateway's page
   const wait = response.headers.get("retry-after");
   const { code, title = response.statusText, detail = "" } = answer;
   const said = REFUSALS[code]?.() || say(`${response.status} ${title}. ${detail}`.trim());

@@ -2,20 +2,18 @@
 const MINUTES = 60;
 // Say how many of the loaded `items`, {state, time}, are in which state; each state is a filter.
 function drawCounts(items, name) {
-  const { status } = page.filters;
   const sums = sumsOf(items.map(({ state }) => state));
   const older = page.olderCursor ? "older ones are not counted" : "";
   const total = `${number(items.length, name)}${sums.length ? ":" : ""}`;
-  const links = () => sums.map(([state, count]) => countLink(state, count, status));
-  const draw = () => [total, ...links(), ...(older ? [span("muted", older)] : [])];
+  const draw = () => [total, ...sums.map(countLink), ...(older ? [span("muted", older)] : [])];
   redraw($("counted"), [total, sums, older, page.filters], draw);
 }
-function countLink(state, count, status) {
+function countLink([state, count]) {
   const text = `${count.toLocaleString("en")} ${wordOf(state)}`;
   const filter = state === "waiting" ? "pending" : state;
   const name = `badge ${toneOf(state)}`;
   if (isOfAll() || WORDS[state]) return span(name, text);
-  const isOn = filter === status;
+  const isOn = filter === page.filters.status;
   const href = address("/", { ...page.filters, rows: "", status: isOn ? "" : filter });
   return make("a", { class: name, href, ...(isOn && { "aria-current": "true" }) }, text);
 }

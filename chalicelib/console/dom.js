@@ -45,11 +45,11 @@ const setLink = (node, hash) => node.getAttribute("href") === hash || (node.href
 // Replace the children of a node if `data` changed: what is open or pointed at stays.
 function redraw(node, data, children) {
   const text = JSON.stringify(data);
-  if (node.dataset.shown === text) return;
+  if (node.shown === text && node.firstChild) return;
   const focused = [...node.querySelectorAll("a")].indexOf(document.activeElement);
   node.replaceChildren(...children());
   node.querySelectorAll("a")[focused]?.focus({ preventScroll: true });
-  node.dataset.shown = text;
+  node.shown = text;
 }
 // Show a child for each item, which keeps it, with focus and selection. If one fails, others stand.
 function showItems(list, items, id, template, fill) {

@@ -50,7 +50,7 @@ function fillEvent() {
   setSentence($("message"), isOne ? "" : say(event.message));
   const owner = webhooks.get(event.subscription_id);
   const name = owner && isOff(owner) ? "Enable and replay" : "Replay";
-  setText($("replay"), isOne ? name : "Replay to your own webhook");
+  showText($("replay"), isOne ? name : "Replay to your own webhook");
   for (const id of ["own", "replay"]) hide($(id), !isOne && delivered_via === "subscriptions");
   setTone($("replay"), "", isOne ? "primary" : "");
   hide($("replay-copies"), isOne || !recipients?.some((one) => one.copy));
@@ -81,7 +81,8 @@ function fillContent() {
   const prefixes = ["webhook", owner?.header_prefix].filter(Boolean);
   const ends = ["id", "timestamp", "signature"];
   const signed = prefixes.flatMap((prefix) => ends.map((end) => `${prefix}-${end}`));
-  const all = ["Content-Type", "User-Agent", ...signed, ...(owner?.header_names ?? [])];
+  const own = ["Content-Type", "User-Agent", "webhook-event-type"];
+  const all = [...own, ...signed, ...(owner?.header_names ?? [])];
   hide($("sending"), !body);
   setText($("sent"), `As it would be sent now, with the headers ${all.join(", ")}.`);
   setText($("body"), body ?? "");

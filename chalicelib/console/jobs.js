@@ -2,7 +2,7 @@
 const REPLAY_MS = 250; // between two replays of many
 let opener = null; // what began it, and has the focus again after it
 const isRunning = () => page.job !== null && $("stop").textContent === "Stop";
-const tellJob = (text) => setText($("job-title"), text);
+const tellJob = (text) => setSentence($("job-title"), text);
 const showProgress = (value, max) => Object.assign($("progress"), { max, value });
 // Run `work`, which returns what became of it, or null if somebody thought better of it.
 async function runJob(work) {
@@ -17,9 +17,10 @@ async function runJob(work) {
   tellJob("Counting");
   const { signal } = page.job;
   const told = await work(signal).catch((error) => stopped(error, signal, "Stopped"));
+  if (page.job?.signal !== signal) return; // the key is another, or forgotten
   if (told === null) return endJob();
   tellJob(told);
-  setText($("announcement"), told);
+  setSentence($("announcement"), told);
   $("stop").textContent = "Close";
   $("progress").hidden = true;
   await hooks.refreshAll();
@@ -30,6 +31,7 @@ function stopped({ message, status }, signal, text) {
   return text;
 }
 function endJob() {
+  page.job?.abort();
   page.job = null;
   $("job").hidden = true;
   focusNear(opener ?? $("stop"));
@@ -51,38 +53,34 @@ async function insist(method, path, signal, body) {
     }
   }
 }
-const tellIds = (ids) => number(ids.length, page.me.tenant ? "delivery" : "event");
+const tellAll = (all) => number(all.length, page.me.tenant ? "delivery" : "event");
 // Count all that match, ask, then replay them.
 function replayAll(given) {
   return runJob(async (signal) => {
     const { found } = await listEvents(given, { enough: Infinity, signal });
     const pushed = [...found.values()].filter((one) => one.delivered_via !== "subscriptions");
-    const ids = pushed.map(idOf);
     const whatever = given.status ? "" : ", whatever their status";
     const consequence = "Each is queued to be sent again, a few a second, from this tab. If they \
 fail again and that disables a webhook, the rest for it is refused.";
     const owner = page.webhooks.get(given.subscription_id);
     const isMended = owner && isOff(owner);
     const verb = isMended ? "Enable and replay" : "Replay";
-    if (!(await confirm(`${verb} ${tellIds(ids)}${whatever}?`, consequence, verb))) return null;
+    if (!(await confirm(`${verb} ${tellAll(pushed)}${whatever}?`, consequence, verb))) return null;
     if (isMended) await insist("POST", `subscriptions/${owner.subscription_id}/enable`, signal);
-    const told = await replayEach(ids, signal);
-    return `${told}${tellLetters(pushed)}`;
+    return replayEach(pushed, signal);
   });
 }
-const replayMany = (all) =>
-  runJob(async (signal) => `${await replayEach(all.map(idOf), signal)}${tellLetters(all)}`);
+const replayMany = (all) => runJob((signal) => replayEach(all, signal));
 // Return how many were queued, and how many refused and why.
-async function replayEach(ids, signal) {
+async function replayEach(all, signal) {
   const refused = new Map(); // how many, by reason
-  const total = tellIds(ids);
   let done = 0;
   let end = "";
   try {
-    for (const id of ids) {
+    for (const { event_id: id } of all) {
       signal.throwIfAborted();
-      tellJob(`Replaying: ${done.toLocaleString("en")} of ${total} queued`);
-      showProgress(done, ids.length);
+      tellJob(`Replaying: ${done.toLocaleString("en")} of ${tellAll(all)} queued`);
+      showProgress(done, all.length);
       const path = `events/${id}/replay`;
       const error = await insist("POST", path, signal).then(() => null, (reason) => reason);
       if (!error) done += 1;
@@ -95,5 +93,6 @@ async function replayEach(ids, signal) {
     end = stopped(error, signal, ", then stopped");
   }
   const tellRefused = ([reason, count]) => `, ${count} refused: ${reason.replace(/\.$/, "")}`;
-  return `${done.toLocaleString("en")} queued${[...refused].map(tellRefused).join("")}${end}`;
+  const told = [...refused].map(tellRefused).join("");
+  return `${done.toLocaleString("en")} queued${told}${end}${tellLetters(all)}`;
 }

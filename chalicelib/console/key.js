@@ -15,20 +15,21 @@ function setKey(value, refusal = "") {
   if (value) sessionStorage.setItem("key", value);
   former = page.me ?? former;
   Object.assign(page, { key: value, me: null });
-  page.job?.abort();
+  endJob();
+  $("confirm").close();
+  setText($("banner"), "");
   setText($("refusal"), refusal);
   hooks.refresh();
 }
+const DRAWN = document.querySelectorAll("[id]:empty:not(#login *, #confirm *)"); // by this script
 function forgetAll() {
   Object.assign(page, nothingKnown());
   former = null;
-  const lists = ["rows", "subscriptions", "overview", "recipients", "orders", "nobody", "told"];
-  for (const id of lists) $(id).replaceChildren();
+  for (const node of DRAWN) node.replaceChildren();
 }
 async function takeKey(linked) {
   const question = ["Use the key of this link?", "This tab uses another one.", "Use it"];
-  const isOther = page.key !== linked;
-  if (isOther && (!page.key || (await confirm(...question)))) setKey(linked);
+  if (!page.key || (await confirm(...question)) || !page.key) setKey(linked);
 }
 // What ends a page, by the code of the answer: what an operator reads, and in ENDS a customer.
 const ENDED = {
@@ -50,7 +51,7 @@ function forget(code) {
   document.body.className = isCustomer ? "customer" : "";
   setText($("end-title"), title);
   setText($("end-text"), text);
-  if (isCustomer) document.title = title;
+  document.title = isCustomer ? title : "Triggers API";
   setKey(null, ENDED[code]);
   if (!(isCustomer && code)) forgetAll();
   $("key").focus();

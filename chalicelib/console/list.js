@@ -107,12 +107,15 @@ function renderList() {
   const name = owner ? `Deliveries to ${label(owner)}` : "Events";
   setText($("list-name"), isOfAll() ? "What did not arrive" : name);
   setTone($("list-title"), "", isOfOne() ? "" : "unseen");
-  const told = isRefused ? "Correct the filters." : isListed ? empty : "Loading…";
+  hide($("listing"), isListed || isRefused);
+  const told = isRefused ? "Correct the filters." : isListed ? empty : "";
   setText($("empty"), $("rows").children.length ? "" : told);
   hide($("older"), isOfAll() || !page.olderCursor || page.loaded.size >= MOST_SHOWN);
   hide($("replay-all"), !rows.length || isOfAll() || !(isFiltered() || isOfOne()));
   hide($("filters").elements.status.parentNode, isOfAll());
+  set($("of-webhook"), { disabled: !owner || owner === OWN });
   drawWebhookOptions();
+  if (isRefused) redraw($("counted"), null, () => []);
   if (!isListed) return;
   drawCounts(rows, isOfOne() ? "delivery" : "event");
   drawChart(rows);

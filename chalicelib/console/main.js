@@ -39,6 +39,7 @@ function showFailure(error) {
   if (code in ENDED) return forget(code);
   const gone = `There is no ${view.id}: it expired or was deleted.`;
   if (code === "not_found" && view.id) return miss(gone);
+  if (status === 400 && view.sought) return missSubject(view.sought); // no subject is like that
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
   const faults = { 0: `${message} Trying again.`, 400: `${message}${AGAIN}` };
@@ -48,7 +49,6 @@ function showFailure(error) {
   if (status === undefined) console.error(error);
   page.isRefused ||= status === 400;
   if (page.isRefused) resetList();
-  if (page.isRefused && view.name === "list") renderList();
   return !page.isRefused; // until the filters change
 }
 function route() {
@@ -71,11 +71,11 @@ function route() {
   if (VIEWS[path]) page.filters = given;
   fillFields();
   const isSearch = !me?.tenant && path === "/find";
+  if (["name", "id", "sought"].some((part) => left[part] !== view[part])) enter(left);
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
-  else if (["name", "id", "sought"].some((part) => left[part] !== view[part])) enter(left);
   refresh();
-  if (linked) takeKey(linked);
+  if (linked && linked !== page.key) takeKey(linked);
 }
 function viewOf(path, sought) {
   const isWhole = ID.test(sought);
@@ -86,7 +86,7 @@ function viewOf(path, sought) {
   return { name: sought.startsWith("sub") ? "subscriptions" : "event", id: sought };
 }
 function enter(left) {
-  explain([], $("filters"));
+  if (page.job && !isRunning()) endJob();
   for (const id of ["answer", "told"]) tell($(id), "");
   set(document, { title: page.me?.tenant ?? "Triggers API" });
   Object.assign(page, { acted: null, listed: null, shownAt: null });
@@ -146,6 +146,7 @@ ononline = refresh;
 const isEdited = () =>
   [...$("subscriptions").querySelectorAll("form")].some((form) => form.isEdited?.());
 onhashchange = async ({ oldURL }) => {
+  if ($("confirm").dataset.hash !== location.hash) $("confirm").close(); // it asks of what is left
   if (!isEdited()) return route();
   const wanted = location.hash;
   history.replaceState(null, "", oldURL);

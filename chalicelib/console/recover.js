@@ -38,9 +38,9 @@ const recover = (one, given, total) =>
     try {
       if (isOff(one)) await insist("POST", `${path}/enable`, signal);
       do {
+        signal.throwIfAborted();
         tellJob(`Recovering: ${done()} of ${number(total, "event", deliveries.has_more)} queued`);
         showProgress(done() + sum.left, Math.max(done() + sum.left, total));
-        signal.throwIfAborted();
         const { body } = await insist("POST", `${path}/recover`, signal, asked);
         for (const name of Object.keys(sum)) sum[name] += body[name];
         asked.cursor = body.next_cursor;
@@ -50,7 +50,8 @@ const recover = (one, given, total) =>
     } catch (error) {
       end = stopped(error, signal, ", then stopped");
     }
-    const later = sum.left ? `, ${sum.left.toLocaleString("en")} more in a minute` : "";
+    const soon = new Date(Date.now() + 60e3).toISOString();
+    const later = sum.left ? `, ${sum.left.toLocaleString("en")} more in a minute, by ${soon}` : "";
     const told = `${number(done(), "event")} queued`;
     const text = `At ${new Date().toISOString()}: ${told}${later}.`;
     if (!end && done() + sum.left) page.queued.set(id, { text, end: Date.now() + QUEUED_MS });

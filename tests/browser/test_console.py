@@ -72,6 +72,7 @@ def test_only_a_key_that_may_read_opens_the_page_until_it_is_forgotten(console: 
     console.click("Forget key")
 
     expect(page.get_by_label("API key")).to_be_focused()
+    assert "order.linked" not in page.evaluate("document.title + document.body.textContent")
     assert not page.evaluate("sessionStorage.length + localStorage.length + document.cookie.length")
 
 
@@ -130,6 +131,8 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(
         "It must be an event type, or a prefix followed by *"
     )
     expect(event_type).to_have_attribute("aria-invalid", "true")
+    console.reads("#counted", "")
+    console.text("#of-webhook").to_be_disabled()
     event_type.fill("refund.m")  # a partial word is the beginning of a type
     page.get_by_label("Until").fill("2099-01-01T00:00")
     console.text("#rows li").to_have_count(2)
@@ -275,6 +278,8 @@ def test_what_is_old_says_so_older_pages_are_read_once_and_one_bad_row_spoils_no
     page.route(re.compile("/events"), lambda route: None)  # no answer
     page.evaluate(f"{later} 4e4")
     console.reads("#as-of", old)
+    console.go("/?event_type=page.loaded")
+    console.text("#listing").to_be_visible()
 
 
 def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
@@ -292,8 +297,10 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
         console.heading("Nothing is here.").to_be_focused()
     assert "/events?limit=2&source=original&subject=Order-815" in asked[0]
     assert "/events/evt_" in asked[1]
-    console.find("99999")
-    console.shows("No event has the id or subject 99999.")
+    for searched in ("x" * 129, "99999"):
+        console.find(searched)
+        console.shows(f"No event has the id or subject {searched}.")
+    console.forgive("status of 400")
     console.text("#proposals li").to_have_count(0)
     console.find("fresh")
     console.contains("#looked", "These contain it:")
@@ -423,8 +430,11 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
     assert {one.get("source_event_id") for one in pushed} == {event["event_id"]}
     assert len(pushed) == 3
     unmatched = console.post("bill.made")["event_id"]
-    console.find(unmatched)
+    console.click("Replay copies")
+    console.go(f"/events/{unmatched}")
     console.reads("#became", "It matched none of 1 webhook.")
+    for left in ("#confirm", "#job"):
+        console.text(left).to_be_hidden()
 
 
 def test_what_copies_carry_never_runs(console: Console, receiver: Receiver) -> None:
@@ -462,6 +472,8 @@ def test_an_offline_page_says_so_and_goes_on_by_itself(console: Console) -> None
     console.page.context.set_offline(False)
     console.text("#banner").to_be_hidden()
     console.forgive("ERR_INTERNET_DISCONNECTED")
+    console.page.route("**/events/*", lambda route: route.fulfill(body="<p>Sign in to the Wi-Fi"))
+    console.contains("#banner", "The API does not respond. Trying again.")
 
 
 # Keyboard and phone
