@@ -201,7 +201,7 @@ def change(
     if bool(subscription_id) == bool(tenant):
         raise click.UsageError("give either --subscription-id or --tenant")
     api = Api()
-    changed_ids = [subscription_id]
+    changed_ids = [subscription_id or ""]
     if tenant:
         listed = api.list_all("/subscriptions", tenant=tenant)
         found = [row for row in listed if bool(row["disabled_at"]) is (verb == "enable")]
@@ -214,10 +214,10 @@ def change(
     for changed_id in changed_ids:
         if dismiss:
             # By the clock of the API, which takes no time that lies ahead.
-            told = api.get("/subscriptions", str(changed_id), include="deliveries")
+            told = api.get("/subscriptions", changed_id, include="deliveries")
             body = {"dismissed_until": told["deliveries"]["last_at"]}
-            api.call("PATCH", path_of(str(changed_id)), json=body)
-        subscription, _ = api.call("POST", path_of(str(changed_id), verb))
+            api.call("PATCH", path_of(changed_id), json=body)
+        subscription, _ = api.call("POST", path_of(changed_id, verb))
         name = subscription["name"] or subscription["target_host"]
         print(printable(f"{changed_id} ({name}): {verb}d"))
 
