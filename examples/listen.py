@@ -42,6 +42,18 @@ class RefusedError(Exception):
     """The API refuses a call: it is not there, or not allowed."""
 
 
+class RedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Follow no redirect, which would take the key to another host."""
+
+    def redirect_request(self, request, response, code, *_):
+        raise RefusedError(
+            f"{code}: a redirect, which would take the key along: check TRIGGERS_URL"
+        )
+
+
+opener = urllib.request.build_opener(RedirectHandler)
+
+
 def get(path, **parameters):
     """Call the API; repeat until it responds. Raises RefusedError."""
     query = urllib.parse.urlencode({name: text for name, text in parameters.items() if text})
@@ -51,7 +63,7 @@ def get(path, **parameters):
     while True:
         try:
             request = urllib.request.Request(url, None, headers)
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with opener.open(request, timeout=30) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code != 429:
