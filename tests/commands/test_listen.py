@@ -89,11 +89,18 @@ def test_what_there_was_since_a_time_is_posted_once_to_a_receiver_that_may_fail(
         lost = listen(TRIGGERS_URL=f"{os.environ['TRIGGERS_URL']}/health?")
         target.script(redirect(f"{os.environ['TRIGGERS_URL']}/subscriptions"))
         redirected = listen(TRIGGERS_URL=target.url)
+        no_url = listen(TRIGGERS_URL="nonsense")
+        no_key = listen(TRIGGERS_API_KEY="trt_1\r")
+        no_time = listen("--since", f"{10**14}d")
 
     assert unclear.returncode == 1
     assert "choose a webhook with --webhook:" in unclear.stderr
     assert lost.stderr == "what answers at TRIGGERS_URL is not the API\n"
     assert redirected.stderr.startswith("302: a redirect")
+    assert no_url.stderr.startswith("TRIGGERS_URL must be")
+    assert no_key.stderr.startswith("TRIGGERS_API_KEY must be")
+    assert "trt_1" not in no_key.stderr
+    assert no_time.stderr.endswith("argument --since: is out of range\n")
     assert (listened.returncode, of_now.returncode, of_now.stdout) == (1, 0, "")
     assert [line.split()[2:4] for line in listened.stdout.splitlines()] == [
         ["order-0", "500"],
