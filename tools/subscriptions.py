@@ -208,8 +208,9 @@ def change(
         changed_ids = [row["subscription_id"] for row in found]
         if not (go and found):
             print_items(STATE_COLUMNS, found)
-            count = counted(len(found), "subscription")
-            print(f"{count} would be {verb}d. To {verb} them: {again(go='1')}")
+            print(f"{counted(len(found), 'subscription')} would be {verb}d")
+            if found:
+                print(f"To {verb} them: {again(go='1')}")
             return
     for changed_id in changed_ids:
         if dismiss:

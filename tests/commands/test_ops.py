@@ -257,6 +257,9 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
     assert acme.id not in counted
     disabled = paste(counted, "To disable them").output
     assert disabled == f"{mine[1].id} (CRM): disabled\n"
+    assert Ran("disable", "--tenant=acme", "--go").output.endswith(
+        "\n0 subscriptions would be disabled\n"
+    )
     event = post_later(world, tenant="acme")
     world.run_worker()
     paused = Ran("subscriptions", "--tenant=acme", "--state=paused").output
