@@ -351,7 +351,14 @@ def test_what_keeps_it_from_starting_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "name, code", [("SETTINGS_SECRET", 0), ("BACKOFF_CAP_SECONDS", 0), ("WEBHOOK", 2)]
+    "name, code",
+    [
+        ("SETTINGS_SECRET", 0),
+        ("BACKOFF_CAP_SECONDS", 0),
+        ("TRIGGERS_API_KEY", 0),
+        ("TRIGGERS_UR", 2),
+        ("WEBHOOK", 2),
+    ],
 )
 def test_make_run_takes_settings_and_nothing_else(name: str, code: int) -> None:
     status, _, errors = ended("make", "-n", "run", f"{name}=1")
