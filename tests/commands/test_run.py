@@ -195,12 +195,16 @@ def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
     assert patched == [{"disabled": True}, {"disabled": False}]
 
 
-def test_a_wrong_url_of_svix_is_told_at_once() -> None:
+def test_a_wrong_url_of_svix_is_told_at_once_and_what_is_missing() -> None:
     script = str(ROOT / "examples" / "svix_lines.py")
     url = f"http://127.0.0.1:{free_port()}"
 
     status, output, errors = ended(sys.executable, script, SVIX_URL=url, SVIX_TOKEN="t")
+    unset = ended(sys.executable, script, SVIX_URL=url, SVIX_TOKEN="")
+    incomplete = ended(sys.executable, script, "app_1", SVIX_URL=url, SVIX_TOKEN="t")
 
+    assert unset == (1, "", "set SVIX_TOKEN\n")
+    assert incomplete[2].startswith("give no arguments, or ")
     assert (status, output) == (1, "")
     assert f"asking {url}\n{url}/api/v1/app: no answer" in errors
 
