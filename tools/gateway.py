@@ -37,9 +37,6 @@ LIMITS = {
 # API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is
 # a minute later.
 RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
-DEPLOYING = (
-    "deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute"
-)
 
 
 def _response(status: int, title: str, detail: str, code: str, *, retry_after: str = "") -> Json:
@@ -135,7 +132,11 @@ def main(stage: str) -> None:
             raise click.ClickException(
                 f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}"
             )
-        print(DEPLOYING, flush=True)
+        print(
+            "deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a "
+            "minute",
+            flush=True,
+        )
         for api_id in api_ids:
             gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
             for response_type, response in RESPONSES.items():

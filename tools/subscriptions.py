@@ -145,7 +145,10 @@ def read_missed(
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
         return events, f"{reasons} of {counted(examined, 'event')}"
     if not (since or subject):
-        return events, "nothing failed, and nothing waits; SINCE=3d looks for what was never sent"
+        return events, (
+            f"nothing failed, and nothing waits, of what was created before {until or 'now'}; "
+            "SINCE=3d looks for what was never sent"
+        )
     copies = api.list_all("/events", **query, subscription_id=subscription_id)
     taken = sum(not copy["event_type"].startswith(RESERVED_PREFIX) for copy in copies)
     left_out = f"types and filter leave out {examined - taken:,}"
