@@ -74,7 +74,7 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
     live = split_names(in_use)
     entries = live
     known = ", ".join(re.findall(r"[^\s,][^,:]*:\w{8}", in_use))
-    for key in re.split(" *, *", removed) if removed else ():
+    for key in re.split(" *, *", removed.strip(", ")) if removed else ():
         beginning = key if ":" in key else f"{key}:"
         left = [entry for entry in entries if not entry.startswith(beginning)]
         if left == entries:

@@ -218,7 +218,7 @@ def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
     assert said.startswith(PLACE)
     assert keys_in_use(aws) == {twin, oncall}
     # By a list from yesterday.
-    said = resources("--go", API_KEYS=acme, REMOVE_KEY="person oncall,acme")
+    said = resources("--go", API_KEYS=acme, REMOVE_KEY="person oncall, acme,")
     assert "kept" not in said
     assert keys_in_use(aws) == {acme}
 
