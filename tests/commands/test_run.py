@@ -80,6 +80,13 @@ def found(lines: list[str], pattern: str) -> str:
     return match[1]
 
 
+def commands_of(lines: list[str]) -> str:
+    """Return the printed commands, which wait for a push in place of five seconds."""
+    commands, _, _ = "\n".join(lines).partition("\n\nconsole")
+    wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
+    return commands.replace(wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done""")
+
+
 def shell(commands: str) -> str:
     """Run commands that a user pastes, which must succeed; return their output. make uses this
     Python.
@@ -99,12 +106,8 @@ def post(system: Run, **headers: str) -> Any:
 def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     system: Run, printed: list[str]
 ) -> None:
-    end = next(number for number, line in enumerate(printed) if line.startswith("console"))
-    commands = "\n".join(printed[: end - 1])
+    commands = commands_of(printed)
     assert "\n#" not in commands  # zsh takes no comments from a terminal
-    wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
-    commands = commands.replace(wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done""")
-
     commands = commands.replace("\n\n", "\necho ----\n") + "\necho ----; env"
 
     output = shell(commands).split("----\n")
@@ -132,15 +135,7 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
 def test_what_is_printed_where_only_subscriptions_are_pushed_can_be_pasted() -> None:
     with contextlib.closing(Run(RUN, ZAPIER_WEBHOOK_URL="subscriptions")) as run:
         lines = lines_until_ready(run)
-        run.port = int(found(lines, r"ready  http://127.0.0.1:(\d+)"))
-        end = next(number for number, line in enumerate(lines) if line.startswith("console"))
-        commands = "\n".join(lines[: end - 1])
-        wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
-        commands = commands.replace(
-            wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done"""
-        )
-
-        output = shell(commands)
+        output = shell(commands_of(lines))
 
     assert re.search(r'cpy_\w+  responded 200, signature ok: {"order_id": "1"}', output)
     assert "CRM (customer-42): no copy: event_types" in output
