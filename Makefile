@@ -43,7 +43,7 @@ TAKES_subscriptions := STAGE TENANT STATE
 TAKES_enable := SUBSCRIPTION_ID DISMISS GO TENANT
 TAKES_disable := SUBSCRIPTION_ID GO TENANT
 TAKES_import-subscriptions := GO FILE
-SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS SUSPENDED_TENANTS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
+SETTINGS := PY PYTHON AWS_% TRIGGERS_URL TRIGGERS_API_KEY ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS SUSPENDED_TENANTS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.

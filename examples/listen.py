@@ -16,6 +16,7 @@ import hmac
 import http.client
 import json
 import os
+import re
 import sys
 import time
 import urllib.error
@@ -42,6 +43,18 @@ class RefusedError(Exception):
     """The API refuses a call: it is not there, or not allowed."""
 
 
+class RedirectHandler(urllib.request.HTTPRedirectHandler):
+    """Follow no redirect, which would take the key to another host."""
+
+    def redirect_request(self, request, response, code, *_):
+        raise RefusedError(
+            f"{code}: a redirect, which would take the key along: check TRIGGERS_URL"
+        )
+
+
+opener = urllib.request.build_opener(RedirectHandler)
+
+
 def get(path, **parameters):
     """Call the API; repeat until it responds. Raises RefusedError."""
     query = urllib.parse.urlencode({name: text for name, text in parameters.items() if text})
@@ -51,7 +64,7 @@ def get(path, **parameters):
     while True:
         try:
             request = urllib.request.Request(url, None, headers)
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with opener.open(request, timeout=30) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code != 429:
@@ -222,17 +235,22 @@ def listen(options):
 
 def moment(text):
     """Return a time as the API shows times: of one, or of so long ago as `10m` says."""
-    if text[:-1].isdigit() and text[-1] in SECONDS:
-        ago = timedelta(seconds=int(text[:-1]) * SECONDS[text[-1]])
-        return (datetime.now(UTC) - ago).strftime(FORMAT)
-    at = datetime.fromisoformat(text.replace("Z", "+00:00"))  # noqa: FURB162 - Python 3.8 to 3.10
-    return at.astimezone(UTC).strftime(FORMAT)
+    try:
+        if text[:-1].isdigit() and text[-1] in SECONDS:
+            ago = timedelta(seconds=int(text[:-1]) * SECONDS[text[-1]])
+            return (datetime.now(UTC) - ago).strftime(FORMAT)
+        at = datetime.fromisoformat(text.replace("Z", "+00:00"))  # noqa: FURB162 - Python 3.8 to 3.10
+        return at.astimezone(UTC).strftime(FORMAT)
+    except OverflowError:
+        raise argparse.ArgumentTypeError("is out of range") from None
 
 
-def local_url(text):
+def http_url(text):
     parts = urllib.parse.urlsplit(text)
-    if parts.scheme not in CONNECTIONS or not parts.hostname:
-        raise argparse.ArgumentTypeError("must begin with http:// or https://, and have a host")
+    if parts.scheme not in CONNECTIONS or not parts.hostname or text.split() != [text]:
+        raise argparse.ArgumentTypeError(
+            "must begin with http:// or https://, and have a host and no spaces"
+        )
     parts.port  # noqa: B018 - raises ValueError if it is no port
     return text
 
@@ -244,9 +262,22 @@ def header(text):
     return name, value.strip()
 
 
+def check_environment():
+    """End with a sentence, which repeats no key, unless URL and key can be used."""
+    for variable in ("TRIGGERS_URL", "TRIGGERS_API_KEY"):
+        if not os.environ.get(variable):
+            sys.exit(f"set {variable}")
+    try:
+        http_url(os.environ["TRIGGERS_URL"])
+    except (argparse.ArgumentTypeError, ValueError):
+        sys.exit("TRIGGERS_URL must be the http or https URL of the API, without spaces")
+    if not re.fullmatch("[!-~]+", os.environ["TRIGGERS_API_KEY"]):
+        sys.exit("TRIGGERS_API_KEY must be a token or a key: printable ASCII without spaces")
+
+
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument(
-    "url", type=local_url, help="where to post to, such as http://127.0.0.1:3000/hook"
+    "url", type=http_url, help="where to post to, such as http://127.0.0.1:3000/hook"
 )
 parser.add_argument("--webhook", help="its id, sub_…; needed if there are several")
 parser.add_argument(
@@ -262,9 +293,7 @@ parser.add_argument(
 parser.add_argument("--once", action="store_true", help="end when what --since finds is posted")
 if __name__ == "__main__":
     options = parser.parse_args()
-    for variable in ("TRIGGERS_URL", "TRIGGERS_API_KEY"):
-        if not os.environ.get(variable):
-            sys.exit(f"set {variable}")
+    check_environment()
     try:
         listen(options)
     except RefusedError as error:

@@ -25,6 +25,12 @@ REFUSED = """\
 a line that make import-subscriptions refuses has the id of its endpoint as subscription_id: mend
 the line, or leave that endpoint with Svix"""
 
+for variable in ("SVIX_URL", "SVIX_TOKEN"):
+    if not os.environ.get(variable):
+        sys.exit(f"set {variable}")
+if len(sys.argv) not in (1, 3):
+    sys.exit("give no arguments, or the ids of an application and of an endpoint")
+
 http = urllib3.PoolManager(
     headers={"Authorization": f"Bearer {os.environ['SVIX_TOKEN']}"},
     retries=RETRIES,

@@ -30,10 +30,10 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / "tests" / "support" / "mutation"
 TIMEOUT_SECONDS = 600
 
-# Blocks of lines. `@@`: the module of chalicelib (or of tools, or a file of the page), the tests
-# and a part of their names, and what is broken. Then `~`: the function, the operator and, if there
-# is more than one such place in the function, a part of what stands there; or, if that does not say
-# it, `-`: the lines that are replaced, and `+`: by which.
+# Blocks of lines. `@@`: the module of chalicelib (or of tools or examples, or a file of the page),
+# the tests and a part of their names, and what is broken. Then `~`: the function, the operator and,
+# if there is more than one such place in the function, a part of what stands there; or, if that
+# does not say it, `-`: the lines that are replaced, and `+`: by which.
 MUTANTS = ROOT / "tests" / "mutants.txt"
 
 # What tests import and no mutant changes is imported once; each mutant's process is forked then.
@@ -203,7 +203,7 @@ def parse(text: str) -> list[Mutant]:
             place, _, what = line[3:].partition(": ")
             file, tests = place.split()
             suite, _, name = tests.partition("::")
-            file = file if file.startswith("tools/") else f"chalicelib/{file}"
+            file = file if file.startswith(("tools/", "examples/")) else f"chalicelib/{file}"
             file = file if "." in file else f"{file}.py"
             mutants.append(Mutant(what, file, f"tests/{suite}.py", name))
         elif line.startswith("~ "):

@@ -67,13 +67,14 @@ NOT_SET = "(not set)"
 
 def merge_keys(given: str, in_use: str, removed: str) -> str:
     """Return the entries of API_KEYS that a stage is to have: a name has the entries that are
-    given, names that are not given keep theirs, and what is removed goes.
+    given, names that are not given keep theirs, and what is removed goes, also from what is given.
 
     :param removed: Names, or names with the beginning of a digest, separated by commas.
     """
-    entries = split_names(in_use)
-    known = ", ".join(entry[: len(_name_of(entry)) + 9] for entry in entries)
-    for key in re.split(" *, *", removed) if removed else ():
+    live = split_names(in_use)
+    entries = live
+    known = ", ".join(re.findall(r"[^\s,][^,:]*:\w{8}", in_use))
+    for key in re.split(" *, *", removed.strip(", ")) if removed else ():
         beginning = key if ":" in key else f"{key}:"
         left = [entry for entry in entries if not entry.startswith(beginning)]
         if left == entries:
@@ -81,13 +82,15 @@ def merge_keys(given: str, in_use: str, removed: str) -> str:
                 f"nothing was changed: no API key is '{key}'; there are: {known}"
             )
         entries = left
-    given_entries = split_names(given)
+    # API_KEYS may still be exported with a key that has leaked.
+    removed_keys = [_key_of(entry) for entry in live if entry not in entries]
+    given_entries = [entry for entry in split_names(given) if _key_of(entry) not in removed_keys]
     names = set(map(_name_of, given_entries))
     entries = [entry for entry in entries if _name_of(entry) not in names] + given_entries
     kept = ",".join(sorted(set(map(_name_of, entries)) - names))
     if names and kept:
         print(f"not in API_KEYS, and kept: {kept} (to take them out: REMOVE_KEY='{kept}')")
-    return in_use if set(entries) == set(split_names(in_use)) else ",".join(entries)
+    return in_use if set(entries) == set(live) else ",".join(entries)
 
 
 def split_names(names: str) -> list[str]:
@@ -97,6 +100,11 @@ def split_names(names: str) -> list[str]:
 
 def _name_of(entry: str) -> str:
     return entry.partition(":")[0]
+
+
+def _key_of(entry: str) -> list[str]:
+    """Return the name and the digest of an entry, whatever its scopes are."""
+    return entry.split(":")[:2]
 
 
 def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:

@@ -256,8 +256,7 @@ def act_on_each(
     finally:
         done = outcomes.total()
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
-        summary = told or "none done"
-        click.echo(f"{done:,} of {counted(total, unit)}: {summary}", err=done < total)
+        click.echo(f"{done:,} of {counted(total, unit)}: {told or 'none done'}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
     if outcomes["refused"]:

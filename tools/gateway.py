@@ -22,29 +22,21 @@ LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
 # EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at
 # once.
 ONCE = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
-# API Gateway counts for each method of the API, and before anybody looks at a key: a flood without
-# keys uses them up.
-CALLS_PER_SECOND = 200
-BURST = 400
-PUBLIC_CALLS_PER_SECOND = 20  # of each path that needs no key
-PUBLIC_BURST = 40
-BATCHES_PER_SECOND = 20  # of up to ten events
-BATCH_BURST = 40
-# of a path and its method; `~1` is a slash
+# Calls a second, and how many may come at once. API Gateway counts for each method of the API, and
+# before anybody looks at a key: a flood without keys uses them up.
+PUBLIC = (20, 40)  # of each path that needs no key
+# by path, in which `~1` is a slash, and method
 LIMITS = {
-    "*/*": (CALLS_PER_SECOND, BURST),
-    "~1events~1batch/POST": (BATCHES_PER_SECOND, BATCH_BURST),
-    "~1/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
-    "~1health/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
-    "~1health/HEAD": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
-    "~1openapi.json/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
+    "*/*": (200, 400),
+    "~1events~1batch/POST": (20, 40),  # of up to ten events each
+    "~1/GET": PUBLIC,
+    "~1health/GET": PUBLIC,
+    "~1health/HEAD": PUBLIC,
+    "~1openapi.json/GET": PUBLIC,
 }
 # API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is
 # a minute later.
 RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
-DEPLOYING = (
-    "deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute"
-)
 
 
 def _response(status: int, title: str, detail: str, code: str, *, retry_after: str = "") -> Json:
@@ -140,7 +132,11 @@ def main(stage: str) -> None:
             raise click.ClickException(
                 f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}"
             )
-        print(DEPLOYING, flush=True)
+        print(
+            "deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a "
+            "minute",
+            flush=True,
+        )
         for api_id in api_ids:
             gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
             for response_type, response in RESPONSES.items():

@@ -111,7 +111,7 @@ def given(name: str) -> str:
 
 def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise SettingsError."""
-    outside = {name: given(name) for name in VARIABLES if given(name)}
+    outside = [name for name in VARIABLES if given(name)]
     config = _read_config()
     _check_environment()
     server = _listen(config)
@@ -258,7 +258,7 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
     Thread(target=run, name=name, daemon=True).start()
 
 
-def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> str:
+def _usage(url: str, key: str, receiver: Receiver, outside: list[str]) -> str:
     """Return what to paste into another terminal, from top to bottom, and then what there is.
 
     Secrets that come from outside are not repeated, but named.

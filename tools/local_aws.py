@@ -77,12 +77,15 @@ def ensure(stage: str) -> dict[str, str]:
 
 def _ensure_table(table: Json, dynamodb: Any) -> None:
     name = table["TableName"]
-    keys = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema")
+    keys = (
+        "TableName",
+        "BillingMode",
+        "AttributeDefinitions",
+        "KeySchema",
+        "GlobalSecondaryIndexes",
+    )
     try:
-        dynamodb.create_table(
-            GlobalSecondaryIndexes=table["GlobalSecondaryIndexes"],
-            **{key: table[key] for key in keys},
-        )
+        dynamodb.create_table(**{key: table[key] for key in keys})
     except dynamodb.exceptions.ResourceInUseException:
         return
     dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})

@@ -95,7 +95,6 @@ BUSY = """\
 {error}
 If somebody else makes or updates this stage, wait until that is done. Then type the same command
 again, which completes it."""
-WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 # How an interrupted run may have left the stack, which can then be created or updated again.
 USABLE = (*COMPLETE, "UPDATE_ROLLBACK_COMPLETE")
@@ -170,7 +169,7 @@ def update_stage(
         if actions.get("EventsTable") == "Modify":  # DynamoDB changes one index at a time
             await_indexes(table_name)
         cloudformation.execute_change_set(**change_set)
-        print(WAITING, flush=True)
+        print("waiting for CloudFormation, which goes on if this is stopped", flush=True)
         stack = _wait(change_set["StackName"], COMPLETE, cloudformation)
         if "EventsTable" in actions:
             await_indexes(table_name)

@@ -81,7 +81,9 @@ def main() -> None:
         else:
             cleanup.callback(print, f"{event_id} stays: the key lacks the scope erase")
         smoke("GET", "/events", 200, fields={"tenant": name}, expect=event_id)
-        leased = smoke("POST", "/inbox/lease", 200, json={"event_type": name})["events"]
+        # short: what is leased cannot be erased, should this be stopped before it acknowledges
+        lease = {"event_type": name, "lease_seconds": 10}
+        leased = smoke("POST", "/inbox/lease", 200, json=lease)["events"]
         if leased:
             body = {"lease_id": leased[0]["lease_id"], "event_ids": [event_id]}
             expected = f'"acknowledged": ["{event_id}"]'

@@ -145,7 +145,10 @@ def read_missed(
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
         return events, f"{reasons} of {counted(examined, 'event')}"
     if not (since or subject):
-        return events, "nothing failed, and nothing waits; SINCE=3d looks for what was never sent"
+        return events, (
+            f"nothing failed, and nothing waits, of what was created before {until or 'now'}; "
+            "SINCE=3d looks for what was never sent"
+        )
     copies = api.list_all("/events", **query, subscription_id=subscription_id)
     taken = sum(not copy["event_type"].startswith(RESERVED_PREFIX) for copy in copies)
     left_out = f"types and filter leave out {examined - taken:,}"
@@ -201,23 +204,24 @@ def change(
     if bool(subscription_id) == bool(tenant):
         raise click.UsageError("give either --subscription-id or --tenant")
     api = Api()
-    changed_ids = [subscription_id]
+    changed_ids = [subscription_id or ""]
     if tenant:
         listed = api.list_all("/subscriptions", tenant=tenant)
         found = [row for row in listed if bool(row["disabled_at"]) is (verb == "enable")]
         changed_ids = [row["subscription_id"] for row in found]
         if not (go and found):
             print_items(STATE_COLUMNS, found)
-            count = counted(len(found), "subscription")
-            print(f"{count} would be {verb}d. To {verb} them: {again(go='1')}")
+            print(f"{counted(len(found), 'subscription')} would be {verb}d")
+            if found:
+                print(f"To {verb} them: {again(go='1')}")
             return
     for changed_id in changed_ids:
         if dismiss:
             # By the clock of the API, which takes no time that lies ahead.
-            told = api.get("/subscriptions", str(changed_id), include="deliveries")
+            told = api.get("/subscriptions", changed_id, include="deliveries")
             body = {"dismissed_until": told["deliveries"]["last_at"]}
-            api.call("PATCH", path_of(str(changed_id)), json=body)
-        subscription, _ = api.call("POST", path_of(str(changed_id), verb))
+            api.call("PATCH", path_of(changed_id), json=body)
+        subscription, _ = api.call("POST", path_of(changed_id, verb))
         name = subscription["name"] or subscription["target_host"]
         print(printable(f"{changed_id} ({name}): {verb}d"))
 

@@ -9,12 +9,12 @@ import pytest
 from standardwebhooks import Webhook
 
 from tests.support.aws_calls import Aws
-from tests.support.receiver import Receiver
+from tests.support.receiver import Receiver, redirect
 from tests.support.subscribing import make_token, post_later, secret_of, subscribed
-from tests.support.world import ROOT, World
+from tests.support.world import World
 
 TENANT = "customer-42"
-SCRIPT = str(ROOT / "examples" / "listen.py")
+LISTEN = (sys.executable, "-m", "examples.listen")
 
 
 @pytest.mark.usefixtures("served_app")
@@ -28,7 +28,7 @@ def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_pau
     monkeypatch.setenv("TRIGGERS_API_KEY", make_token(world, TENANT))
     post_later(world, tenant=TENANT)  # before
     with Receiver() as local:
-        command = [sys.executable, SCRIPT, local.url, "--events", "order.*"]
+        command = [*LISTEN, local.url, "--events", "order.*"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as listener:
@@ -77,7 +77,7 @@ def test_what_there_was_since_a_time_is_posted_once_to_a_receiver_that_may_fail(
         local.script(500)
 
         def listen(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, SCRIPT, local.url, "--once", *options]
+            command = [*LISTEN, local.url, "--once", *options]
             token = make_token(world, TENANT)
             environ = {**os.environ, "TRIGGERS_API_KEY": token, **settings}
             return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
@@ -87,10 +87,20 @@ def test_what_there_was_since_a_time_is_posted_once_to_a_receiver_that_may_fail(
         listened = listen(*chosen, "--since", "3650d", "--header", "X-Local: 1")
         of_now = listen(*chosen)
         lost = listen(TRIGGERS_URL=f"{os.environ['TRIGGERS_URL']}/health?")
+        target.script(redirect(f"{os.environ['TRIGGERS_URL']}/subscriptions"))
+        redirected = listen(TRIGGERS_URL=target.url)
+        no_url = listen(TRIGGERS_URL="nonsense")
+        no_key = listen(TRIGGERS_API_KEY="trt_1\r")
+        no_time = listen("--since", f"{10**14}d")
 
     assert unclear.returncode == 1
     assert "choose a webhook with --webhook:" in unclear.stderr
     assert lost.stderr == "what answers at TRIGGERS_URL is not the API\n"
+    assert redirected.stderr.startswith("302: a redirect")
+    assert no_url.stderr.startswith("TRIGGERS_URL must be")
+    assert no_key.stderr.startswith("TRIGGERS_API_KEY must be")
+    assert "trt_1" not in no_key.stderr
+    assert no_time.stderr.endswith("argument --since: is out of range\n")
     assert (listened.returncode, of_now.returncode, of_now.stdout) == (1, 0, "")
     assert [line.split()[2:4] for line in listened.stdout.splitlines()] == [
         ["order-0", "500"],

@@ -238,8 +238,10 @@ def test_what_a_subscription_missed_is_counted_then_sent(
     left_out = "It was sent all that it takes: 4 of 5; types and filter leave out 1\n"
     assert Ran("missed", *ever).output == left_out
     assert Ran("recover", *ever).output == left_out
-    nothing = "nothing failed, and nothing waits; SINCE=3d looks for what was never sent\n"
-    assert Ran("recover", *asked).output == nothing
+    nothing = "nothing failed, and nothing waits, of what was created before "
+    assert Ran("recover", *asked).output.startswith(f"{nothing}now; SINCE=3d looks for ")
+    early = "2026-01-01T00:00:00.000000Z"
+    assert Ran("missed", *asked, "--until", early).output.startswith(f"{nothing}{early}; ")
     assert Ran("recover", *asked, "--go").output == "0 sent, 0 replayed, 0 left of 0 events\n"
 
 
@@ -257,6 +259,9 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
     assert acme.id not in counted
     disabled = paste(counted, "To disable them").output
     assert disabled == f"{mine[1].id} (CRM): disabled\n"
+    assert Ran("disable", "--tenant=acme", "--go").output.endswith(
+        "\n0 subscriptions would be disabled\n"
+    )
     event = post_later(world, tenant="acme")
     world.run_worker()
     paused = Ran("subscriptions", "--tenant=acme", "--state=paused").output

@@ -80,6 +80,13 @@ def found(lines: list[str], pattern: str) -> str:
     return match[1]
 
 
+def commands_of(lines: list[str]) -> str:
+    """Return the printed commands, which wait for a push in place of five seconds."""
+    commands, _, _ = "\n".join(lines).partition("\n\nconsole")
+    wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
+    return commands.replace(wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done""")
+
+
 def shell(commands: str) -> str:
     """Run commands that a user pastes, which must succeed; return their output. make uses this
     Python.
@@ -99,12 +106,8 @@ def post(system: Run, **headers: str) -> Any:
 def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     system: Run, printed: list[str]
 ) -> None:
-    end = next(number for number, line in enumerate(printed) if line.startswith("console"))
-    commands = "\n".join(printed[: end - 1])
+    commands = commands_of(printed)
     assert "\n#" not in commands  # zsh takes no comments from a terminal
-    wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
-    commands = commands.replace(wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done""")
-
     commands = commands.replace("\n\n", "\necho ----\n") + "\necho ----; env"
 
     output = shell(commands).split("----\n")
@@ -132,15 +135,7 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
 def test_what_is_printed_where_only_subscriptions_are_pushed_can_be_pasted() -> None:
     with contextlib.closing(Run(RUN, ZAPIER_WEBHOOK_URL="subscriptions")) as run:
         lines = lines_until_ready(run)
-        run.port = int(found(lines, r"ready  http://127.0.0.1:(\d+)"))
-        end = next(number for number, line in enumerate(lines) if line.startswith("console"))
-        commands = "\n".join(lines[: end - 1])
-        wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
-        commands = commands.replace(
-            wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done"""
-        )
-
-        output = shell(commands)
+        output = shell(commands_of(lines))
 
     assert re.search(r'cpy_\w+  responded 200, signature ok: {"order_id": "1"}', output)
     assert "CRM (customer-42): no copy: event_types" in output
@@ -195,12 +190,16 @@ def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
     assert patched == [{"disabled": True}, {"disabled": False}]
 
 
-def test_a_wrong_url_of_svix_is_told_at_once() -> None:
+def test_a_wrong_url_of_svix_is_told_at_once_and_what_is_missing() -> None:
     script = str(ROOT / "examples" / "svix_lines.py")
     url = f"http://127.0.0.1:{free_port()}"
 
     status, output, errors = ended(sys.executable, script, SVIX_URL=url, SVIX_TOKEN="t")
+    unset = ended(sys.executable, script, SVIX_URL=url, SVIX_TOKEN="")
+    incomplete = ended(sys.executable, script, "app_1", SVIX_URL=url, SVIX_TOKEN="t")
 
+    assert unset == (1, "", "set SVIX_TOKEN\n")
+    assert incomplete[2].startswith("give no arguments, or ")
     assert (status, output) == (1, "")
     assert f"asking {url}\n{url}/api/v1/app: no answer" in errors
 
@@ -351,7 +350,14 @@ def test_what_keeps_it_from_starting_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "name, code", [("SETTINGS_SECRET", 0), ("BACKOFF_CAP_SECONDS", 0), ("WEBHOOK", 2)]
+    "name, code",
+    [
+        ("SETTINGS_SECRET", 0),
+        ("BACKOFF_CAP_SECONDS", 0),
+        ("TRIGGERS_API_KEY", 0),
+        ("TRIGGERS_UR", 2),
+        ("WEBHOOK", 2),
+    ],
 )
 def test_make_run_takes_settings_and_nothing_else(name: str, code: int) -> None:
     status, _, errors = ended("make", "-n", "run", f"{name}=1")

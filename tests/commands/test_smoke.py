@@ -1,5 +1,8 @@
 """`make smoke` of a stage whose worker does nothing: it fails, and leaves nothing."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
 
@@ -11,10 +14,11 @@ from tools import smoke
 pytestmark = pytest.mark.usefixtures("served_app", "lost_response")
 
 
-def test_smoke_fails_unless_the_worker_pushes(
+def test_smoke_fails_unless_the_worker_pushes_and_leaves_nothing_also_when_it_is_stopped(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smoke, "PAUSES_SECONDS", (0,))
+    clock = SimpleNamespace(sleep=world.sleep, monotonic=world.clock)
+    monkeypatch.setattr(smoke, "time", clock)
     all_scopes = f"all:{digest('all')}:produce+consume+erase"
     world.restart(API_KEYS=f"{world.environ['API_KEYS']},{all_scopes}")
     variables = {"TRIGGERS_API_KEY": "all", "TARGET_URL": target.url}
@@ -25,4 +29,15 @@ def test_smoke_fails_unless_the_worker_pushes(
     assert "GET /events, not" in ran.stderr
     assert 'not "status": "delivered": ' in ran.stderr
     assert target.count == 1  # of the test
+    assert (listed(world, "/events"), subscriptions(world, "*")) == ([], [])
+    check = smoke.check
+
+    def stop_before_acknowledge(*arguments: Any, **options: Any) -> Any:
+        if "/inbox/acknowledge" in arguments:
+            raise KeyboardInterrupt
+        return check(*arguments, **options)
+
+    monkeypatch.setattr(smoke, "check", stop_before_acknowledge)
+    stopped = CliRunner().invoke(smoke.main, env=variables)
+    assert "Aborted!" in stopped.stderr
     assert (listed(world, "/events"), subscriptions(world, "*")) == ([], [])

@@ -165,6 +165,17 @@ def test_the_alarm_of_the_table_watches_its_indexes_and_ends_when_its_data_ends(
     assert expression["Expression"] == " + ".join(f"FILL({metric['Id']}, 0)" for metric in metrics)
 
 
+def computed(metric: Json, known: Json) -> Any:
+    """Return the value of a metric that CloudWatch computes of others."""
+    text = metric["Expression"].replace("IF(", "choose(")
+    text = text.replace(" OR ", " or ").replace(" AND ", " and ")
+    functions = {
+        "FILL": lambda value, _missing: value,
+        "choose": lambda condition, value, otherwise: value if condition else otherwise,
+    }
+    return eval(text, functions | known)
+
+
 @pytest.mark.parametrize(
     "errors, not_stored, calls, rings",
     [
@@ -184,16 +195,9 @@ def test_the_alarm_of_the_api_rings_for_a_rate_of_errors_and_on_a_quiet_stage(
     percent, failed, *metrics = alarm["Metrics"]
     names = {metric["Id"]: metric["MetricStat"]["Metric"]["MetricName"] for metric in metrics}
     assert names == {"partial": "EventsNotStored", "errors": "5XXError", "calls": "Count"}
-    known = {
-        "FILL": lambda value, _missing: value,
-        "choose": lambda condition, value, otherwise: value if condition else otherwise,
-        "errors": errors,
-        "partial": not_stored,
-        "calls": calls,
-    }
-    known["failed"] = eval(failed["Expression"], known)
-    expression = percent["Expression"].replace("IF(", "choose(").replace("OR", "or")
-    assert (eval(expression, known) > alarm["Threshold"]) == rings
+    known = {"errors": errors, "partial": not_stored, "calls": calls}
+    known["failed"] = computed(failed, known)
+    assert (computed(percent, known) > alarm["Threshold"]) == rings
 
 
 @pytest.mark.parametrize("retries, deliveries, rings", [(10, 0, 1), (9, 0, 0), (10, 1, 0)])
@@ -206,12 +210,7 @@ def test_an_alarm_rings_where_pushes_fail_and_none_is_delivered(
         statistic = metric["MetricStat"]
         read[metric["Id"]] = (statistic["Metric"]["MetricName"], statistic["Period"])
     assert read == {"retries": ("DeliveryRetry", 1800), "deliveries": ("DeliverySuccess", 1800)}
-    text = expression["Expression"].replace("IF(", "choose(").replace(" AND ", " and ")
-    known = {
-        "FILL": lambda value, _missing: value,
-        "choose": lambda condition, value, otherwise: value if condition else otherwise,
-    }
-    assert eval(text, {**known, "retries": retries, "deliveries": deliveries}) == rings
+    assert computed(expression, {"retries": retries, "deliveries": deliveries}) == rings
 
 
 # dashboards have no tags

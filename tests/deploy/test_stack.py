@@ -212,12 +212,13 @@ def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
     assert refused(resources, REMOVE_KEY="acme") == [
         "API_KEYS: \N{MINUS SIGN} acme, \N{MINUS SIGN} acme"
     ]
-    said = checkout.make("resources", f"REMOVE_KEY={acme[:13]}", "GO=1", **ELSEWHERE)
+    exported = {**ELSEWHERE, "API_KEYS": f"{acme}:consume,{twin}"}
+    said = checkout.make("resources", f"REMOVE_KEY={acme[:13]}", "GO=1", **exported)
 
     assert said.startswith(PLACE)
     assert keys_in_use(aws) == {twin, oncall}
     # By a list from yesterday.
-    said = resources("--go", API_KEYS=acme, REMOVE_KEY="person oncall")
+    said = resources("--go", API_KEYS=acme, REMOVE_KEY="person oncall, acme,")
     assert "kept" not in said
     assert keys_in_use(aws) == {acme}
 
