@@ -135,7 +135,7 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
         services.store.renew(event.source_event_id, expires_at)
     is_pushed = event.is_copy or services.settings.webhook_url is not None
     now = rfc3339(services.clock())
-    # A consumer's acknowledgement leaves it: nothing waits that was delivered.
+    # An acknowledgement leaves `last_error`, by which the pending event would count as waiting.
     outdated = ("last_error",) if event.status is Status.DELIVERED else ()
     return {
         **dict.fromkeys((*SETTLED_MEMBERS, *outdated)),

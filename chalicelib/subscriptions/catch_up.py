@@ -86,7 +86,7 @@ def _find_due(
     """
     now = services.clock()
     since = unix_seconds(mark.since)
-    # Also those whose sweep was missed. After ten it is MOST, and a mark lasts for a day.
+    # Those whose sweep was missed count, too. Ten lead beyond MOST; a mark may be a day old.
     minutes = min(10, (now - since) / PERIOD_SECONDS)
     doubled = int(FIRST * 2**minutes)
     limit = min(doubled, most)
