@@ -18,8 +18,7 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, console, deps
 from chalicelib import settings as environment
 from chalicelib.core import posting
-from chalicelib.core.event import json_list, to_json
-from chalicelib.core.store import UNSETTLED
+from chalicelib.core.store import SWEEP_PERIOD_SECONDS, UNSETTLED
 from chalicelib.deps import Services
 from chalicelib.events import erasure, inbox, listing, replay
 from chalicelib.infra import telemetry
@@ -29,7 +28,7 @@ from chalicelib.infra.errors import (
     FieldFault,
     InvalidRequestError,
 )
-from chalicelib.infra.parsing import Json, dumps
+from chalicelib.infra.parsing import Json, dumps, join_list, join_object
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import batch, schedules
@@ -143,7 +142,7 @@ def post_event(call: Call) -> Response:
     event = posted.event
     if not posted.is_new:
         headers["Idempotency-Replayed"] = "true"
-    return respond(event.summary(), 202, Location=f"events/{event.event_id}", **headers)
+    return respond(event.summary_json(), 202, Location=f"events/{event.event_id}", **headers)
 
 
 @route("POST", "/events/batch", Scope.PRODUCE)
@@ -161,7 +160,7 @@ def get_event(call: Call) -> Response:
     sees_responses = not call.key.scopes.isdisjoint(CUSTOMERS)
     event = call.event()
     push_body = call.services.targets.push_body(event) if sees_responses else None
-    return respond(event.whole(include_responses=sees_responses, push_body=push_body))
+    return respond(event.full_json(include_responses=sees_responses, push_body=push_body))
 
 
 @route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
@@ -171,8 +170,8 @@ def list_recipients(call: Call) -> Response:
         raise EventNotFoundError
     found = recipients.read_recipients([event], call.services, call.services.subscriptions)
     rows = found[event.event_id]
-    shown = json_list(map(recipients.show, rows))
-    return respond(to_json({"outcome": judge(event, rows)}, recipients=shown))
+    shown = join_list(map(recipients.show, rows))
+    return respond(join_object({"outcome": judge(event, rows)}, recipients=shown))
 
 
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
@@ -180,7 +179,7 @@ def list_events(call: Call) -> Response:
     query = replace(listing.EVENTS, **call.query)
     if query.status == UNSETTLED and not query.subscription_id:
         raise InvalidRequestError(FieldFault("status", "undelivered needs subscription_id"))
-    if call.key.tenant is not None:
+    if call.key.is_token:
         visible_tenant(call.key, query.tenant)
         if query.include == "outcome":
             raise InvalidRequestError(FieldFault("include", "must be payload or subject"))
@@ -201,7 +200,7 @@ def list_inbox(call: Call) -> Response:
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
     events = inbox.lease(call.services, **call.body(validation.LEASE_MEMBERS))
-    return respond(to_json({}, events=json_list(event.leased() for event in events)))
+    return respond(join_object({}, events=join_list(event.leased_json() for event in events)))
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
@@ -233,13 +232,8 @@ def release_event(call: Call) -> Response:
 
 @route("POST", "/events/{event_id}/replay", *CUSTOMERS)
 def replay_event(call: Call) -> Response:
-    event = replay.replay(call.event(), call, **kept_apart(call))
-    return respond(event.summary(), 202, Location=f"../{event.event_id}")
-
-
-def kept_apart(call: Call) -> Json:
-    """Return what sends what a token asks for through the slow lane: it may ask for thousands."""
-    return replay.in_bulk(call.services) if call.key.tenant else {}
+    event = replay.replay(call.event(), call, is_bulk=call.key.is_token)
+    return respond(event.summary_json(), 202, Location=f"../{event.event_id}")
 
 
 @route("POST", "/subscriptions", *CUSTOMERS)
@@ -247,7 +241,7 @@ def create_subscription(call: Call) -> Response:
     members = validation.parse_subscription(
         call.json(),
         call.services.settings.subscription_hosts,
-        names_hosts=call.key.tenant is None,
+        names_hosts=not call.key.is_token,
     )
     members["tenant"] = visible_tenant(call.key, members.get("tenant"))
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
@@ -284,7 +278,7 @@ def edit_subscription(call: Call) -> Response:
     changes = validation.parse_subscription(
         call.json(),
         call.services.settings.subscription_hosts,
-        names_hosts=call.key.tenant is None,
+        names_hosts=not call.key.is_token,
         now=rfc3339(call.services.clock()),
     )
     edited = call.services.subscriptions.describe(call.subscription(), **changes)
@@ -318,8 +312,10 @@ def enable_subscription(call: Call) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
 def send_event(call: Call) -> Response:
     members = call.body(validation.SEND_MEMBERS, "event_id")
-    copy = recipients.send(members["event_id"], call.subscription(), call, **kept_apart(call))
-    return respond(copy.summary(), 202, Location=f"../../events/{copy.event_id}")
+    copy = recipients.send(
+        members["event_id"], call.subscription(), call, is_bulk=call.key.is_token
+    )
+    return respond(copy.summary_json(), 202, Location=f"../../events/{copy.event_id}")
 
 
 @route("GET", "/subscriptions/{subscription_id}/missed", *CUSTOMERS, **validation.MISSED_PARAMETERS)
@@ -398,7 +394,7 @@ def process(event: SQSEvent, *, is_fast_lane: bool) -> None:
     run(event, work)
 
 
-@app.schedule(Rate(1, unit=Rate.MINUTES))
+@app.schedule(Rate(SWEEP_PERIOD_SECONDS // 60, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
     try:
         run(event, schedules.sweep)
@@ -430,7 +426,7 @@ def respond_secret(subscription: Subscription, call: Call) -> Response:
     secret = {
         "secret": subscription.secret,
         "previous_until": subscription.previous_until(call.services.clock()),
-        "target_url": subscription.target_url if call.key.tenant is not None else None,
+        "target_url": subscription.target_url if call.key.is_token else None,
     }
     return respond(dumps(secret))
 

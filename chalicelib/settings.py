@@ -18,8 +18,8 @@ from chalicelib.infra.addresses import (
     EXPECTED_URL,
     PUSH_URL,
     AllowedHosts,
+    checked_url,
     parse_allowed_hosts,
-    valid_port,
 )
 from chalicelib.infra.catalogue import parse_catalogue
 from chalicelib.infra.errors import SettingsError
@@ -56,21 +56,26 @@ class ApiKey:
     tenant: str | None = None
     expires_at: str | None = None
 
+    @property
+    def is_token(self) -> bool:
+        """Whether it is a customer's token: a token may ask for thousands of pushes."""
+        return self.tenant is not None
+
 
 def decode_secret(text: str) -> bytes:
     """Return the key that Standard Webhooks writes so; raise ValueError."""
     return base64.b64decode(text.removeprefix("whsec_"), validate=True)
 
 
-def _signing_secrets(text: str) -> tuple[bytes, ...]:
+def _decode_signing_secrets(text: str) -> tuple[bytes, ...]:
     return tuple(map(decode_secret, text.split()))
 
 
-def _read_api_keys(text: str) -> tuple[ApiKey, ...]:
-    return tuple(_api_key(entry.strip()) for entry in text.split(",") if entry.strip())
+def _split_api_keys(text: str) -> tuple[ApiKey, ...]:
+    return tuple(parse_api_key(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
-def _read_api_key(entry: str) -> ApiKey:
+def _make_api_key(entry: str) -> ApiKey:
     name, digest, scopes = f"{entry}:produce+consume".split(":")[:3]
     return ApiKey(name, digest.lower(), frozenset(scopes.split("+")))
 
@@ -105,37 +110,37 @@ def _number(default: float, minimum: float, maximum: float) -> Any:
     return _setting(parse, default)
 
 
-API_KEYS = (
+API_KEYS_FORM = (
     "name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
 )
 SCOPE = f"({'|'.join(Scope)})"
-_api_key = parser(
+parse_api_key = parser(
     rf"[^:\x00-\x1f\x7f-\x9f]{{1,64}}:[0-9a-fA-F]{{64}}(:{SCOPE}(\+{SCOPE})*)?",
-    API_KEYS,
-    _read_api_key,
+    API_KEYS_FORM,
+    _make_api_key,
 )
-_api_keys = parser("(?s).*", API_KEYS, _read_api_keys)
-LOG_LEVEL = parser(
+parse_api_keys = parser("(?s).*", API_KEYS_FORM, _split_api_keys)
+parse_log_level = parser(
     "(?ai)DEBUG|INFO|WARNING|ERROR|CRITICAL",
     "DEBUG, INFO, WARNING, ERROR or CRITICAL",
     str.upper,
 )
-QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
-_webhook = parser(
+parse_queue_url = parser(r"https?://\S+", "the URL of an SQS queue")
+parse_webhook = parser(
     f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}",
     f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone",
-    valid_port,
+    checked_url,
 )
 # 24 to 64 bytes, by "Signature scheme" of Standard Webhooks
 WHSEC_FORM = "whsec_ and base64 of 24 to 64 bytes"
 WHSEC = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"
-SIGNING_SECRETS = parser(
+parse_signing_secrets = parser(
     rf"{WHSEC}(\s+{WHSEC})*",
     f"{WHSEC_FORM}, separated by spaces",
-    _signing_secrets,
+    _decode_signing_secrets,
 )
 # tenants are named as event types are
-NAMES = parser(
+parse_names = parser(
     rf"{EVENT_TYPE.pattern}(\s*,\s*{EVENT_TYPE.pattern})*",
     "names of A-Z a-z 0-9 . _ - : /, separated by commas",
     EVENT_TYPE.findall,
@@ -147,13 +152,13 @@ class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
     events_table_name: str = _setting(parser(".+", "the name of the DynamoDB table"))
-    inbox_queue_url: str = _setting(QUEUE_URL)
-    inbox_dlq_url: str = _setting(QUEUE_URL)
-    slow_queue_url: str = _setting(QUEUE_URL)
-    webhook: str = _setting(_webhook, name="ZAPIER_WEBHOOK_URL", secret=True)
-    api_keys: tuple[ApiKey, ...] = _setting(_api_keys, secret=True)
+    inbox_queue_url: str = _setting(parse_queue_url)
+    inbox_dlq_url: str = _setting(parse_queue_url)
+    slow_queue_url: str = _setting(parse_queue_url)
+    webhook: str = _setting(parse_webhook, name="ZAPIER_WEBHOOK_URL", secret=True)
+    api_keys: tuple[ApiKey, ...] = _setting(parse_api_keys, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting(
-        SIGNING_SECRETS, (), name="WEBHOOK_SIGNING_SECRETS", secret=True
+        parse_signing_secrets, (), name="WEBHOOK_SIGNING_SECRETS", secret=True
     )
     subscription_hosts: AllowedHosts = _setting(parse_allowed_hosts, DEFAULT_HOSTS)
     max_delivery_attempts: int = _number(45, 1, 1000)
@@ -164,13 +169,13 @@ class Settings:
     push_connect_timeout_seconds: float = _number(5.0, 0.01, 20)
     inline_push_timeout_seconds: float = _number(5.0, 0.01, 8)
     breaker_open_seconds: float = _number(30.0, 0, DAY_SECONDS)
-    event_types: list[str] | None = _setting(NAMES, None)
+    event_types: list[str] | None = _setting(parse_names, None)
     catalogue: Json | None = _setting(parse_catalogue, None, name=CATALOGUE.name, secret=True)
-    suspended_tenants: Sequence[str] = _setting(NAMES, ())
+    suspended_tenants: Sequence[str] = _setting(parse_names, ())
     event_retention_days: int = _number(30, 1, 3650)
     subscription_disable_days: float = _number(3.0, 0, 3650)
     stage: str = _setting(parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
-    log_level: str = _setting(LOG_LEVEL, "INFO")
+    log_level: str = _setting(parse_log_level, "INFO")
     worker_batch_window_seconds: int = _number(5, 0, 60)
     worker_max_concurrency: int = _number(5, 2, 1000)
     slow_max_concurrency: int = _number(5, 2, 1000)
@@ -206,7 +211,7 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
         # NAME=value lines; others, such as # comments, are skipped.
         lines = dict(re.findall(r"^ *([A-Z_]+) *=(.*)$", text, re.MULTILINE))
         variables = _set_variables(lines) | variables
-        _warn_of(*sorted(lines.keys() - PARSERS.keys()))
+        _warn_about(*sorted(lines.keys() - PARSERS.keys()))
     values, faults = parse(variables)
     _, missing = parse_all(dict.fromkeys(REQUIRED - variables.keys()), PARSERS)
     faults = [f"{fault.field} is missing: it {fault.message}" for fault in missing] + faults
@@ -229,7 +234,7 @@ def parse(environ: Variables) -> tuple[Json, list[str]]:
 
 
 @cache  # once for each container, which reads its settings again and again
-def _warn_of(*unknown: str) -> None:
+def _warn_about(*unknown: str) -> None:
     if unknown:
         logger.warning("no such settings, ignored: %s", ", ".join(unknown))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, valid_port
+from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, checked_url
 from chalicelib.infra.errors import InvalidRequestError
 from chalicelib.infra.parsing import Json, must_be, parser
 from chalicelib.subscriptions.subscription import SHOWN, check_headers
@@ -25,7 +25,7 @@ from tools.subscriptions import path_of
 TARGET_URL = parser(
     rf"(?!(?i:https?://hooks\.zapier\.com\.?([/:?]|$))){PUSH_URL}",
     f"{EXPECTED_URL}, and of no Zap: switch it off and on, because it unsubscribes by its id",
-    valid_port,
+    checked_url,
 )
 GIVEN = {"target_url": TARGET_URL, "tenant": parse_name, **DESCRIPTION_MEMBERS, **SECRET_MEMBER}
 TOLD = ("subscription_id", "target_host", "header_names", "state", *SHOWN)

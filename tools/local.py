@@ -27,6 +27,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from chalicelib import __version__, settings
 from chalicelib import deps as services
+from chalicelib.core.store import SWEEP_PERIOD_SECONDS
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
     AWS_ERRORS,
@@ -131,8 +132,12 @@ def start() -> None:
     services.get()
     screen.say(_usage(url, key, receiver, outside))
     _start_workers()
-    _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
-    _schedule("catch_up", 60, lambda: catch_up(services.get(), services.get().subscriptions))
+    _schedule("sweep", SWEEP_PERIOD_SECONDS, lambda: schedules.sweep(services.get()))
+    _schedule(
+        "catch_up",
+        SWEEP_PERIOD_SECONDS,
+        lambda: catch_up(services.get(), services.get().subscriptions),
+    )
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
     Thread(target=server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")

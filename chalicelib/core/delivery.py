@@ -196,31 +196,35 @@ def record(
     expired. Raises StorageUnavailableError and QueueUnavailableError.
     """
     services = invocation.services
-    is_customers = target is not None and target.is_customers
-    event = event.after(decision, services.clock())
-    if isinstance(decision, DeadLetter):
-        # Before the record: a crash in between tells it twice, never not at all.
-        if is_customers:
-            _log_dead_letter(event)
-        else:
-            services.dlq.send(messages.dead_letter(event))
     store = services.store
+    event = event.after(decision, services.clock())
+    is_customers = target is not None and target.is_customers
+    is_operators_failure = isinstance(decision, DeadLetter) and not is_customers
+    # Announce, then record: a crash in between announces a failure twice, never not at all.
+    if is_operators_failure:
+        services.dlq.send(messages.dead_letter(event))
+    elif isinstance(decision, DeadLetter):
+        _log_dead_letter(event)
     write = store.delete_claimed if isinstance(decision, Dropped) else store.record
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
-    if isinstance(decision, DeadLetter) and not is_customers:
+    if is_operators_failure:
         _log_dead_letter(event)
-    # Without time for the call, the sweep sends the message.
-    if (
-        isinstance(decision, Retry)
-        and not invocation.waits_for(event)
-        and invocation.seconds_left() >= CALL_SECONDS
-    ):
-        enqueue(event, decision.delay_seconds, services.queue_for(event))
+    if isinstance(decision, Retry):
+        _enqueue_retry(event, decision.delay_seconds, invocation)
     if target:
         services.targets.on_recorded(target, event, decision)
     return WriteResult(True, event)
+
+
+def _enqueue_retry(event: Event, delay_seconds: float, invocation: Invocation) -> None:
+    """Send the message of a retry, unless this invocation makes it; without time for the call, the
+    sweep sends it.
+    """
+    has_time = invocation.seconds_left() >= CALL_SECONDS
+    if has_time and not invocation.waits_for(event):
+        enqueue(event, delay_seconds, invocation.services.queue_for(event))
 
 
 def _log_dead_letter(event: Event) -> None:

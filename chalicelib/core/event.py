@@ -6,7 +6,6 @@ change them.
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -23,27 +22,14 @@ from chalicelib.core.outcome import (
     Reason,
     Retry,
 )
-from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, Json, dumps
+from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, Json, dumps, join_object
+from chalicelib.infra.queue import WEBHOOK
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 COPY_PREFIX = "cpy_"  # of the ids of copies
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
-
-
-def to_json(*members: Json, **texts: str) -> str:
-    """Return an object of members and, behind the first of them, others whose values are JSON texts
-    already.
-    """
-    first, *rest = [dumps(some)[1:-1] for some in members]
-    inserted = [f'"{name}":{text}' for name, text in texts.items()]
-    return f"{{{','.join(filter(None, [first, *inserted, *rest]))}}}"
-
-
-def json_list(texts: Iterable[str]) -> str:
-    """Return a list of JSON texts."""
-    return f"[{','.join(texts)}]"
 
 
 class Status(StrEnum):
@@ -164,7 +150,7 @@ class Event:
     @property
     def group_id(self) -> str:
         """The message group of the event's destination (Amazon SQS fair queues)."""
-        return self.subscription_id or "webhook"
+        return self.subscription_id or WEBHOOK
 
     @property
     def is_copy(self) -> bool:
@@ -277,23 +263,23 @@ class Event:
             members["subject"] = self.subject
         return self._to_json(members, include_payload=True).encode()
 
-    def summary(self, *, include_payload: bool = False, without: str = "", **more: Any) -> str:
+    def summary_json(self, *, include_payload: bool = False, without: str = "", **more: Any) -> str:
         """Return an event without attempts, and perhaps `without` a member, and `more` members."""
         members = {name: getattr(self, name) for name in MEMBERS if name != without}
         members["message"] = self.message
         return self._to_json(members | more, include_payload=include_payload)
 
-    def whole(self, *, include_responses: bool = True, **more: Any) -> str:
+    def full_json(self, *, include_responses: bool = True, **more: Any) -> str:
         """Return an event with payload, metadata and attempts, and `more` members."""
         attempts = [dict(vars(attempt)) for attempt in self.attempts]
         if not include_responses:
             for attempt in attempts:
                 attempt["response"] = None
-        return self.summary(include_payload=True, attempts=attempts, **more)
+        return self.summary_json(include_payload=True, attempts=attempts, **more)
 
-    def leased(self) -> str:
+    def leased_json(self) -> str:
         """Return an event as the consumer that leased it sees it."""
-        return self.whole(
+        return self.full_json(
             lease_id=self.claim_id, leased_until=self.claimed_until, lease_count=self.lease_count
         )
 
@@ -313,12 +299,12 @@ class Event:
         first = {"event_id": self.event_id, "event_type": self.event_type}
         if not include_payload:
             return dumps({**first, **members})
-        return to_json(first, members, payload=self.payload, metadata=self.metadata)
+        return join_object(first, members, payload=self.payload, metadata=self.metadata)
 
 
 # Besides id, type and content, in this order. Lists read `status-index`, which projects 20
 # attributes, the most that DynamoDB allows, and no other can take their place: a new member has to
-# be left out of lists, as `subject` is by `summary`.
+# be left out of lists, as `subject` is by `summary_json`.
 MEMBERS = (
     "status",
     "created_at",

@@ -100,6 +100,28 @@ class CoreServices(ABC):
         with self.thread_pool(MAX_THREADS) as pool:
             return list(pool.map(function, items))
 
+    def try_map(
+        self, function: Callable[[T], R], items: Sequence[T]
+    ) -> tuple[list[R], StorageUnavailableError | None]:
+        """Return the results of calls made in parallel, without those for which DynamoDB failed,
+        and the first of these errors: one failure must not cost the others their results.
+        """
+
+        def attempt(item: T) -> R | StorageUnavailableError:
+            try:
+                return function(item)
+            except StorageUnavailableError as error:
+                return error
+
+        results: list[R] = []
+        errors: list[StorageUnavailableError] = []
+        for result in self.map(attempt, items):
+            if isinstance(result, StorageUnavailableError):
+                errors.append(result)
+            else:
+                results.append(result)
+        return results, errors[0] if errors else None
+
     def expires_at(self) -> int:
         """Return the Unix seconds at which an event stored or replayed now expires."""
         return int(self.clock()) + self.settings.event_retention_days * DAY_SECONDS

@@ -51,6 +51,31 @@ class _Pace:
         self.counted_at = now
         return self.busy_seconds >= CROWDING_SECONDS
 
+    def count_slow(self, started: float, now: float, needed: int) -> None:
+        """Count a slow push; mark the destination if there were `needed` in a row.
+
+        One that began before the latest other push ended tells nothing: a destination that hangs
+        at 5 % of its pushes is not slow.
+        """
+        self.quick_deliveries = 0
+        if started >= self.last_quick_at:
+            self.slow_pushes += 1
+        if self.slow_pushes >= needed:
+            self.mark(now)
+
+    def count_other(self, now: float, *, is_delivered: bool, is_quick: bool) -> None:
+        """Count a push that was not slow; end the mark after QUICK_DELIVERIES in a row, an old one
+        after one delivery: of an event an hour, no container lives to see ten, and a destination
+        that always takes a second has no quick ones.
+        """
+        self.last_quick_at = now
+        self.slow_pushes = 0
+        self.quick_deliveries = self.quick_deliveries + 1 if is_quick else 0
+        is_over = is_delivered and self.has_old_mark
+        if is_over or self.quick_deliveries >= QUICK_DELIVERIES:
+            self.quick_deliveries = 0
+            self.slow_until = 0.0
+
     def mark(self, now: float) -> None:
         """Take the destination for slow, because of its pushes."""
         self.marked_at = now
@@ -111,31 +136,16 @@ class Lanes:
             has_timed_out = result.error == TIMED_OUT
             busy_seconds = seconds if in_fast_lane else 0.0
             if seconds >= SLOW_SECONDS or has_timed_out:
-                pace.quick_deliveries = 0
-                # Slow pushes that began before the latest other one tell nothing: 5 % that hang
-                # make no destination slow.
-                if started >= pace.last_quick_at:
-                    pace.slow_pushes += 1
                 # Many that begin to hang at once are marked at their first.
                 is_crowded = self._slow.crowds(busy_seconds, now) and has_timed_out
-                needed = 1 if is_crowded else SLOW_PUSHES
-                if pace.slow_pushes >= needed:
-                    pace.mark(now)
+                pace.count_slow(started, now, needed=1 if is_crowded else SLOW_PUSHES)
                 return
             is_crowding = pace.crowds(busy_seconds, now)
-            pace.last_quick_at = now
-            pace.slow_pushes = 0
             if is_crowding and seconds >= QUICK_SECONDS:
                 pace.mark(now)
             is_delivered = result.outcome is Outcome.DELIVERED
             is_quick = is_delivered and seconds < QUICK_SECONDS
-            pace.quick_deliveries = pace.quick_deliveries + 1 if is_quick else 0
-            # Of one delivery an hour no container lives to see ten; and one that crowded once, and
-            # always takes a second, has no quick ones.
-            is_over = is_delivered and pace.has_old_mark
-            if is_over or pace.quick_deliveries >= QUICK_DELIVERIES:
-                pace.quick_deliveries = 0
-                pace.slow_until = 0.0
+            pace.count_other(now, is_delivered=is_delivered, is_quick=is_quick)
 
     def _pace(self, target: Target) -> _Pace:
         """Return the pace of a destination; beyond MAX_DESTINATIONS, forget the one that was used

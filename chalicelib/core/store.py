@@ -40,9 +40,8 @@ from chalicelib.infra.times import DAY_SECONDS, Clock, rfc3339, unix_seconds
 from chalicelib.settings import Settings
 
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
-CLAIM_SECONDS = (
-    60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
-)
+# More than the worker's timeout of 50 s: the holder of an expired claim has ended.
+CLAIM_SECONDS = 60
 
 # Who may write an event, and when:
 #
@@ -82,6 +81,7 @@ RESTART_SECONDS = 900  # the least time between two catch-ups of a destination w
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
+SWEEP_PERIOD_SECONDS = 60  # app.py schedules it so
 MAX_MARK_SECONDS = 900  # the longest mark of the sweep
 MAX_EXPIRED = 25  # rows that a search deletes
 # How long the mark of an erasure stays once the copies are gone: whoever still writes or deletes
@@ -109,19 +109,19 @@ NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and
 SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
 
 
-class Mended(NamedTuple):
+class CatchUp(NamedTuple):
     """The mark of a destination that delivers again.
 
-    `mark_id` is the cause, MENDED by a delivery or TESTED, and the destination; `since`: when it
+    `item_key` is the cause, MENDED by a delivery or TESTED, and the destination; `since`: when it
     was made (RFC 3339).
     """
 
-    mark_id: str
+    item_key: str
     since: str
 
     @property
     def destination(self) -> str:
-        return self.mark_id.partition("#")[2]
+        return self.item_key.partition("#")[2]
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class EventStore(Table):
         with suppress(StorageUnavailableError):
             self.delete(event_id, EXPIRED)
 
-    def mark_mended(self, destination: str, cause: str = MENDED) -> None:
+    def start_catch_up(self, destination: str, cause: str = MENDED) -> None:
         """Mark a destination that delivers again for the sweep.
 
         Nothing changes while the mark of the same cause is there, but that trouble that ends soon
@@ -278,26 +278,26 @@ class EventStore(Table):
             "sort_key": self._after(0),
             "expires_at": int(self._clock()) + DAY_SECONDS,
         }
-        mark_id = f"{cause}#{destination}"
-        item = serialize({"event_id": mark_id, **mark})
+        item_key = f"{cause}#{destination}"
+        item = serialize({"event_id": item_key, **mark})
         refused = self._write("put_item", ABSENT, Item=item).item
         if refused and cause == MENDED:
             mark["sort_key"] = rfc3339(int(refused["expires_at"]["N"]))
-            self._update(mark_id, "attribute_not_exists(undelivered_key)", mark, NO_VALUES)
+            self._update(item_key, "attribute_not_exists(undelivered_key)", mark, NO_VALUES)
 
-    def mended(self) -> list[Mended]:
+    def catch_ups(self) -> list[CatchUp]:
         """Return the marks of destinations that deliver again, the oldest first."""
         values = {":high": self._after(0)}
         rows = next(self.pages(MENDED, values, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
-        return [Mended(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
+        return [CatchUp(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
 
-    def end_mended(self, mark: Mended) -> None:
+    def end_catch_up(self, mark: CatchUp) -> None:
         """Take a mark out of the index. A destination that flaps would begin to catch up all the
         time: the mark itself stays for RESTART_SECONDS after it was made.
         """
         expires_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
         ended: Values = {"undelivered_key": None, "expires_at": expires_at}
-        self._update(mark.mark_id, "sort_key = :since", ended, {":since": mark.since})
+        self._update(mark.item_key, "sort_key = :since", ended, {":since": mark.since})
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

@@ -11,27 +11,27 @@ from chalicelib.infra.parsing import Json
 
 @dataclass(frozen=True)
 class Target:
-    """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
-
-    `destination` names it to the breakers, whatever its URL: the id of a subscription, or the
-    webhook. `owner` is whose it is: a tenant's, or the webhook alone. Pushes are signed with each
-    of `secrets`. One that is not `is_enabled`, the webhook without URL or a disabled subscription,
-    is left to the worker; one that has a `fault` fails without a push. What fails at one that
-    `is_customers` is the customer's to see: the operator gets no message in the DLQ. Pushes to one
-    that `has_payload_alone` tell nothing else of the event in their body. Those to one with a
-    `header_prefix` have the `webhook-` headers a second time, with that prefix.
-    """
+    """Where events are pushed to: the webhook, or the URL of a subscription, which gets copies."""
 
     url: str = field(repr=False)
+    # What breakers and lanes know it by, whatever its URL: a subscription's id, or WEBHOOK.
     destination: str
+    # Whose failures share a rest of the breaker: a tenant's, or the webhook's alone.
     owner: str
+    # Each signs every push.
     secrets: tuple[bytes, ...] = field(repr=False)
+    # False, without a URL or for a disabled subscription: `POST /events` leaves it to the worker.
     is_enabled: bool
+    # The customer sees what fails here: the operator gets no message in the DLQ.
     is_customers: bool = False
+    # An error with which each push fails, before it is made.
     fault: str | None = None
+    # Whether pushes connect to public addresses alone.
     public_only: bool = False
     headers: Json = field(default_factory=dict, repr=False)
+    # Whether the body of a push is the payload, with no other member of the event.
     has_payload_alone: bool = False
+    # Pushes have the `webhook-` headers a second time, with this prefix.
     header_prefix: str | None = None
 
     def body_of(self, event: Event) -> bytes:

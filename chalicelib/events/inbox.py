@@ -62,7 +62,7 @@ def lease(
         leased += filter(None, services.map(take, batch))
         if len(batch) < count:
             break
-        used_bytes = sum(response_bytes(event.leased()) for event in leased)
+        used_bytes = sum(response_bytes(event.leased_json()) for event in leased)
     return leased
 
 

@@ -1,7 +1,5 @@
 """Replay and redrive: an event is pushed again, also because its dead letter was moved back."""
 
-from typing import Any
-
 from chalicelib.core import delivery
 from chalicelib.core.delivery import errors_left_to_sweep
 from chalicelib.core.event import Event, Status
@@ -33,10 +31,10 @@ SETTLED_MEMBERS = (
 )
 
 
-def replay(event: Event, invocation: Invocation, **recovered: Any) -> Event:
+def replay(event: Event, invocation: Invocation, *, is_bulk: bool = False) -> Event:
     """Make an event pending again and queue it, if it is pushed at all.
 
-    `recovered` has what `in_bulk` returns, if it may be one of many.
+    :param is_bulk: Whether it may be one of thousands, which go through the slow lane.
     Raises EventNotFoundError, ApiError 409 while it is claimed, if only copies are pushed, or if
     the subscription of a copy is gone or disabled.
     """
@@ -44,7 +42,9 @@ def replay(event: Event, invocation: Invocation, **recovered: Any) -> Event:
     refusal = services.targets.replay_refusal(event)
     if refusal:
         raise refusal
-    changes = {**_begin_replay(event, services), **recovered}
+    changes = _begin_replay(event, services)
+    if is_bulk:
+        changes |= bulk_members(services)
     return _push_again(event, REPLAYABLE, changes, services)
 
 
@@ -62,15 +62,14 @@ def push_later(event: Event, delay_seconds: float, services: CoreServices) -> No
         changes = _begin_replay(event, services)
     later = rfc3339(now + delay_seconds)
     due_at = max(rfc3339(now), min(event.next_attempt_at or later, later))
-    changes |= {"next_attempt_at": due_at, **in_bulk(services)}
+    changes |= {"next_attempt_at": due_at, **bulk_members(services)}
     _push_again(event, SAME_STATE, changes, services)
 
 
-def in_bulk(services: CoreServices) -> Json:
-    """Return the members of a copy that is recovered now, which may be one of thousands.
+def bulk_members(services: CoreServices) -> Json:
+    """Return the members that send an event through the slow lane from now on.
 
-    It goes through the slow lane from now on. Its mark keeps the sweep from queueing in the fast
-    lane what waits there.
+    `requeue_at` keeps the sweep from queueing it in the fast lane while it waits in the slow one.
     """
     now = services.clock()
     return {"recovered_at": rfc3339(now), "requeue_at": rfc3339(now + MAX_MARK_SECONDS)}

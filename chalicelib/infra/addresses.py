@@ -84,14 +84,14 @@ parse_allowed_hosts = parser(
 )
 
 
-def valid_port(url: str) -> str:
-    """Return a URL whose host and port urllib takes; raise ValueError."""
+def checked_url(url: str) -> str:
+    """Return the URL; raise ValueError if urllib refuses its host or port, or the port is 0."""
     if urlsplit(url).port == 0:
         raise ValueError
     return url
 
 
-parse_push_url = parser(PUSH_URL, f"{EXPECTED_URL}; http is for loopback hosts", valid_port)
+parse_push_url = parser(PUSH_URL, f"{EXPECTED_URL}; http is for loopback hosts", checked_url)
 
 
 def is_public(address: str) -> bool:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,20 @@ canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_key
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
 RESERVED_PREFIX = "triggers."  # of the types of reports
+
+
+def join_object(*members: Json, **texts: str) -> str:
+    """Return a JSON object of `members` and, after the first of these, of `texts`, whose values are
+    JSON already: a payload is never parsed only to be written again.
+    """
+    first, *rest = [dumps(some)[1:-1] for some in members]
+    inserted = [f'"{name}":{text}' for name, text in texts.items()]
+    return f"{{{','.join(filter(None, [first, *inserted, *rest]))}}}"
+
+
+def join_list(texts: Iterable[str]) -> str:
+    """Return a JSON list of texts that are JSON already."""
+    return f"[{','.join(texts)}]"
 
 
 def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> Parser:

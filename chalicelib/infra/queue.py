@@ -17,7 +17,7 @@ from chalicelib.infra.times import ms_since
 BATCH_SIZE = 10
 MAX_DELAY_SECONDS = 900  # the sweep queues what is due later
 GROUP_ID = "MessageGroupId"
-DEFAULT_GROUP_ID = "webhook"
+WEBHOOK = "webhook"  # the destination, and message group, of events themselves
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Message:
 
     body: str
     attributes: Json
-    group_id: str = DEFAULT_GROUP_ID
+    group_id: str = WEBHOOK
     message_id: str = ""
     receipt_handle: str = ""
 
@@ -48,7 +48,7 @@ class Message:
             attributes={
                 name: _lowered(value).get("stringvalue", "") for name, value in attributes.items()
             },
-            group_id=members.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
+            group_id=members.get("attributes", {}).get(GROUP_ID, WEBHOOK),
             message_id=members["messageid"],
             receipt_handle=members["receipthandle"],
         )

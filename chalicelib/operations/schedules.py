@@ -15,6 +15,7 @@ from chalicelib.core.store import (
     MAX_MARK_SECONDS,
     NOT_EXPIRED,
     PENDING,
+    SWEEP_PERIOD_SECONDS,
     UNCLAIMED,
     from_item,
     partitions,
@@ -32,7 +33,6 @@ STALLED_ATTEMPTS = 12
 FEW_ATTEMPTS = "(attribute_not_exists(delivery_attempts) OR delivery_attempts < :stalled)"
 AWAITED = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at) AND {FEW_ATTEMPTS}"
 
-PERIOD_SECONDS = 60  # of the sweep
 MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
@@ -89,8 +89,8 @@ def sweep(services: CoreServices) -> None:
     """Queue pending events that nobody will push, at most MAX_SWEPT of each partition.
 
     Destinations take turns. The messages become visible at an even rate, MAX_SWEPT in
-    PERIOD_SECONDS, so that new events need not wait for all. Without a URL to push to, only copies
-    are looked for.
+    SWEEP_PERIOD_SECONDS, so that new events need not wait for all. Without a URL to push to, only
+    copies are looked for.
 
     What nobody pushes is queued again after one, two, four, eight minutes, then every
     MAX_MARK_SECONDS; while the work queue is long, at most MAX_SWEPT_WHILE_LONG of each partition
@@ -117,20 +117,21 @@ def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
     overdue = [event for _, event in nsmallest(limit, search, key=itemgetter(0))]
     services.map(services.store.delete_expired, expired[:MAX_EXPIRED])
     queued = 0
-    errors: list[StorageUnavailableError] = []
+    failure: StorageUnavailableError | None = None
     for start in range(0, len(overdue), BATCH_SIZE):
         batch = overdue[start : start + BATCH_SIZE]
-        delay_seconds = PERIOD_SECONDS * queued // MAX_SWEPT
+        delay_seconds = SWEEP_PERIOD_SECONDS * queued // MAX_SWEPT
         # Mark, then send: the other way round, two sweeps would both send. If the message is not
         # sent, the event waits once more as long as it did.
-        mark = partial(_mark, services, delay_seconds, errors)
-        marked = [event for event in services.map(mark, batch) if event]
+        results, error = services.try_map(partial(_mark, services, delay_seconds), batch)
+        failure = failure or error
+        marked = [event for event in results if event]
         if marked:
             sent = [messages.push_message(event) for event in marked]
             services.work_queue.send_many(sent, delay_seconds)
             queued += len(marked)
-    if errors:
-        raise errors[0]
+    if failure:
+        raise failure
     return queued
 
 
@@ -159,24 +160,15 @@ def _search_overdue(
             return
 
 
-def _mark(
-    services: CoreServices,
-    delay_seconds: int,
-    errors: list[StorageUnavailableError],
-    event: Event,
-) -> Event | None:
-    """Leave an event alone from its message on, as long again as it is overdue, MAX_MARK_SECONDS at
-    most; return it, None if it was changed since it was read, or could not be marked.
+def _mark(services: CoreServices, delay_seconds: int, event: Event) -> Event | None:
+    """Mark an overdue event, so that no sweep queues it again before `requeue_at`: as long after
+    its message as it is overdue now, MAX_MARK_SECONDS at most.
 
-    An error of DynamoDB is added to `errors`: it costs no other event its message.
+    Returns the event, or None if it was changed since it was read. Raises StorageUnavailableError.
     """
     now = services.clock()
     overdue_seconds = now - unix_seconds(str(event.next_attempt_at))
     requeue_at = rfc3339(now + delay_seconds + min(overdue_seconds, MAX_MARK_SECONDS))
     seen = {":due": event.next_attempt_at, ":seen": event.requeue_at or ""}
-    try:
-        result = services.store.change(event.event_id, MARKABLE, {"requeue_at": requeue_at}, seen)
-    except StorageUnavailableError as error:
-        errors.append(error)
-        return None
+    result = services.store.change(event.event_id, MARKABLE, {"requeue_at": requeue_at}, seen)
     return event if result.applied else None

@@ -15,22 +15,24 @@ from itertools import chain
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import Mended
+from chalicelib.core.store import SWEEP_PERIOD_SECONDS, CatchUp
 from chalicelib.events import replay
-from chalicelib.events.listing import Query, read_page
-from chalicelib.infra.errors import ApiError, StorageUnavailableError
-from chalicelib.infra.queue import DEFAULT_GROUP_ID
+from chalicelib.events.listing import Page, Query, read_page
+from chalicelib.infra.errors import ApiError
+from chalicelib.infra.queue import WEBHOOK
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions
 
-FIRST = 100  # events of a destination in a sweep that comes at once, twice as many after a minute
-MOST = 1500  # of all destinations together, in a minute: half of what the slow lane takes
-PERIOD_SECONDS = 60  # of the sweep
+FIRST_EVENTS = 100  # of a destination in a sweep that comes at once, twice as many after a minute
+MAX_EVENTS = 1500  # of all destinations together, in a minute: half of what the slow lane takes
+MAX_DOUBLINGS = 10  # lead beyond MAX_EVENTS; a mark may be a day old
 SPREAD_SECONDS = 50  # of a minute's events: when the next sweep comes, they were tried
 SEARCH_SECONDS = 20  # of a destination: thousands of old dead letters may come first
 WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_undelivered=True)
+
+DueEvent = tuple[Event, float]  # an event, and after how many seconds it is due
 
 
 def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
@@ -38,38 +40,37 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
 
     Raises StorageUnavailableError after all were tried, also if it failed for one.
     """
-    mended = services.store.mended()
-    destinations = {mark.destination for mark in mended}  # a test and a delivery leave a mark each
+    marks = services.store.catch_ups()
+    # A test and a delivery leave a mark each.
+    destinations = {mark.destination for mark in marks}
     known = subscriptions.get_many(destinations)
-    most = max(1, MOST // max(1, len(destinations)))
-    errors: list[StorageUnavailableError] = []
+    share = max(1, MAX_EVENTS // max(1, len(destinations)))
 
-    def find_due(mark: Mended) -> list[tuple[Event, float]]:
+    def find_due(mark: CatchUp) -> list[DueEvent]:
         query = _query(mark.destination, known.get(mark.destination), services)
-        try:
-            due = _find_due(query, mark, most, services) if query else None
-            if due is None:
-                services.store.end_mended(mark)
-            return due or []
-        except StorageUnavailableError as error:
-            errors.append(error)
+        due = _find_due(query, mark, share, services) if query else None
+        if due is None:
+            services.store.end_catch_up(mark)
             return []
+        return due
 
-    def push(event_and_delay: tuple[Event, float]) -> None:
+    def push(due: DueEvent) -> None:
+        event, delay_seconds = due
         with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
-            replay.push_later(*event_and_delay, services)
+            replay.push_later(event, delay_seconds, services)
 
     # Found by destination, pushed all together: a pool in each thread would be too many threads.
-    services.map(push, [*chain.from_iterable(services.map(find_due, mended))])
-    if errors:
-        raise errors[0]
+    found, error = services.try_map(find_due, marks)
+    services.map(push, [*chain.from_iterable(found)])
+    if error:
+        raise error
 
 
 def _query(
     destination: str, subscription: Subscription | None, services: CoreServices
 ) -> Query | None:
     """Return the query of what waits for a destination, None if nothing is pushed there."""
-    if destination == DEFAULT_GROUP_ID:
+    if destination == WEBHOOK:
         return replace(WAITING, source="original")
     if subscription is None or subscription.refusal(services.settings):
         return None
@@ -77,36 +78,47 @@ def _query(
 
 
 def _find_due(
-    query: Query, mark: Mended, most: int, services: CoreServices
-) -> list[tuple[Event, float]] | None:
-    """Return what is to be made due of what waits among the oldest events of a query, up to `most`,
-    and after how many seconds each; None if the catch-up is over.
+    query: Query, mark: CatchUp, share: int, services: CoreServices
+) -> list[DueEvent] | None:
+    """Return which of the oldest events that wait are made due now, up to `share`; None if the
+    catch-up is over.
 
     Each event is made due once in a catch-up, by whomever.
     """
     now = services.clock()
-    since = unix_seconds(mark.since)
-    # Those whose sweep was missed count, too. Ten lead beyond MOST; a mark may be a day old.
-    minutes = min(10, (now - since) / PERIOD_SECONDS)
-    doubled = int(FIRST * 2**minutes)
-    limit = min(doubled, most)
-    query = replace(query, limit=limit)
-    page = read_page(services, query)
-    # However many dead letters are older.
-    while page.next_cursor and not page.events and services.clock() < now + SEARCH_SECONDS:
-        page = read_page(services, replace(query, cursor=page.next_cursor))
-    events = [event for event in page.events if event.is_waiting]
-    failed = [
-        event
-        for event in events
-        if since <= event.asked_at and rfc3339(event.asked_at) <= event.attempted_at
-    ]
-    is_all_seen = len(failed) == len(events) and not page.next_cursor
-    if is_all_seen or 2 * len(failed) >= min(doubled // 2, most):
+    began = unix_seconds(mark.since)
+    # By the clock, not by the number of sweeps: one may have been missed.
+    doublings = min(MAX_DOUBLINGS, (now - began) / SWEEP_PERIOD_SECONDS)
+    allowed = int(FIRST_EVENTS * 2**doublings)
+    limit = min(allowed, share)
+    page = _first_page_with_events(replace(query, limit=limit), services)
+    waiting = [event for event in page.events if event.is_waiting]
+    failed_again = [event for event in waiting if _has_failed_since(event, began)]
+    have_all_failed = len(failed_again) == len(waiting) and not page.next_cursor
+    allowed_before = min(allowed // 2, share)
+    if have_all_failed or 2 * len(failed_again) >= allowed_before:
         return None
-    soon = rfc3339(now + PERIOD_SECONDS)
+    soon = rfc3339(now + SWEEP_PERIOD_SECONDS)
     due = [
-        event for event in events if event.asked_at < since and (event.next_attempt_at or "") > soon
+        event
+        for event in waiting
+        if event.asked_at < began and (event.next_attempt_at or "") > soon
     ]
     logger.info("caught up", extra={"destination": mark.destination, "queued": len(due)})
     return [(event, SPREAD_SECONDS * number / limit) for number, event in enumerate(due)]
+
+
+def _first_page_with_events(query: Query, services: CoreServices) -> Page:
+    """Return the first page that has an event, however many dead letters are older, or the last one
+    that was read within SEARCH_SECONDS.
+    """
+    deadline = services.clock() + SEARCH_SECONDS
+    page = read_page(services, query)
+    while page.next_cursor and not page.events and services.clock() < deadline:
+        page = read_page(services, replace(query, cursor=page.next_cursor))
+    return page
+
+
+def _has_failed_since(event: Event, began: float) -> bool:
+    """Return whether an event was made due since the catch-up began, and tried since then."""
+    return began <= event.asked_at and rfc3339(event.asked_at) <= event.attempted_at

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from chalicelib.core import posting
-from chalicelib.core.event import EVENT_ID, Event, to_json
+from chalicelib.core.event import EVENT_ID, Event
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import Reason
 from chalicelib.core.store import UNSETTLED
@@ -22,7 +23,7 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     StorageUnavailableError,
 )
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, join_object
 from chalicelib.infra.table import LOWEST
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
@@ -124,8 +125,8 @@ def show(recipient: Recipient) -> str:
 
 def _to_json(copy: Event | None, members: Json) -> str:
     """Return members, and a copy as lists show it."""
-    shown = copy.summary() if copy else "null"
-    return to_json(members, copy=shown)
+    shown = copy.summary_json() if copy else "null"
+    return join_object(members, copy=shown)
 
 
 def _why_missed(subscription: Subscription, event: Event, services: CoreServices) -> Missed:
@@ -146,18 +147,19 @@ def why_not_sent(subscription: Subscription, event: Event, services: CoreService
 
 
 def send(
-    event_id: str, subscription: Subscription, invocation: Invocation, **recovered: Any
+    event_id: str, subscription: Subscription, invocation: Invocation, *, is_bulk: bool = False
 ) -> Event:
     """Make the copy of an event for a subscription and queue it; replay one that is there.
 
-    The types and the filter of the subscription do not matter. `recovered` has what
-    `replay.in_bulk` returns, if it may be one of many. Raises EventNotFoundError; ApiError 409 if
-    the subscription, the event or the copy is in no state for it; StorageUnavailableError.
+    The types and the filter of the subscription do not matter. Raises EventNotFoundError; ApiError
+    409 if the subscription, the event or the copy is in no state for it; StorageUnavailableError.
+
+    :param is_bulk: Whether the copy may be one of thousands, which go through the slow lane.
     """
     _require_usable(subscription, invocation.services)
     event = _find_original(event_id, subscription, invocation.services)
-    copy, is_new = _make_copy(event, subscription, invocation, **recovered)
-    return copy if is_new else replay.replay(copy, invocation, **recovered)
+    copy, is_new = _make_copy(event, subscription, invocation, is_bulk=is_bulk)
+    return copy if is_new else replay.replay(copy, invocation, is_bulk=is_bulk)
 
 
 def _require_usable(subscription: Subscription, services: CoreServices) -> None:
@@ -187,12 +189,12 @@ def _make_copy(
     event: Event,
     subscription: Subscription,
     invocation: Invocation,
-    **recovered: Any,
+    *,
+    is_bulk: bool,
 ) -> tuple[Event, bool]:
     """Store the copy of an event for a subscription and queue it, or find the one that is there;
     return it, and whether this call stored it.
 
-    `recovered` has what `replay.in_bulk` returns, if it is one of many.
     Each time that others list copies in the event, or a transaction of others holds it, it is read
     again, while there is time. Raises what `_find_original` raises; ApiError 409 for a copy that is
     there and not listed, and for an event with MAX_COPIES; StorageUnavailableError.
@@ -206,8 +208,9 @@ def _make_copy(
             copy,
             replayed_at=rfc3339(services.clock()),
             expires_at=services.expires_at(),
-            **recovered,
         )
+        if is_bulk:
+            copy = replace(copy, **replay.bulk_members(services))
         is_listed = copy.event_id in event.copies
         if len(event.copies) >= MAX_COPIES and not is_listed:
             raise ApiError(409, "too_many_copies", f"The event has {MAX_COPIES} copies.")
@@ -320,31 +323,7 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
     services = invocation.services
     _require_usable(subscription, services)
     missed = find_missed(subscription, services, **period)
-    now = services.clock()
-    just_now = rfc3339(now - LEFT_SECONDS)
-    recovered = replay.in_bulk(services)
-
-    def recover_one(row: Row) -> str | None:
-        """Return what was done: `sent`, `replayed`, `left`, or nothing."""
-        copy = row.copy
-        try:
-            if copy is None:
-                _, is_new = _make_copy(row.examined, subscription, invocation, **recovered)
-                return "sent" if is_new else None
-            # What failed because the subscription was disabled was not pushed.
-            tried_at = "" if copy.reason is Reason.DISABLED else copy.attempted_at
-            recovered_at = copy.recovered_at or ""
-            is_due = copy.is_waiting and recovered_at > max(tried_at, just_now)
-            if copy.is_claimed(now) or is_due:
-                return "left"
-            is_left = tried_at > just_now
-            replay.push_later(copy, LEFT_SECONDS * is_left, services)
-            return "left" if is_left else "replayed"
-        except StorageUnavailableError:
-            raise
-        except ApiError:  # others were faster, too many copies, or a POST is in progress
-            return None
-
+    recover_row = partial(_recover_row, subscription, invocation, services.clock())
     done = Counter[Any]()
     examined = missed.examined
     next_cursor = missed.next_cursor
@@ -354,5 +333,36 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
             examined = last.number
             next_cursor = last.examined.sort_key
             break
-        done.update(services.map(recover_one, missed.rows[start : start + AT_ONCE]))
+        done.update(services.map(recover_row, missed.rows[start : start + AT_ONCE]))
     return Recovered(examined, done["sent"], done["replayed"], done["left"], next_cursor)
+
+
+def _recover_row(
+    subscription: Subscription, invocation: Invocation, now: float, row: Row
+) -> str | None:
+    """Send or replay what a row of `find_missed` names; return `sent`, `replayed`, `left`, or None
+    if nothing was done: others were faster, there are too many copies, or a POST is in progress.
+
+    Raises StorageUnavailableError.
+    """
+    copy = row.copy
+    try:
+        if copy is None:
+            _, is_new = _make_copy(row.examined, subscription, invocation, is_bulk=True)
+            return "sent" if is_new else None
+        just_now = rfc3339(now - LEFT_SECONDS)
+        # What failed because the subscription was disabled was not pushed.
+        tried_at = "" if copy.reason is Reason.DISABLED else copy.attempted_at
+        recovered_at = copy.recovered_at or ""
+        is_due = copy.is_waiting and recovered_at > max(tried_at, just_now)
+        if copy.is_claimed(now) or is_due:
+            return "left"
+        if tried_at > just_now:
+            replay.push_later(copy, LEFT_SECONDS, invocation.services)
+            return "left"
+        replay.push_later(copy, 0, invocation.services)
+        return "replayed"
+    except StorageUnavailableError:
+        raise
+    except ApiError:
+        return None

@@ -25,7 +25,7 @@ from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.parsing import Json, dumps
-from chalicelib.infra.queue import DEFAULT_GROUP_ID
+from chalicelib.infra.queue import WEBHOOK
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY, decode_secret
 from chalicelib.subscriptions import reports
@@ -58,8 +58,8 @@ class AllTargets:
         url = settings.webhook_url or ""
         return Target(
             url=url,
-            destination=DEFAULT_GROUP_ID,
-            owner=DEFAULT_GROUP_ID,
+            destination=WEBHOOK,
+            owner=WEBHOOK,
             secrets=settings.signing_secrets,
             is_enabled=bool(url),
         )
@@ -150,7 +150,7 @@ class AllTargets:
                 reports.event_failed(event, None, self.services)
             case Delivered() if event.delivery_attempts > FAILING_ATTEMPTS:
                 with suppress(StorageUnavailableError):
-                    self.services.store.mark_mended(target.destination)
+                    self.services.store.start_catch_up(target.destination)
 
     def _on_copy_recorded(
         self, subscription: Subscription, event: Event, decision: Decision
@@ -161,7 +161,7 @@ class AllTargets:
             case Delivered() if subscription.failing_since:
                 # Mark, then clear: a crash in between is made up for by the next delivery.
                 with suppress(StorageUnavailableError):
-                    self.services.store.mark_mended(subscription.subscription_id)
+                    self.services.store.start_catch_up(subscription.subscription_id)
                     self.subscriptions.clear_failing(subscription)
             case Retry() if event.delivery_attempts >= FAILING_ATTEMPTS:
                 changed = self.subscriptions.set_failing(subscription, error, event.created_at)
@@ -205,7 +205,7 @@ class AllTargets:
         result = delivery.push(event, target, started, invocation)
         if result.outcome is Outcome.DELIVERED and target.is_enabled:
             with suppress(StorageUnavailableError):
-                self.services.store.mark_mended(subscription.subscription_id, TESTED)
+                self.services.store.start_catch_up(subscription.subscription_id, TESTED)
         sent = None
         if result.error not in (HOST_NOT_ALLOWED, ADDRESS_NOT_ALLOWED):
             body = target.body_of(event)

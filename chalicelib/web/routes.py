@@ -10,13 +10,13 @@ from typing import Any
 from chalice.app import Chalice, Request, Response
 
 from chalicelib import deps
-from chalicelib.core.event import EVENT_ID, Event, json_list, to_json
+from chalicelib.core.event import EVENT_ID, Event
 from chalicelib.core.invocation import Invocation
 from chalicelib.core.posting import Planned, Posted
 from chalicelib.events.listing import Query, read_page
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
-from chalicelib.infra.parsing import Json, Parser, Parsers, dumps
+from chalicelib.infra.parsing import Json, Parser, Parsers, dumps, join_list, join_object
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.subscriptions.deliveries import read_deliveries
 from chalicelib.subscriptions.recipients import read_outcomes
@@ -77,7 +77,7 @@ class Call(Invocation):
 
     def _may_read(self, event: Event) -> bool:
         """Return whether the key may see an event."""
-        if self.key.tenant is None:
+        if not self.key.is_token:
             # Without the scope consume, a key sees only what it posted itself.
             return Scope.CONSUME in self.key.scopes or event.created_by == self.key.name
         # A token sees the copies for its tenant's subscriptions, by these: the tenant's events, and
@@ -244,14 +244,14 @@ def show_batch(posted: Sequence[Posted]) -> str:
         extra = {"count": len(unavailable), "metrics": {"EventsNotStored": 1}}
         telemetry.logger.warning("events not stored", extra=extra)
     shown = map(_show_posted, posted, count())
-    return to_json({"failed_count": len(errors)}, events=json_list(shown))
+    return join_object({"failed_count": len(errors)}, events=join_list(shown))
 
 
 def _show_posted(posted: Posted, number: int) -> str:
     """Return what became of an event of a batch; faults are told by their paths in that."""
     if isinstance(posted, Planned):
         members = {"status": 202, "replayed": not posted.is_new}
-        return to_json(members, event=posted.event.summary())
+        return join_object(members, event=posted.event.summary_json())
     for fault in posted.members.get("errors", ()):
         fault["field"] = f"events[{number}].{fault['field']}".removesuffix(".body")
     return dumps({"status": posted.status_code, "problem": _document(posted)})
@@ -263,7 +263,7 @@ def respond_list(name: str, members: list[str], last: str | None, **more: int) -
     The next page, if there is one, begins after the sort key `last`.
     """
     rest = {**more, "next_cursor": encode_cursor(last)}
-    return respond(to_json(rest, **{name: json_list(members)}))
+    return respond(join_object(rest, **{name: join_list(members)}))
 
 
 def respond_page(query: Query, call: Call) -> Response:
@@ -276,7 +276,9 @@ def respond_page(query: Query, call: Call) -> Response:
     without = "" if with_subject else "subject"
     has_payload = query.include == "payload"
     events = [
-        event.summary(include_payload=has_payload, without=without, **more.get(event.event_id, {}))
+        event.summary_json(
+            include_payload=has_payload, without=without, **more.get(event.event_id, {})
+        )
         for event in page.events
     ]
     return respond_list("events", events, page.next_cursor)

@@ -115,7 +115,7 @@ def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
     later = {"S": rfc3339(world.clock() + 3000)}
     world.change_item(waiting, "SET next_attempt_at = :later", later=later)
     for destination in ("webhook", "sub_gone"):
-        world.services.store.mark_mended(destination)
+        world.services.store.start_catch_up(destination)
     world.sleep(120)
     yield
     world.sweep()

@@ -49,13 +49,13 @@ def test_what_waits_is_pushed_once_a_test_event_was_delivered(
     assert [states(world, event) for event in events] == [["delivered"]] * 5
     assert target.count == 11
     world.sweep()
-    assert world.services.store.mended() == []
+    assert world.services.store.catch_ups() == []
     # Another test that is delivered starts none before a quarter of an hour is over.
     for seconds, marks in ((700, 0), (200, 1)):
         world.sleep(seconds)
-        assert world.services.store.mended() == []
+        assert world.services.store.catch_ups() == []
         try_it(world, subscription_id)
-        assert len(world.services.store.mended()) == marks
+        assert len(world.services.store.catch_ups()) == marks
 
 
 def test_nothing_is_pushed_that_was_dismissed(
@@ -87,7 +87,7 @@ def test_nothing_is_pushed_where_nothing_may_be(
         world.call("DELETE", f"/subscriptions/{subscription_id}")
     sweep_and_push(world)
     assert target.count == before
-    assert world.services.store.mended() == []
+    assert world.services.store.catch_ups() == []
 
 
 def test_a_test_of_a_webhook_that_is_paused_leaves_no_mark(
@@ -98,10 +98,10 @@ def test_a_test_of_a_webhook_that_is_paused_leaves_no_mark(
     path = f"/subscriptions/{subscription_id}"
     world.call("POST", f"{path}/disable")
     try_it(world, subscription_id)
-    assert world.services.store.mended() == []
+    assert world.services.store.catch_ups() == []
     world.call("POST", f"{path}/enable")
     try_it(world, subscription_id)
-    assert len(world.services.store.mended()) == 1
+    assert len(world.services.store.catch_ups()) == 1
 
 
 def test_old_dead_letters_do_not_hide_what_waits(
@@ -127,7 +127,7 @@ def test_old_dead_letters_do_not_hide_what_waits(
 def test_each_minute_has_twice_as_many_and_a_sweep_that_was_missed_counts(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catch_up, "FIRST", 2)
+    monkeypatch.setattr(catch_up, "FIRST_EVENTS", 2)
     target.default = WAIT
     subscription_id = subscribe_later(world, target)
     world.sleep(10)
@@ -152,7 +152,7 @@ def test_a_destination_whose_reads_fail_costs_no_other_its_minute(
     target.default = 200
     try_it(world, subscription_id)
     other = subscribe_later(world, target, "another")
-    world.services.store.mark_mended(other)
+    world.services.store.start_catch_up(other)
 
     def fail(params: Any, **_: object) -> None:
         if params["ExpressionAttributeValues"].get(":partition") == {"S": other}:
@@ -164,21 +164,21 @@ def test_a_destination_whose_reads_fail_costs_no_other_its_minute(
     world.sleep(60)
     world.empty_inbox()
     assert [states(world, event) for event in events] == [["delivered"]] * 5
-    assert other in {mark.destination for mark in world.services.store.mended()}
+    assert other in {mark.destination for mark in world.services.store.catch_ups()}
 
 
 def test_of_more_destinations_than_a_minute_has_pushes_each_has_one(
     world: World, target: Receiver, waiting: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catch_up, "MOST", 1)
+    monkeypatch.setattr(catch_up, "MAX_EVENTS", 1)
     subscription_id, _ = waiting
     target.default = 200
     try_it(world, subscription_id)
-    world.services.store.mark_mended("webhook")
+    world.services.store.start_catch_up("webhook")
     before = target.count
     sweep_and_push(world)
     assert target.count - before == 1
-    assert [mark.destination for mark in world.services.store.mended()] == [subscription_id]
+    assert [mark.destination for mark in world.services.store.catch_ups()] == [subscription_id]
     world.sleep(20 * 3600)  # a mark lasts for a day
     sweep_and_push(world)
 
@@ -195,7 +195,7 @@ def test_what_waits_is_pushed_once_a_test_and_a_delivery_end_long_trouble(
     try_it(world, subscription_id)
     post_later(world)
     world.empty_inbox()
-    assert len(world.services.store.mended()) == 2
+    assert len(world.services.store.catch_ups()) == 2
     sweep_and_push(world)
     assert [states(world, event) for event in events] == [["delivered"]] * 5
     assert "failing_since" not in world.item(subscription_id)
@@ -227,7 +227,7 @@ def test_what_a_consumer_leased_is_left_to_it(world: World, receiver: Receiver) 
     event_id = world.post()["event_id"]
     world.sleep(1)
     [leased] = world.call("POST", "/inbox/lease", key=KEY).json["events"]
-    world.services.store.mark_mended("webhook")
+    world.services.store.start_catch_up("webhook")
     world.sweep()
     assert world.item(event_id)["claim_id"]["S"] == leased["lease_id"]
 
@@ -235,7 +235,7 @@ def test_what_a_consumer_leased_is_left_to_it(world: World, receiver: Receiver) 
 def test_what_fails_again_ends_the_catch_up_and_keeps_its_backoff(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catch_up, "FIRST", 4)
+    monkeypatch.setattr(catch_up, "FIRST_EVENTS", 4)
     target.default = WAIT
     subscription_id = subscribe_later(world, target)
     world.sleep(10)
@@ -248,7 +248,7 @@ def test_what_fails_again_ends_the_catch_up_and_keeps_its_backoff(
     for _ in range(5):
         sweep_and_push(world)
     assert target.count - before == 4
-    assert world.services.store.mended() == []
+    assert world.services.store.catch_ups() == []
     assert [states(world, event) for event in events] == [["pending"]] * 20
 
 
@@ -256,11 +256,11 @@ def test_trouble_that_ends_soon_after_a_catch_up_has_one_a_quarter_of_an_hour_af
     world: World, target: Receiver, waiting: tuple[str, list[Any]]
 ) -> None:
     subscription_id, events = waiting
-    world.services.store.mark_mended(subscription_id)
+    world.services.store.start_catch_up(subscription_id)
     sweep_and_push(world)
     sweep_and_push(world)
     target.default = 200
-    world.services.store.mark_mended(subscription_id)
+    world.services.store.start_catch_up(subscription_id)
     for state in ("pending", "delivered"):
         sweep_and_push(world)
         assert [states(world, event) for event in events] == [[state]] * 5
@@ -269,22 +269,22 @@ def test_trouble_that_ends_soon_after_a_catch_up_has_one_a_quarter_of_an_hour_af
 
 def test_a_mark_is_not_ended_by_a_sweep_that_read_the_one_before(world: World) -> None:
     store = world.services.store
-    store.mark_mended("webhook")
-    [mark] = store.mended()
+    store.start_catch_up("webhook")
+    [mark] = store.catch_ups()
     world.sleep(1)
-    store.mark_mended("webhook")
-    assert store.mended() == [mark]
-    store.end_mended(mark)
-    store.mark_mended("webhook")
-    store.end_mended(mark)
+    store.start_catch_up("webhook")
+    assert store.catch_ups() == [mark]
+    store.end_catch_up(mark)
+    store.start_catch_up("webhook")
+    store.end_catch_up(mark)
     world.sleep(900)
-    assert [later.destination for later in store.mended()] == ["webhook"]
+    assert [later.destination for later in store.catch_ups()] == ["webhook"]
 
 
 def test_one_that_fails_again_leaves_none_that_was_not_tried(
     world: World, target: Receiver, waiting: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catch_up, "FIRST", 4)
+    monkeypatch.setattr(catch_up, "FIRST_EVENTS", 4)
     subscription_id, events = waiting
     target.script(200, 200, WAIT)
     target.default = 200

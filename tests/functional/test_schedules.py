@@ -44,7 +44,7 @@ def test_what_cannot_be_marked_costs_nothing_else_its_message_or_catch_up(
 ) -> None:
     event_ids = {world.queued() for _ in range(50)}
     world.lose_messages()
-    world.services.store.mark_mended(f"sub_{0:032}")  # which is gone
+    world.services.store.start_catch_up(f"sub_{0:032}")  # which is gone
     world.sleep(601)
     aws.fail("UpdateItem", at=1)
 
@@ -52,7 +52,7 @@ def test_what_cannot_be_marked_costs_nothing_else_its_message_or_catch_up(
         world.sweep()
 
     assert len(queued(world)) == 49
-    assert not world.services.store.mended()
+    assert not world.services.store.catch_ups()
     world.sleep(60)
     world.sweep()
     assert len(queued(world)) == 50

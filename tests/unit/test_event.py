@@ -21,7 +21,7 @@ def test_a_value_that_a_later_version_stored_reads_as_null(name: str) -> None:
     }
     known = {"status": "failed", "delivered_via": "push", "reason": "permanent"}
 
-    shown = json.loads(from_item(typed({**item, **known, name: "later"})).whole())
+    shown = json.loads(from_item(typed({**item, **known, name: "later"})).full_json())
 
     assert shown["attempts"][0]["outcome"] is None
     for member in ("status", "delivered_via"):
