@@ -21,10 +21,10 @@ from chalicelib.core import posting
 from chalicelib.core.store import SWEEP_PERIOD_SECONDS, UNSETTLED
 from chalicelib.deps import Services
 from chalicelib.events import erasure, inbox, listing, replay
+from chalicelib.events.listing import Query
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
     ApiError,
-    EventNotFoundError,
     FieldFault,
     InvalidRequestError,
 )
@@ -163,12 +163,12 @@ def get_event(call: Call) -> Response:
     return respond(event.full_json(include_responses=sees_responses, push_body=push_body))
 
 
-@route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
+@route("GET", "/events/{event_id}/recipients", *CUSTOMERS)
 def list_recipients(call: Call) -> Response:
-    event = call.event()
-    if event.is_copy:
-        raise EventNotFoundError
-    found = recipients.read_recipients([event], call.services, call.services.subscriptions)
+    tenant = call.key.tenant
+    subscriptions = call.services.subscriptions
+    [event] = recipients.as_tenant_sees_them([call.original()], tenant, subscriptions)
+    found = recipients.read_recipients([event], call.services, subscriptions, tenant)
     rows = found[event.event_id]
     shown = join_list(map(recipients.show, rows))
     return respond(join_object({"outcome": judge(event, rows)}, recipients=shown))
@@ -179,15 +179,16 @@ def list_events(call: Call) -> Response:
     query = replace(listing.EVENTS, **call.query)
     if query.status == UNSETTLED and not query.subscription_id:
         raise InvalidRequestError(FieldFault("status", "undelivered needs subscription_id"))
-    if call.key.is_token:
+    if call.key.is_token and query.include == "outcome":
+        query = outcomes_of_tenant(call, query)
+    elif call.key.is_token:
         visible_tenant(call.key, query.tenant)
-        if query.include == "outcome":
-            raise InvalidRequestError(FieldFault("include", "must be payload or subject"))
         if not call.find_subscription(query.subscription_id):
             raise ApiError(
                 403,
                 "forbidden",
-                "A token lists the copies of one of its subscriptions: subscription_id.",
+                "A token lists the copies of one of its subscriptions, by subscription_id, or the"
+                " events of its tenant, by include=outcome.",
             )
     return respond_page(query, call)
 
@@ -412,6 +413,24 @@ def run(event: Any, work: Callable[[Services], None]) -> None:
     """Do the work of a function for an event of SQS or of a schedule."""
     with telemetry.request_id(event.context.aws_request_id):
         work(deps.get())
+
+
+def outcomes_of_tenant(call: Call, query: Query) -> Query:
+    """Return the query of a token that asks what became of its tenant's events.
+
+    Reports are left out: one exists because of a subscription, which may be the operator's. Raises
+    InvalidRequestError, and ApiError 403 for another tenant.
+    """
+    # The status is that of the event's own push, which is the operator's.
+    faults = [
+        FieldFault(name, "must not come with include=outcome and a token")
+        for name in ("status", "subscription_id")
+        if name in call.query
+    ]
+    if faults:
+        raise InvalidRequestError(*faults)
+    tenant = visible_tenant(call.key, query.tenant)
+    return replace(query, tenant=tenant, source="original", skips_reports=True)
 
 
 def applied_preference(call: Call) -> Json:

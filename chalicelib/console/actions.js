@@ -47,7 +47,6 @@ async function act(button, answer, given) {
     return isThere() ? describe(answered) : [""];
   };
   const said = await run().catch((error) => [error.message, "failed"]);
-  page.acted?.add(given.owner); // not before: a refresh in between would show what was
   button.ariaBusy = null;
   tell(answer, ...(isThere() ? said : [""]));
   await hooks.refreshAll();

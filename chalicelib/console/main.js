@@ -37,8 +37,8 @@ function showFailure(error) {
   const { me, view, shownAt } = page;
   if (code === "forbidden" && me?.tenant) return miss("There is no such webhook: it was deleted.");
   if (code in ENDED) return forget(code);
-  const gone = `There is no ${view.id}: it expired or was deleted.`;
-  if (code === "not_found" && view.id) return miss(gone);
+  const gone = `There is no ${view.id ?? view.sought}: it expired or was deleted.`;
+  if (code === "not_found" && (view.id ?? view.sought)) return miss(gone);
   if (status === 400 && view.sought) return missSubject(view.sought); // no subject is like that
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
@@ -89,7 +89,7 @@ function enter(left) {
   if (page.job && !isRunning()) endJob();
   for (const id of ["answer", "told"]) tell($(id), "");
   set(document, { title: page.me?.tenant ?? "Triggers API" });
-  Object.assign(page, { acted: null, listed: null, shownAt: null });
+  Object.assign(page, { orders: [], listed: null, shownAt: null });
   $("fold").open = false;
   if (left.name) askFocus();
   show();
@@ -125,7 +125,6 @@ $("clear").onclick = () => {
 $("replay-all").onclick = () => replayAll(page.filters);
 $("find").onsubmit = () => {
   const next = address("/find", { text: $("find-text").value.trim() });
-  page.acted = null; // it may be sought once more
   if (next === location.hash) refreshAll();
   location.hash = next;
   $("find").reset();

@@ -47,7 +47,7 @@ const enableFirst = (owner) =>
   owner && isOff(owner) ? [`subscriptions/${owner.subscription_id}/enable`] : [];
 // Return whether an event or copy, of those that are shown, is pending.
 function isPending(id) {
-  const rows = [page.recipients, ...page.orders.map(({ webhooks }) => webhooks)].flat();
+  const rows = [page.recipients, ...page.orders.map(({ recipients }) => recipients)].flat();
   const all = [page.event, ...rows.map((row) => row?.copy)];
   return all.some((one) => one?.event_id === id && one.status === "pending");
 }
@@ -59,7 +59,6 @@ function replayOne(button, made, answer = $("answer"), owner = null) {
   return act(button, answer, {
     path: `events/${made.event_id}/replay`,
     before: enableFirst(owner),
-    owner: owner?.subscription_id,
     describe: ({ body }) => (letter ? [`It is replayed${letter}.`, ""] : tellQueued("", body)),
     consequence: enableFirst(owner).length ? `${ENABLED_FIRST} ${REPLAYED}` : REPLAYED,
   });
@@ -69,7 +68,6 @@ function send(button, one, event_id, answer) {
     path: `subscriptions/${one.subscription_id}/send`,
     body: { event_id },
     before: enableFirst(one),
-    owner: one.subscription_id,
     describe: ({ body }) => tellQueued(` for ${nameOf(one)}`, body),
     question: `Send it to ${nameOf(one)}?`,
     consequence: "It is queued for this webhook alone, whatever its types and filter say.",

@@ -11,23 +11,31 @@ function miss(text, sought = "") {
 async function search() {
   const { sought } = page.view;
   if (!sought || page.me.tenant) return;
-  if (await openSubject(sought)) return;
-  const { found } = await listEvents({ include: "subject" }, { enough: PAGE });
-  for (const spelling of spellings(sought)) if (await openSubject(spelling)) return;
+  const { found, ids } = await findSubject(sought, "subject", 2);
+  const [{ event_id: text, subject } = {}] = found;
+  if (found.length === 1) return location.replace(address("/find", { text }));
+  if (found.length > 1) return location.replace(address("/", { subject }));
   await loadWebhooks();
-  missSubject(sought, [...found.keys(), ...page.webhooks.keys()]);
+  missSubject(sought, [...ids, ...page.webhooks.keys()]);
 }
 function missSubject(sought, ids = []) {
   miss(`No event has the ${page.me.tenant ? "" : "id or "}subject ${sought}.`);
   propose(sought, ids);
 }
-// Open the event with a subject, or the list of those; return whether there are any.
-async function openSubject(subject) {
-  const { found } = await listEvents({ subject, source: "original" }, { enough: 2 });
-  const [id] = found.keys();
-  if (found.size === 1) location.replace(address("/find", { text: id }));
-  if (found.size > 1) location.replace(address("/", { subject }));
-  return found.size > 0;
+// Return the events with a subject, however that is written, and the ids of the newest if none has.
+async function findSubject(sought, include, enough = PAGE) {
+  const ask = async (subject) => {
+    const given = { subject, source: "original", include };
+    return [...(await listEvents(given, { enough })).found.values()];
+  };
+  let found = await ask(sought);
+  if (found.length) return { found };
+  const newest = await listEvents({ include }, { enough: PAGE }); // which have other subjects
+  for (const spelling of spellings(sought)) {
+    found = await ask(spelling);
+    if (found.length) break;
+  }
+  return { found, ids: [...newest.found.keys()] };
 }
 // Return other ways to write a subject: those that were seen, and what people mean by `#4711`.
 function spellings(sought) {

@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const API = location.origin + location.pathname.replace(/\/*$/, "/");
 const PAGE = 100; // the most that a page of a list has, and what the list begins with
 const MOST_SHOWN = 1000; // events and copies
+const MOST_READ = 10; // webhooks, examples or events of which one asks for more
 const CALL_MS = 3e3; // a view waits so long for each call of a refresh
 const MOST_CALLS = 20; // that a view makes by itself in a minute
 const OLD_MS = 15e3; // what is older says so
@@ -28,8 +29,6 @@ const nothingKnown = () => ({
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
   queued: new Map(), // what was recovered of each webhook, by id: {text, end}
   orders: [], // what a customer's search found
-  ordersOf: null, // what was sought then
-  acted: null, // ids of webhooks that are asked again; null: all are, once for a search
   seen: { types: new Set(), tenants: new Set(), subjects: new Set() },
 });
 const page = {

@@ -6,6 +6,7 @@ change them.
 
 import json
 import re
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -230,6 +231,20 @@ class Event:
             delivered_at=self.created_at,
         )
 
+    def as_tenant_sees_it(self, own_copies: Set[str]) -> "Event":
+        """Return the event as if copies alone were pushed.
+
+        It is made anew of SEEN_BY_TENANT, so that nothing of the event's own push is in it.
+
+        :param own_copies: Ids of copies for the tenant's subscriptions; the event's other copies,
+            which the operator's subscriptions got, are left out.
+        """
+        event = Event(
+            **{name: getattr(self, name) for name in SEEN_BY_TENANT},
+            copies=tuple(copy_id for copy_id in self.copies if copy_id in own_copies),
+        )
+        return event.left_to_copies()
+
     def after(self, decision: Decision, now: float) -> "Event":
         """Return the event, whose claim ends, as a decision leaves it at `now` (Unix seconds)."""
         at = rfc3339(now)
@@ -319,6 +334,21 @@ MEMBERS = (
     "subscription_id",
     "source_event_id",
     "copies",
+)
+# The fields of an event that its tenant may see, or that decide what it sees. All are set when the
+# event is posted, but `expires_at`, which no answer shows.
+SEEN_BY_TENANT = (
+    "event_id",
+    "event_type",
+    "payload",
+    "metadata",
+    "tenant",
+    "subject",
+    "created_at",
+    "created_by",
+    "body_hash",
+    "response_bytes",
+    "expires_at",
 )
 KEPT = "It is kept and can be replayed."
 SETTLED: dict[str, str] = {

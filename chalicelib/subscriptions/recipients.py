@@ -53,16 +53,40 @@ SHOWN = ("event_id", "event_type", "subject", "created_at")
 KNOWN = ("name", "tenant", "target_host", "state")
 
 
+def as_tenant_sees_them(
+    events: Sequence[Event], tenant: str | None, subscriptions: Subscriptions
+) -> Sequence[Event]:
+    """Return a tenant's events as a token may see them: without the operator's copies and without
+    anything of the events' own pushes.
+
+    :param tenant: Whose events they are; None: an operator asks, and they are returned as they are.
+    """
+    if tenant is None:
+        return events
+    own = [subscription.subscription_id for subscription in subscriptions.of_tenant(tenant)]
+    return [
+        event.as_tenant_sees_it({posting.copy_id(event, owner_id) for owner_id in own})
+        for event in events
+    ]
+
+
 def read_recipients(
-    events: Sequence[Event], services: CoreServices, subscriptions: Subscriptions
+    events: Sequence[Event],
+    services: CoreServices,
+    subscriptions: Subscriptions,
+    tenant: str | None = None,
 ) -> dict[str, list[Recipient]]:
-    """Return the recipients of events by the ids of these, those of the oldest subscriptions first.
+    """Return the recipients of each event by its id, those of the oldest subscriptions first.
 
     Copies are read without content, by one call for a hundred.
+
+    :param tenant: With a token, its tenant: the subscriptions of that alone are recipients, and
+        `events` are as `as_tenant_sees_them` returns them. None: those without a tenant are
+        recipients, too.
     """
     copy_ids = [copy_id for event in events for copy_id in event.copies]
     copies = services.store.get_many(copy_ids, with_content=False)
-    tenants = [*dict.fromkeys((None, *(event.tenant for event in events)))]
+    tenants = [*dict.fromkeys((tenant, *(event.tenant for event in events)))]
     listed = services.map(subscriptions.of_tenant, tenants)
     known = {row.subscription_id: row for rows in listed for row in rows}
     # An index may not have the latest yet.
@@ -75,7 +99,7 @@ def read_recipients(
         copy_of = {str(copy.subscription_id): copy for copy in own}
         recipients = []
         for subscription in in_order:
-            if subscription.tenant in (None, event.tenant):
+            if subscription.tenant in (tenant, event.tenant):
                 subscription_id = subscription.subscription_id
                 copy = copy_of.pop(subscription_id, None)
                 missed = Missed() if copy else _why_missed(subscription, event, services)
@@ -86,13 +110,17 @@ def read_recipients(
 
 
 def read_outcomes(
-    page: Page, services: CoreServices, subscriptions: Subscriptions
+    page: Page, services: CoreServices, subscriptions: Subscriptions, tenant: str | None
 ) -> tuple[Page, Json]:
-    """Return a page, which may end earlier, and members that tell what became of its events, by the
-    ids of these.
+    """Return a page, which may end earlier, and for the id of each of its events the member
+    `outcome`: what became of the event.
 
-    A copy has the outcome of its event; None: that was erased a moment ago.
+    A copy has the outcome of its event, which is None if the event was erased a moment ago.
+
+    :param tenant: With a token, its tenant, whose events they are: they are returned, and judged,
+        as it may see them. None: an operator asks.
     """
+    page = Page([*as_tenant_sees_them(page.events, tenant, subscriptions)], page.next_cursor)
     known = {event.event_id: event for event in page.events}
     missing = {event.origin_id for event in page.events} - known.keys()
     known |= services.store.get_many([*missing])
@@ -106,7 +134,7 @@ def read_outcomes(
                 page = Page(page.events[:number], page.events[number - 1].sort_key)
                 break
             originals[original.event_id] = original
-    found = read_recipients([*originals.values()], services, subscriptions)
+    found = read_recipients([*originals.values()], services, subscriptions, tenant)
     outcomes = {event_id: judge(known[event_id], rows) for event_id, rows in found.items()}
     return page, {
         event.event_id: {"outcome": outcomes.get(event.origin_id)} for event in page.events

@@ -75,6 +75,19 @@ class Call(Invocation):
             raise EventNotFoundError
         return event
 
+    def original(self) -> Event:
+        """Return the event of the path, no copy, whose recipients the key may see.
+
+        Raises EventNotFoundError if there is none. A token may see those of its tenant's events,
+        but not of reports: a report exists because of a subscription, which may be the operator's.
+        """
+        event = self.services.store.get(self.ids["event_id"])
+        if event is None or event.is_copy:
+            raise EventNotFoundError
+        if self.key.is_token and (event.tenant != self.key.tenant or event.is_report):
+            raise EventNotFoundError
+        return event
+
     def _may_read(self, event: Event) -> bool:
         """Return whether the key may see an event."""
         if not self.key.is_token:
@@ -271,7 +284,8 @@ def respond_page(query: Query, call: Call) -> Response:
     page = read_page(call.services, query)
     more: Json = {}
     if query.include == "outcome":
-        page, more = read_outcomes(page, call.services, call.services.subscriptions)
+        services = call.services
+        page, more = read_outcomes(page, services, services.subscriptions, call.key.tenant)
     with_subject = query.include or query.subject or query.subscription_id
     without = "" if with_subject else "subject"
     has_payload = query.include == "payload"
