@@ -130,6 +130,7 @@ bench: $(SET_UP_DEV) ## measure the performance goals
 
 # Chalice shows a traceback before it says what is wrong.
 define deploy-functions
+@$(PY) -m tools.bytecode
 @{ said=$$(AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" 2>&1 >&3); } 3>&1 \
   || { echo "$${said##*following error:}"; \
   denied=$$(echo "$$said" | tr '\n' ' ' | sed -n 's/.*to perform: *\([a-z0-9-]*:[A-Za-z]*\).*/\1/p'); \

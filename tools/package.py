@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from chalicelib.infra.parsing import Json
-from tools import gateway
+from tools import bytecode, gateway
 from tools.stage import (
     FUNCTION_SUFFIXES,
     ROOT,
@@ -72,6 +72,7 @@ def package(stage: str, out: Path = OUT) -> None:
         "PropagateTags": True,  # from the stage of the API to the API
     }
     resources["RestAPI"] = {"Properties": api}
+    bytecode.write()
     chalice = Path(sys.executable).with_name("chalice")
     # Chalice wants one; the template is for any
     environ = {"AWS_DEFAULT_REGION": "us-east-1", **os.environ}

@@ -80,13 +80,12 @@ def copy_repository(path: Path, commit: str | None = None) -> None:
 
 
 def copy_packaged(path: Path, commit: str | None = None) -> None:
-    """Do what `copy_repository` does, and let Chalice package the functions, so that it downloads
-    nothing when it deploys.
+    """Do what `copy_repository` does, and package the functions, so that Chalice downloads nothing
+    when it deploys.
     """
     copy_repository(path, commit)
-    environ = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1"}
-    command = [CHALICE, "package", "--stage", "dev", "package"]
-    subprocess.run(command, cwd=path, env=environ, stdout=subprocess.DEVNULL, check=True)
+    command = [sys.executable, "-m", "tools.package", "dev"]
+    subprocess.run(command, cwd=path, stdout=subprocess.DEVNULL, check=True)
 
 
 class Checkout:

@@ -1,0 +1,99 @@
+"""Write the bytecode of the functions' modules into vendor/, from which Chalice packages it.
+
+A function cannot store bytecode, because the folder of its code is read-only: without these files
+each cold start compiles the modules. Each file has the hash of its source, which Python compares
+when it imports the module (PEP 552), and the version of Python in its name. So bytecode of another
+source or for another Python is ignored.
+"""
+
+import tempfile
+from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
+from pathlib import Path
+from py_compile import PycInvalidationMode
+from py_compile import compile as write_bytecode
+
+import chalice
+import urllib3
+
+from tools.stage import ROOT
+
+VENDOR = ROOT / "vendor"
+# The folder where Lambda unpacks the package, which tracebacks name.
+DEPLOYED = Path("/var/task")
+# Patterns of the source files in the package, below the folders from which they are packaged.
+PACKAGED = (
+    (ROOT, "app.py"),
+    (ROOT, "chalicelib/**/*.py"),
+    # Chalice packages these two files of itself.
+    (Path(chalice.__file__).parent.parent, "chalice/__init__.py"),
+    (Path(chalice.__file__).parent.parent, "chalice/app.py"),
+    (Path(urllib3.__file__).parent.parent, "urllib3/**/*.py"),
+)
+# Patterns of their bytecode below vendor/. All other files there belong to the user.
+WRITTEN = (
+    "__pycache__/app.*.pyc",
+    "chalice/**/__pycache__/*.pyc",
+    "chalicelib/**/__pycache__/*.pyc",
+    "urllib3/**/__pycache__/*.pyc",
+)
+
+
+def write() -> None:
+    """Bring the bytecode of all modules up to date, and delete the bytecode of modules that are
+    gone; raise PyCompileError if a source file has a syntax error.
+
+    A file that is up to date is not written again: compiled twice, a module can have different
+    bytes, and Chalice would upload a package in which nothing changed.
+    """
+    sources = {
+        _bytecode_path(source.relative_to(folder)): (folder, source)
+        for folder, pattern in PACKAGED
+        for source in folder.glob(pattern)
+    }
+    written = {path for pattern in WRITTEN for path in VENDOR.glob(pattern)}
+    for path in written - sources.keys():
+        path.unlink()
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    # A file appears in vendor/ only when it is complete, because another command may be packaging.
+    with tempfile.TemporaryDirectory(dir=build) as scratch:
+        for path, (folder, source) in sources.items():
+            if _is_up_to_date(path, source):
+                continue
+            complete = Path(scratch, path.name)
+            write_bytecode(
+                str(source),
+                str(complete),
+                str(DEPLOYED / source.relative_to(folder)),
+                doraise=True,
+                invalidation_mode=PycInvalidationMode.CHECKED_HASH,
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            complete.replace(path)
+
+
+def _bytecode_path(module: Path) -> Path:
+    """Return the path of a module's bytecode in vendor/.
+
+    :param module: The path of the module's source in the package.
+    """
+    # Of the name alone: PYTHONPYCACHEPREFIX would move the folder elsewhere.
+    name = Path(cache_from_source(module.name)).name
+    return VENDOR / module.parent / "__pycache__" / name
+
+
+def _is_up_to_date(path: Path, source: Path) -> bool:
+    """Return whether a bytecode file exists, for this version of Python, with the hash of its
+    source.
+    """
+    is_hash_based_and_checked = 0b11
+    header = (
+        MAGIC_NUMBER
+        + is_hash_based_and_checked.to_bytes(4, "little")
+        + source_hash(source.read_bytes())
+    )
+    return path.is_file() and path.read_bytes().startswith(header)
+
+
+if __name__ == "__main__":
+    write()
