@@ -32,8 +32,8 @@ function fillCardFacts(node, one) {
     ["Headers", headers?.map((name) => `${name}: set`).join(", ")],
     ["Body", one.body && "the payload alone"],
     ["Signature", one.header_prefix && `as ${one.header_prefix}-… headers, too`],
-    ["Deliveries", tellDeliveries(id, one.deliveries)],
-    ["Newest", one.deliveries.recent.length && strip(one.deliveries)],
+    ["Deliveries", tellDeliveries(one)],
+    ["Newest", one.deliveries.recent.length && strip(one)],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
     ["Last error", errorOf(one)],
     ["Slow", one.slow_since && SLOW],
@@ -47,11 +47,12 @@ function fillCardFacts(node, one) {
 }
 const SLOW = "Its receiver takes a second or longer, so a queue for slow ones has its \
 deliveries, and they may come later: respond first, then work.";
-function tellDeliveries(id, some) {
+function tellDeliveries(one) {
+  const { subscription_id: id, deliveries: some } = one;
   if (!some.last_at) return "none yet";
   const linkTo = (status, count, word) =>
     [link("/", { subscription_id: id, status }, `${amountOf(count, some)} ${word}`), ", "];
-  const failed = some.failed ? linkTo("failed", some.failed, "failed") : [];
+  const failed = some.failed ? linkTo("failed", some.failed, failedState(one)) : [];
   const waiting = some.waiting ? linkTo("pending", some.waiting, "waiting") : [];
   const all = link("/", { subscription_id: id }, "all");
   return span("", ...failed, ...waiting, all, ...sentence(`, the last at ${some.last_at}`));
@@ -87,8 +88,8 @@ const CALLS = {
     path: "/disable",
     describe: () => ["It is paused. Recover gets it what comes meanwhile.", "", isNow("paused")],
     verb: "Pause",
-    consequence: "Nothing is sent to it until it is enabled: what waits or comes meanwhile counts \
-as failed, and Recover gets it that.",
+    consequence: "Nothing is sent to it until it is enabled: what waits or comes meanwhile is kept, \
+and Recover gets it that.",
   },
   dismiss: {
     method: "PATCH",

@@ -10,9 +10,10 @@ function drawCounts(items, name) {
 }
 function countLink([state, count]) {
   const text = `${count.toLocaleString("en")} ${wordOf(state)}`;
-  const filter = state === "waiting" ? "pending" : state;
+  const filters = { failed: "failed", waiting: "pending", pending: "pending", delivered: "delivered" };
+  const filter = filters[state];
   const name = `badge ${toneOf(state)}`;
-  if (isOfAll() || WORDS[state]) return span(name, text);
+  if (isOfAll() || !filter) return span(name, text);
   const isOn = filter === page.filters.status;
   const href = address("/", { ...page.filters, rows: "", status: isOn ? "" : filter });
   return make("a", { class: name, href, ...(isOn && { "aria-current": "true" }) }, text);

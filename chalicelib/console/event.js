@@ -15,10 +15,12 @@ async function loadEvent() {
   fillEvent();
 }
 // Return what became of the event or copy: {state, tone, text}.
-function becameOf({ event, recipients, outcome }) {
+function becameOf({ event, recipients, outcome: judged }) {
   const own = stateOfPush(event);
-  if (isCopy(event.event_id)) return { state: own, tone: toneOf(own), text: say(event.message) };
-  if (!outcome) return { state: "…", tone: "", text: "Looking who got it…" };
+  if (isCopy(event.event_id))
+    return { state: own, tone: toneOf(own), text: sayOf(event, event.message) };
+  if (!judged) return { state: "…", tone: "", text: "Looking who got it…" };
+  const outcome = withKept({ ...event, outcome: judged }, recipients);
   const others = recipients.filter((one) => stateOfRecipient(one) === "not_asked").length;
   const there = others ? `none of ${number(others, "webhook")}` : "no webhook: there is none";
   const none = `It matched ${there}.`;
@@ -45,7 +47,7 @@ function fillEvent() {
   showRecipients($("recipients"), all.sort((a, b) => isOthers(a) - isOthers(b)), event);
   fillContent();
   setText($("own-title"), isOne ? "Timeline" : "Your own webhook");
-  setText($("own-status"), isOne ? "" : stateOfPush(event));
+  setText($("own-status"), isOne ? "" : wordOf(stateOfPush(event)));
   setTone($("own-status"), "badge", toneOf(stateOfPush(event)));
   setSentence($("message"), isOne ? "" : say(event.message));
   const owner = webhooks.get(event.subscription_id);
@@ -53,7 +55,7 @@ function fillEvent() {
   showText($("replay"), isOne ? name : "Replay to your own webhook");
   for (const id of ["own", "replay"]) hide($(id), !isOne && delivered_via === "subscriptions");
   setTone($("replay"), "", isOne ? "primary" : "");
-  hide($("replay-copies"), isOne || !recipients?.some((one) => one.copy));
+  hide($("replay-copies"), isOne || !recipientsToReplay().chosen.length);
   hide($("acknowledge"), status === "delivered");
   hide($("erase"), !me.scopes.includes("erase"));
 }
@@ -92,15 +94,27 @@ function fillContent() {
 }
 $("replay").onclick = ({ target }) =>
   replayOne(target, page.event, $("answer"), page.webhooks.get(page.event.subscription_id));
-// Replay the copies that failed or, if none did, all.
+// Return the recipients whose copies failed or, if none did, all that have one. Left out are those
+// for which a replay would be refused: `left` of them have a copy that failed.
+function recipientsToReplay() {
+  const made = (page.recipients ?? []).filter((one) => one.copy);
+  const isTaken = (one) => !isOff(one) && one.state !== "gone" && !isSuspended(one);
+  const hasFailed = (one) => one.copy.status === "failed";
+  const taken = made.filter(isTaken);
+  const failed = taken.filter(hasFailed);
+  const left = made.filter((one) => hasFailed(one) && !isTaken(one));
+  return { chosen: failed.length ? failed : taken, areFailed: failed.length > 0, left };
+}
 $("replay-copies").onclick = async () => {
-  const made = page.recipients.map((one) => one.copy).filter(Boolean);
-  const failed = made.filter(({ status }) => status === "failed");
-  const some = failed.length ? failed : made;
-  const which = failed.length ? "that failed" : "none of which failed";
-  const question = `Replay ${number(some.length, "copy")}, ${which}?`;
-  const consequence = "Each is queued with the same webhook-id. Your own webhook gets nothing.";
-  if (await confirm(question, consequence, "Replay")) await replayMany(some);
+  const { chosen, areFailed, left } = recipientsToReplay();
+  const copies = number(chosen.length, "copy");
+  const question = `Replay ${copies}${areFailed ? " that failed" : ", none of which failed"}?`;
+  const sentences = [`To ${listNames(chosen.map(nameOf))}, with the same webhook-id.`];
+  const isSentNothing = (one) => `${nameOf(one)} gets nothing: it is ${isSuspended(one) ? "suspended" : one.state}.`;
+  sentences.push(...left.map(isSentNothing));
+  if (page.me.webhook) sentences.push("Your own webhook gets nothing.");
+  if (await confirm(question, sentences.join(" "), "Replay"))
+    await replayMany(chosen.map((one) => one.copy));
 };
 $("acknowledge").onclick = () =>
   act($("acknowledge"), $("answer"), {

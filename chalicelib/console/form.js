@@ -120,6 +120,7 @@ async function tryFilter(form) {
   if (!filter) return fault ? [fault.message, "failed"] : ["Without a filter it takes all.", ""];
   const chosen = Object.keys(page.me.catalogue).filter((type) => hasType(typesIn(form), type));
   const all = chosen.filter(exampleOf);
+  if (!all.length) return ["No chosen type has an example to try the filter on.", ""];
   const types = all.slice(0, MOST_READ);
   const [yes, no] = [[], []];
   for (const type of types) {

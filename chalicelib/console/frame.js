@@ -1,4 +1,5 @@
 // frame.js: which view is shown, with its filters and the focus.
+const TITLES = { list: "Events", event: "Event", subscriptions: "Webhooks" }; // while one loads
 const VIEWS = { "": "list", "/": "list", "/subscriptions": "subscriptions" };
 const FIELDS = [...$("filters").querySelectorAll("[name]")];
 let focusedBefore = null; // when a view was entered: its heading has it then, unless it moved
@@ -14,6 +15,7 @@ function show() {
   for (const node of document.querySelectorAll("[data-view]"))
     hide(node, node.dataset.view !== shown);
   hide($("loading"), !key || shown !== "-");
+  showText($("loading-title"), TITLES[view.name] ?? "Triggers API");
   hide($("top"), !me);
   hide($("login"), key);
   const isHere = ({ hash }) => VIEWS[hash.slice(1)] === view.name && !view.id;

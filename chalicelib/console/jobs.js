@@ -73,11 +73,12 @@ fail again and that disables a webhook, the rest for it is refused.";
 const replayMany = (all) => runJob((signal) => replayEach(all, signal));
 // Return how many were queued, and how many refused and why.
 async function replayEach(all, signal) {
-  const refused = new Map(); // how many, by reason
+  const refused = new Map(); // the refused events or copies, by reason
   let done = 0;
   let end = "";
   try {
-    for (const { event_id: id } of all) {
+    for (const one of all) {
+      const { event_id: id } = one;
       signal.throwIfAborted();
       tellJob(`Replaying: ${done.toLocaleString("en")} of ${tellAll(all)} queued`);
       showProgress(done, all.length);
@@ -85,14 +86,19 @@ async function replayEach(all, signal) {
       const error = await insist("POST", path, signal).then(() => null, (reason) => reason);
       if (!error) done += 1;
       else if (!error.code || ![404, 409].includes(error.status)) throw error;
-      else refused.set(error.message, (refused.get(error.message) ?? 0) + 1);
+      else refused.set(error.message, [...(refused.get(error.message) ?? []), one]);
       if (error) setText($("job-fault"), `${id}: ${error.message}`);
       await sleep(REPLAY_MS);
     }
   } catch (error) {
     end = stopped(error, signal, ", then stopped");
   }
-  const tellRefused = ([reason, count]) => `, ${count} refused: ${reason.replace(/\.$/, "")}`;
   const told = [...refused].map(tellRefused).join("");
   return `${done.toLocaleString("en")} queued${told}${end}${tellLetters(all)}`;
+}
+// Say how many were refused, of which webhooks, and why.
+function tellRefused([reason, all]) {
+  const ids = new Set(all.map((one) => one.subscription_id).filter(Boolean));
+  const names = ids.size ? ` (${listNames([...ids].map(nameById))})` : "";
+  return `, ${all.length} refused${names}: ${reason.replace(/\.$/, "")}`;
 }

@@ -62,8 +62,9 @@ function rowsOf(items) {
   for (const one of items) {
     const id = isOfOne() ? one.event_id : (one.source_event_id ?? one.event_id);
     const isEvent = id === one.event_id;
-    const state = isOfOne() ? stateOfPush(one) : (one.outcome?.state ?? "deleted");
-    const row = { id, one, isEvent, state, time: Date.parse(one.created_at) };
+    const outcome = one.outcome && withKept(one);
+    const state = isOfOne() ? stateOfPush(one) : (outcome?.state ?? "deleted");
+    const row = { id, one: { ...one, outcome }, isEvent, state, time: Date.parse(one.created_at) };
     if (isEvent || !rows.has(id)) rows.set(id, row);
   }
   return [...rows.values()];
@@ -124,7 +125,8 @@ function drawWebhookOptions() {
   const chosen = page.filters.subscription_id ?? "";
   const own = page.me?.webhook ? [OWN] : [];
   const ids = [...new Set(["", ...own, chosen, ...page.webhooks.keys()])];
-  const options = ids.map((id) => [id ? upper(label(id)) : "all", id]);
+  const named = (id) => (id === OWN ? upper(label(id)) : label(id));
+  const options = ids.map((id) => [id ? named(id) : "all", id]);
   redraw($("subscription_id"), options, () => options.map((option) => new Option(...option)));
   if (document.activeElement !== $("subscription_id")) $("subscription_id").value = chosen;
 }

@@ -12,7 +12,8 @@ async function refresh() {
   try {
     if (!page.me) return welcome(await get("me?include=catalogue"));
     const { tenant, name, stage, expires_at } = page.me;
-    setText($("who"), tenant ? `Page ends ${relative(expires_at)}` : `${name} on ${stage}`);
+    const end = Date.parse(expires_at) > Date.now() ? relative(expires_at) : "now";
+    setText($("who"), tenant ? `Page ends ${end}` : `${name} on ${stage}`);
     await LOADERS[page.view.name]();
     explain([], $("filters"));
     setText($("banner"), "");

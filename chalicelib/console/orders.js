@@ -33,6 +33,7 @@ function fillOrder(node, order) {
   setText(type, event_type ?? "");
   setLink(type, address("/find", { text: id }));
   setSentence(created, created_at ?? "");
-  setText(became, outcome ? upper(tellBecame(outcome, page.me.tenant)) : "");
+  const judged = outcome && withKept(order, recipients);
+  setText(became, judged ? upper(tellBecame(judged, page.me.tenant)) : "");
   showRecipients(webhooks, inOrder(recipients ?? []), order);
 }

@@ -1,9 +1,22 @@
 // outcomes.js: what became of events and how webhooks are, in words: the API judges.
-const WORST_FIRST = ["failed", "waiting", "not_sent", "pending", "delivered"];
-const ORDER = [...WORST_FIRST, "deleted", "not_asked", "no_webhook"];
-const WORDS = { not_asked: "not asked", not_sent: "not sent", no_webhook: "no webhook" };
-const toneOf = (state) => (WORDS[state] ? "absent" : state);
-const wordOf = (state) => WORDS[state] ?? state;
+// The order in which states are shown, with the words of those whose names are not words.
+const STATES = {
+  failed: "failed",
+  waiting: "waiting",
+  not_sent: "not sent",
+  "waiting or pending": "waiting or pending",
+  pending: "pending",
+  kept: "kept",
+  delivered: "delivered",
+  deleted: "deleted",
+  not_asked: "not asked",
+  no_webhook: "no webhook",
+};
+const ORDER = Object.keys(STATES);
+const isAbsent = (state) => ["not_sent", "not_asked", "no_webhook"].includes(state);
+const TONES = { "waiting or pending": "either", deleted: "absent" };
+const toneOf = (state) => (isAbsent(state) ? "absent" : (TONES[state] ?? state));
+const wordOf = (state) => STATES[state] ?? state;
 const typesOf = ({ event_types }) => event_types?.join(", ") ?? "all types";
 // Webhooks of one host are told apart by the ends of their ids.
 const nameOf = ({ name, target_host: host, subscription_id: id }) =>
@@ -22,7 +35,8 @@ function remark(one) {
   if (one.status === "delivered") return ways[one.delivered_via] ?? "not pushed itself";
   const waits = isCopy(one.event_id) ? "" : "waits in the inbox";
   const next = one.next_attempt_at ? `next attempt ${due(one.next_attempt_at)}` : waits;
-  return [say(one.last_error ?? ""), one.status === "pending" && next].filter(Boolean).join(", ");
+  const error = sayOf(one, one.last_error ?? "");
+  return [error, one.status === "pending" && next].filter(Boolean).join(", ");
 }
 // Say what ends the alarm, if what is replayed had dead letters: a customer's copy has none.
 function tellLetters(all) {
@@ -33,15 +47,57 @@ function tellLetters(all) {
   const command = `make redrive STAGE=${page.me.stage}`;
   return `; once delivered, ${command} takes the dead letters out of the DLQ, which ends the alarm`;
 }
-// Return the state of one push: what failed at least once is waiting for its next attempt.
-const stateOfPush = ({ status, last_error }) =>
-  status === "pending" && last_error ? "waiting" : status;
+const isPaused = (id) => page.webhooks.get(id)?.state === "paused";
+// Return the state of one event or copy alone. A pending one waits once an attempt has failed; what
+// failed is kept while its webhook is paused: nobody has to do anything about it.
+function stateOfPush({ status, last_error, subscription_id }) {
+  if (status === "failed" && isPaused(subscription_id)) return "kept";
+  return status === "pending" && last_error ? "waiting" : status;
+}
+// Return a text of the API about a copy; of a kept one it calls the webhook paused, not disabled.
+function sayOf(one, text) {
+  const paused = text
+    .replace("was disabled, or its tenant suspended", "is paused")
+    .replace("is disabled", "is paused");
+  return say(stateOfPush(one) === "kept" ? paused : text);
+}
+// Return the outcome of an event, or of the event of a copy, in which what is kept for paused webhooks
+// is counted apart from what failed: of `recipients` or, where these are not known, all that failed
+// if the API names a paused webhook, which it does only if nothing else failed. Then the state is the
+// worst of the others.
+function withKept(one, recipients = null) {
+  const { outcome } = one;
+  const isKept = outcome.state === "failed" && isPaused(outcome.subscription_id);
+  if (!isKept && !recipients) return outcome;
+  const keepers = (recipients ?? []).filter((row) => row.copy && stateOfPush(row.copy) === "kept");
+  const split = (counts, isTenants) => {
+    const isDeciding = isTenants === isAny(outcome.tenant);
+    const known = keepers.filter((row) => Boolean(row.tenant) === isTenants).length;
+    const count = recipients ? known : isKept && isDeciding ? counts.failed : 0;
+    return { ...counts, failed: counts.failed - count, kept: count };
+  };
+  const tenant = split(outcome.tenant, true);
+  const operator = split(outcome.operator, false);
+  const counted = { ...outcome, tenant, operator };
+  if (!isKept) return counted;
+  const isOwnWaiting = outcome.own === "pending" && !isCopy(one.event_id) && one.last_error;
+  if (isOwnWaiting)
+    return { ...counted, state: "waiting", error: one.last_error, subscription_id: null };
+  const deciding = isAny(outcome.tenant) ? tenant : operator;
+  const state = ORDER.find((name) => deciding[name]);
+  return { ...counted, state, error: state === "kept" ? outcome.error : null };
+}
 // What became of an event: counts of its webhooks by state, in words.
 const isAny = (counts) => Object.values(counts).some(Boolean);
-const meantFor = (counts) => WORST_FIRST.reduce((sum, state) => sum + (counts[state] ?? 0), 0);
-const tellRest = (counts) =>
-  WORST_FIRST.filter((state) => state !== "delivered" && counts[state])
-    .map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
+function meantFor(counts) {
+  const all = Object.values(counts).reduce((sum, count) => sum + count, 0);
+  return all - counts.not_asked;
+}
+function tellRest(counts) {
+  const states = ORDER.filter((state) => !["delivered", "not_asked"].includes(state));
+  const rest = states.filter((state) => counts[state]);
+  return rest.map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
+}
 const tellGot = (counts) =>
   `${counts.delivered} of ${number(meantFor(counts), "webhook")} got it${tellRest(counts)}`;
 // Return whether an event has no webhook's outcome: its own push is all that there is.
@@ -50,7 +106,9 @@ const isOwnAlone = ({ outcome }) =>
 // Say what became of an event, with the error beside those whom it is about.
 function tellBecame(outcome, tenant, hasError = false) {
   const { tenant: theirs, operator: yours, state, error, subscription_id: id } = outcome;
-  const told = hasError && error && id ? `, ${nameById(id)}: ${say(error)}` : "";
+  const isTold = hasError && error && id;
+  const said = state === "kept" ? "paused" : say(error ?? "");
+  const told = isTold ? `, ${nameById(id)}: ${said}` : "";
   const isNotAsked = isAny(theirs) && !meantFor(theirs);
   const asked = isAny(theirs) ? theirs : yours;
   const first = isNotAsked ? `not asked for by ${tenant}` : tellGot(asked);
@@ -69,10 +127,9 @@ function tellOwn({ own, state, error, subscription_id: id }, hasError) {
 function stateOf(one) {
   const { state, disabled_at, failing_since, slow_since, deliveries = {} } = one;
   const { failed, waiting, oldest_missed_at: oldest } = deliveries;
-  const missed = tellUndelivered(deliveries);
+  const missed = tellUndelivered(one);
   if (isSuspended(one)) return stateSince("suspended", "", "failed", 0, missed);
-  if (state === "paused")
-    return stateSince(state, disabled_at, "pending", QUIET, tellUndelivered(deliveries, "kept"));
+  if (state === "paused") return stateSince(state, disabled_at, "kept", QUIET, missed);
   if (state === "disabled") return stateSince(state, disabled_at, "failed", 0);
   const begun = [oldest, failing_since].filter(Boolean).sort()[0];
   if (state === "dead letters") return stateSince(state, begun, "failed", 0, missed);
@@ -91,26 +148,35 @@ function stateSince(word, since, tone, rank, more = "") {
   return { text, word, since, tone, rank };
 }
 const amountOf = (count, some) => `${count.toLocaleString("en")}${some.has_more ? "+" : ""}`;
+// Return the state of the failed deliveries of a webhook: of a paused one they are kept.
+const failedState = ({ state }) => (state === "paused" ? "kept" : "failed");
 // Say how many deliveries did not arrive, as the API counts them.
-function tellUndelivered(some, failed = "failed") {
-  const amounts = [[some.failed, failed], [some.waiting, "waiting"]];
+function tellUndelivered(one) {
+  const { deliveries: some = {} } = one;
+  const amounts = [[some.failed, failedState(one)], [some.waiting, "waiting"]];
   const told = amounts.filter(([count]) => count);
   return told.map(([count, word]) => `${amountOf(count, some)} ${word}`).join(" and ");
 }
 const isOff = ({ state }) => state === "disabled" || state === "paused";
-// Return what ended a webhook or, while it is sent to, what its newest missing delivery said.
-const errorOf = ({ deliveries, last_error: own, ...one }) =>
-  say((isOff(one) ? own : (deliveries.last_error ?? own)) ?? "");
+// Return what disabled a webhook or, while it is sent to, what its newest missing delivery said.
+function errorOf({ deliveries, last_error: own, state }) {
+  const error = state === "disabled" ? own : (deliveries.last_error ?? own);
+  return state === "paused" ? "" : say(error ?? "");
+}
 // Return how many are in which state, [state, count], the worst first.
 function sumsOf(states) {
   const counts = ORDER.map((state) => [state, states.filter((one) => one === state).length]);
   return counts.filter(([, count]) => count);
 }
 const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
-// Draw a mark for each of the newest copies, the oldest first: what waits is pending there, too.
-function strip({ recent, waiting }) {
-  const told = sumsOf(recent).map(tellState).join(", ");
-  const title = `The newest: ${waiting ? told.replace("pending", "waiting or pending") : told}`;
-  const marks = recent.toReversed().map((state) => span(toneOf(state)));
+// Draw a mark for each of the newest copies of a webhook, the oldest first. The API tells their
+// statuses: where some copies wait, it is not known which of the pending ones do.
+function strip(one) {
+  const { recent, waiting } = one.deliveries;
+  const pending = waiting ? "waiting or pending" : "pending";
+  const states = { failed: failedState(one), pending, delivered: "delivered" };
+  const shown = recent.map((status) => states[status]);
+  const title = `The newest: ${sumsOf(shown).map(tellState).join(", ")}`;
+  const marks = shown.toReversed().map((state) => span(toneOf(state)));
   return make("span", { class: "strip", role: "img", "aria-label": title, title }, ...marks);
 }

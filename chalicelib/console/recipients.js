@@ -56,7 +56,9 @@ const tellQueued = (name, { event_id, message }) =>
 // Replay an event or copy; `owner`: its webhook, which is enabled first if it is disabled.
 function replayOne(button, made, answer = $("answer"), owner = null) {
   const letter = tellLetters([made]);
+  const whose = made.subscription_id ? ` to ${nameById(made.subscription_id)}` : "";
   return act(button, answer, {
+    question: `${button.textContent}${whose}?`,
     path: `events/${made.event_id}/replay`,
     before: enableFirst(owner),
     describe: ({ body }) => (letter ? [`It is replayed${letter}.`, ""] : tellQueued("", body)),

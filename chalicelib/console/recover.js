@@ -10,13 +10,14 @@ function fillRecover({ recover: button, queued }, one) {
   const suspended = isSuspended(one) && "Nothing can be recovered while its tenant is suspended.";
   const told = suspended || (isUnended && last.text) || "";
   setSentence(queued, told);
-  setText(button, isMissing(one) && !told ? `${verbOf(one)} ${tellSet(some)}` : "");
+  setText(button, isMissing(one) && !told ? `${verbOf(one)} ${tellSet(one)}` : "");
   set(button, { ariaDescription: nameOf(one) });
   button.onclick = () => recover(one, {}, some.failed + some.waiting);
 }
-function tellSet(some) {
+function tellSet(one) {
+  const { deliveries: some } = one;
   const total = some.failed + some.waiting;
-  const amount = some.has_more ? `${total.toLocaleString("en")} or more` : tellUndelivered(some);
+  const amount = some.has_more ? `${total.toLocaleString("en")} or more` : tellUndelivered(one);
   const oldest = `${total === 1 ? "" : ", the oldest"} of ${dayOf(some.oldest_missed_at)}`;
   return `${amount}${total ? oldest : ""}`;
 }

@@ -51,6 +51,11 @@ function number(count, name, isMore = false) {
   const amount = count.toLocaleString("en") + (isMore ? "+" : "");
   return amount === "1" ? `1 ${name}` : `${amount} ${name.replace(/y$/, "ie")}s`;
 }
+// Return names with commas, and how many more there are than are named.
+function listNames(names, most = 5) {
+  const rest = names.length > most ? ` and ${names.length - most} more` : "";
+  return names.slice(0, most).join(", ") + rest;
+}
 const upper = (text) => text && text[0].toUpperCase() + text.slice(1);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const by = (one) => (page.me.tenant ? "" : ` by ${one.created_by}`);

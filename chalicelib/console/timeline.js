@@ -26,6 +26,12 @@ function stepsOf(one) {
   steps.push(lastStep(one, steps.at(-1), claimedUntil));
   return steps;
 }
+// Return what an attempt was answered that was not delivered: headers that tell who answered, then
+// the beginning of the body.
+function answerOf(attempt) {
+  const headers = Object.entries(attempt.response_headers ?? {}).map((pair) => pair.join(": "));
+  return [headers.join("\n"), excerpt(attempt)].filter(Boolean).join("\n\n");
+}
 const step = (from, ms, tone, name, text, response) =>
   ({ from, to: from + ms, tone, name, text: say(text), response });
 function attemptStep(attempt, count, before, isReplay) {
@@ -36,7 +42,7 @@ function attemptStep(attempt, count, before, isReplay) {
   const text = `Attempt ${count}${after}: ${brief(attempt)}`;
   const unanswered = error?.startsWith("not pushed") ? "not pushed" : "no response";
   const name = `${count}: ${status_code ?? unanswered}`;
-  return step(from, Math.max(duration_ms, 1), outcome, name, text, excerpt(attempt));
+  return step(from, Math.max(duration_ms, 1), outcome, name, text, answerOf(attempt));
 }
 function lastStep(one, before, claimedUntil) {
   const { status, message, delivered_at, delivered_via, next_attempt_at } = one;
@@ -44,8 +50,10 @@ function lastStep(one, before, claimedUntil) {
   if (status === "delivered") return step(Date.parse(delivered_at), 0, status, way, message);
   if (status === "failed") {
     const isUnsent = message.includes("disabled"); // then no dead letter tells of it
-    const name = isUnsent ? "not pushed" : tellLetters([one]) ? "dead letter" : status;
-    return step(before.to, 0, status, name, message);
+    const state = stateOfPush(one);
+    const pushed = tellLetters([one]) ? "dead letter" : status;
+    const unsent = state === "kept" ? state : "not pushed";
+    return step(before.to, 0, state, isUnsent ? unsent : pushed, sayOf(one, message));
   }
   if (claimedUntil)
     return step(Date.parse(claimedUntil), 0, status, `ends ${due(claimedUntil)}`, message);

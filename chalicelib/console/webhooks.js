@@ -59,7 +59,10 @@ function renderSubscriptions() {
   if (isOther) $("adding").open = !listed.length;
   hide($("undelivered"), !me.tenant || !listed.some(isMissing));
   const isShown = isTable() && listed.length > 0;
-  const told = `${troubled || "None"} of ${number(listed.length, "webhook", !isAll)} in trouble`;
+  const paused = listed.filter(({ state }) => state === "paused").length;
+  const rest = paused ? `, ${paused} paused` : "";
+  const all = number(listed.length, "webhook", !isAll);
+  const told = `${troubled || "None"} of ${all} in trouble${rest}`;
   setText($("troubled"), isShown ? told : "");
   const tone = ranks.includes(0) ? "failed" : troubled ? "waiting" : "delivered";
   setTone($("troubled"), "badge", tone);
@@ -73,6 +76,11 @@ function renderSubscriptions() {
   showItems($("overview"), rows, "subscription_id", "overview-row", fillOverview);
   showItems($("subscriptions"), cards, "subscription_id", "subscription", fillCard);
 }
+function tellFailed(one) {
+  const { deliveries: some, state } = one;
+  const amount = some.failed ? amountOf(some.failed, some) : "0";
+  return state === "paused" && some.failed ? `${amount} kept` : amount;
+}
 function fillOverview(node, one) {
   const parts = partsOf(node);
   const { word, tone, since } = stateOf(one);
@@ -80,14 +88,14 @@ function fillOverview(node, one) {
   const cells = {
     since: since ?? "",
     waiting: some.waiting ? amountOf(some.waiting, some) : "0",
-    failed: some.failed ? amountOf(some.failed, some) : "0",
+    failed: tellFailed(one),
     error: errorOf(one),
     last: some.last_at ?? "none",
   };
   setText(parts.name, nameOf(one));
   showText(parts.tenant, one.tenant ?? "");
   set(parts.error, { title: cells.error });
-  redraw(parts.recent, [some.recent, some.waiting], () => [strip(some)]);
+  redraw(parts.recent, [some.recent, some.waiting, one.state], () => [strip(one)]);
   const path = one.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
   setLink(parts.name, `#${path}${one.subscription_id}`);
   showText(parts.state, word);
@@ -97,8 +105,12 @@ function fillOverview(node, one) {
   node.onclick = ({ target }) =>
     target.closest("a, button") ?? (isSelecting() || parts.name.click());
 }
-$("listen").textContent = `export TRIGGERS_URL=${API} TRIGGERS_API_KEY=trt_…
-python listen.py http://127.0.0.1:3000/hook`;
+// What a customer pastes to get events on a machine of theirs. It is copied with the token.
+const listenCommand = (token) => `curl -fsS ${API}listen.py -o listen.py && \\
+  TRIGGERS_URL=${API} TRIGGERS_API_KEY=${token} \\
+  python3 listen.py http://127.0.0.1:3000/hook`;
+$("listen").textContent = listenCommand("trt_…");
+$("copy-listen").onclick = (click) => copy(click, "Copy command", listenCommand(page.key));
 $("copy-token").onclick = (click) => copy(click, "Copy token", page.key);
 // What is typed filters what is there at once, and is in the address; nothing is loaded for it.
 $("sought").oninput = () => {

@@ -50,8 +50,10 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
 
     The webhooks of its tenant decide or, if that has none, those of the operator, among which those
     that are gone count. The event's own push counts beside those of the operator, and beside those
-    of the tenant, too, while it failed or waits: nobody may take such an event for delivered.
+    of the tenant, too, while it failed or waits: nobody may take such an event for delivered. Of
+    those in the same state a paused webhook decides last: what it keeps waits for a person.
     """
+    paused_ids: set[str | None] = set()
     tenant: list[WebhookOutcome] = []
     operator: list[WebhookOutcome] = []
     for subscription_id, subscription, copy, missed in recipients:
@@ -59,6 +61,8 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
         outcome = WebhookOutcome(state, None, subscription_id)
         if copy:
             outcome = WebhookOutcome(state_of(copy), copy.last_error, subscription_id)
+        if subscription and subscription.state == "paused":
+            paused_ids.add(subscription_id)
         side = tenant if subscription and subscription.tenant else operator
         side.append(outcome)
     own = (
@@ -67,7 +71,10 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
     in_trouble = [outcome for outcome in own if outcome.state in TROUBLE]
     deciding = min(
         tenant + in_trouble if tenant else operator + own,
-        key=lambda outcome: WORST_FIRST.index(outcome.state),
+        key=lambda outcome: (
+            WORST_FIRST.index(outcome.state),
+            outcome.subscription_id in paused_ids,
+        ),
         default=WebhookOutcome("no_webhook", None, None),
     )
     return {

@@ -223,6 +223,52 @@ def test_recover_ends_with_what_was_there_and_its_card_says_what_was_queued(
     expect(console.button("Recover 2,114 waiting")).to_be_visible()
 
 
+def test_what_a_paused_webhook_keeps_is_no_failure_and_is_counted_apart(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    page = console.page
+    console.subscribe(receiver.url, name="CRM", tenant="acme", event_types=["kept.*"])
+    laptop = console.subscribe(f"{receiver.url}&laptop", name="Laptop", tenant="acme")
+    console.api("POST", f"/subscriptions/{laptop['subscription_id']}/disable")
+    event = console.post("kept.back", tenant="acme")
+    [_, kept] = event["copies"]
+    while console.api("GET", f"/events/{kept}")["status"] != "failed":
+        page.wait_for_timeout(100)
+    console.open("/?event_type=kept.*")
+
+    expect(console.row(event)).to_contain_text(
+        re.compile(r"^kept.*for acme, 1 of 2 webhooks got it, 1 kept, Laptop: paused", re.DOTALL)
+    )
+    console.reads("#counted", "1 event:1 kept")
+    console.row(event).click()
+    console.reads("#status", "kept")
+    console.contains("#recipients", "for acme, paused, not pushed: the webhook is paused")
+    console.click("Replay copies")
+    console.reads("#question", "Replay 1 copy, none of which failed?")
+    console.contains(
+        "#consequence", "To CRM, with the same webhook-id. Laptop gets nothing: it is p"
+    )
+    console.click("Cancel")
+    console.go("/subscriptions")
+    console.contains("#troubled", "of 3 webhooks in trouble, 1 paused")
+    row = page.locator("#overview tr", has_text="Laptop")
+    expect(row).to_contain_text(re.compile(r"Laptop\s*acme\s*paused\d\d:\d\d01 kept"))
+    console.follow("Laptop")
+    card = page.locator("#subscriptions > li")
+    expect(card.locator("h2 + [data-part=state]")).to_have_text(re.compile("^paused .*: 1 kept$"))
+    expect(console.button("Enable and recover 1 kept of ")).to_be_visible()
+    expect(card).not_to_contain_text(re.compile("failed|disabled"))
+    console.check_looks("kept", axe)
+    receiver.default = status(503, headers={"Retry-After": "60"})
+    waiting = console.post("kept.back", tenant="acme")
+    while len(console.pending("&tenant=acme")) > 2:  # the event itself, and the copy for CRM
+        page.wait_for_timeout(100)
+    console.go("/?event_type=kept.*")
+    expect(console.row(waiting)).to_contain_text(
+        re.compile("^waiting.*1 waiting, 1 kept", re.DOTALL)
+    )
+
+
 def test_a_webhook_of_a_suspended_tenant_says_so_and_offers_no_recovery(
     console: Console, receiver: Receiver
 ) -> None:
@@ -470,7 +516,7 @@ def test_a_token_opens_the_page_of_its_tenant(
     customer.contains(
         "#subscriptions [data-part=sent]", receiver.requests[-1].headers["webhook-signature"]
     )
-    named = ["Send as a test", "Pause", "Show secret", "New secret"]
+    named = ["Send as a test", "Delete", "Pause", "Show secret", "New secret"]
     assert customer.buttons() == ["Sign out", *named]
     event = customer.post("order.created", tenant="acme")
     customer.post("order.created")
@@ -588,7 +634,9 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
     expect(rows).to_have_text(
         [
             re.compile(r"failed\s+Ledger\s+receiver responded 422, 1 attempt\s+Replay"),
-            re.compile(r"failed\s+Shop\s+paused, not pushed.*\s+Enable and replay"),
+            re.compile(
+                r"kept\s+Shop\s+paused, not pushed: the webhook is paused\s+Enable and replay"
+            ),
             re.compile(r"not asked\s+Mail\s+takes mail.\*; this is order.made\s+Send"),
         ]
     )
@@ -600,7 +648,9 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
     customer.reads(
         "#rows li",
         [
-            re.compile(r"failed\s+order-99\s+order.made\s+to Shop, not pushed"),
+            re.compile(
+                r"kept\s+order-99\s+order.made\s+to Shop, not pushed: the webhook is paused"
+            ),
             re.compile(r"failed\s+order-99\s+order.made\s+to Ledger, receiver responded 422"),
         ],
     )
