@@ -114,7 +114,7 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six, deployed again or destroyed by turns)
 	@exec $(PY) -m measure.ways
 
-e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
+e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it; run it under AWS's own runtime client
 	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e
 
 third: $(SET_UP_DEV) ## make, change and delete the stack on LocalStack, a third emulated AWS, and redrive there

@@ -233,10 +233,13 @@ def without_metric_math(template: str) -> str:
     return json.dumps(parsed)
 
 
-def install(name: str = "e2e") -> Path:
+def install(name: str = "e2e", *, with_bytecode: bool = False) -> Path:
     """Return the Python of a venv that has the packages of a file in requirements.
 
     One process at a time makes it: in CI `make ways` runs beside the tests.
+
+    :param with_bytecode: Whether pip compiles the packages. Without, they are compiled when they
+        are first imported, which takes less time if few of them are.
     """
     requirements = ROOT / "requirements" / f"{name}.txt"
     folder = ROOT / ".local" / f"{name}-venv"
@@ -248,9 +251,10 @@ def install(name: str = "e2e") -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made_from.is_file() or made_from.read_text() != wanted:
             venv.create(folder, clear=True, symlinks=True)
-            pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+            bytecode = "--compile" if with_bytecode else "--no-compile"
             # The file pins also what its packages need.
-            subprocess.run([*pip, "--quiet", "--no-deps", "-r", requirements], check=True)
+            subprocess.run([*pip, bytecode, "--no-deps", "-r", requirements], check=True)
             made_from.write_text(wanted)
     return python
 

@@ -1,0 +1,226 @@
+"""The functions of a package as Lambda runs them: under AWS's own runtime client, awslambdaric, in
+containers that are frozen between events and killed at their timeout.
+
+Each container is a process that gets its events from Lambda's Runtime API, which is served here.
+Source: https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
+
+from tests.support.ministack import install
+from tests.support.world import Json
+from tools import local_aws
+
+VERSION = "2018-06-01"
+# Lambda allows 10 s; here other processes may keep a container from starting.
+INIT_SECONDS = 60
+ARN = f"arn:aws:lambda:{local_aws.REGION}:123456789012:function"
+# What a container reports to the Runtime API: the last part of the path
+RESPONSE = "response"
+ERROR = "error"
+INIT_ERROR = "init error"
+HANDED_OVER = "handed over"  # it asked for an event, and got one
+
+
+class FunctionError(Exception):
+    """A function raised, or its container was killed at its timeout."""
+
+
+class Container:
+    """A process of one function, which handles one event at a time.
+
+    It starts with its first event.
+    """
+
+    def __init__(self, folder: Path, name: str, configuration: Json, aws_url: str) -> None:
+        """:param folder: Has the unpacked package in `task`.
+        :param configuration: The function's properties in the template.
+        :param aws_url: Where the function finds all AWS services.
+        """
+        self.timeout_seconds: float = configuration["Timeout"]
+        self._events: Queue[Json | None] = Queue()  # None: there will be no more
+        self._reports: Queue[tuple[str, bytes]] = Queue()
+        handler = type("Handler", (RuntimeApi,), {"container": self})
+        self._server = Server(("127.0.0.1", 0), handler)
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        self.arn = f"{ARN}:{configuration['FunctionName']}"
+        environ = {
+            **configuration["Environment"]["Variables"],
+            **local_aws.CREDENTIALS,
+            "AWS_DEFAULT_REGION": local_aws.REGION,
+            "AWS_ENDPOINT_URL": aws_url,
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_{configuration['Runtime']}",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(configuration["MemorySize"]),
+            "AWS_LAMBDA_FUNCTION_NAME": configuration["FunctionName"],
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_LOG_FORMAT": configuration["LoggingConfig"]["LogFormat"],
+            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{configuration['FunctionName']}",
+            "AWS_LAMBDA_LOG_STREAM_NAME": "2026/12/01/[$LATEST]0",
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
+            "AWS_REGION": local_aws.REGION,
+            "LAMBDA_TASK_ROOT": str(folder / "task"),
+            "LANG": "en_US.UTF-8",
+            "PATH": os.environ["PATH"],
+            "TZ": ":UTC",
+            "_HANDLER": configuration["Handler"],
+        }
+        self.log = folder / f"{name}-{uuid.uuid4()}.log"
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                [install("lambda", with_bytecode=True), "-m", "awslambdaric", environ["_HANDLER"]],
+                cwd=folder / "task",
+                env=environ,
+                stdout=log,
+                stderr=log,
+            )
+
+    def log_lines(self) -> list[Json]:
+        """Return the lines that the function logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def invoke(self, event: Json) -> Any:
+        """Hand over an event, and return the response to it.
+
+        Raises FunctionError if the function raises, or cannot be imported, and, after the container
+        was killed, if its timeout passes.
+        """
+        self._hand_over(event)
+        try:
+            kind, content = self._reports.get(timeout=self.timeout_seconds)
+        except Empty:
+            self.close()
+            raise FunctionError(f"timed out after {self.timeout_seconds} s") from None
+        if kind != RESPONSE:
+            raise FunctionError(content.decode())
+        return json.loads(content)
+
+    def kill_during(self, event: Json, wait: Callable[[], object]) -> None:
+        """Hand over an event, and kill the container, as at a timeout, once `wait` returns."""
+        self._hand_over(event)
+        wait()
+        assert self._reports.empty()
+        self.close()
+
+    def _hand_over(self, event: Json) -> None:
+        self._process.send_signal(signal.SIGCONT)
+        self._events.put(event)
+        kind, content = self._reports.get(timeout=INIT_SECONDS)
+        if kind != HANDED_OVER:
+            raise FunctionError(content.decode())
+
+    def next_event(self) -> Json | None:
+        event = self._events.get()
+        self._reports.put((HANDED_OVER, b""))
+        return event
+
+    def report(self, kind: str, content: bytes) -> None:
+        """Take what came of an event, and freeze the container."""
+        self._process.send_signal(signal.SIGSTOP)
+        self._reports.put((kind, content))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._events.put(None)
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # which a killed container causes
+            super().handle_error(request, client_address)
+
+
+class RuntimeApi(BaseHTTPRequestHandler):
+    """The calls that a runtime client makes."""
+
+    protocol_version = "HTTP/1.1"
+    container: Container
+
+    def do_GET(self) -> None:
+        assert self.path == f"/{VERSION}/runtime/invocation/next"
+        event = self.container.next_event()
+        if event is None:
+            self.close_connection = True
+            return
+        deadline = time.time() + self.container.timeout_seconds
+        headers = {
+            "Lambda-Runtime-Aws-Request-Id": str(uuid.uuid4()),
+            "Lambda-Runtime-Deadline-Ms": str(int(deadline * 1000)),
+            "Lambda-Runtime-Invoked-Function-Arn": self.container.arn,
+            "Lambda-Runtime-Trace-Id": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0",
+        }
+        self._respond(200, json.dumps(event).encode(), headers)
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == f"/{VERSION}/runtime/init/error":
+            kind = INIT_ERROR
+        else:
+            kind = self.path.rpartition("/")[2]
+        assert kind in (RESPONSE, ERROR, INIT_ERROR)
+        self.container.report(kind, content)
+        self._respond(202, b'{"status": "OK"}', {})
+
+    def _respond(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Lambda:
+    """The functions of a package, each with one container at a time."""
+
+    def __init__(self, folder: Path, aws_url: str) -> None:
+        """:param folder: Has sam.json, and the unpacked package in `task`."""
+        self._folder = folder
+        self._aws_url = aws_url
+        template = json.loads((folder / "sam.json").read_text())
+        self._functions = {
+            name: resource["Properties"]
+            for name, resource in template["Resources"].items()
+            if resource["Type"] == "AWS::Serverless::Function"
+        }
+        self._containers: dict[str, Container] = {}
+
+    def container(self, name: str, aws_url: str | None = None) -> Container:
+        """Return the container of a function, which is started unless there is one.
+
+        :param name: The function's name in the template.
+        :param aws_url: Where a container that is started finds AWS, if elsewhere.
+        """
+        container = self._containers.get(name)
+        if container is None or not container.is_alive:
+            configuration = self._functions[name]
+            container = Container(self._folder, name, configuration, aws_url or self._aws_url)
+            self._containers[name] = container
+        return container
+
+    def close(self) -> None:
+        for container in self._containers.values():
+            if container.is_alive:
+                container.close()
