@@ -71,8 +71,18 @@ async function listEvents(given, options) {
     page.seen.types.add(event_type);
     if (tenant) page.seen.tenants.add(tenant);
     if (subject) page.seen.subjects.add(subject);
+    if (subject) rememberShape(subject);
   }
   return listed;
+}
+// Remember the shape of a subject that has one number, `order-#`, for as long as the tab has its key:
+// a bare number is tried in the shapes of all subjects that were seen, not of the newest alone.
+function rememberShape(subject) {
+  const shape = subject.replace(/\d+/, "#");
+  const isNumbered = /^[^\d#]+#\D*$|^#[^\d#]+$/.test(shape);
+  if (!isNumbered || page.shapes.includes(shape)) return;
+  page.shapes = [shape, ...page.shapes].slice(0, MOST_TRIED);
+  sessionStorage.setItem("shapes", JSON.stringify(page.shapes));
 }
 // Load the webhooks; `more` is what else is asked for. Return whether these are all.
 async function loadWebhooks(more = {}) {

@@ -6,8 +6,9 @@ async function loadOrders() {
   const known = new Map(page.orders.map((order) => [order.event_id, order]));
   const isId = sought.startsWith("evt_");
   const subject = page.orders[0]?.subject ?? sought;
-  const { found } = isId ? { found: [{ event_id: sought }] } : await findSubject(subject, "outcome");
-  if (!found.length) return missSubject(sought);
+  const searched = isId ? null : await findSubject(subject, "outcome");
+  const found = searched?.found ?? [{ event_id: sought }];
+  if (!found.length) return missSubject(sought, searched.tried);
   const turn = ({ outcome }) => ORDER.indexOf(outcome?.state);
   const orders = found.map((order) => ({ ...known.get(order.event_id), ...order }));
   page.orders = orders.sort((a, b) => turn(a) - turn(b));

@@ -11,46 +11,49 @@ function miss(text, sought = "") {
 async function search() {
   const { sought } = page.view;
   if (!sought || page.me.tenant) return;
-  const { found, ids } = await findSubject(sought, "subject", 2);
+  const { found, ids, tried } = await findSubject(sought, "subject", 2);
   const [{ event_id: text, subject } = {}] = found;
   if (found.length === 1) return location.replace(address("/find", { text }));
   if (found.length > 1) return location.replace(address("/", { subject }));
   await loadWebhooks();
-  missSubject(sought, [...ids, ...page.webhooks.keys()]);
+  missSubject(sought, tried, [...ids, ...page.webhooks.keys()]);
 }
-function missSubject(sought, ids = []) {
-  miss(`No event has the ${page.me.tenant ? "" : "id or "}subject ${sought}.`);
-  propose(sought, ids);
+// Say that nothing has a subject, what was `tried`, and which of what was seen contains it.
+function missSubject(sought, tried = [sought], ids = []) {
+  const what = page.me.tenant ? "subject" : "id or subject";
+  miss(`No event has the ${what} ${sought}.`);
+  propose(sought, tried.length > 1 ? `Nothing with the ${what} ${tried.join(", ")}. ` : "", ids);
 }
-// Return the events with a subject, however that is written, and the ids of the newest if none has.
+// Look for the events with a subject, however that is written, up to `enough`. Return them as
+// `found`, the spellings that were `tried`, and, if the first one has no event, the newest `ids`.
 async function findSubject(sought, include, enough = PAGE) {
+  const tried = [];
   const ask = async (subject) => {
+    tried.push(subject);
     const given = { subject, source: "original", include };
     return [...(await listEvents(given, { enough })).found.values()];
   };
   let found = await ask(sought);
-  if (found.length) return { found };
+  if (found.length) return { found, tried, ids: [] };
   const newest = await listEvents({ include }, { enough: PAGE }); // which have other subjects
   for (const spelling of spellings(sought)) {
     found = await ask(spelling);
     if (found.length) break;
   }
-  return { found, ids: [...newest.found.keys()] };
+  return { found, tried, ids: [...newest.found.keys()] };
 }
 // Return other ways to write a subject: those that were seen, and what people mean by `#4711`.
 function spellings(sought) {
   const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
-  // A bare number is tried in the place of theirs.
-  const numbered = [...page.seen.subjects].filter((subject) => /^\D*\d+\D*$/.test(subject));
   const isNumber = /^\d+$/.test(sought);
-  const shapes = isNumber ? numbered.map((subject) => subject.replace(/\d+/, sought)) : [];
+  const shaped = isNumber ? page.shapes.map((shape) => shape.replace("#", sought)) : [];
   const guesses = ["-", "_", ""].map((sign) => words.join(sign));
-  const others = [...known, ...shapes, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
-  return [...new Set(others)].filter((other) => other && other !== sought).slice(0, 8);
+  const others = [...known, ...shaped, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
+  return [...new Set(others)].filter((other) => other && other !== sought).slice(0, MOST_TRIED);
 }
-// Offer what contains the text, among what this page has seen.
-function propose(sought, ids) {
+// Offer what contains the text, among what this page has seen, after a sentence on what was tried.
+function propose(sought, tried, ids) {
   const { seen, webhooks, me } = page;
   const wanted = plain(sought) || sought;
   const has = (text) => Boolean(text) && plain(text).includes(wanted);
@@ -65,7 +68,7 @@ function propose(sought, ids) {
     ...found.map(({ subscription_id: id }) => [`Webhook ${label(id)}`, `/subscriptions/${id}`, {}]),
   ].slice(0, 20);
   const end = proposals.length ? "These contain it:" : "Nothing that was seen here contains it.";
-  setText($("looked"), `Ids and subjects are found as a whole. ${end}`);
+  setText($("looked"), `${tried}Ids and subjects are found as a whole. ${end}`);
   const items = proposals.map(([text, path, values]) => make("li", {}, link(path, values, text)));
   $("proposals").replaceChildren(...items);
 }

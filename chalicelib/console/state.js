@@ -9,6 +9,7 @@ const CALL_MS = 3e3; // a view waits so long for each call of a refresh
 const MOST_CALLS = 20; // that a view makes by itself in a minute
 const OLD_MS = 15e3; // what is older says so
 const NAMES_MS = 30e3; // between two reads of a page of webhooks, for their names
+const MOST_TRIED = 12; // spellings of a subject
 const HOUR = 3600e3;
 const DAY = 24 * HOUR;
 const ID = /^(evt|cpy|sub)_[0-9a-f]{32}$/;
@@ -30,6 +31,7 @@ const nothingKnown = () => ({
   queued: new Map(), // what was recovered of each webhook, by id: {text, end}
   orders: [], // what a customer's search found
   seen: { types: new Set(), tenants: new Set(), subjects: new Set() },
+  shapes: JSON.parse(sessionStorage.getItem("shapes") ?? "[]"), // of subjects: `order-#`
 });
 const page = {
   key: sessionStorage.getItem("key"),

@@ -313,6 +313,33 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
     console.shows("No event has the subject 99999.")
 
 
+def test_a_bare_number_is_tried_in_each_shape_of_subject_that_the_tab_has_seen(
+    console: Console,
+) -> None:
+    page, event = console.page, console.post("shape.seen", subject="bill-4711")
+    console.open("/?event_type=shape.seen")
+    console.row(event).wait_for()
+    members = {"event_id": f"evt_{0:032x}", "event_type": "shape.newer", "subject": "item-1"}
+    newer = {"events": [{**members, "created_at": event["created_at"]}], "next_cursor": None}
+    page.route(
+        re.compile(r"/events\?include=(outcome|subject)&limit=100"),
+        lambda route: route.fulfill(json=newer),
+    )
+    page.goto("about:blank")
+    console.go("/nowhere")
+    console.shows("Nothing is here.")
+
+    console.find("4711")
+
+    console.heading("bill-4711").to_be_focused()
+    console.find("4712")
+    console.shows("No event has the id or subject 4712.")
+    tried = r"^Nothing with the id or subject 4712, item-4712, (\S+, )*bill-4712"
+    console.contains("#looked", re.compile(tried))
+    console.click("Forget key")
+    assert page.evaluate("sessionStorage.length") == 0
+
+
 # One event
 
 
