@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 from statistics import quantiles
 from timeit import timeit
 from typing import Any
+from zipfile import ZipFile
 
 import boto3
 import urllib3
@@ -24,6 +26,7 @@ from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
 
 import app
 from measure.bench import standin
+from tests.support.ministack import install
 
 LINE = "| {:<32} | {:<9} | {:<38} | {:<7} | {:<9} | {:<3} |"
 COLUMNS = ("what", "measured", "compared with", "by", "goal", "met")
@@ -131,15 +134,28 @@ def make_in_threads(acts: list[Act]) -> None:
         list(pool.map(lambda act: act(), acts))
 
 
-def prepare_process(code: str, given: object) -> Prepare:
+def unpack(folder: Path) -> None:
+    """Unpack what `make package` deploys, as Lambda does."""
+    command = [sys.executable, "-m", "tools.package", "dev"]
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    with ZipFile(ROOT / "build" / "package" / "deployment.zip") as archive:
+        archive.extractall(folder)
+
+
+def prepare_process(package: Path, code: str, given: object) -> Prepare:
+    """Return what prepares a process that runs code beside an unpacked package, with boto3 as
+    Lambda has it. What it imports is compiled already.
+    """
     environ = {
         **os.environ,
         "AWS_LAMBDA_FUNCTION_NAME": "api",  # clients are made while a function initializes
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(package),
         "SETTINGS_SECRET": "settings",
         "ZAPIER_WEBHOOK_URL": "",
     }
-    command = [sys.executable, "-c", AT_DEPTH, code, json.dumps(given)]
+    environ.pop("PYTHONPYCACHEPREFIX", None)  # the bytecode is beside the source
+    python = install("lambda", with_bytecode=True)
+    command = [python, "-c", AT_DEPTH, code, json.dumps(given)]
     depths = itertools.count()
     start = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)
     return lambda: partial(start, [*command, str(next(depths))])
@@ -189,10 +205,14 @@ def measure() -> Iterator[Row]:
         yield compare(name, ours, bare, floor, most)
         yield compare(f"{name}: CPU", ours, bare, floor, most_cpu_ms, cpu=True)
 
-    cold = prepare_process(COLD_APP, prepare_call("GET", f"/events/{event_id}").args[0])
     get = {"TableName": "events", "Key": {"event_id": {"S": event_id}}, "ConsistentRead": True}
-    floor = prepare_process(COLD_BOTO3, get)
-    yield compare("cold start", cold, "boto3, chalice, clients", floor, 1.15, rounds=40)
+    read = prepare_call("GET", f"/events/{event_id}").args[0]
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder)
+        unpack(package)
+        cold = prepare_process(package, COLD_APP, read)
+        floor = prepare_process(package, COLD_BOTO3, get)
+        yield compare("cold start", cold, "boto3, chalice, clients", floor, 1.15, rounds=40)
 
     standin.start(push_seconds=0.2)
     # put and message are untimed; the push follows the claim
