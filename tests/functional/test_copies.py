@@ -148,7 +148,7 @@ def test_an_event_with_200_copies_takes_at_most_32_threads() -> None:
         sizes.append(size)
         return world.hub.pool(size)
 
-    container.services.thread_pool = make_pool  # type: ignore[assignment]
+    container.services.thread_pool = make_pool
 
     event_id = container.post(tenant="a")
 

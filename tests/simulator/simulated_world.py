@@ -16,23 +16,18 @@ from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-import app
-from chalicelib import deps as services
 from chalicelib import settings
-from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import AFTER_PUSH_SECONDS
 from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.store import CLAIM_SECONDS, from_item
 from chalicelib.core.target import Target
-from chalicelib.deps import Services
 from chalicelib.infra import telemetry
-from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339, unix_seconds
-from chalicelib.operations.batch import BatchError
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import NEVER, History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
+from tests.support.versions import PRESENT, Version
 from tests.support.world import (
     KEY,
     SCHEDULED,
@@ -49,7 +44,7 @@ CACHE_SECONDS = 10  # how long a container keeps its lists of subscriptions
 TABLE = "events"
 INBOX = "https://sqs.test/inbox"
 SLOW = "https://sqs.test/slow"
-WORKERS = {INBOX: app.worker, SLOW: app.slow_worker}
+WORKERS = {INBOX: "worker", SLOW: "slow_worker"}  # the names of the functions
 DLQ = "https://sqs.test/dlq"
 ENVIRON = {
     "EVENTS_TABLE_NAME": TABLE,
@@ -90,8 +85,11 @@ NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
 
 
 class Container:
-    """One container, perhaps with variables of its own. It fails at the calls for which `fault_at`
-    says so.
+    """A container, in which one function or another runs at a time.
+
+    :param fault_at: Returns the fault of a call with a label, or None.
+    :param environ: Variables in which the container differs from the others of its world.
+    :param version: The version of its code.
     """
 
     def __init__(
@@ -99,25 +97,32 @@ class Container:
         world: "SimulatedWorld",
         fault_at: FaultAt = lambda label: None,
         environ: Mapping[str, str] = NO_ENVIRON,
+        version: Version = PRESENT,
     ) -> None:
         self.world = world
+        self.version = version
         self.is_killed = False
         self.skew_seconds = 0.0
         self._fault_at = fault_at
         self._begin(API_SECONDS)
-        self.services = Services(
-            settings.load({**world.environ, **environ}) if environ else world.settings,
+        own_settings: Any = world.settings
+        if environ or version != PRESENT:
+            own_settings = version.module("settings").load({**world.environ, **environ})
+        self.services = version.module("deps").Services(
+            own_settings,
             make_client=partial(_Client, self),
             clock=self.clock,
             sleep=self.sleep,
             random=world.random.random,
             new_id=world.new_id,
-            thread_pool=world.hub.pool,  # type: ignore[arg-type]
-            push=SimpleNamespace(send=self._push),  # type: ignore[arg-type]
+            thread_pool=world.hub.pool,
+            push=SimpleNamespace(send=self._push),
         )
-        self.services.inline_breaker = Breaker(INLINE_PATIENCE_SECONDS, world.random.random)
-        self.services.worker_breaker = Breaker(WORKER_PATIENCE_SECONDS, world.random.random)
-        world.history.pushes_copies_alone |= self.services.settings.webhook == settings.COPIES_ONLY
+        breakers = version.module("core.breaker")
+        make_breaker = partial(breakers.Breaker, random=world.random.random)
+        self.services.inline_breaker = make_breaker(breakers.INLINE_PATIENCE_SECONDS)
+        self.services.worker_breaker = make_breaker(breakers.WORKER_PATIENCE_SECONDS)
+        world.history.pushes_copies_alone |= own_settings.webhook == settings.COPIES_ONLY
 
     def clock(self) -> float:
         return self.world.clock() + self.skew_seconds
@@ -185,11 +190,18 @@ class Container:
             result = self.at("push", act, fail)
         finally:
             self._pushes -= 1
-        # The container may be of a version that has fewer members.
-        members = {row.name: getattr(result, row.name) for row in fields(PushResult)}
-        return PushResult(**{**members, "outcome": Outcome(result.outcome)})
+        return self._in_own_version(result)
+
+    def _in_own_version(self, result: PushResult) -> Any:
+        """Return the result of a push as the container's version has it, perhaps without members
+        that came later.
+        """
+        own = self.version.module("core.outcome")
+        members = {member.name: getattr(result, member.name) for member in fields(own.PushResult)}
+        return own.PushResult(**{**members, "outcome": own.Outcome(result.outcome)})
 
     def _begin(self, timeout_seconds: float) -> None:
+        """Begin an invocation, which ends with the function's timeout at the latest."""
         self.invocation = object()
         self.ends_at = self.world.clock() + timeout_seconds
         self._pushes = 0
@@ -197,13 +209,14 @@ class Container:
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """Call the API; the status code is 0 when the container died over it."""
         self._begin(API_SECONDS)
-        services.use(self.services)
+        self.version.module("deps").use(self.services)
         try:
             answer = call(
                 self.world.clock,
                 method,
                 path,
                 None if body is None else json.dumps(body),
+                version=self.version,
                 **headers,
             )
         except Killed:
@@ -342,15 +355,22 @@ class Container:
                 )
 
     def sweep(self) -> None:
-        self._invoke(app.sweep, SCHEDULED, SCHEDULE_SECONDS)
+        self._invoke("sweep", SCHEDULED, SCHEDULE_SECONDS)
 
-    def _invoke(self, function: Any, event: Json, timeout_seconds: float) -> bool:
-        """Call a function as Lambda does; return whether it succeeded."""
+    def _invoke(self, function: str, event: Json, timeout_seconds: float) -> bool:
+        """Call a function by its name, as Lambda does; return whether it succeeded."""
+        errors = self.version.module("infra.errors")
+        handler = getattr(self.version.app, function)
         self._begin(timeout_seconds)
-        services.use(self.services)
+        self.version.module("deps").use(self.services)
         try:
-            function(event, LambdaContext(self.world.clock, timeout_seconds))
-        except (Killed, BatchError, StorageUnavailableError, QueueUnavailableError):
+            handler(event, LambdaContext(self.world.clock, timeout_seconds))
+        except (
+            Killed,
+            self.version.module("operations.batch").BatchError,
+            errors.StorageUnavailableError,
+            errors.QueueUnavailableError,
+        ):
             return False
         return True
 
@@ -461,8 +481,7 @@ class SimulatedWorld:
         still lives.
         """
         container = self._idle.pop() if self._idle else self.start()
-        # by the method of the container's own version
-        result = getattr(container, act.__name__)(*parameters, **options)
+        result = act(container, *parameters, **options)
         if not container.is_killed:
             self._idle.append(container)
         return result

@@ -17,6 +17,7 @@ from typing import Any
 import urllib3
 
 from tests.support.ministack import ACCOUNT, Ministack, free_port, without_metric_math
+from tests.support.versions import extract
 from tests.support.world import ROOT
 from tools import api_key
 
@@ -63,9 +64,7 @@ def copy_repository(path: Path, commit: str | None = None) -> None:
     """
     path.mkdir(parents=True)
     if commit:
-        archive = ["git", "archive", commit, *PARTS]
-        archived = subprocess.run(archive, cwd=ROOT, stdout=subprocess.PIPE, check=True)
-        subprocess.run(["tar", "-x"], cwd=path, input=archived.stdout, check=True)
+        extract(commit, path, *PARTS)
     else:
         # by other tests meanwhile, or by a user
         written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -30,16 +29,14 @@ from moto.core.utils import method_names_from_class
 from moto.dynamodb.models import dynamodb_backends
 from moto.sqs.models import sqs_backends
 
-import app
-from chalicelib import deps as services
-from chalicelib import settings
 from chalicelib.core.http_push import PushClient
 from chalicelib.deps import Services
-from chalicelib.infra import telemetry
 from chalicelib.infra.clients import CONFIG
+from tests.support import versions
+from tests.support.versions import PRESENT, Version
 from tools import local_aws
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = versions.ROOT
 KEY = "test-key"
 PRODUCER_KEY = "producer-key"
 CONSUMER_KEY = "consumer-key"
@@ -132,13 +129,17 @@ def call(
     body: bytes | str | Json | None = None,
     *,
     key: str | None = KEY,
+    version: Version = PRESENT,
     **headers: str,
 ) -> Answer:
-    """Call the API as API Gateway does. Header names have `_` for `-`."""
+    """Call the API of a version as API Gateway does.
+
+    :param headers: Names have `_` in place of `-`.
+    """
     if isinstance(body, dict):
         body = json.dumps(body)
     path, _, query = path.partition("?")
-    resource, parameters = find_route(path)
+    resource, parameters = find_route(path, version)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
@@ -150,15 +151,15 @@ def call(
         "stageVariables": {},
         "body": body.encode() if isinstance(body, str) else body,
     }
-    answer = app.app(event, LambdaContext(clock, 30))
+    answer = version.app.app(event, LambdaContext(clock, 30))
     answered = {name.lower(): value for name, value in answer["headers"].items()}
     return Answer(answer["statusCode"], answered, answer["body"])
 
 
-def find_route(path: str) -> tuple[str, dict[str, str]]:
+def find_route(path: str, version: Version = PRESENT) -> tuple[str, dict[str, str]]:
     """Return the route of a path, which may end with a slash, and its path parameters."""
     path = path.rstrip("/") or "/"
-    for route in app.app.routes:
+    for route in version.app.app.routes:
         if match := re.fullmatch(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route), path):
             return route, match.groupdict()
     return path, {}
@@ -178,7 +179,7 @@ def sqs_record(message: Json) -> Json:
     }
 
 
-WORKERS = {"INBOX_QUEUE_URL": app.worker, "SLOW_QUEUE_URL": app.slow_worker}
+WORKERS = {"INBOX_QUEUE_URL": "worker", "SLOW_QUEUE_URL": "slow_worker"}
 QUEUES = (*WORKERS, "INBOX_DLQ_URL")
 
 
@@ -193,6 +194,7 @@ class World:
     """A deployed system: call its API, run its worker and schedules, look into its queues.
 
     `dynamodb` and `sqs` are the system's own clients; `outside` and `outside_dynamodb` are others.
+    `version` is that of the container that runs.
     """
 
     clock: Clock
@@ -203,24 +205,28 @@ class World:
     outside_dynamodb: Any
     outside: Any
     services: Services = field(init=False)
+    version: Version = field(init=False, default=PRESENT)
 
     def __post_init__(self) -> None:
         self._first_environ = {**self.environ}
         self._start()
 
-    def restart(self, **environ: str) -> None:
-        """Start a new container, with these variables changed."""
+    def restart(self, *, version: Version = PRESENT, **environ: str) -> None:
+        """Start a new container, of this version, with these variables changed."""
         self.stop()
+        self.version = version
         self.environ |= environ
         self._start()
 
     def _start(self) -> None:
-        loaded = settings.load(self.environ)
-        telemetry.configure(loaded.log_level, loaded.stage)
-        self.services = Services(
-            loaded, make_client=partial(getattr, self), clock=self.clock, sleep=self.clock.sleep
+        deps, telemetry = map(self.version.module, ("deps", "infra.telemetry"))
+        settings = self.version.module("settings").load(self.environ)
+        telemetry.logger.handlers.clear()  # of another version
+        telemetry.configure(settings.log_level, settings.stage)
+        self.services = deps.Services(
+            settings, make_client=partial(getattr, self), clock=self.clock, sleep=self.clock.sleep
         )
-        services.use(self.services)
+        deps.use(self.services)
 
     def stop(self) -> None:
         """Close the connections to the receiver."""
@@ -236,7 +242,7 @@ class World:
         for variable in QUEUES:
             self.queues.clear(self.environ[variable])
         self.clock.now = START
-        self.restart(**environ)
+        self.restart(version=PRESENT, **environ)
 
     def call(
         self,
@@ -247,7 +253,7 @@ class World:
         key: str | None = KEY,
         **headers: str,
     ) -> Answer:
-        return call(self.clock, method, path, body, key=key, **headers)
+        return call(self.clock, method, path, body, key=key, version=self.version, **headers)
 
     def offer(
         self, body: bytes | str | Json = EVENT, *, key: str | None = KEY, **headers: str
@@ -287,7 +293,8 @@ class World:
         The worker of the slow lane comes when there is nothing for the other.
         """
         for variable, worker in WORKERS.items():
-            received = self._run_worker(worker, self.environ.get(variable), timeout_seconds)
+            function = getattr(self.version.app, worker)
+            received = self._run_worker(function, self.environ.get(variable), timeout_seconds)
             if received:
                 break
         return received
@@ -319,10 +326,10 @@ class World:
         self.clock.sleep(seconds)
 
     def sweep(self) -> None:
-        app.sweep(SCHEDULED, LambdaContext(self.clock, 60))
+        self.version.app.sweep(SCHEDULED, LambdaContext(self.clock, 60))
 
     def check_dlq(self) -> None:
-        app.check_dlq(SCHEDULED, LambdaContext(self.clock, 60))
+        self.version.app.check_dlq(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
         """Let time pass, running the worker and the sweep, until nothing is pending and no message
@@ -493,4 +500,4 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
             yield made
         finally:
             made.stop()
-            services.use(None)
+            PRESENT.module("deps").use(None)
