@@ -300,13 +300,16 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
         what = f"attempt: {attempt['outcome']}"
         took = f"{attempt['duration_ms']:,} ms"
         answer = attempt["status_code"] or attempt["error"]
-        rows.append((attempt["at"], what, took, answer, attempt["response"]))
+        # Functions of version 1.0 do not show them.
+        headers = attempt.get("response_headers") or {}
+        who = ", ".join(f"{name}: {value}" for name, value in headers.items())
+        rows.append((attempt["at"], what, took, answer, attempt["response"], who))
     if event["next_attempt_at"]:
         rows.append((event["next_attempt_at"], "next attempt"))
     if event["delivered_via"] in ("pull", "subscriptions"):
         rows.append((event["delivered_at"], f"delivered by {event['delivered_via']}"))
     print()
-    print_table(("time", "what", "took", "answer", "response"), rows)
+    print_table(("time", "what", "took", "answer", "response", "response headers"), rows)
     if recipients:
         print()
         print_table(("recipient", "subscription", "copy"), map(recipient_row, recipients))

@@ -28,6 +28,8 @@ from chalicelib.infra.queue import WEBHOOK
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
+# Attempts with `response_headers`: ids of requests do not compress, and each write pays for them.
+MAX_HEADERS_KEPT = 3
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 COPY_PREFIX = "cpy_"  # of the ids of copies
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
@@ -80,21 +82,23 @@ class NewEvent:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One push: `at` is RFC 3339, `outcome` is delivered, retry or failed, `error` has no secrets.
+    """One push, or one that an open breaker refused; see `PushResult`."""
 
-    `response` is an excerpt of the response body, for consumers only.
-    """
-
+    # When it began (RFC 3339).
     at: str
+    # None: it is one of a later version.
     outcome: Outcome | None
     status_code: int | None
     error: str | None
     duration_ms: int
+    # Both are for consumers alone; None: the event was delivered, or an older version stored it.
     response: str | None = None
+    response_headers: Json | None = None
 
     @classmethod
     def of(cls, started: float, result: PushResult) -> "Attempt":
         """Return the attempt whose push began at `started` (Unix seconds)."""
+        is_delivered = result.outcome is Outcome.DELIVERED
         return cls(
             at=rfc3339(started),
             outcome=result.outcome,
@@ -102,6 +106,7 @@ class Attempt:
             error=result.error,
             duration_ms=result.duration_ms,
             response=result.response,
+            response_headers=None if is_delivered else result.response_headers,
         )
 
 
@@ -216,11 +221,13 @@ class Event:
 
         One that an open breaker refused leaves the error of the push before.
         """
-        attempts = (*self.attempts, attempt)
+        attempts = (*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:]
+        older, newest = attempts[:-MAX_HEADERS_KEPT], attempts[-MAX_HEADERS_KEPT:]
+        shortened = [replace(made, response_headers=None) for made in older]
         last_error = attempt.error
         if last_error == BREAKER_OPEN:
             last_error = self.last_error or BREAKER_OPEN
-        return replace(self, attempts=attempts[-MAX_ATTEMPTS_KEPT:], last_error=last_error)
+        return replace(self, attempts=(*shortened, *newest), last_error=last_error)
 
     def left_to_copies(self) -> "Event":
         """Return a new event of which only copies are pushed."""
@@ -290,6 +297,7 @@ class Event:
         if not include_responses:
             for attempt in attempts:
                 attempt["response"] = None
+                attempt["response_headers"] = None
         return self.summary_json(include_payload=True, attempts=attempts, **more)
 
     def leased_json(self) -> str:

@@ -35,6 +35,21 @@ OWN_HEADERS = {"Content-Type": "application/json", "User-Agent": f"triggers-api/
 EVENT_TYPE_HEADER = "webhook-event-type"  # a subscription may have had one of its own before
 MAX_RESPONSE_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
+# The headers that say who answered: the application, or a proxy in front of it.
+RESPONSE_HEADERS = (
+    "server",
+    "via",
+    "content-type",
+    "location",
+    "retry-after",
+    "www-authenticate",
+    "x-request-id",
+    "x-amzn-requestid",
+    "x-amz-cf-id",
+    "cf-ray",
+)
+MAX_HEADER_CHARACTERS = 120
+MAX_HEADERS_CHARACTERS = 400  # of all values together
 SECRET_CHARACTERS = 8  # fewer may be a word of any text
 SECRET_WORD = re.compile(r"(?s)(?=.*\d).{6,}")  # identifiers are short in some webhooks' paths
 RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
@@ -99,11 +114,13 @@ class PushClient:
         if result.outcome is Outcome.DELIVERED:
             return result
         secrets = (uri, *target.headers.values(), *map(to_base64, target.secrets))
+        parts = _secret_parts(secrets)
         return replace(
             result,
             error=f"receiver responded {response.status}",
             retry_after_seconds=_retry_after_seconds(response),
-            response=_excerpt(response_body, secrets),
+            response=_excerpt(response_body, parts),
+            response_headers=_shown_headers(response, parts),
         )
 
 
@@ -151,14 +168,51 @@ def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:
     return body
 
 
-def _excerpt(body: bytes, secrets: Iterable[str]) -> str:
-    """Return the beginning of a body with control characters escaped, or nothing if it repeats a
-    part of a secret.
+def _excerpt(body: bytes, secret_parts: set[str]) -> str:
+    """Return the first MAX_RESPONSE_CHARACTERS of a body with control characters escaped, or
+    nothing if the body repeats a part of a secret.
+    """
+    text = body.decode("utf-8", "replace")
+    return "" if _repeats(text, secret_parts) else _escape(text[:MAX_RESPONSE_CHARACTERS])
+
+
+def _shown_headers(response: urllib3.BaseHTTPResponse, secret_parts: set[str]) -> Json:
+    """Return the RESPONSE_HEADERS of a response with control characters escaped, by lower-case
+    name, each cut to MAX_HEADER_CHARACTERS and all together to MAX_HEADERS_CHARACTERS.
+
+    A header that repeats a part of a secret anywhere is left out. Of `location` scheme and host are
+    shown alone: a path or query may be a credential.
+    """
+    shown: Json = {}
+    characters_left = MAX_HEADERS_CHARACTERS
+    for name in RESPONSE_HEADERS:
+        text = response.headers.get(name, "")
+        if _repeats(text, secret_parts):
+            continue
+        if name == "location":
+            text = _origin(text)
+        text = _escape(text)[: min(MAX_HEADER_CHARACTERS, characters_left)]
+        if text:
+            shown[name] = text
+            characters_left -= len(text)
+    return shown
+
+
+def _origin(location: str) -> str:
+    """Return scheme and host of an absolute URL; of any other text, nothing."""
+    with suppress(HTTPError):
+        url = parse_url(location)
+        if url.scheme and url.host:
+            return f"{url.scheme}://{url.host}"
+    return ""
+
+
+def _secret_parts(secrets: Iterable[str]) -> set[str]:
+    """Return the parts of secrets by which a text is known to repeat one, in lower case.
 
     A part is SECRET_CHARACTERS in a row, or a segment or value that is a SECRET_WORD, as it is or
     percent-decoded.
     """
-    text = body.decode("utf-8", "replace")
     words = [word for secret in secrets for word in (secret, *re.split(r"[/?&=;,\s]", secret))]
     forms = [form.casefold() for word in words for form in (word, unquote(word))]
     windows = {
@@ -166,12 +220,27 @@ def _excerpt(body: bytes, secrets: Iterable[str]) -> str:
         for form in forms
         for at in range(len(form) - SECRET_CHARACTERS + 1)
     }
-    told = f"{text}\n{unquote(text)}".casefold()
-    if any(part in told for part in windows.union(filter(SECRET_WORD.fullmatch, forms))):
-        return ""
-    shown = text[:MAX_RESPONSE_CHARACTERS]
+    # A longer word has a window that is a part.
+    short_words = [form for form in forms if len(form) < SECRET_CHARACTERS]
+    return windows.union(filter(SECRET_WORD.fullmatch, short_words))
+
+
+def _repeats(text: str, secret_parts: set[str]) -> bool:
+    """Return whether a text, as it is or percent-decoded, contains a part of a secret."""
+    lowered = f"{text}\n{unquote(text)}".casefold()
+    # Each place of the text is looked up: to search 64 KiB of a header for thousands of parts, one
+    # after another, would take a second.
+    return any(
+        lowered[at : at + length] in secret_parts
+        for length in {len(part) for part in secret_parts}
+        for at in range(len(lowered) - length + 1)
+    )
+
+
+def _escape(text: str) -> str:
+    """Return a text whose control characters are escaped as in a Python literal."""
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
 
 

@@ -1,9 +1,10 @@
 """What a push came to, and what follows from it: decided without I/O. `delivery` carries it out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from chalicelib.infra.parsing import Json
 from chalicelib.settings import Settings
 
 TIMED_OUT = "timed out"
@@ -42,18 +43,20 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class PushResult:
-    """The result of one push. `response` is the beginning of the response body unless the event was
-    delivered.
-
-    `retry_after_seconds`: asked for by the receiver, or until the next trial of an open breaker.
-    """
+    """The result of one push, or of one that an open breaker refused."""
 
     outcome: Outcome
     duration_ms: int = 0
+    # Of the final response; None if none came.
     status_code: int | None = None
+    # What went wrong, without secrets; None if the event was delivered.
     error: str | None = None
+    # What the receiver asked for, or the time until the next trial of an open breaker; 0: neither.
     retry_after_seconds: float = 0.0
+    # The beginning of the response body; None if none came, or the event was delivered.
     response: str | None = None
+    # Those headers that say who answered; empty if the event was delivered.
+    response_headers: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

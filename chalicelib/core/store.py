@@ -5,6 +5,7 @@ consumers and operators ask for are in `events.inbox`, `events.replay` and `even
 sweep's is in `operations.schedules`.
 """
 
+import base64
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -426,10 +427,35 @@ def _plain(value: Json) -> Any:
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
 
+def _encode_attempts(attempts: Sequence[Attempt]) -> str:
+    """Return attempts as they are stored: a JSON list of the newest alone, whose member EARLIER has
+    the others, compressed.
+
+    Each write of an event that fails for days pays for all of them. Version 1.0 skips the member
+    and goes on from the newest; its erasure removes the attribute with all that is in it.
+    """
+    *earlier, newest = [vars(attempt) for attempt in attempts]
+    if not earlier:
+        return dumps([newest])
+    # Most attempts are alike: with the newest as the dictionary, their first one is short, too.
+    compressor = zlib.compressobj(zdict=dumps(newest).encode())
+    compressed_earlier = compressor.compress(dumps(earlier).encode()) + compressor.flush()
+    return dumps([{**newest, EARLIER: base64.b85encode(compressed_earlier).decode()}])
+
+
 def _decode_attempts(text: str) -> tuple[Attempt, ...]:
-    """Return the stored attempts; members that a newer version added are ignored."""
+    """Return the stored attempts, the oldest first; members that a newer version added are ignored.
+
+    Version 1.0 stored them as a plain list.
+    """
+    documents = json.loads(text)
+    compressed_earlier = documents[-1].pop(EARLIER, None)
+    if compressed_earlier:
+        decompressor = zlib.decompressobj(zdict=dumps(documents[-1]).encode())
+        earlier = decompressor.decompress(base64.b85decode(compressed_earlier))
+        documents = json.loads(earlier) + documents
     attempts = []
-    for stored in json.loads(text):
+    for stored in documents:
         known = {name: stored.get(name) for name in ATTEMPT_FIELDS}
         known["outcome"] = OUTCOMES(stored["outcome"])
         attempts.append(Attempt(**known))
@@ -441,10 +467,11 @@ def _members(kind: type[StrEnum]) -> Parser:
     return {str(member): member for member in kind}.get
 
 
+EARLIER = "earlier"  # the member of the newest stored attempt that has those before it
 ATTEMPT_FIELDS = [field.name for field in fields(Attempt)]
 OUTCOMES = _members(Outcome)
 ENCODERS: Parsers = {
-    "attempts": lambda attempts: dumps([*map(vars, attempts)]),
+    "attempts": _encode_attempts,
     "copies": dumps,
 }
 DECODERS: Parsers = {

@@ -15,7 +15,8 @@ from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 
-# Their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES.
+# Their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES: of each event
+# MAX_ATTEMPTS_KEPT with 2,900 bytes at most, and the headers of MAX_HEADERS_KEPT with 2,700 more.
 MAX_LEASED_AT_ONCE = 10
 
 IN_INBOX = f"{EXISTS} AND #status IN (:pending, :failed)"

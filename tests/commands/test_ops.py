@@ -157,14 +157,16 @@ def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
 def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.script(receivers.status(503, body=b"come back later"))
+    headers = {"Server": "nginx", "Retry-After": "1"}
+    receiver.script(receivers.status(503, body=b"come back later", headers=headers))
     event_id = world.post({"card": "secret-payload"})["event_id"]
     world.settle()
 
     shown = Ran("show", event_id[:12]).output
 
     assert shown.startswith(f"{event_id}  order.created  delivered  posted by acme\nDelivered.\n")
-    assert re.search(r"Z +created *\n\S+Z +attempt: retry +\d+ ms +503 +come back later *\n", shown)
+    answer = "503 +come back later +server: nginx, retry-after: 1"
+    assert re.search(rf"Z +created *\n\S+Z +attempt: retry +\d+ ms +{answer} *\n", shown)
     assert re.search(r"Z +attempt: delivered +\d+ ms +200", shown)
     assert "secret" not in shown
     assert '"card": "secret-payload"' in Ran("show", event_id, "--payload").output

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urljoin
 import pytest
 
 from chalicelib.infra.errors import InvalidRequestError
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.web.validation import parse_new_event
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
@@ -263,15 +263,47 @@ def test_at_most_the_last_25_attempts_are_shown_newest_last(
     assert [attempt["status_code"] for attempt in event["attempts"]] == [500] * 5 + [503] * 20
 
 
+PAGE = b"<html><h1>503 Service Unavailable</h1><p>The shop is closed for maintenance.</p>" * 3
+
+
+def test_attempts_of_an_event_that_fails_for_days_take_little_room(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.default = status(503, body=PAGE, headers={"Server": "nginx", "Content-Type": "a/b"})
+    event_id = world.post({"order_id": 4711})["event_id"]
+    while (event := world.event(event_id))["delivery_attempts"] < 25:
+        world.sleep(max(0, unix_seconds(event["next_attempt_at"]) - world.clock()) + 60)
+        world.sweep()
+        world.empty_inbox()
+
+    *_, newest = attempts = event["attempts"]
+    assert len(attempts) == 25
+    assert sorted(attempt["at"] for attempt in attempts) == [one["at"] for one in attempts]
+    assert {attempt["response"] for attempt in attempts} == {PAGE[:200].decode()}
+    assert newest["response_headers"] == {"server": "nginx", "content-type": "a/b"}
+    # Ids of requests, which some headers are, cannot be compressed.
+    having = [attempt["response_headers"] is not None for attempt in attempts]
+    assert having == [False] * 22 + [True] * 3
+    assert len(json.dumps(attempts)) > 7000
+    values = world.item(event_id).items()
+    sizes = [len(name) + len(str(*value.values())) for name, value in values]
+    assert sum(sizes) < 2048
+
+
 def test_a_key_without_consume_sees_only_what_it_posted_and_no_response(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.script(status(422, body=b"no such field"))
+    headers = {"server": "nginx"}
+    receiver.script(status(422, body=b"no such field", headers=headers))
     own = world.post(key=PRODUCER_KEY)["event_id"]
     others = world.post()["event_id"]
 
-    for key, code, response in ((CONSUMER_KEY, 200, "no such field"), (PRODUCER_KEY, 404, None)):
-        assert world.get(f"/events/{own}", key=key)["attempts"][0]["response"] == response
+    for key, code, response in (
+        (CONSUMER_KEY, 200, ("no such field", headers)),
+        (PRODUCER_KEY, 404, (None, None)),
+    ):
+        [attempt] = world.get(f"/events/{own}", key=key)["attempts"]
+        assert (attempt["response"], attempt["response_headers"]) == response
         hidden = world.call("GET", f"/events/{others}", key=key)
         assert hidden.status_code == code
     assert hidden.text == world.call("GET", f"/events/{UNKNOWN}").text

@@ -216,6 +216,99 @@ def test_seven_characters_of_the_url_are_shown(
     assert response == body[:200].replace("\u2028", r"\u2028")
 
 
+ANSWERED = {
+    "Server": "cloudflare",
+    "Via": "1.1 d41d8cd98f00b204e9800998ecf8427e.cloudfront.net (CloudFront)",
+    "Content-Type": "text/html; charset=UTF-8",
+    "Retry-After": "120",
+    "WWW-Authenticate": 'Basic realm="shop"',
+    "X-Request-Id": "0b7c0f6e-2f7a-4f6e-9a55-0e8b6d2f1c11",
+    "x-amzn-RequestId": "c6af9ac6-7b61-11e6-9a41-93e8deadbeef",
+    "X-Amz-Cf-Id": "k7WzD9J-tQmV0n4w",
+    "CF-RAY": "8f3b2c1d0e9f8a7b-FRA",
+}
+
+
+def headers_of(push: PushClient, receiver: Receiver, code: int, **headers: str) -> dict[str, str]:
+    """Return what is shown of the headers of a response; `headers` have `_` for `-`."""
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    receiver.default = behave.status(code, headers=fields)
+    url = receiver.url.replace(SECRET_PATH, SECRET_URL)
+    return send(push, url, headers={"Authorization": "Bearer h3ad3r"}).response_headers
+
+
+def test_a_response_that_is_not_2xx_shows_the_headers_that_say_who_answered(
+    receiver: Receiver, push: PushClient
+) -> None:
+    others = {"Set-Cookie": "session=1", "Date": "Thu, 03 Dec 2026 10:00:00 GMT"}
+
+    shown = headers_of(push, receiver, 503, **ANSWERED, **others)
+
+    assert shown == {name.lower(): value for name, value in ANSWERED.items()}
+    assert headers_of(push, receiver, 200, **ANSWERED) == {}
+    receiver.default = behave.close_without_answer
+    assert send(push, receiver.url).response_headers == {}
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        ("https://login.example.com/hook?X-Amz-Signature=abc", "https://login.example.com"),
+        ("http://user:password@login.example.com:8443/", "http://login.example.com"),
+        ("https://[2001:db8::1]/", "https://[2001:db8::1]"),
+        ("/login", None),
+        ("//login.example.com/", None),
+        ("https://", None),
+        ("https://a b/", None),
+        ("https://login.example.com/hooks/catch/12345/", None),
+    ],
+)
+def test_of_a_location_scheme_and_host_are_shown_alone(
+    value: str, shown: str | None, receiver: Receiver, push: PushClient
+) -> None:
+    headers = headers_of(push, receiver, 302, Location=value)
+
+    assert headers.get("location") == shown
+
+
+@pytest.mark.parametrize(
+    "secret", ["hooks/catch/12345", "h3ad3r", "KEY%3Da%2Fb%2Fc", "x" * 5000 + "hooks/catch/12345"]
+)
+def test_a_header_that_repeats_a_secret_anywhere_is_left_out_alone(
+    secret: str, receiver: Receiver, push: PushClient
+) -> None:
+    headers = headers_of(push, receiver, 503, Server="nginx", Via=secret, CF_RAY="8f3b-FRA")
+
+    assert headers == {"server": "nginx", "cf-ray": "8f3b-FRA"}
+
+
+def test_headers_of_a_response_are_escaped_and_cut(receiver: Receiver, push: PushClient) -> None:
+    long = dict.fromkeys(("Server", "Via", "Content-Type", "CF-RAY"), "x" * 130)
+
+    headers = headers_of(push, receiver, 503, **long, Retry_After="\x1b[31m\x85")
+
+    assert headers == {
+        "server": "x" * 120,
+        "via": "x" * 120,
+        "content-type": "x" * 120,
+        "retry-after": r"\x1b[31m\x85",
+        "cf-ray": "x" * (400 - 3 * 120 - 12),
+    }
+
+
+def test_secrets_are_looked_for_in_large_headers_within_half_a_second(
+    receiver: Receiver, push: PushClient
+) -> None:
+    receiver.default = behave.status(503, headers={"Via": "y" * 60_000, "Server": "z" * 60_000})
+    path = "/" + "".join(map(str, range(2000)))
+    started = time.process_time()
+
+    shown = send(push, receiver.url.replace(SECRET_PATH, path)).response_headers
+
+    assert list(shown) == ["server", "via"]
+    assert time.process_time() - started < 0.5
+
+
 def test_a_compressed_response_is_not_decompressed(receiver: Receiver, push: PushClient) -> None:
     receiver.default = behave.status(
         503, headers={"Content-Encoding": "gzip"}, body=gzip.compress(b"bomb")
