@@ -14,7 +14,7 @@ export AWS_DEFAULT_REGION
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help dev run test check chaos outage year mutants languages zapier api-key signing-secret package e2e ways third bench \
+.PHONY: help dev run test check chaos outage year versions mutants languages zapier api-key signing-secret package e2e ways third bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover subscriptions enable disable import-subscriptions
 
@@ -82,6 +82,10 @@ outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits h
 
 year: $(SET_UP_DEV) ## simulate a year of a stage (MONTHS=13), and compare its quiet days with the first ones
 	@exec $(PY) -m measure.year
+
+versions: $(SET_UP_DEV) ## simulate a stage in which functions of this version and of 1.0.0 run beside each other: storms (SEEDS=100), then months (MONTHS=2)
+	@SEEDS=$${SEEDS:-100} BESIDE=1 $(PY) -m tests.simulator.chaos
+	@MONTHS=$${MONTHS:-2} BESIDE=1 $(PY) -m measure.year
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants

@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.support.hooks import Hook
 from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
 from tests.support.subscribing import subscribe_later
+from tests.support.versions import Version, load_version
 from tests.support.world import Answer, Clock, Json, World, find_route
 
 # test_push measures memory, which is no longer quiet after test_run.
@@ -113,6 +115,15 @@ def aws(world: World) -> Iterator[Aws]:
     aws = Aws(world)
     yield aws
     aws.close()
+
+
+@pytest.fixture(scope="session")
+def released() -> Version:
+    """Return the code of version 1.0.0, which a shallow clone does not have."""
+    try:
+        return load_version()
+    except subprocess.CalledProcessError:
+        pytest.skip("the commit of 1.0.0 is not in this clone")
 
 
 @pytest.fixture

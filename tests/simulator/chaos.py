@@ -1,5 +1,5 @@
 """`make chaos SEEDS=1000`: live through that many storms; `make chaos SEED=7`: through one, to
-repeat what it showed.
+repeat what it showed. With BESIDE=1 functions of 1.0.0 run beside those of this version.
 
 The exit status is 1 if a promise was broken.
 """
@@ -12,12 +12,13 @@ from rich.progress import track
 
 from tests.simulator.invariants import ViolationError
 from tests.simulator.simulation import StormWorld
+from tests.support.versions import versions_to_run
 
 
 def live_through(seed: int) -> str:
     """Return the promise that was broken, or nothing."""
     try:
-        StormWorld(seed).live()
+        StormWorld(seed, versions_to_run()).live()
     except ViolationError as violation:
         return f"seed {seed}: {violation}"
     return ""

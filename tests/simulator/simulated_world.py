@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -443,9 +444,13 @@ class DeadLetterLines(logging.Handler):
 class SimulatedWorld:
     """One deployed system in memory. `answers` are the receiver's next status codes, then 200; None
     is a hang.
+
+    :param versions: The code of the containers, for each of which one is drawn.
     """
 
-    def __init__(self, environ: Mapping[str, str], *, seed: int = 0) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], *, seed: int = 0, versions: Sequence[Version] = (PRESENT,)
+    ) -> None:
         self.environ = {**ENVIRON, **environ}
         self.settings = settings.load(self.environ)
         self.clock = Clock()
@@ -466,24 +471,27 @@ class SimulatedWorld:
         telemetry.logger.setLevel("WARNING")
         telemetry.logger.propagate = False
         self._ids = itertools.count(1)
-        self._idle: list[Container] = []
+        self._idle = defaultdict[Version, list[Container]](list)
+        self.draw_version = partial(Random(seed).choice, versions)
 
     def choose(self, count: int) -> int:
         """Return which of so many actors goes on."""
         return 0
 
-    def start(self) -> Container:
+    def start(self, version: Version = PRESENT) -> Container:
         """Start a container."""
-        return Container(self)
+        return Container(self, version=version)
 
     def use(self, act: Callable[..., Any], *parameters: Any, **options: Any) -> Any:
-        """Let a container act that nobody else uses meanwhile: the one that was used last, if it
-        still lives.
+        """Let a container act that nobody else uses meanwhile: of those of the version that is
+        drawn the one that was used last, or a new one.
         """
-        container = self._idle.pop() if self._idle else self.start()
+        version = self.draw_version()
+        idle = self._idle[version]
+        container = idle.pop() if idle else self.start(version)
         result = act(container, *parameters, **options)
         if not container.is_killed:
-            self._idle.append(container)
+            self._idle[version].append(container)
         return result
 
     def latency(self) -> tuple[float, float]:

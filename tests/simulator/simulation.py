@@ -9,6 +9,7 @@ from chalicelib.core.store import ERASED_SECONDS
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, SimulatedWorld
+from tests.support.versions import PRESENT, Version
 
 ROUND_SECONDS = 450.0
 # Between the two rounds of a storm: the marks of what is erased in the first expire in the middle
@@ -36,7 +37,7 @@ class StormWorld(SimulatedWorld):
     idempotency keys.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, versions: Sequence[Version] = (PRESENT,)) -> None:
         # Of ten storms, two have containers that disagree about where events go, as for a while
         # after a change.
         disagree = seed % 10 in (7, 8)
@@ -47,7 +48,7 @@ class StormWorld(SimulatedWorld):
             "BACKOFF_CAP_SECONDS": "120",
             "SUBSCRIPTION_DISABLE_DAYS": disable_days,
         }
-        super().__init__({**environ, **last}, seed=seed)
+        super().__init__({**environ, **last}, seed=seed, versions=versions)
         draw = self.random.choice
         self._modes = MODES if disagree else (last,)
         self.sqs.duplicate_probability = draw((0.0, 0.05, 0.2))
@@ -65,8 +66,8 @@ class StormWorld(SimulatedWorld):
     def choose(self, count: int) -> int:
         return self.random.randrange(count)
 
-    def start(self) -> Container:
-        container = Container(self, self._fault, self.random.choice(self._modes))
+    def start(self, version: Version = PRESENT) -> Container:
+        container = Container(self, self._fault, self.random.choice(self._modes), version)
         container.skew_seconds = self.random.uniform(
             -self._max_skew_seconds, self._max_skew_seconds
         )
@@ -150,7 +151,7 @@ class StormWorld(SimulatedWorld):
 
     def _sweeps(self) -> None:
         for _ in self._every(30, 60):  # two may run at the same time
-            self.hub.spawn(self.start().sweep)
+            self.hub.spawn(self.start(self.draw_version()).sweep)
 
     def _now_and_then(
         self,

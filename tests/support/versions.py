@@ -1,11 +1,12 @@
 """The product as it is, and as it was at a commit, loaded beside each other in one process."""
 
+import os
 import pkgutil
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -59,6 +60,11 @@ def load_version(commit: str = RELEASED) -> Version:
         for module in pkgutil.walk_packages([str(Path(folder, package))], f"{package}."):
             import_module(module.name)
     return loaded
+
+
+def versions_to_run() -> Sequence[Version]:
+    """Return the present version and, if the environment variable BESIDE is set, 1.0.0."""
+    return (PRESENT, load_version()) if "BESIDE" in os.environ else (PRESENT,)
 
 
 @contextmanager
