@@ -126,6 +126,15 @@ def get_openapi() -> Response:
     return respond(path.read_text(encoding="utf-8"))
 
 
+@public("/listen.py")
+def get_listener() -> Response:
+    try:
+        validation.parse_query(routes.given_query(app.current_request), {})
+    except InvalidRequestError as error:
+        return routes.problem(error)
+    return Response(*console.listener())
+
+
 @public("/")
 def get_console() -> Response:
     return Response(*console.page())

@@ -33,6 +33,7 @@ LIMITS = {
     "~1health/GET": PUBLIC,
     "~1health/HEAD": PUBLIC,
     "~1openapi.json/GET": PUBLIC,
+    "~1listen.py/GET": PUBLIC,
 }
 # API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is
 # a minute later.

@@ -1,5 +1,6 @@
-"""The console: a static page, joined from the files of this folder when it is served, and the
-Content-Security-Policy that allows nothing but its own script and style.
+"""The console: a static page, joined from the files of this folder when it is served, with the
+Content-Security-Policy that allows nothing but its own script and style; and the listener, a
+program that customers fetch and run on their machines.
 """
 
 import base64
@@ -31,6 +32,15 @@ def page() -> tuple[str, dict[str, str | list[str]]]:
     ]
     hashes = "".join(f"; {tag}-src 'sha256-{digest}'" for tag, digest in digests)
     return html, {**HEADERS, "Content-Security-Policy": f"default-src 'none'{hashes}; {POLICY}"}
+
+
+def listener() -> tuple[str, dict[str, str | list[str]]]:
+    """Return the listener, a Python program in one file, and the headers of the response."""
+    headers: dict[str, str | list[str]] = {
+        "Content-Type": "text/x-python",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return _read("listen.py"), headers
 
 
 def _read_named(placeholder: re.Match[str]) -> str:

@@ -197,8 +197,7 @@ def _make_call(
     if key.scopes.isdisjoint(scopes):
         detail = f"This key may not make this call, which needs {' or '.join(scopes)}."
         raise ApiError(403, "forbidden", detail)
-    given: Any = request.query_params or {}
-    query = parse_query({name: given.getlist(name) for name in given}, parameters)
+    query = parse_query(given_query(request), parameters)
     for name, text in ids.items():
         if not IDS[name].fullmatch(text):
             raise _not_found(name)
@@ -211,6 +210,12 @@ def _make_call(
         query,
         ids,
     )
+
+
+def given_query(request: Any) -> Json:
+    """Return the texts of each query parameter of a request; a repeated one has several."""
+    given: Any = request.query_params or {}
+    return {name: given.getlist(name) for name in given}
 
 
 def _not_found(id_name: str) -> ApiError:

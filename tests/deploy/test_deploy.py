@@ -82,7 +82,8 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     url = f"https://{api_id}.execute-api.us-east-1.amazonaws.com/api"
     assert checkout.configure_api().splitlines()[-1] == f"export TRIGGERS_URL={url}"
     limits = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"]
-    public = dict.fromkeys(("//GET", "/health/GET", "/health/HEAD", "/openapi.json/GET"), 20)
+    paths = ("//GET", "/health/GET", "/health/HEAD", "/openapi.json/GET", "/listen.py/GET")
+    public = dict.fromkeys(paths, 20)
     rates = {path: limit["throttlingRateLimit"] for path, limit in limits.items()}
     assert rates == {"*/*": 200, "/events/batch/POST": 20, **public}
 

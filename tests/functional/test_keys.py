@@ -1,5 +1,6 @@
 """API keys: who may call, and how settings that were changed count without a deployment."""
 
+import ast
 import base64
 import json
 from collections.abc import Iterator
@@ -35,6 +36,20 @@ def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World
     assert world.call("HEAD", "/health", key=None).status_code == 200
     assert health.json == {"status": "ok", "version": __version__, "stage": "dev"}
     assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
+    assert aws.calls == []
+
+
+def test_the_listener_needs_neither_a_key_nor_aws_and_is_for_python_3_8(
+    world: World, aws: Aws
+) -> None:
+    served = world.call("GET", "/listen.py", key=None)
+    refused = world.call("GET", "/listen.py?webhook=sub_1", key=None)
+
+    assert served.status_code == 200
+    assert served.headers["content-type"] == "text/x-python"
+    assert served.text == (ROOT / "examples" / "listen.py").read_text(encoding="utf-8")
+    ast.parse(served.text, feature_version=(3, 8))
+    assert refused.faults == ["webhook"]
     assert aws.calls == []
 
 
