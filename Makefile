@@ -64,12 +64,14 @@ run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 dev: $(SET_UP_DEV) ## set up what tests need, for one test: .venv/bin/python -m pytest -n 0 path::test
 
 test: $(SET_UP_DEV) ## run every test
+	@$(PY) -m tests.support.packages e2e browser
 	@$(PY) -m pytest
 
 check: $(SET_UP_DEV) ## format, lint, types, tests
 	@$(PY) -m ruff format --check
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
+	@$(PY) -m tests.support.packages e2e browser
 	@$(PY) -m pytest
 
 chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one) and all pairs of them, then kill a real system
@@ -119,6 +121,7 @@ ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete th
 	@exec $(PY) -m measure.ways
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it; run it under AWS's own runtime client
+	@$(PY) -m tests.support.packages e2e lambda
 	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e
 
 third: $(SET_UP_DEV) ## make, change and delete the stack on LocalStack, a third emulated AWS, and redrive there

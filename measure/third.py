@@ -22,7 +22,8 @@ import boto3
 import urllib3
 
 from tests.support.checkout import Checkout, copy_repository
-from tests.support.ministack import ACCOUNT, free_port, install, ministack
+from tests.support.ministack import ACCOUNT, free_port, ministack
+from tests.support.packages import install
 from tests.support.world import ROOT
 from tools import api_key
 

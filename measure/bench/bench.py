@@ -26,7 +26,7 @@ from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
 
 import app
 from measure.bench import standin
-from tests.support.ministack import install
+from tests.support.packages import install
 
 LINE = "| {:<32} | {:<9} | {:<38} | {:<7} | {:<9} | {:<3} |"
 COLUMNS = ("what", "measured", "compared with", "by", "goal", "met")
@@ -154,7 +154,7 @@ def prepare_process(package: Path, code: str, given: object) -> Prepare:
         "ZAPIER_WEBHOOK_URL": "",
     }
     environ.pop("PYTHONPYCACHEPREFIX", None)  # the bytecode is beside the source
-    python = install("lambda", with_bytecode=True)
+    python = install("lambda")
     command = [python, "-c", AT_DEPTH, code, json.dumps(given)]
     depths = itertools.count()
     start = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)

@@ -1,8 +1,6 @@
 """The whole system as `make run` starts it, and a tab of Chromium with its page."""
 
-import fcntl
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +9,10 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.support.aws_over_http import aws_over_http
 from tests.support.console import Console
+from tests.support.packages import install_for_browser
 from tests.support.receiver import Receiver
 from tests.support.running import Run, running
-from tests.support.world import ROOT, digest
+from tests.support.world import digest
 
 CHROMIUM = shutil.which("chromium")
 KEYS = {"shop": "produce+consume+erase", "desk": "consume", "till": "produce"}
@@ -49,21 +48,17 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium; on Debian and Ubuntu: apt-get install chromium")
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        arguments = ["--no-sandbox"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=0)
 
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
-    """Return the folder of what npm installs, after it did, which one process does at a time."""
-    folder = ROOT / "tests" / "browser"
-    if not shutil.which("npm"):
+    """Return the folder of what npm installs."""
+    folder = install_for_browser()
+    if folder is None:
         pytest.skip("no npm; on Debian and Ubuntu: apt-get install npm")
-    with (folder / "package.json").open() as locked:
-        fcntl.flock(locked, fcntl.LOCK_EX)
-        if not (folder / "node_modules" / "oxlint").exists():
-            command = "npm ci --ignore-scripts --no-audit --no-fund --loglevel=error"
-            subprocess.run(command.split(), cwd=folder, check=True, timeout=100)
-    return folder / "node_modules"
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +75,7 @@ def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Conso
         viewport={"width": 1100, "height": 800}, permissions=permissions, timezone_id=ELSEWHERE
     )
     context.add_init_script(HURRY)
+    context.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
     console = Console(context, system)
     yield console

@@ -346,7 +346,7 @@ def test_a_bare_number_is_tried_in_each_shape_of_subject_that_the_tab_has_seen(
 def test_a_failing_event_is_watched_to_its_end_and_replayed(
     console: Console, receiver: Receiver, axe: str
 ) -> None:
-    receiver.script(status(503, headers={"Retry-After": "4"}, body=b"database is down"))
+    receiver.script(status(503, headers={"Retry-After": "60"}, body=b"database is down"))
     receiver.default = status(503, body=b"database is down")
     event = console.post("order.created")
     console.open()
@@ -358,18 +358,18 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(
     attempt = (
         r"1: failed, receiver responded 503, took [\d.]+ ms [\d:]+\.\d{3}\s*database is down.*"
     )
-    console.contains("#steps", re.compile(attempt + r"Next attempt in \d s"))
+    console.contains("#steps", re.compile(attempt + r"Next attempt in \d+ s"))
+    console.api("POST", f"/events/{event['event_id']}/replay")
     console.contains("#announcement", "Not delivered: the latest attempt")
-    console.contains(
-        "#steps", re.compile(attempt + "Attempt 2, after .*: failed, .*, same response")
-    )
-    console.contains("#timeline", re.compile("1: 503.*2: 503.*dead letter"))
+    replayed = "Attempt 2, replayed after .*: failed, .*, same response"
+    console.contains("#steps", re.compile(attempt + replayed + ".*Attempt 3, after .*: failed"))
+    console.contains("#timeline", re.compile("1: 503.*2: 503.*3: 503.*dead letter"))
     console.check_looks("event", axe)
 
     receiver.default = 200
     console.press("Replay to your own webhook")
 
-    console.contains("#steps", "Attempt 3, replayed after")
+    console.contains("#steps", "Attempt 4, replayed after")
     console.reads("#message", "Delivered.")
 
 

@@ -18,7 +18,8 @@ import pytest
 from botocore import xform_name
 
 from tests.support.checkout import Checkout, copy_repository
-from tests.support.ministack import install, ministack
+from tests.support.ministack import ministack
+from tests.support.packages import install
 from tests.support.world import ROOT, Json
 from tools import api_key
 

@@ -23,7 +23,8 @@ from tests.support.checkout import (
     Checkout,
     is_write,
 )
-from tests.support.ministack import Ministack, install, without_metric_math
+from tests.support.ministack import Ministack, without_metric_math
+from tests.support.packages import install
 from tests.support.world import Json
 from tools import api_key, stage
 from tools.resources import main

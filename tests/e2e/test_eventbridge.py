@@ -7,7 +7,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.support.ministack import ACCOUNT, install
+from tests.support.ministack import ACCOUNT
+from tests.support.packages import install
 from tests.support.running import ended
 from tests.support.world import ROOT
 

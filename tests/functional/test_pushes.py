@@ -3,6 +3,7 @@ to AWS.
 """
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -147,10 +148,12 @@ def test_a_post_reads_the_subscriptions_of_its_tenant_and_of_none_every_ten_seco
 def test_a_timeout_opens_it_and_the_next_success_closes_it(
     world: World, receiver: Receiver
 ) -> None:
-    world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.3")
+    settings = world.services.settings
+    world.services.settings = replace(settings, inline_push_timeout_seconds=0.3)
     receiver.script(in_turn(lambda _: world.sleep(5), hang))
     [attempt] = world.event(world.post()["event_id"])["attempts"]
     assert attempt["error"] == "timed out"
+    world.services.settings = settings
     world.post()
     assert receiver.count == 1
 

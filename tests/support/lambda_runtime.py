@@ -19,7 +19,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
-from tests.support.ministack import install
+from tests.support.packages import install
 from tests.support.world import Json
 from tools import local_aws
 
@@ -79,7 +79,7 @@ class Container:
         self.log = folder / f"{name}-{uuid.uuid4()}.log"
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
-                [install("lambda", with_bytecode=True), "-m", "awslambdaric", environ["_HANDLER"]],
+                [install("lambda"), "-m", "awslambdaric", environ["_HANDLER"]],
                 cwd=folder / "task",
                 env=environ,
                 stdout=log,

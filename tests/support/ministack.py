@@ -5,7 +5,6 @@ IAM is enforced: a function may do what the policies of its role allow. No AWS a
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -14,10 +13,8 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +24,7 @@ from typing import Any, NamedTuple
 import boto3
 import urllib3
 
-from tests.support.world import ROOT
+from tests.support.packages import install
 
 # The root user of ministack's account.
 ACCOUNT = {
@@ -231,32 +228,6 @@ def without_metric_math(template: str) -> str:
         for stat in stats[:1]:
             properties |= {**stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"]}
     return json.dumps(parsed)
-
-
-def install(name: str = "e2e", *, with_bytecode: bool = False) -> Path:
-    """Return the Python of a venv that has the packages of a file in requirements.
-
-    One process at a time makes it: in CI `make ways` runs beside the tests.
-
-    :param with_bytecode: Whether pip compiles the packages. Without, they are compiled when they
-        are first imported, which takes less time if few of them are.
-    """
-    requirements = ROOT / "requirements" / f"{name}.txt"
-    folder = ROOT / ".local" / f"{name}-venv"
-    python = folder / "bin" / "python"
-    made_from = folder / ".made-from"
-    wanted = f"{sys.version}\n{requirements.read_text()}"
-    folder.parent.mkdir(exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made_from.is_file() or made_from.read_text() != wanted:
-            venv.create(folder, clear=True, symlinks=True)
-            pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-            bytecode = "--compile" if with_bytecode else "--no-compile"
-            # The file pins also what its packages need.
-            subprocess.run([*pip, bytecode, "--no-deps", "-r", requirements], check=True)
-            made_from.write_text(wanted)
-    return python
 
 
 def free_port() -> int:

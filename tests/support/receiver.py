@@ -238,9 +238,9 @@ def in_turn(*steps: Behaviour) -> Behaviour:
 
 
 def when_all_are_here(number: int) -> Behaviour:
-    """Answer 200 to so many requests once all have come; fail after 10 s."""
+    """Answer 200 to so many requests once all have come; fail after a minute."""
     barrier = threading.Barrier(number)
-    return in_turn(lambda exchange: barrier.wait(10), status(200))
+    return in_turn(lambda exchange: barrier.wait(60), status(200))
 
 
 def redirect(to: str, code: int = 302) -> Behaviour:
