@@ -66,7 +66,8 @@ async function listAll(path, given, { enough, least = enough, signal, cursor }) 
 }
 async function listEvents(given, options) {
   const own = given.subscription_id === OWN && { subscription_id: "", source: "original" };
-  const listed = await listAll("events", { ...given, ...own, rows: "", text: "" }, options);
+  const ofPage = { rows: "", text: "", state: "" }; // which the API does not know
+  const listed = await listAll("events", { ...given, ...own, ...ofPage }, options);
   for (const { event_type, tenant, subject } of listed.found.values()) {
     page.seen.types.add(event_type);
     if (tenant) page.seen.tenants.add(tenant);
@@ -75,8 +76,8 @@ async function listEvents(given, options) {
   }
   return listed;
 }
-// Remember the shape of a subject that has one number, `order-#`, for as long as the tab has its key:
-// a bare number is tried in the shapes of all subjects that were seen, not of the newest alone.
+// Remember the shape of a subject that has one number, `order-#`, while the tab has its key: a bare
+// number is tried in the shapes of all subjects that were seen, not of the newest alone.
 function rememberShape(subject) {
   const shape = subject.replace(/\d+/, "#");
   const isNumbered = /^[^\d#]+#\D*$|^#[^\d#]+$/.test(shape);
@@ -84,13 +85,14 @@ function rememberShape(subject) {
   page.shapes = [shape, ...page.shapes].slice(0, MOST_TRIED);
   sessionStorage.setItem("shapes", JSON.stringify(page.shapes));
 }
-// Load the webhooks; `more` is what else is asked for. Return whether these are all.
-async function loadWebhooks(more = {}) {
-  const given = { tenant: page.me.tenant ?? "*", ...more };
+// Load the webhooks, of one tenant if it is given; `include` is what else is asked for of each.
+// Return whether these are all.
+async function loadWebhooks({ include, tenant } = {}) {
+  const given = { tenant: page.me.tenant ?? tenant ?? "*", include };
   const { found, cursor } = await listAll("subscriptions", given, { enough: MOST_SHOWN });
   page.webhooks = found;
-  page.namesAt = Date.now();
-  for (const { tenant } of found.values()) if (tenant) page.seen.tenants.add(tenant);
+  page.namesAt = tenant ? 0 : Date.now(); // those of other tenants are not known then
+  for (const one of found.values()) if (one.tenant) page.seen.tenants.add(one.tenant);
   return !cursor;
 }
 // Load the webhooks, of which events tell ids alone; many of them less often.

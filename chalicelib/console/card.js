@@ -26,7 +26,7 @@ function fillCardFacts(node, one) {
   const facts = [
     ["URL", url && span("mono", url)],
     ["Host", !url && `${host} …${id.slice(-6)}`],
-    ["Tenant", !page.me.tenant && one.tenant],
+    ["Tenant", !page.me.tenant && one.tenant && linkToTenant(one)],
     ["Types", typesOf(one)],
     ["Filter", filter && span("mono", JSON.stringify(filter))],
     ["Headers", headers?.map((name) => `${name}: set`).join(", ")],
@@ -45,6 +45,7 @@ function fillCardFacts(node, one) {
   const shown = facts.map(([, value]) => value?.textContent ?? value);
   redraw(node, shown, () => makeFacts(facts));
 }
+const linkToTenant = ({ tenant }) => link("/subscriptions", { tenant }, tenant);
 const SLOW = "Its receiver takes a second or longer, so a queue for slow ones has its \
 deliveries, and they may come later: respond first, then work.";
 function tellDeliveries(one) {
@@ -88,8 +89,8 @@ const CALLS = {
     path: "/disable",
     describe: () => ["It is paused. Recover gets it what comes meanwhile.", "", isNow("paused")],
     verb: "Pause",
-    consequence: "Nothing is sent to it until it is enabled: what waits or comes meanwhile is kept, \
-and Recover gets it that.",
+    consequence: "Nothing is sent to it until it is enabled: what waits or comes meanwhile is \
+kept, and Recover gets it that.",
   },
   dismiss: {
     method: "PATCH",

@@ -10,8 +10,8 @@ function drawCounts(items, name) {
 }
 function countLink([state, count]) {
   const text = `${count.toLocaleString("en")} ${wordOf(state)}`;
-  const filters = { failed: "failed", waiting: "pending", pending: "pending", delivered: "delivered" };
-  const filter = filters[state];
+  const isStatus = ["failed", "pending", "delivered"].includes(state);
+  const filter = state === "waiting" ? "pending" : isStatus && state;
   const name = `badge ${toneOf(state)}`;
   if (isOfAll() || !filter) return span(name, text);
   const isOn = filter === page.filters.status;

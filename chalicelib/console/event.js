@@ -110,8 +110,10 @@ $("replay-copies").onclick = async () => {
   const copies = number(chosen.length, "copy");
   const question = `Replay ${copies}${areFailed ? " that failed" : ", none of which failed"}?`;
   const sentences = [`To ${listNames(chosen.map(nameOf))}, with the same webhook-id.`];
-  const isSentNothing = (one) => `${nameOf(one)} gets nothing: it is ${isSuspended(one) ? "suspended" : one.state}.`;
-  sentences.push(...left.map(isSentNothing));
+  for (const one of left) {
+    const state = isSuspended(one) ? "suspended" : one.state;
+    sentences.push(`${nameOf(one)} gets nothing: it is ${state}.`);
+  }
   if (page.me.webhook) sentences.push("Your own webhook gets nothing.");
   if (await confirm(question, sentences.join(" "), "Replay"))
     await replayMany(chosen.map((one) => one.copy));

@@ -15,7 +15,9 @@ function show() {
   for (const node of document.querySelectorAll("[data-view]"))
     hide(node, node.dataset.view !== shown);
   hide($("loading"), !key || shown !== "-");
-  showText($("loading-title"), TITLES[view.name] ?? "Triggers API");
+  const whose = me?.tenant ?? view.tenant;
+  const title = TITLES[view.name] ?? "Triggers API";
+  showText($("loading-title"), whose ? `${title} of ${whose}` : title);
   hide($("top"), !me);
   hide($("login"), key);
   const isHere = ({ hash }) => VIEWS[hash.slice(1)] === view.name && !view.id;

@@ -68,7 +68,6 @@ function welcome(owner) {
   $("home").textContent = tenant ? "← All webhooks" : "← All events";
   $("back").textContent = tenant ? "← All deliveries" : "← All events";
   $("forget").textContent = tenant ? "Sign out" : "Forget key";
-  $("subscriptions-title").textContent = tenant ? `Webhooks of ${tenant}` : "Webhooks";
   $("find-text").placeholder = tenant ? "Subject ( / )" : "Id or subject ( / )";
   const [, zone] = new Date().toTimeString().match(/GMT(.\d{4})/);
   setText($("zone"), `Times are those of UTC${zone}; point at one to see UTC.`);

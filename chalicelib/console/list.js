@@ -22,23 +22,34 @@ async function loadList() {
   await learn();
   renderList();
 }
-// Load what did not arrive at a customer's webhooks, of those that have some.
+// Load what did not arrive at a tenant's webhooks, in the state that the address names.
 async function loadUndelivered() {
-  await loadWebhooks({ include: "deliveries" });
-  const found = [];
+  const { state, tenant } = page.filters;
+  await loadWebhooks({ include: "deliveries", tenant });
+  const found = new Map();
   page.olderCursor = null;
   for (const one of [...page.webhooks.values()].filter(isMissing)) {
-    const { subscription_id, dismissed_until: since } = one;
-    const given = { since, ...page.filters, subscription_id, include: "subject" };
-    const listed = await listEvents(given, { enough: PAGE });
-    found.push(...listed.found);
-    page.olderCursor ??= listed.cursor;
+    const { items, cursor } = await listUndelivered(one, page.filters);
+    for (const item of items)
+      if (!state || stateOfPush(item) === state) found.set(idOf(item), item);
+    page.olderCursor ??= cursor;
   }
-  const items = keep(new Map(found)).sort(newestFirst);
+  const items = keep(found).sort(newestFirst);
   page.loaded = new Map(items.slice(0, MOST_SHOWN).map((one) => [idOf(one), one]));
   page.isListed = true;
   markShown();
   renderList();
+}
+// Return the newest deliveries to a webhook that did not arrive, {items, cursor}, under the filters
+// that are given, as the API counts them: without reports, and without what was dismissed.
+async function listUndelivered(one, given) {
+  const { subscription_id, dismissed_until: dismissed } = one;
+  const [, since] = [given.since ?? "", dismissed ?? ""].sort();
+  const asked = { ...given, subscription_id, since, status: "undelivered", include: "subject" };
+  const { found, cursor } = await listEvents({ ...asked, tenant: "" }, { enough: PAGE });
+  const isCounted = ({ created_at, event_type }) =>
+    !event_type.startsWith("triggers.") && created_at > (dismissed ?? "");
+  return { items: [...found.values()].filter(isCounted), cursor };
 }
 // Put the newest page above what was loaded before it, if the two meet.
 function takeNewest({ found, cursor }) {
@@ -96,6 +107,16 @@ function toldOf(one, isOwn) {
   const became = tellBecame(outcome, tenant, true);
   return [!became.startsWith("not ") && whose, became];
 }
+// Draw the link to the webhooks from which a list comes.
+function drawBack() {
+  const { me, filters } = page;
+  const { tenant } = filters;
+  showText($("to-webhooks"), me.tenant ? "← All webhooks" : `← Webhooks of ${tenant}`);
+  setLink($("to-webhooks"), me.tenant ? "#/" : address("/subscriptions", { tenant }));
+  hide($("to-webhooks"), !me.tenant && !isOfAll());
+}
+// The name of a list of what did not arrive, by the state that the address names.
+const UNDELIVERED = { failed: "What failed", waiting: "What waits", kept: "What is kept" };
 function renderList() {
   const { me, isListed, filters, isRefused } = page;
   const rows = rowsOf(page.loaded.values());
@@ -106,7 +127,11 @@ function renderList() {
   const empty = isFiltered() ? "No event matches." : nothing;
   const { subscription_id: owner } = filters;
   const name = owner ? `Deliveries to ${label(owner)}` : "Events";
-  setText($("list-name"), isOfAll() ? "What did not arrive" : name);
+  const whose = me.tenant || !filters.tenant ? "" : ` for ${filters.tenant}`;
+  const undelivered = UNDELIVERED[filters.state] ?? "What did not arrive";
+  const since = filters.since ? ` since ${filters.since}` : "";
+  setSentence($("list-name"), isOfAll() ? `${undelivered}${whose}${since}` : name);
+  drawBack();
   setTone($("list-title"), "", isOfOne() ? "" : "unseen");
   hide($("listing"), isListed || isRefused);
   const told = isRefused ? "Correct the filters." : isListed ? empty : "";

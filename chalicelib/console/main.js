@@ -67,12 +67,14 @@ function route() {
   if (me?.tenant && view.name === "list" && !isOfCustomer(given)) view.name = "subscriptions";
   if (view.name === "list") {
     $("back").href = location.hash || "#/";
-    if (FIELDS.some(({ name }) => page.filters[name] !== given[name])) resetList();
+    const names = [...FIELDS.map(({ name }) => name), "state"];
+    if (names.some((name) => page.filters[name] !== given[name])) resetList();
   }
   if (VIEWS[path]) page.filters = given;
   fillFields();
   const isSearch = !me?.tenant && path === "/find";
-  if (["name", "id", "sought"].some((part) => left[part] !== view[part])) enter(left);
+  if (view.name === "subscriptions") view.tenant = given.tenant;
+  if (["name", "id", "sought", "tenant"].some((part) => left[part] !== view[part])) enter(left);
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
   refresh();
@@ -90,7 +92,7 @@ function enter(left) {
   if (page.job && !isRunning()) endJob();
   for (const id of ["answer", "told"]) tell($(id), "");
   set(document, { title: page.me?.tenant ?? "Triggers API" });
-  Object.assign(page, { orders: [], listed: null, shownAt: null });
+  Object.assign(page, { orders: [], listed: null, days: new Map(), shownAt: null });
   $("fold").open = false;
   if (left.name) askFocus();
   show();

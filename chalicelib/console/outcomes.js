@@ -61,10 +61,9 @@ function sayOf(one, text) {
     .replace("is disabled", "is paused");
   return say(stateOfPush(one) === "kept" ? paused : text);
 }
-// Return the outcome of an event, or of the event of a copy, in which what is kept for paused webhooks
-// is counted apart from what failed: of `recipients` or, where these are not known, all that failed
-// if the API names a paused webhook, which it does only if nothing else failed. Then the state is the
-// worst of the others.
+// Return the outcome of an event, or of the event of a copy, in which what is kept for paused
+// webhooks is counted apart from what failed. Without `recipients` it is known only where all that
+// failed is kept: then the API names a paused webhook. The state is then the worst of the others.
 function withKept(one, recipients = null) {
   const { outcome } = one;
   const isKept = outcome.state === "failed" && isPaused(outcome.subscription_id);

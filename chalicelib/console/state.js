@@ -26,6 +26,7 @@ const nothingKnown = () => ({
   webhooks: new Map(), // by id, as they were last read
   namesAt: 0, // when all of them were read
   listed: null, // those of the table or the card; null: not read yet
+  days: new Map(), // what did not arrive since yesterday, by webhook, as far as that was asked for
   urls: new Map(), // in full, for a customer, by id
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
   queued: new Map(), // what was recovered of each webhook, by id: {text, end}
@@ -53,12 +54,19 @@ const idOf = (one) => one.event_id;
 const newestFirst = (a, b) => (a.created_at < b.created_at ? 1 : -1);
 // Return whether a customer can have a list of this: of one webhook, or of what did not arrive.
 const isOfCustomer = (given) => Boolean(given.subscription_id) || given.status === "undelivered";
-// Return whether the list is of what did not arrive, over all webhooks of a customer.
-const isOfAll = () => Boolean(page.me?.tenant) && !page.filters.subscription_id;
-// What of the filters stays when a customer clears them: whose deliveries these are.
+// Return whether the list is of what did not arrive, over all webhooks of a tenant.
+function isOfAll() {
+  const { subscription_id, status, tenant } = page.filters;
+  const isOfTenant = Boolean(page.me?.tenant ?? tenant);
+  return isOfTenant && !subscription_id && status === "undelivered";
+}
+// Return what of the filters stays when they are cleared: whose deliveries these are.
 function kept() {
-  const { subscription_id, status } = page.filters;
-  return isOfAll() ? { status } : page.me?.tenant ? { subscription_id } : {};
+  const { subscription_id, status, tenant } = page.filters;
+  if (isOfAll()) return { status, tenant };
+  return page.me?.tenant ? { subscription_id } : {};
 }
 const isFiltered = () => Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
+// Return the tenant whose webhooks the table has; undefined: it has those of all.
+const tenantOfTable = () => page.me.tenant ?? page.view.tenant;
 const markShown = () => (page.shownAt = Date.now());

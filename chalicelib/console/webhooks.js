@@ -8,13 +8,15 @@ async function loadSubscriptions() {
     page.listed = [await get(`subscriptions/${view.id}?include=deliveries`)];
     page.webhooks.set(view.id, page.listed[0]);
   } else {
-    isAll = await loadWebhooks({ include: "deliveries" });
-    const own = me.webhook ? [await loadOwn(me.webhook)] : [];
+    isAll = await loadWebhooks({ include: "deliveries", tenant: view.tenant });
+    const own = me.webhook && !view.tenant ? [await loadOwn(me.webhook)] : [];
     page.listed = [...own, ...page.webhooks.values()];
   }
-  markShown();
   renderSubscriptions();
   show();
+  if (!view.id && tenantOfTable()) await loadDay();
+  markShown();
+  renderSubscriptions();
 }
 // Return the operator's own webhook as the others are: all events that failed and wait themselves.
 async function loadOwn({ host }) {
@@ -57,7 +59,11 @@ function renderSubscriptions() {
   const isOther = $("nobody").hidden !== some.length > 0; // there are none, or some again
   setText($("nobody"), some.length ? "" : listed.length ? missed : none);
   if (isOther) $("adding").open = !listed.length;
-  hide($("undelivered"), !me.tenant || !listed.some(isMissing));
+  const tenant = tenantOfTable();
+  setText($("subscriptions-title"), tenant ? `Webhooks of ${tenant}` : "Webhooks");
+  hide($("undelivered"), !tenant || !listed.some(isMissing));
+  setLink($("undelivered"), address("/", { status: "undelivered", tenant: view.tenant }));
+  drawDay();
   const isShown = isTable() && listed.length > 0;
   const paused = listed.filter(({ state }) => state === "paused").length;
   const rest = paused ? `, ${paused} paused` : "";
@@ -66,7 +72,8 @@ function renderSubscriptions() {
   setText($("troubled"), isShown ? told : "");
   const tone = ranks.includes(0) ? "failed" : troubled ? "waiting" : "delivered";
   setTone($("troubled"), "badge", tone);
-  hide($("all-webhooks"), !view.id || (me.tenant && page.webhooks.size === 1));
+  const isOnly = me.tenant && page.webhooks.size === 1;
+  hide($("all-webhooks"), isOnly || !(view.id || view.tenant));
   hide($("finding"), view.id);
   hide($("sought"), !isShown);
   hide($("table"), !isTable() || !some.length);
@@ -93,7 +100,8 @@ function fillOverview(node, one) {
     last: some.last_at ?? "none",
   };
   setText(parts.name, nameOf(one));
-  showText(parts.tenant, one.tenant ?? "");
+  setText(parts.tenant, one.tenant ?? "");
+  setLink(parts.tenant, address("/subscriptions", { tenant: one.tenant }));
   set(parts.error, { title: cells.error });
   redraw(parts.recent, [some.recent, some.waiting, one.state], () => [strip(one)]);
   const path = one.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
@@ -101,6 +109,7 @@ function fillOverview(node, one) {
   showText(parts.state, word);
   setTone(parts.state, "badge", tone);
   for (const [name, text] of Object.entries(cells)) showSentence(parts[name], text);
+  set(parts.failed.dataset, { name: one.state === "paused" && some.failed ? "" : "failed" });
   const isSelecting = () => !getSelection().isCollapsed;
   node.onclick = ({ target }) =>
     target.closest("a, button") ?? (isSelecting() || parts.name.click());

@@ -611,6 +611,74 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
         console.text(left).to_be_hidden()
 
 
+def test_one_line_tells_whether_everything_arrived_since_yesterday(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    page, asked = console.page, []
+    made = {
+        name: console.subscribe(
+            f"{receiver.url}/{name}", name=name, tenant="acme", event_types=types
+        )
+        for name, types in (
+            ("CRM", ["day.failed", "day.dismissed"]),
+            ("ERP", ["day.waits"]),
+            ("Mail", ["day.waits", "triggers.*"]),
+            ("Laptop", ["day.kept"]),
+        )
+    }
+    paths = {name: f"/subscriptions/{one['subscription_id']}" for name, one in made.items()}
+    codes = {"CRM": status(422), "ERP": status(503, headers={"Retry-After": "60"})}
+    codes["Mail"] = codes["ERP"]
+    receiver.default = lambda exchange: codes.get(
+        exchange.request.path.rpartition("/")[2], status(200)
+    )(exchange)
+    console.api("POST", f"{paths['Laptop']}/disable")
+    console.open("/subscriptions?tenant=acme")
+    since = r"Since yesterday \d\d:00 everything arrived"
+    console.reads("#day", re.compile(f"^{since}$"))
+    console.heading("Webhooks of acme")
+    dismissed = console.post("day.dismissed", tenant="acme")
+    console.api("PATCH", paths["CRM"], dismissed_until=dismissed["created_at"])
+    for event_type in ("day.failed", "day.failed", "day.waits", "day.kept"):
+        console.post(event_type, tenant="acme")
+
+    told = r"2 that failed \(CRM\), 2 that wait \(ERP, Mail\) and 1 that is kept \(Laptop\)"
+    console.reads("#day", re.compile(f"^{since} but {told}$"))
+    console.check_looks("day", axe)
+    for link, heading, rows in (
+        ("2 that failed", "What failed for acme since", 2),
+        ("2 that wait", "What waits for acme since", 2),
+        ("1 that is kept", "What is kept for acme since", 1),
+    ):
+        console.follow(link)
+        console.shows(heading)
+        console.text("#rows li").to_have_count(rows)
+        console.follow("Webhooks of acme")
+    # Of what failed or waits for longer than a day the counts do not tell how much is of the day.
+    older = {"oldest_missed_at": "2026-01-20T22:00:00.000000Z", "failed": 1004}
+
+    def age(route: Route) -> None:
+        listed = route.fetch().json()
+        for one in listed["subscriptions"]:
+            if one["name"] == "CRM":
+                one["deliveries"] |= older
+        route.fulfill(json=listed)
+
+    page.route("**/subscriptions?include=deliveries*", age)
+    page.on("request", lambda request: asked.append(request.url))
+    console.open(key=console.token())
+    console.click("Use it")
+    console.reads("#day", re.compile(f"^{since} but {told}$"))
+    console.contains("#overview", "1,004")
+    page.wait_for_timeout(1000)  # three refreshes
+    assert len([url for url in asked if "status=undelivered" in url]) == 1
+    older["failed"] += 1
+    while len([url for url in asked if "status=undelivered" in url]) < 2:
+        page.wait_for_timeout(100)
+    console.follow("2 that failed")
+    console.text("#rows li").to_have_count(2)
+
+
 def test_a_customer_finds_an_order_and_mends_what_refuses_it(
     customer: Console, receiver: Receiver, axe: str
 ) -> None:
