@@ -64,14 +64,14 @@ run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 dev: $(SET_UP_DEV) ## set up what tests need, for one test: .venv/bin/python -m pytest -n 0 path::test
 
 test: $(SET_UP_DEV) ## run every test
-	@$(PY) -m tests.support.packages e2e browser
+	@$(PY) -m tests.support.packages e2e npm
 	@$(PY) -m pytest
 
 check: $(SET_UP_DEV) ## format, lint, types, tests
 	@$(PY) -m ruff format --check
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
-	@$(PY) -m tests.support.packages e2e browser
+	@$(PY) -m tests.support.packages e2e npm
 	@$(PY) -m pytest
 
 chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one) and all pairs of them, then kill a real system

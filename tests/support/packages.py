@@ -1,7 +1,7 @@
 """What tests start besides the project: packages in virtual environments of their own, and what npm
 installs.
 
-`python -m tests.support.packages e2e lambda browser` installs what these names stand for. Commands
+`python -m tests.support.packages e2e lambda npm` installs what these names stand for. Commands
 of make do so before the tests: a slow network must not use up the time of a test.
 """
 
@@ -41,17 +41,18 @@ def install(name: str = "e2e") -> Path:
     return python
 
 
-def install_for_browser() -> Path | None:
-    """Return the folder of what tests/browser/package.json names, which is installed if it is
-    missing; return None if there is no npm.
+def install_from_npm() -> Path:
+    """Return the folder of the packages that tests/browser/package.json names, which are installed
+    if that changed; raise FileNotFoundError if there is no npm.
     """
-    if not shutil.which("npm"):
-        return None
     folder = BROWSER / "node_modules"
+    made_from = folder / ".made-from"
+    wanted = (BROWSER / "package-lock.json").read_text()
     with _one_process_at_a_time("npm"):
-        if not (folder / "oxlint").exists():
+        if not made_from.is_file() or made_from.read_text() != wanted:
             command = "npm ci --ignore-scripts --no-audit --no-fund --loglevel=error"
             subprocess.run(command.split(), cwd=BROWSER, check=True)
+            made_from.write_text(wanted)
     return folder
 
 
@@ -67,10 +68,10 @@ def _one_process_at_a_time(what: str) -> Iterator[None]:
 
 def main() -> None:
     for name in sys.argv[1:]:
-        if name == "browser":
-            install_for_browser()
-        else:
+        if name != "npm":
             install(name)
+        elif shutil.which("npm"):  # tests that need it are skipped without it
+            install_from_npm()
 
 
 if __name__ == "__main__":
