@@ -17,7 +17,7 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.store import MENDED, TESTED, from_item
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.subscriptions.subscription import Subscription
-from measure.outage import HEALTHY, TROUBLES, Response
+from measure.trouble import HEALTHY, TROUBLES
 from tests.simulator.invariants import Item, ViolationError, check
 from tests.simulator.simulated_world import (
     DLQ,
@@ -27,6 +27,7 @@ from tests.simulator.simulated_world import (
     WORKERS,
     Container,
     Fault,
+    Response,
     SimulatedWorld,
 )
 from tests.support.in_memory_aws import typed
@@ -126,7 +127,7 @@ class YearWorld(SimulatedWorld):
 
     def answer(self, event: Event, url: str) -> Response:
         if event.payload == REFUSED and not event.is_copy:
-            return 422, 0.1
+            return Response(422, 0.1)
         trouble = TROUBLES.get(self.environ.get(url.rsplit("/")[-1], ""))
         return trouble(0, 0) if trouble else HEALTHY
 

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from chalicelib.core.event import Event, Status
 from chalicelib.infra.clients import CALL_SECONDS, CONFIG, MAX_TRIES, make_client
-from tests.simulator.simulated_world import WORKER_SECONDS, Container, SimulatedWorld
+from tests.simulator.simulated_world import WORKER_SECONDS, Container, Response, SimulatedWorld
 from tests.support.receiver import Receiver, status
 
 API_SECONDS = 28
@@ -31,8 +31,8 @@ class SlowWorld(SimulatedWorld):
     def latency(self) -> tuple[float, float]:
         return self.call_seconds / 2, self.call_seconds / 2
 
-    def answer(self, event: Event, url: str) -> tuple[int | None, float]:
-        return 200, 20.0
+    def answer(self, event: Event, url: str) -> Response:
+        return Response(200, 20.0)
 
     def seconds(self, act: Callable[..., Any], **parameters: Any) -> float:
         """Return how long something takes."""

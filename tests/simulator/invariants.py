@@ -132,7 +132,7 @@ class History:
             return
         status = after["status"]
         is_marked = "undelivered_key" in after
-        is_attempted = after.get("attempts") not in (None, before.get("attempts"))
+        is_attempted = newest_attempt(after) not in ({}, newest_attempt(before))
         is_failure = status == Status.FAILED or (status == Status.PENDING and is_attempted)
         self.forbid(is_failure and not is_marked, "a copy failed and is not marked")
         is_settled = status in (Status.DELIVERED, Status.ERASED)
@@ -176,12 +176,8 @@ class History:
         if before.get("lease_count", 0) < after.get("lease_count", 0):
             self.leases.add((event_id, claim_id))
             self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
-        attempts = json.loads(after.get("attempts", "[]"))
-        if (
-            attempts
-            and attempts[-1]["error"] == BREAKER_OPEN
-            and before.get("attempts") != after["attempts"]
-        ):
+        attempt = newest_attempt(after)
+        if attempt.get("error") == BREAKER_OPEN and attempt != newest_attempt(before):
             self.not_made[event_id, self.replays[event_id]] += 1
         became_so = (
             DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
@@ -389,6 +385,17 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
         history.forbid(is_missing and not has_ended, f"{event_id} was accepted without a copy")
     for violation in history.violations:
         raise ViolationError(violation)
+
+
+def newest_attempt(event: Item) -> Json:
+    """Return the members by which the newest attempt of a stored event is known, or none.
+
+    The attempts before it may go without a new one: 1.0.0 drops those that this version stored in
+    it, compressed, when it writes an event.
+    """
+    [*_, newest] = json.loads(event.get("attempts") or "[{}]")
+    names = ("at", "outcome", "status_code", "error", "duration_ms")
+    return {name: newest[name] for name in names if name in newest}
 
 
 def _is_sent_again(before: Item | None, after: Item) -> bool:

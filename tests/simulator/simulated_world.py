@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import partial
 from random import Random
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
@@ -64,6 +64,17 @@ SCHEDULE_SECONDS = 60.0
 # So long before a timeout no push begins, even of an event that is claimed.
 LAST_PUSH_SECONDS = 4 + AFTER_PUSH_SECONDS
 MAX_BATCHES = 1000  # while no time passes
+
+
+class Response(NamedTuple):
+    """What a receiver does with a push."""
+
+    # None: it never responds.
+    status_code: int | None
+    # How long it takes.
+    seconds: float = 0.0
+    # What its `Retry-After` says; 0: it has none.
+    retry_after_seconds: float = 0.0
 
 
 class Killed(BaseException):
@@ -513,12 +524,9 @@ class SimulatedWorld:
             key: from_item(typed(item)) for key, item in items if key.startswith(("evt_", "cpy_"))
         }
 
-    def answer(self, event: Event, url: str) -> tuple[int | None, float]:
-        """Return the status code of the next response of a target, and the seconds that it
-        takes.
-        """
-        status_code = self.answers.pop(0) if self.answers else 200
-        return status_code, 0.0
+    def answer(self, event: Event, url: str) -> Response:
+        """Return the next response of a destination."""
+        return Response(self.answers.pop(0) if self.answers else 200)
 
     def respond(
         self, event: Event, url: str, timeout_seconds: float, container: Container
@@ -526,20 +534,23 @@ class SimulatedWorld:
         """Be the receiver of one push, and see whether it may be."""
         push = Push(event, container.invocation, self.clock())
         self.history.see_push(push, self.dynamodb.items.get(event.event_id))
-        status_code, seconds = self.answer(event, url)
-        if status_code is None or seconds > timeout_seconds:
-            status_code = None
-            seconds = timeout_seconds
+        response = self.answer(event, url)
+        if response.status_code is None or response.seconds > timeout_seconds:
+            response = Response(None, timeout_seconds)
         try:
-            container.sleep(seconds)
+            container.sleep(response.seconds)
         finally:
-            push.status_code = status_code
+            push.status_code = response.status_code
             self.history.running.discard(event.event_id)
-        if status_code is None:
+        if response.status_code is None:
             return PushResult(Outcome.RETRY, 0, error="timed out")
-        outcome = Outcome.of(status_code)
+        outcome = Outcome.of(response.status_code)
         return PushResult(
-            outcome, 0, status_code, None if outcome is Outcome.DELIVERED else "refused"
+            outcome,
+            0,
+            response.status_code,
+            None if outcome is Outcome.DELIVERED else "refused",
+            retry_after_seconds=response.retry_after_seconds,
         )
 
     def receive(self, url: str, max_messages: int = 10) -> list[Json]:

@@ -8,7 +8,7 @@ from chalicelib.core.event import Event
 from chalicelib.core.store import ERASED_SECONDS
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
-from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, SimulatedWorld
+from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, Response, SimulatedWorld
 from tests.support.versions import PRESENT, Version
 
 ROUND_SECONDS = 450.0
@@ -113,9 +113,9 @@ class StormWorld(SimulatedWorld):
         self.settle()
         self.check()
 
-    def answer(self, event: Event, url: str) -> tuple[int | None, float]:
+    def answer(self, event: Event, url: str) -> Response:
         statuses = BEHAVIOURS[self._target_behaviours.get(url, self._webhook_behaviour)]
-        return self.random.choice(statuses), self.random.choice((0.01, 0.3, 4.0))
+        return Response(self.random.choice(statuses), self.random.choice((0.01, 0.3, 4.0)))
 
     def _fault(self, label: str) -> Fault | None:
         return self.random.choice(list(Fault)) if self.random.random() < self._fault_rate else None

@@ -62,6 +62,10 @@ class FakeDynamoDB:
         self._tokens: set[str] = set()  # of the transactions that were made
         self._lock = Lock()
 
+    def store(self, key: str, item: Item | None) -> None:
+        """Store an item, or delete it with None, as no call does."""
+        self._store([(key, item)])
+
     def expire(self, late_seconds: float) -> None:
         """Delete what expired so long ago, as TTL does up to two days late."""
         until = self._clock() - late_seconds
