@@ -9,6 +9,7 @@ from playwright.sync_api import Route, expect
 
 from tests.support.console import HOSTILE, Console, refuse_copies
 from tests.support.receiver import Exchange, Receiver, status
+from tests.support.world import Json
 
 SIGN_OUT_ELSEWHERE = (
     "new BroadcastChannel(origin + '/').postMessage({ forgotten: sessionStorage.getItem('key') })"
@@ -655,7 +656,7 @@ def test_one_line_tells_whether_everything_arrived_since_yesterday(
         console.text("#rows li").to_have_count(rows)
         console.follow("Webhooks of acme")
     # Of what failed or waits for longer than a day the counts do not tell how much is of the day.
-    older = {"oldest_missed_at": "2026-01-20T22:00:00.000000Z", "failed": 1004}
+    older: Json = {"oldest_missed_at": "2026-01-20T22:00:00.000000Z", "failed": 1004}
 
     def age(route: Route) -> None:
         listed = route.fetch().json()
