@@ -52,13 +52,16 @@ async function act(button, answer, given) {
   await hooks.refreshAll();
   focusNear(button);
 }
-// Give the focus back to a button or, if it went, to what can be pressed nearest, or the heading.
+// Give the focus back to a button or, if it went, to the sentence in its place, to what can be
+// pressed nearest, or to the heading.
 function focusNear(button) {
   const { activeElement: focused } = document;
   if (focused && focused !== document.body && focused.offsetParent) return; // elsewhere by now
+  const next = button.nextElementSibling;
+  const sentences = next?.matches("[role=status][tabindex]") ? [next] : [];
   const around = [button.parentNode, button.closest(".buttons"), button.closest("li, section")];
   const all = around.flatMap((node) => [...(node?.querySelectorAll("button, a, summary") ?? [])]);
-  const nearest = [button, ...all].find((one) => one.offsetParent);
+  const nearest = [button, ...sentences, ...all].find((one) => one.offsetParent);
   (nearest ?? $(HEADINGS[page.view.name])).focus({ preventScroll: true });
 }
 async function copy({ target }, name, text) {

@@ -4,7 +4,8 @@ let opener = null; // what began it, and has the focus again after it
 const isRunning = () => page.job !== null && $("stop").textContent === "Stop";
 const tellJob = (text) => setSentence($("job-title"), text);
 const showProgress = (value, max) => Object.assign($("progress"), { max, value });
-// Run `work`, which returns what became of it, or null if somebody thought better of it.
+// Run `work`, which returns what became of it, {text, isSo} (it goes once it is not so any more), or
+// null if somebody thought better of it.
 async function runJob(work) {
   if (isRunning()) return $("stop").focus();
   page.job = new AbortController();
@@ -16,11 +17,13 @@ async function runJob(work) {
   setText($("job-fault"), "");
   tellJob("Counting");
   const { signal } = page.job;
-  const told = await work(signal).catch((error) => stopped(error, signal, "Stopped"));
+  const fail = (error) => ({ text: stopped(error, signal, "Stopped") });
+  const told = await work(signal).catch(fail);
   if (page.job?.signal !== signal) return; // the key is another, or forgotten
   if (told === null) return endJob();
-  tellJob(told);
-  setSentence($("announcement"), told);
+  tellJob(told.text);
+  page.isJobSo = told.isSo ?? null;
+  setSentence($("announcement"), told.text);
   $("stop").textContent = "Close";
   $("progress").hidden = true;
   await hooks.refreshAll();
@@ -30,8 +33,14 @@ function stopped({ message, status }, signal, text) {
   setText($("job-fault"), signal.aborted ? "" : `${message}${status === 400 ? AGAIN : ""}`);
   return text;
 }
+// Close the bar when what it says is not so any more.
+function dropPassedJob() {
+  const isPassed = page.job && !isRunning() && page.isJobSo?.() === false;
+  if (isPassed) endJob();
+}
 function endJob() {
   page.job?.abort();
+  page.isJobSo = null;
   page.job = null;
   $("job").hidden = true;
   focusNear(opener ?? $("stop"));
@@ -94,7 +103,7 @@ async function replayEach(all, signal) {
     end = stopped(error, signal, ", then stopped");
   }
   const told = [...refused].map(tellRefused).join("");
-  return `${done.toLocaleString("en")} queued${told}${end}${tellLetters(all)}`;
+  return { text: `${done.toLocaleString("en")} queued${told}${end}${tellLetters(all)}` };
 }
 // Say how many were refused, of which webhooks, and why.
 function tellRefused([reason, all]) {

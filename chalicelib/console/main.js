@@ -23,6 +23,7 @@ async function refresh() {
   }
   if (signal.aborted) return;
   dropPassed();
+  dropPassedJob();
   const wait = CALL_MS * Math.max(page.calls, 1);
   page.timer = setTimeout(() => document.hidden || refresh(), wait);
 }

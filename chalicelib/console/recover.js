@@ -1,17 +1,18 @@
 // recover.js: what did not arrive is sent again; what was never sent is looked for, then sent, too.
 const SHOWN = 10; // of what was found
-const QUEUED_MS = 5 * 60e3; // what was queued has arrived by then, or can be recovered again
 const verbOf = (one) => (isOff(one) ? "Enable and recover" : "Recover");
-// The button says what the API counts; then what was queued, until that is delivered or fails.
+// The button says what the API counts. Beside it stands how a recovery goes on; one that was asked
+// for takes its place.
 function fillRecover({ recover: button, queued }, one) {
   const { deliveries: some } = one;
-  const last = page.queued.get(one.subscription_id);
-  const isUnended = last?.end > Date.now() && isMissing(one) && !some.failed;
   const suspended = isSuspended(one) && "Nothing can be recovered while its tenant is suspended.";
-  const told = suspended || (isUnended && last.text) || "";
+  const told = suspended || tellRecovery(one);
+  const hadFocus = document.activeElement === queued;
   setSentence(queued, told);
-  setText(button, isMissing(one) && !told ? `${verbOf(one)} ${tellSet(one)}` : "");
+  const isOffered = isMissing(one) && !suspended && !recoveryOf(one)?.isAsked;
+  setText(button, isOffered ? `${verbOf(one)} ${tellSet(one)}` : "");
   set(button, { ariaDescription: nameOf(one) });
+  if (hadFocus && !told) focusNear(button);
   button.onclick = () => recover(one, {}, some.failed + some.waiting);
 }
 function tellSet(one) {
@@ -51,14 +52,17 @@ const recover = (one, given, total) =>
     } catch (error) {
       end = stopped(error, signal, ", then stopped");
     }
-    const soon = new Date(Date.now() + 60e3).toISOString();
+    const now = new Date().toISOString();
+    const soon = aMinuteFrom(Date.now());
+    const isSoon = () => Date.now() < Date.parse(soon);
     const later = sum.left ? `, ${sum.left.toLocaleString("en")} more in a minute, by ${soon}` : "";
     const told = `${number(done(), "event")} queued`;
-    const text = `At ${new Date().toISOString()}: ${told}${later}.`;
-    if (!end && done() + sum.left) page.queued.set(id, { text, end: Date.now() + QUEUED_MS });
+    const tellSum = () => `At ${now}: ${told}${isSoon() ? later : ""}.`;
+    if (!end && done() + sum.left) beginRecovery(id, { total, isAsked: true, tell: tellSum });
     const failed = { event_id: "cpy_", subscription_id: id, status: "failed" };
     const letters = done() && deliveries.failed ? tellLetters([failed]) : "";
-    return `${told} for ${nameOf(one)}${later}${end}${letters}`;
+    const text = `${told} for ${nameOf(one)}${later}${end}${letters}`;
+    return { text, isSo: () => !sum.left || (isSoon() && isMissingNow(id)) };
   });
 function fillLook(node, one) {
   const parts = partsOf(node);

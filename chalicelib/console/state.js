@@ -29,7 +29,8 @@ const nothingKnown = () => ({
   days: new Map(), // what did not arrive since yesterday, by webhook, as far as that was asked for
   urls: new Map(), // in full, for a customer, by id
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
-  queued: new Map(), // what was recovered of each webhook, by id: {text, end}
+  counted: new Map(), // what waited at the last refresh, by webhook: {waiting, state}
+  recoveries: new Map(), // those that go on, by webhook: see beginRecovery
   orders: [], // what a customer's search found
   seen: { types: new Set(), tenants: new Set(), subjects: new Set() },
   shapes: JSON.parse(sessionStorage.getItem("shapes") ?? "[]"), // of subjects: `order-#`
@@ -46,6 +47,7 @@ const page = {
   shownAt: null, // when the main part of the view was read last
   isRefused: false, // the filters are, until they change
   job: null, // an AbortController
+  isJobSo: null, // returns whether what the last job said is still so; null: it does not pass
   ...nothingKnown(),
 };
 const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route

@@ -6,8 +6,31 @@ function describeTest({ body }, one, given, sent) {
   setText(sent, body.sent ? [...headers, "", body.sent.body].join("\n") : "");
   const why = body.matches ? "" : whyNot({ ...one, ...body }, given);
   const match = why ? `would not be sent: ${nameOf(one)} ${why}.` : "would be sent.";
-  const texts = [`Test at ${body.at}: ${told}`, excerpt(body), `An event like this ${match}`];
-  return [texts.filter(Boolean).join(". "), body.outcome];
+  const answer = answerOf(body).replace(/\n+/g, ", ");
+  const test = `Test at ${body.at}: ${told}`;
+  const { text: follows, isSo } = tellCatchUp(one.subscription_id, body);
+  const texts = [test, answer, `An event like this ${match}`, follows];
+  return [texts.filter(Boolean).join(". "), body.outcome, isSo];
+}
+// Say whether what waits follows a test that was delivered: {text, isSo}.
+function tellCatchUp(id, { outcome, catches_up: isCatchUp }) {
+  const one = page.listed?.find((listed) => listed.subscription_id === id);
+  const waiting = one?.deliveries.waiting ?? 0;
+  if (outcome !== "delivered" || !waiting || isCatchUp === undefined) return { text: "" };
+  const isSo = () => isMissingNow(id);
+  const count = `${amountOf(waiting, one.deliveries)} ${waiting === 1 ? "waits" : "wait"}`;
+  if (isCatchUp) {
+    const text = `${count}, and ${waiting === 1 ? "follows" : "follow"} within minutes.`;
+    beginRecovery(id, { total: waiting, isCatchUp, tell: () => text });
+    return { text, isSo };
+  }
+  if (isOff(one)) return { text: `${count}: press Enable, then Recover.`, isSo };
+  // A catch-up after a test rests for a quarter of an hour; when the last one ended is not known.
+  const again = Date.now() + 15 * MINUTE;
+  const end = new Date(again).toISOString();
+  const text = `${count}. A test sends what waits at most once in a quarter of an hour: try again \
+at ${end} at the latest, or press Recover.`;
+  return { text, isSo: () => isSo() && Date.now() < again };
 }
 // Return the last event of a type, or of any, that a webhook of its tenant got.
 async function findLast({ tenant, subscription_id: own }, event_type) {

@@ -12,6 +12,7 @@ async function loadSubscriptions() {
     const own = me.webhook && !view.tenant ? [await loadOwn(me.webhook)] : [];
     page.listed = [...own, ...page.webhooks.values()];
   }
+  page.listed.forEach(watchRecovery);
   renderSubscriptions();
   show();
   if (!view.id && tenantOfTable()) await loadDay();

@@ -220,8 +220,49 @@ def test_recover_ends_with_what_was_there_and_its_card_says_what_was_queued(
     expect(queued).to_be_hidden()
     counted["failed"] = 0
     expect(queued).to_be_visible()
+    expect(queued).to_be_focused()
+    counted["waiting"] = 20
+    expect(queued).to_have_text("20 of 2,114 are left.")
     page.evaluate("Date.now = () => new Date().getTime() + 3e5")
-    expect(console.button("Recover 2,114 waiting")).to_be_visible()
+    console.text("#job").to_be_hidden()  # the minute has passed
+    expect(console.button("Recover 20 waiting")).to_be_visible()
+
+
+def test_a_recovery_counts_down_what_is_left_until_all_has_arrived(
+    console: Console, receiver: Receiver
+) -> None:
+    page, clock = console.page, r"\d\d:\d\d"
+    path, counted = open_counted(console, receiver.url, waiting=60)
+    queued = page.locator("#subscriptions [data-part=queued]")
+    result = page.locator("#subscriptions [data-part=result]")
+    began = {"catches_up": False}
+    page.route(
+        f"**{path}/test", lambda route: route.fulfill(json={**route.fetch().json(), **began})
+    )
+    console.unfold("Try it")
+    console.click("Send as a test")
+    again = f"60 wait. A test sends what waits .*: try again at {clock} at the latest, or press Recover."
+    expect(result).to_have_text(re.compile(again))
+    began["catches_up"] = True
+    console.click("Send as a test")
+    expect(result).to_contain_text("60 wait, and follow within minutes.")
+    expect(queued).to_have_text("60 wait, and follow within minutes.")
+    expect(console.button("Recover 60 waiting")).to_be_visible()  # it is quicker
+
+    counted["waiting"] = 42
+
+    expect(queued).to_have_text(re.compile(f"^42 of 60 are left; the next follow by {clock}.$"))
+    counted["waiting"] = 0
+    expect(queued).to_be_hidden()
+    expect(result).to_be_hidden()  # what it said has passed
+    # By itself, once something is delivered to a webhook that was failing.
+    counted["waiting"] = 12
+    page.route(f"**{path}?*", answer_with(deliveries=counted, state="failing"))
+    expect(console.button("Recover 12 waiting")).to_be_visible()
+    page.unroute(f"**{path}?*")
+    counted["waiting"] = 11
+    page.route(f"**{path}?*", answer_with(deliveries=counted))
+    expect(queued).to_have_text(re.compile(f"^11 of 12 are left; the next follow by {clock}.$"))
 
 
 def test_what_a_paused_webhook_keeps_is_no_failure_and_is_counted_apart(

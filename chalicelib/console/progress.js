@@ -1,0 +1,47 @@
+// progress.js: a recovery while it goes on: how much of what had not arrived is left.
+const STALLED_MS = 5 * 60e3; // what moves no more for so long can be recovered again
+const MINUTE = 60e3; // the sweep runs once in it
+const aMinuteFrom = (time) => new Date(time + MINUTE).toISOString();
+// Remember that a recovery of `total` deliveries began. `isAsked`: by Recover, else by a delivery, or
+// a test, after which the sweep sends more each minute. `tell` says it until something arrives.
+function beginRecovery(id, { total, isAsked = false, isCatchUp = false, tell: sentenceOf }) {
+  const now = Date.now();
+  const begun = { total, left: total, isAsked, isCatchUp, movedAt: now, tell: sentenceOf };
+  page.recoveries.set(id, begun);
+}
+// Return whether something has not arrived at a webhook, or it is not shown.
+const isMissingNow = (id) =>
+  (page.listed ?? []).every((one) => one.subscription_id !== id || isMissing(one));
+const leftOf = ({ isAsked }, { failed, waiting }) => (isAsked ? failed + waiting : waiting);
+// Compare the counts of a webhook with those of the last refresh.
+function watchRecovery(one) {
+  const { subscription_id: id, deliveries: some, state } = one;
+  const before = page.counted.get(id);
+  page.counted.set(id, { waiting: some.waiting, state });
+  if (!isMissing(one) || isOff(one)) page.recoveries.delete(id);
+  const known = page.recoveries.get(id);
+  if (known) {
+    const left = leftOf(known, some);
+    if (left < known.left) Object.assign(known, { left, movedAt: Date.now() });
+  } else if (some.waiting && some.waiting < before?.waiting) {
+    const isCatchUp = before.state === "failing" && state !== "failing";
+    beginRecovery(id, { total: before.waiting, isCatchUp });
+    page.recoveries.get(id).left = some.waiting;
+  }
+}
+// Return the recovery of a webhook that goes on, or null: none does, it stalls, or it failed again.
+function recoveryOf(one) {
+  const known = page.recoveries.get(one.subscription_id);
+  const isOver = !known || !isMissing(one) || Date.now() - known.movedAt > STALLED_MS;
+  return isOver || (known.isAsked && one.deliveries.failed) ? null : known;
+}
+// Say how a recovery goes; "" if there is none.
+function tellRecovery(one) {
+  const known = recoveryOf(one);
+  if (!known) return "";
+  const { left, total, isCatchUp } = known;
+  if (left === total) return known.tell?.() ?? "";
+  const next = isCatchUp ? `; the next follow by ${aMinuteFrom(Date.now())}` : "";
+  const verb = left === 1 ? "is" : "are";
+  return `${left.toLocaleString("en")} of ${total.toLocaleString("en")} ${verb} left${next}.`;
+}
