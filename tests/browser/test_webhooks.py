@@ -241,7 +241,7 @@ def test_a_recovery_counts_down_what_is_left_until_all_has_arrived(
     )
     console.unfold("Try it")
     console.click("Send as a test")
-    again = f"60 wait. A test sends what waits .*: try again at {clock} at the latest, or press Recover."
+    again = f"60 wait. A test .*: try again at {clock} at the latest, or press Recover."
     expect(result).to_have_text(re.compile(again))
     began["catches_up"] = True
     console.click("Send as a test")
