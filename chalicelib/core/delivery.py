@@ -26,6 +26,7 @@ from chalicelib.core.outcome import (
     PushResult,
     Reason,
     Retry,
+    back_off,
     decide,
 )
 from chalicelib.core.store import WriteResult
@@ -173,9 +174,13 @@ def _follow(
 ) -> Event:
     """Decide what follows from an attempt, record it, and log one line, also if that fails."""
     services = invocation.services
+    claimed = event
     event = event.with_attempt(Attempt.of(started, result))
     if result.status_code == HTTPStatus.GONE:
         decision = services.targets.on_gone(target, event)
+    elif claimed.is_catching_up and result.outcome is Outcome.RETRY:
+        event = replace(event, delivery_attempts=event.delivery_attempts - 1)
+        decision = _resume(claimed, event.delivery_attempts, result, services)
     else:
         decision = decide(result, event.delivery_attempts, services.settings, services.random)
     is_recorded = False
@@ -185,6 +190,24 @@ def _follow(
     finally:
         _log_attempt(event, decision, services, is_recorded=is_recorded)
     return recorded.event or event
+
+
+def _resume(
+    claimed: Event, counted_attempts: int, result: PushResult, services: CoreServices
+) -> Retry:
+    """Return when the next attempt is due after one of a catch-up failed, which does not count:
+    when it was due before the catch-up, or after `Retry-After` if that is later.
+
+    If that time has passed, it is due after the backoff of the attempts that count.
+    """
+    seconds = unix_seconds(str(claimed.resume_at)) - services.clock()
+    if seconds <= 0:
+        return back_off(result, counted_attempts, services.settings, services.random)
+    # An open breaker is no answer of the receiver: it may close before the time comes.
+    asked_seconds = 0.0 if result.error == BREAKER_OPEN else result.retry_after_seconds
+    if asked_seconds > seconds:
+        return Retry(asked_seconds)
+    return Retry(seconds, claimed.resume_at)
 
 
 def record(
@@ -211,7 +234,7 @@ def record(
         return recorded
     if is_operators_failure:
         _log_dead_letter(event)
-    if isinstance(decision, Retry):
+    if isinstance(decision, Retry) and decision.due_at is None:
         _enqueue_retry(event, decision.delay_seconds, invocation)
     if target:
         services.targets.on_recorded(target, event, decision)

@@ -130,6 +130,8 @@ class Event:
     delivery_attempts: int = 0
     next_attempt_at: str | None = None
     requeue_at: str | None = None
+    # When the next attempt was due before a catch-up made it due earlier; None: none did.
+    resume_at: str | None = None
     claim_id: str | None = None
     claimed_until: str | None = None
     lease_count: int = 0
@@ -204,6 +206,14 @@ class Event:
         times = filter(None, (self.replayed_at, self.recovered_at))
         return max(map(unix_seconds, times), default=0.0)
 
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether a catch-up made the next attempt due before its time, and none was made since.
+
+        Version 1.0 leaves `resume_at` when it records an attempt.
+        """
+        return self.resume_at is not None and self.attempted_at < (self.recovered_at or "")
+
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
@@ -227,7 +237,7 @@ class Event:
         last_error = attempt.error
         if last_error == BREAKER_OPEN:
             last_error = self.last_error or BREAKER_OPEN
-        return replace(self, attempts=(*shortened, *newest), last_error=last_error)
+        return replace(self, attempts=(*shortened, *newest), last_error=last_error, resume_at=None)
 
     def left_to_copies(self) -> "Event":
         """Return a new event of which only copies are pushed."""
@@ -257,8 +267,8 @@ class Event:
         at = rfc3339(now)
         event = replace(self, claimed_until=None, next_attempt_at=None)
         match decision:
-            case Retry(delay_seconds):
-                return replace(event, next_attempt_at=rfc3339(now + delay_seconds))
+            case Retry(delay_seconds, due_at):
+                return replace(event, next_attempt_at=due_at or rfc3339(now + delay_seconds))
             case Delivered():
                 return replace(
                     event,

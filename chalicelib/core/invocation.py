@@ -90,14 +90,16 @@ class CoreServices(ABC):
         """Return the queue of the lane that an event belongs in."""
         return self.slow_queue if self.needs_slow_lane(event) else self.work_queue
 
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Return the results of calls made in parallel, by up to MAX_THREADS.
+    def map(
+        self, function: Callable[[T], R], items: Sequence[T], *, threads: int = MAX_THREADS
+    ) -> list[R]:
+        """Return the results of calls made in parallel, by up to so many `threads`.
 
         Raises the first error after all ended.
         """
         if len(items) <= 1:
             return [function(item) for item in items]
-        with self.thread_pool(MAX_THREADS) as pool:
+        with self.thread_pool(threads) as pool:
             return list(pool.map(function, items))
 
     def try_map(

@@ -66,9 +66,14 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Retry:
-    """The next attempt is due after `delay_seconds`; a message or, later, the sweep asks for it."""
+    """The next attempt is due after `delay_seconds`; a message or, later, the sweep asks for it.
+
+    `due_at` is the same moment (RFC 3339) if the attempt was due then before, too: its message is
+    on its way, or the sweep sends it. None: it was not.
+    """
 
     delay_seconds: float
+    due_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,13 @@ def decide(result: PushResult, attempt: int, settings: Settings, random: Random)
         return DeadLetter(Reason.PERMANENT)
     if attempt >= settings.max_delivery_attempts:
         return DeadLetter(Reason.EXHAUSTED)
+    return back_off(result, attempt, settings, random)
+
+
+def back_off(result: PushResult, attempt: int, settings: Settings, random: Random) -> Retry:
+    """Return when the attempt after `attempt` is due: after the backoff, or after `Retry-After` if
+    that is longer.
+    """
     # Equal jitter. Source: "Exponential Backoff And Jitter", AWS Architecture Blog.
     longest_seconds = _longest_delay_seconds(attempt, settings)
     delay_seconds = longest_seconds / 2 + random() * longest_seconds / 2

@@ -79,6 +79,10 @@ RECORDABLE = f"{PENDING} AND {MINE}"
 MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
 TESTED = "tested"
 RESTART_SECONDS = 900  # the least time between two catch-ups of a destination with the same cause
+# The mark is in the index: its catch-up is under way, or begins when its time comes.
+IN_INDEX = "attribute_exists(undelivered_key)"
+# The destination failed, and delivered again, since the catch-up began.
+AGAIN = f"({IN_INDEX} AND again_at > :since)"
 COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
@@ -97,6 +101,7 @@ RECORDED = (
     "claimed_until",
     "next_attempt_at",
     "requeue_at",
+    "resume_at",
     "delivery_attempts",
     "attempts",
     "last_error",
@@ -119,6 +124,10 @@ class CatchUp(NamedTuple):
 
     item_key: str
     since: str
+
+    @property
+    def cause(self) -> str:
+        return self.item_key.partition("#")[0]
 
     @property
     def destination(self) -> str:
@@ -268,11 +277,12 @@ class EventStore(Table):
         with suppress(StorageUnavailableError):
             self.delete(event_id, EXPIRED)
 
-    def start_catch_up(self, destination: str, cause: str = MENDED) -> None:
-        """Mark a destination that delivers again for the sweep.
+    def start_catch_up(self, destination: str, cause: str = MENDED) -> bool:
+        """Mark a destination that delivers again for the sweep; return whether a catch-up that has
+        this cause is under way then.
 
-        Nothing changes while the mark of the same cause is there, but that trouble that ends soon
-        after a catch-up has one when the mark would expire.
+        While one is, it is noted that another one follows. The mark of one that ended is there for
+        RESTART_SECONDS: trouble that ends meanwhile has a catch-up when it expires, a test none.
         """
         mark: Json = {
             "undelivered_key": MENDED,
@@ -281,10 +291,30 @@ class EventStore(Table):
         }
         item_key = f"{cause}#{destination}"
         item = serialize({"event_id": item_key, **mark})
-        refused = self._write("put_item", ABSENT, Item=item).item
-        if refused and cause == MENDED:
-            mark["sort_key"] = rfc3339(int(refused["expires_at"]["N"]))
-            self._update(item_key, "attribute_not_exists(undelivered_key)", mark, NO_VALUES)
+        written = self._write("put_item", ABSENT, Item=item)
+        if written.applied or written.item is None:
+            return True
+        known = written.item
+        if "undelivered_key" in known:
+            # What failed within a minute has a backoff of a minute at most. So the delivery that
+            # began a catch-up, which may be noted by several containers, is followed by none.
+            if known["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS):
+                self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
+        elif cause == MENDED:
+            mark["sort_key"] = rfc3339(int(known["expires_at"]["N"]))
+            self._update(item_key, f"NOT {IN_INDEX}", mark, NO_VALUES)
+        return self._is_under_way(known)
+
+    def is_catching_up(self, destination: str) -> bool:
+        """Return whether a catch-up of a destination is under way, whatever its cause."""
+        marks = self._get_many([f"{cause}#{destination}" for cause in (MENDED, TESTED)])
+        return any(map(self._is_under_way, marks))
+
+    def _is_under_way(self, mark: Json) -> bool:
+        """Return whether the sweep finds the mark of a catch-up."""
+        has_begun = mark["sort_key"]["S"] <= self._after(0)
+        is_expired = int(mark["expires_at"]["N"]) <= self._clock()
+        return "undelivered_key" in mark and has_begun and not is_expired
 
     def catch_ups(self) -> list[CatchUp]:
         """Return the marks of destinations that deliver again, the oldest first."""
@@ -293,12 +323,24 @@ class EventStore(Table):
         return [CatchUp(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
 
     def end_catch_up(self, mark: CatchUp) -> None:
-        """Take a mark out of the index. A destination that flaps would begin to catch up all the
-        time: the mark itself stays for RESTART_SECONDS after it was made.
+        """Take a mark out of the index or, if another catch-up follows, let that begin.
+
+        A destination that flaps would begin to catch up all the time: the mark itself stays for
+        RESTART_SECONDS after it was made, and what follows after a test begins after that.
         """
-        expires_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
-        ended: Values = {"undelivered_key": None, "expires_at": expires_at}
-        self._update(mark.item_key, "sort_key = :since", ended, {":since": mark.since})
+        restart_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
+        ended: Values = {"undelivered_key": None, "expires_at": restart_at}
+        seen: Values = {":since": mark.since}
+        if self._update(mark.item_key, f"sort_key = :since AND NOT {AGAIN}", ended, seen).applied:
+            return
+        begins_at = self._clock()
+        if mark.cause == TESTED:
+            begins_at = max(begins_at, restart_at)
+        follows: Values = {
+            "sort_key": rfc3339(begins_at),
+            "expires_at": int(begins_at) + DAY_SECONDS,
+        }
+        self._update(mark.item_key, f"sort_key = :since AND {AGAIN}", follows, seen)
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

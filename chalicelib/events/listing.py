@@ -10,6 +10,7 @@ from typing import NamedTuple
 from chalicelib.core.event import Event, Status, lookup_key
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import (
+    COPY,
     MAX_EXPIRED,
     NOT_EXPIRED,
     UNSETTLED,
@@ -44,6 +45,12 @@ FILTERS = {
     "source": "attribute_not_exists(source_event_id)",
     "skips_reports": "NOT begins_with(event_type, :reserved)",
 }
+# What an index shows of events that wait for another attempt. That of undelivered copies shows only
+# the status: its other copies failed.
+WAITING = {
+    UNDELIVERED: "begins_with(status_shard, :waiting)",
+    BY_STATUS: "attribute_exists(last_error) AND attribute_exists(next_attempt_at)",
+}
 # The index of tenants shows neither status nor size, that of undelivered copies no size. Until an
 # event is read, its row counts as a delivered one, which every list by tenant may have.
 NOT_SHOWN = serialize({"status_shard": Status.DELIVERED, "created_by": "", "response_bytes": 0})
@@ -54,8 +61,8 @@ class Query:
     """The events to list. Fields are the parameters of `GET /events`, with any number of `status`.
 
     `since` (inclusive), `until` (exclusive) and `cursor` (exclusive) are sort keys, or what sort
-    keys begin with. `is_undelivered`: of a subscription, only copies that failed, or wait after an
-    attempt that failed.
+    keys begin with. `is_waiting`: only pending events that failed and have another attempt, of a
+    subscription or, with the `source` `original`, of the webhook.
     """
 
     status: tuple[Status, ...]
@@ -72,7 +79,7 @@ class Query:
     until: str = HIGHEST
     only_unclaimed: bool = False
     skips_reports: bool = False
-    is_undelivered: bool = False
+    is_waiting: bool = False
 
     @property
     def includes_payload(self) -> bool:
@@ -85,7 +92,7 @@ class Query:
 
         A tenant's events that are pending or failed are found by status: they may be few of many.
         """
-        if self.subscription_id and (self.status == UNSETTLED or self.is_undelivered):
+        if self.subscription_id and (self.status == UNSETTLED or self.is_waiting):
             return UNDELIVERED, [self.subscription_id]
         looked_up = lookup_key(self.subscription_id, self.subject)
         if looked_up:
@@ -193,6 +200,7 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
         ":tenant": query.tenant,
         ":subject": query.subject,
         ":reserved": RESERVED_PREFIX,
+        ":waiting": f"{COPY}{Status.PENDING}",
     }
     if query.order == "newest":
         values[":high"] = min(query.until, query.cursor or HIGHEST)
@@ -205,6 +213,8 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
     index, keys = query.partitions
     filters.pop(PARTITION_KEYS[index], None)  # DynamoDB refuses to filter by a key
     conditions += filters.values()
+    if query.is_waiting:
+        conditions.append(WAITING[index])
     options = {
         "IndexName": index,
         "Limit": page_rows,

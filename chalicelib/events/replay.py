@@ -48,12 +48,17 @@ def replay(event: Event, invocation: Invocation, *, is_bulk: bool = False) -> Ev
     return _push_again(event, REPLAYABLE, changes, services)
 
 
-def push_later(event: Event, delay_seconds: float, services: CoreServices) -> None:
+def push_later(
+    event: Event, delay_seconds: float, services: CoreServices, *, resume_at: str | None = None
+) -> None:
     """Replay a failed event, or make a pending one due, after a delay, if it is as it was read.
 
     A pending one keeps its attempts: replayed each minute, it would never become a dead letter. It
     is due no later than it was. Raises EventNotFoundError, or EventClaimedError: somebody was
     faster.
+
+    :param resume_at: When the attempt after this one is due if this one fails (RFC 3339), which
+        then does not count; None: the attempt counts.
     """
     now = services.clock()
     # With a new `claim_id`, one of two that read the event makes it due.
@@ -62,7 +67,7 @@ def push_later(event: Event, delay_seconds: float, services: CoreServices) -> No
         changes = _begin_replay(event, services)
     later = rfc3339(now + delay_seconds)
     due_at = max(rfc3339(now), min(event.next_attempt_at or later, later))
-    changes |= {"next_attempt_at": due_at, **bulk_members(services)}
+    changes |= {"next_attempt_at": due_at, "resume_at": resume_at, **bulk_members(services)}
     _push_again(event, SAME_STATE, changes, services)
 
 
@@ -140,6 +145,7 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
         **dict.fromkeys((*SETTLED_MEMBERS, *outdated)),
         "next_attempt_at": now if is_pushed else None,
         "requeue_at": None,
+        "resume_at": None,
         **status_attributes(event.event_id, Status.PENDING, replayed=True),
         "claim_id": services.new_id(),
         "delivery_attempts": 0,

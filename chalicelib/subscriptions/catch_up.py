@@ -2,24 +2,27 @@
 backoff ends.
 
 A delivery after long trouble, or of a test event, leaves a mark. The sweep finds it and, each
-minute, makes the oldest of what waits due, twice as many as in the minute before, spread over the
-minute. Events that are still under way count, so that a slow receiver gets no more than it takes.
-If half of a minute's events failed again, or all that wait, the catch-up ends, and what waits keeps
-its backoff: the next test event that is delivered starts another one, and so does the delivery that
-ends the next long trouble.
+minute, makes due the oldest events that wait since before the mark, twice as many as in the minute
+before, spread over the minute. Events that are still under way count, so that a slow receiver gets
+no more than it takes. An attempt that fails again does not count, and the next one is due when it
+was before. If half of a minute's events failed again, or all that wait, the catch-up ends: the next
+test event that is delivered starts another one, and so does the delivery that ends the next long
+trouble.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass, replace
+from functools import partial
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import SWEEP_PERIOD_SECONDS, CatchUp
 from chalicelib.events import replay
 from chalicelib.events.listing import Page, Query, read_page
-from chalicelib.infra.errors import ApiError
+from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.queue import WEBHOOK
+from chalicelib.infra.table import HIGHEST
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.subscriptions.subscription import Subscription
@@ -30,82 +33,101 @@ MAX_EVENTS = 1500  # of all destinations together, in a minute: half of what the
 MAX_DOUBLINGS = 10  # lead beyond MAX_EVENTS; a mark may be a day old
 SPREAD_SECONDS = 50  # of a minute's events: when the next sweep comes, they were tried
 SEARCH_SECONDS = 20  # of a destination: thousands of old dead letters may come first
-WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_undelivered=True)
+PUSH_THREADS = 8  # of a destination: 32 destinations may be searched at the same time
+WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_waiting=True)
 
-DueEvent = tuple[Event, float]  # an event, and after how many seconds it is due
+
+@dataclass(frozen=True)
+class Found:
+    """The oldest events that wait for a destination, up to a share of what a minute has."""
+
+    mark: CatchUp
+    page: Page
+    # How many events the catch-up may make due in this minute, if the other destinations leave it
+    # so many.
+    allowed: int
+    # How many events the page may have: `allowed`, or the share if that is less.
+    limit: int
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether the destination would use a larger share."""
+        return self.page.next_cursor is not None and self.limit < self.allowed
 
 
 def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
     """Let destinations that deliver again catch up.
 
-    Raises StorageUnavailableError after all were tried, also if it failed for one.
+    Each has an equal share of MAX_EVENTS, at least one event, and what other destinations leave of
+    theirs. What is found for a destination that its share suffices for is pushed at once: it does
+    not wait for the search for another one. Raises StorageUnavailableError after all were tried,
+    also if it failed for one.
     """
     marks = services.store.catch_ups()
     # A test and a delivery leave a mark each.
-    destinations = {mark.destination for mark in marks}
-    known = subscriptions.get_many(destinations)
-    share = max(1, MAX_EVENTS // max(1, len(destinations)))
+    known = subscriptions.get_many({mark.destination for mark in marks})
+    left = MAX_EVENTS
+    failure: StorageUnavailableError | None = None
+    while marks:
+        share = max(1, left // len(marks))
+        serve = partial(_find_and_push, share, known, services)
+        found, error = services.try_map(serve, marks)
+        failure = failure or error
+        wanting = [events for events in found if events.needs_more]
+        left -= sum(len(events.page.events) for events in found if not events.needs_more)
+        if wanting and left // len(wanting) <= share:
+            _, error = services.try_map(partial(_push, services), wanting)
+            failure = failure or error
+            break
+        marks = [events.mark for events in wanting]
+    if failure:
+        raise failure
 
-    def find_due(mark: CatchUp) -> list[DueEvent]:
-        query = _query(mark.destination, known.get(mark.destination), services)
-        due = _find_due(query, mark, share, services) if query else None
-        if due is None:
-            services.store.end_catch_up(mark)
-            return []
-        return due
 
-    def push(due: DueEvent) -> None:
-        event, delay_seconds = due
-        with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
-            replay.push_later(event, delay_seconds, services)
+def _find_and_push(
+    share: int, known: Mapping[str, Subscription], services: CoreServices, mark: CatchUp
+) -> Found:
+    """Find up to a share of what waits for a destination, and push it unless it needs more.
 
-    # Found by destination, pushed all together: a pool in each thread would be too many threads.
-    found, error = services.try_map(find_due, marks)
-    services.map(push, [*chain.from_iterable(found)])
-    if error:
-        raise error
+    :param known: The subscriptions that exist, by id.
+    """
+    found = _find(mark, _query(mark, known, services), share, services)
+    if not found.needs_more:
+        _push(services, found)
+    return found
 
 
 def _query(
-    destination: str, subscription: Subscription | None, services: CoreServices
+    mark: CatchUp, known: Mapping[str, Subscription], services: CoreServices
 ) -> Query | None:
-    """Return the query of what waits for a destination, None if nothing is pushed there."""
-    if destination == WEBHOOK:
-        return replace(WAITING, source="original")
-    if subscription is None or subscription.refusal(services.settings):
-        return None
-    return replace(WAITING, subscription_id=destination, since=subscription.wanted_after)
+    """Return the query of what waits for a destination since before it delivered again, None if
+    nothing may be pushed there.
 
-
-def _find_due(
-    query: Query, mark: CatchUp, share: int, services: CoreServices
-) -> list[DueEvent] | None:
-    """Return which of the oldest events that wait are made due now, up to `share`; None if the
-    catch-up is over.
-
-    Each event is made due once in a catch-up, by whomever.
+    What was created later has a short backoff, and would keep the catch-up from ending.
     """
-    now = services.clock()
-    began = unix_seconds(mark.since)
-    # By the clock, not by the number of sweeps: one may have been missed.
-    doublings = min(MAX_DOUBLINGS, (now - began) / SWEEP_PERIOD_SECONDS)
-    allowed = int(FIRST_EVENTS * 2**doublings)
-    limit = min(allowed, share)
-    page = _first_page_with_events(replace(query, limit=limit), services)
-    waiting = [event for event in page.events if event.is_waiting]
-    failed_again = [event for event in waiting if _has_failed_since(event, began)]
-    have_all_failed = len(failed_again) == len(waiting) and not page.next_cursor
-    allowed_before = min(allowed // 2, share)
-    if have_all_failed or 2 * len(failed_again) >= allowed_before:
+    # Behind all events of the mark's moment.
+    waiting = replace(WAITING, until=f"{mark.since}{HIGHEST}")
+    if mark.destination == WEBHOOK:
+        is_pushed = services.targets.webhook.is_enabled
+        return replace(waiting, source="original") if is_pushed else None
+    subscription = known.get(mark.destination)
+    if subscription is None or subscription.recover_refusal(services.settings):
         return None
-    soon = rfc3339(now + SWEEP_PERIOD_SECONDS)
-    due = [
-        event
-        for event in waiting
-        if event.asked_at < began and (event.next_attempt_at or "") > soon
-    ]
-    logger.info("caught up", extra={"destination": mark.destination, "queued": len(due)})
-    return [(event, SPREAD_SECONDS * number / limit) for number, event in enumerate(due)]
+    return replace(waiting, subscription_id=mark.destination, since=subscription.wanted_after)
+
+
+def _find(mark: CatchUp, query: Query | None, share: int, services: CoreServices) -> Found:
+    """Return the oldest events of a query, up to `share` and to what this minute allows; of none,
+    no events.
+    """
+    minutes = (services.clock() - unix_seconds(mark.since)) / SWEEP_PERIOD_SECONDS
+    # By the clock, not by the number of sweeps: one may have been missed.
+    allowed = int(FIRST_EVENTS * 2 ** min(MAX_DOUBLINGS, minutes))
+    limit = min(allowed, share)
+    page = Page([], None)
+    if query:
+        page = _first_page_with_events(replace(query, limit=limit), services)
+    return Found(mark, page, allowed, limit)
 
 
 def _first_page_with_events(query: Query, services: CoreServices) -> Page:
@@ -117,6 +139,42 @@ def _first_page_with_events(query: Query, services: CoreServices) -> Page:
     while page.next_cursor and not page.events and services.clock() < deadline:
         page = read_page(services, replace(query, cursor=page.next_cursor))
     return page
+
+
+def _push(services: CoreServices, found: Found) -> None:
+    """Make due which of the events found are to be pushed in this minute, or end the catch-up.
+
+    Each event is made due once in a catch-up, by whomever.
+    """
+    mark = found.mark
+    now = services.clock()
+    began = unix_seconds(mark.since)
+    waiting = [event for event in found.page.events if event.is_waiting]
+    failed_again = [event for event in waiting if _has_failed_since(event, began)]
+    have_all_failed = len(failed_again) == len(waiting) and not found.page.next_cursor
+    # The minute before had half as many, or its share. Where all that waits was found, that says
+    # nothing of the share which the minute before had.
+    most_before = found.limit if found.page.next_cursor else MAX_EVENTS
+    allowed_before = min(found.allowed // 2, most_before)
+    if have_all_failed or 2 * len(failed_again) >= allowed_before:
+        services.store.end_catch_up(mark)
+        return
+    soon = rfc3339(now + SWEEP_PERIOD_SECONDS)
+    due = [
+        event
+        for event in waiting
+        if event.asked_at < began and (event.next_attempt_at or "") > soon
+    ]
+
+    def push(number: int) -> None:
+        event = due[number]
+        delay_seconds = SPREAD_SECONDS * number / found.limit
+        resume_at = event.resume_at if event.is_catching_up else event.next_attempt_at
+        with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
+            replay.push_later(event, delay_seconds, services, resume_at=resume_at)
+
+    services.map(push, range(len(due)), threads=PUSH_THREADS)
+    logger.info("caught up", extra={"destination": mark.destination, "queued": len(due)})
 
 
 def _has_failed_since(event: Event, began: float) -> bool:

@@ -192,12 +192,9 @@ def send(
 
 def _require_usable(subscription: Subscription, services: CoreServices) -> None:
     """Raise ApiError 409 if nothing can be pushed to a subscription."""
-    refusal = subscription.refusal(services.settings)
+    refusal = subscription.recover_refusal(services.settings)
     if refusal:
         raise refusal
-    if not services.settings.subscription_hosts.allows(subscription.target_url):
-        detail = "The host of the target URL is no longer allowed."
-        raise ApiError(409, "host_not_allowed", detail)
 
 
 def _find_original(event_id: str, subscription: Subscription, services: CoreServices) -> Event:

@@ -147,6 +147,16 @@ class Subscription:
             return ApiError(409, "subscription_disabled", detail)
         return None
 
+    def recover_refusal(self, settings: Settings) -> ApiError | None:
+        """Return why nothing that waits for it can be pushed now, if so: what `refusal` says, or
+        that the host of its URL is no longer allowed.
+        """
+        refusal = self.refusal(settings)
+        if refusal or settings.subscription_hosts.allows(self.target_url):
+            return refusal
+        detail = "The host of the target URL is no longer allowed."
+        return ApiError(409, "host_not_allowed", detail)
+
     def description(self) -> str:
         """Return the text to be stored in DESCRIPTION_ATTRIBUTE.
 

@@ -195,20 +195,26 @@ class AllTargets:
     def push_test_event(
         self, event: Event, subscription: Subscription, invocation: Invocation
     ) -> Json:
-        """Push an event to a subscription alone; return the attempt, and what was `sent`.
+        """Push an event to a subscription alone; return the attempt, what was `sent`, and whether
+        what waits for the subscription is pushed now, too (`catches_up`).
 
-        It changes nothing but that, if it is delivered and the subscription is enabled, what waits
-        for that is pushed.
+        It changes nothing but that a catch-up begins if the event is delivered, if anything may be
+        pushed there, and if no test began one within RESTART_SECONDS.
         """
         started = self.services.clock()
         target = self.of(subscription)
         result = delivery.push(event, target, started, invocation)
-        if result.outcome is Outcome.DELIVERED and target.is_enabled:
+        refusal = subscription.recover_refusal(self.services.settings)
+        catches_up = False
+        if result.outcome is Outcome.DELIVERED and refusal is None:
             with suppress(StorageUnavailableError):
-                self.services.store.start_catch_up(subscription.subscription_id, TESTED)
+                store = self.services.store
+                catches_up = store.start_catch_up(target.destination, TESTED)
+                catches_up = catches_up or store.is_catching_up(target.destination)
         sent = None
         if result.error not in (HOST_NOT_ALLOWED, ADDRESS_NOT_ALLOWED):
             body = target.body_of(event)
             headers = own_headers(event, target, int(started), body)
             sent = {"headers": headers, "body": body.decode()}
-        return {**vars(Attempt.of(started, result)), "sent": sent}
+        attempt = vars(Attempt.of(started, result))
+        return {**attempt, "sent": sent, "catches_up": catches_up}

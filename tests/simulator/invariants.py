@@ -179,6 +179,11 @@ class History:
         attempt = newest_attempt(after)
         if attempt.get("error") == BREAKER_OPEN and attempt != newest_attempt(before):
             self.not_made[event_id, self.replays[event_id]] += 1
+        counted = after.get("delivery_attempts", 0)
+        is_recorded = before.get("attempts") != after.get("attempts")
+        if is_recorded and 0 < counted < before.get("delivery_attempts", 0):
+            # It was one of a catch-up, which does not count.
+            self.not_made[event_id, self.replays[event_id]] -= 1
         became_so = (
             DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
         )
