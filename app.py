@@ -151,7 +151,9 @@ def post_event(call: Call) -> Response:
     event = posted.event
     if not posted.is_new:
         headers["Idempotency-Replayed"] = "true"
-    return respond(event.summary_json(), 202, Location=f"events/{event.event_id}", **headers)
+    return respond(
+        event.summary_json(), 202, Location=call.locate(f"events/{event.event_id}"), **headers
+    )
 
 
 @route("POST", "/events/batch", Scope.PRODUCE)
@@ -243,7 +245,7 @@ def release_event(call: Call) -> Response:
 @route("POST", "/events/{event_id}/replay", *CUSTOMERS)
 def replay_event(call: Call) -> Response:
     event = replay.replay(call.event(), call, is_bulk=call.key.is_token)
-    return respond(event.summary_json(), 202, Location=f"../{event.event_id}")
+    return respond(event.summary_json(), 202, Location=call.locate(f"../{event.event_id}"))
 
 
 @route("POST", "/subscriptions", *CUSTOMERS)
@@ -259,7 +261,7 @@ def create_subscription(call: Call) -> Response:
     return respond(
         body,
         201 if is_new else 200,
-        Location=f"subscriptions/{subscription.subscription_id}",
+        Location=call.locate(f"subscriptions/{subscription.subscription_id}"),
     )
 
 
@@ -325,7 +327,7 @@ def send_event(call: Call) -> Response:
     copy = recipients.send(
         members["event_id"], call.subscription(), call, is_bulk=call.key.is_token
     )
-    return respond(copy.summary_json(), 202, Location=f"../../events/{copy.event_id}")
+    return respond(copy.summary_json(), 202, Location=call.locate(f"../../events/{copy.event_id}"))
 
 
 @route("GET", "/subscriptions/{subscription_id}/missed", *CUSTOMERS, **validation.MISSED_PARAMETERS)

@@ -101,6 +101,12 @@ class Breaker:
             self._free_at = now + MAX_TRIAL_SECONDS
             return 0.0
 
+    def release_trial(self, target: Target, now: float) -> None:
+        """End a trial that `acquire` began and that is not made, so that the next push is one."""
+        with self._lock:
+            if self._state(target).next_trial_at:  # else `acquire` began none
+                self._free_at = now
+
     def has_failed_since(self, target: Target, asked_at: float) -> bool:
         """Return whether a push that began after `asked_at` has failed, since the last success."""
         with self._lock:

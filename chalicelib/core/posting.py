@@ -21,6 +21,7 @@ from chalicelib.core.event import COPY_PREFIX, Event, NewEvent, response_bytes
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
+from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import (
     ApiError,
     EventClaimedError,
@@ -124,7 +125,12 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
     _claim_inline(plan, inline_left, services)
-    return _store_plan(plan, invocation)
+    stored: Plan = []
+    try:
+        stored = _store_plan(plan, invocation)
+    finally:
+        _release_trials(plan, stored, services)
+    return stored
 
 
 def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> Event:
@@ -225,6 +231,16 @@ def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
             inline_left -= 1
 
 
+def _release_trials(plan: Plan, stored: Plan, services: CoreServices) -> None:
+    """End the breaker's trials of events that are not pushed now: an earlier call stored them, or
+    they could not be stored. The container would make no other trial for MAX_TRIAL_SECONDS.
+    """
+    pushed = {planned.event.event_id for planned in stored if planned.is_new}
+    for planned in plan:
+        if planned.is_inline and planned.event.event_id not in pushed:
+            services.inline_breaker.release_trial(planned.target, services.clock())
+
+
 def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
     """Store a plan, copies first; return the event that is stored, and those copies it lists.
 
@@ -288,7 +304,7 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
         if event.next_attempt_at and not planned.is_inline:
             queued.setdefault(services.queue_for(event), []).append(event)
     jobs += [
-        partial(_send, queue, events[first : first + BATCH_SIZE])
+        partial(_send, queue, events[first : first + BATCH_SIZE], invocation)
         for queue, events in queued.items()
         for first in range(0, len(events), BATCH_SIZE)
     ]
@@ -309,7 +325,10 @@ def _push(planned: Planned, invocation: Invocation) -> None:
         )
 
 
-def _send(queue: Queue, events: Sequence[Event]) -> None:
-    """Send the messages of up to BATCH_SIZE events."""
+def _send(queue: Queue, events: Sequence[Event], invocation: Invocation) -> None:
+    """Send the messages of up to BATCH_SIZE events; without time for the call, leave them to the
+    sweep.
+    """
     with errors_left_to_sweep(*events):
-        queue.send_many([messages.push_message(event) for event in events])
+        if invocation.seconds_left() >= CALL_SECONDS:
+            queue.send_many([messages.push_message(event) for event in events])

@@ -142,7 +142,9 @@ def release(event_id: str, lease_id: str, services: CoreServices) -> None:
     result = services.store.change(
         event_id,
         LEASED,
-        {"claimed_until": None, "requeue_at": None},
+        # By the new `claim_id` boto3's retry of this write, if the first response was lost, knows
+        # that it was made.
+        {"claim_id": services.new_id(), "claimed_until": None, "requeue_at": None},
         {":lease_id": lease_id},
     )
     if not result.applied:

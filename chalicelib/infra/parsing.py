@@ -25,6 +25,19 @@ NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
 RESERVED_PREFIX = "triggers."  # of the types of reports
 
 
+def comparable(value: Any) -> str:
+    """Return a text that two values of JSON share if they are equal, with numbers by their value:
+    1 is 1.0, but true is not 1.
+    """
+    return canonical(json.loads(canonical(value), parse_float=_parse_number))
+
+
+def _parse_number(text: str) -> float:
+    """Return a number, as an integer if it is whole."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
 def join_object(*members: Json, **texts: str) -> str:
     """Return a JSON object of `members` and, after the first of these, of `texts`, whose values are
     JSON already: a payload is never parsed only to be written again.

@@ -9,6 +9,7 @@ from operator import itemgetter
 from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
+from chalicelib.core.outcome import TIMED_OUT
 from chalicelib.core.store import (
     EXPIRED,
     MAX_EXPIRED,
@@ -20,7 +21,7 @@ from chalicelib.core.store import (
     from_item,
     partitions,
 )
-from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
@@ -51,13 +52,21 @@ def publish_depths(services: CoreServices) -> None:
     Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age
     is not published if the search takes longer than SEARCH_SECONDS. Without a URL to push to it is
     0 without a search: all that waits in the inbox would be read. Warns if the DLQ is not empty.
+    Raises QueueUnavailableError or StorageUnavailableError after what could be read was published.
     """
-    visible = services.dlq.depth()
-    metrics: Json = {
-        "DLQDepth": visible,
-        "InboxDepth": services.work_queue.depth(),
-        "SlowDepth": services.slow_queue.depth(),
+    metrics: Json = {}
+    failure: QueueUnavailableError | None = None
+    queues = {
+        "DLQDepth": services.dlq,
+        "InboxDepth": services.work_queue,
+        "SlowDepth": services.slow_queue,
     }
+    for name, queue in queues.items():
+        try:
+            metrics[name] = queue.depth()
+        except QueueUnavailableError as error:
+            failure = failure or error
+    visible = metrics.get("DLQDepth")
     if visible:
         extra = {"queue": services.dlq.name, "visible": visible}
         logger.warning("the dead letter queue is not empty", extra=extra)
@@ -67,6 +76,8 @@ def publish_depths(services: CoreServices) -> None:
         metrics["OldestPendingAge"] = round(max(ages, default=0.0), 3)
     finally:  # publish the depths even if DynamoDB fails
         logger.info("depths", extra={"metrics": metrics})
+    if failure:
+        raise failure
 
 
 def _oldest_age(services: CoreServices, partition: str) -> float:
@@ -110,7 +121,9 @@ def sweep(services: CoreServices) -> None:
 def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
     """Queue up to `limit` overdue events of a partition; return how many.
 
-    All go through the fast lane, whose worker sends on what belongs in the other one.
+    What timed out goes to the slow lane, where it belongs: the fast lane's worker would claim it,
+    give it back and send it on, which are two writes more. The others go to the fast lane, whose
+    worker sends on what belongs in the slow one, too.
     """
     expired: list[str] = []
     search = _search_overdue(services, partition, expired)
@@ -126,10 +139,12 @@ def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
         results, error = services.try_map(partial(_mark, services, delay_seconds), batch)
         failure = failure or error
         marked = [event for event in results if event]
-        if marked:
-            sent = [messages.push_message(event) for event in marked]
-            services.work_queue.send_many(sent, delay_seconds)
-            queued += len(marked)
+        timed_out = [event for event in marked if event.last_error == TIMED_OUT]
+        others = [event for event in marked if event.last_error != TIMED_OUT]
+        for queue, events in ((services.work_queue, others), (services.slow_queue, timed_out)):
+            if events:
+                queue.send_many([*map(messages.push_message, events)], delay_seconds)
+        queued += len(marked)
     if failure:
         raise failure
     return queued

@@ -17,7 +17,7 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     StorageUnavailableError,
 )
-from chalicelib.infra.parsing import Json, canonical, dumps, id_digits
+from chalicelib.infra.parsing import Json, comparable, dumps, id_digits
 from chalicelib.infra.table import (
     BY_LOOKUP,
     BY_STATUS,
@@ -173,7 +173,7 @@ class Subscriptions(Table):
         return [
             member
             for member, value in described.items()
-            if value is not None and canonical(value or None) != canonical(has[member] or None)
+            if value is not None and comparable(value or None) != comparable(has[member] or None)
         ]
 
     def _edit(

@@ -54,6 +54,13 @@ class Call(Invocation):
     query: Json
     ids: Json
 
+    def locate(self, path: str) -> str:
+        """Return the `Location` of what is at `path`, relative to the URL of the request.
+
+        :param path: Relative to the URL without a slash at its end, which a caller may add.
+        """
+        return f"../{path}" if self.request.context["path"].endswith("/") else path
+
     def subscription(self) -> Subscription:
         """Return the subscription of the path; raise ApiError 404 as `find_subscription` has it."""
         return require(self.find_subscription(self.ids["subscription_id"]))

@@ -11,7 +11,13 @@ from botocore.exceptions import ClientError
 
 from chalicelib.core.event import Event, Status
 from chalicelib.infra.clients import CALL_SECONDS, CONFIG, MAX_TRIES, make_client
-from tests.simulator.simulated_world import WORKER_SECONDS, Container, Response, SimulatedWorld
+from tests.simulator.simulated_world import (
+    WORKER_SECONDS,
+    Container,
+    Fault,
+    Response,
+    SimulatedWorld,
+)
 from tests.support.receiver import Receiver, status
 
 API_SECONDS = 28
@@ -64,6 +70,37 @@ def test_a_post_is_answered_in_time_although_every_call_takes_long(
     world.clock.sleep(60)
     world.call_seconds = call_seconds
     assert world.seconds(post, container=container) < API_SECONDS
+
+
+def test_a_batch_for_200_subscriptions_is_answered_while_sqs_hangs() -> None:
+    world = SimulatedWorld({"ZAPIER_WEBHOOK_URL": "subscriptions"})
+    quick = world.start()
+    for number in range(200):
+        tenant = "a" if number % 2 else None
+        quick.subscribe(f"https://hooks.zapier.com/{number}", tenant=tenant)
+    world.clock.sleep(60)
+
+    def hang(label: str) -> Fault | None:
+        if not label.startswith("sqs"):
+            return None
+        world.hub.sleep(CALL_SECONDS)
+        return Fault.UNREACHED
+
+    container = Container(world, hang)
+    events = [{"event_type": "a", "payload": {"n": n}, "tenant": "a"} for n in range(10)]
+    answered: list[tuple[int, float]] = []
+
+    def post() -> None:
+        started = world.clock()
+        answer = container.call("POST", "/events/batch", {"events": events})
+        answered.append((answer.status_code, world.clock() - started))
+
+    world.hub.spawn(post)
+    world.hub.run()
+
+    [(status_code, seconds)] = answered
+    assert (status_code, seconds < API_SECONDS) == (200, True)
+    assert len(world.items()) == 10 * (1 + 200)
 
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])

@@ -50,14 +50,24 @@ def assert_problem(answer: Answer, status_code: int, *fields: str) -> None:
 # Posting
 
 
-def test_a_location_resolves_against_the_url_of_the_request(world: World) -> None:
-    answer = world.offer()
-    again = world.replay(answer.json["event_id"])
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_location_resolves_against_the_url_of_the_request(world: World, end: str) -> None:
+    posted = world.call("POST", f"/events{end}", EVENT)
+    event_path = f"/events/{posted.json['event_id']}"
+    again = world.call("POST", f"{event_path}/replay{end}")
+    made = world.call("POST", f"/subscriptions{end}", {"target_url": "http://127.0.0.1:9/"})
+    subscription_path = f"/subscriptions/{made.json['subscription_id']}"
+    body = {"event_id": posted.json["event_id"]}
+    sent = world.call("POST", f"{subscription_path}/send{end}", body)
 
     base = "https://abc.execute-api.us-east-1.amazonaws.com/api"
-    event_url = f"{base}/events/{answer.json['event_id']}"
-    assert urljoin(f"{base}/events", answer.headers["location"]) == event_url
-    assert urljoin(f"{event_url}/replay", again.headers["location"]) == event_url
+    for answer, path, expected in (
+        (posted, "/events", event_path),
+        (again, f"{event_path}/replay", event_path),
+        (made, "/subscriptions", subscription_path),
+        (sent, f"{subscription_path}/send", f"/events/{sent.json['event_id']}"),
+    ):
+        assert urljoin(f"{base}{path}{end}", answer.headers["location"]) == f"{base}{expected}"
 
 
 def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> None:

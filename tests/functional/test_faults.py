@@ -61,6 +61,8 @@ def test_a_write_whose_first_response_is_lost_is_that_of_its_call(
     waiting = world.post(event_type="order.late")["event_id"]
     [leased] = world.call("POST", "/inbox/lease", {"event_type": "order.late"}).json["events"]
     assert leased["event_id"] == waiting
+    release = f"/events/{waiting}/release?lease_id={leased['lease_id']}"
+    assert [world.call("POST", release).status_code for _ in range(2)] == [204, 409]
 
 
 def test_what_a_consumer_acknowledges_meanwhile_is_not_pushed(

@@ -181,6 +181,26 @@ def test_an_event_that_timed_out_is_moved_to_the_slow_lane_and_stays_there_until
     assert lengths(world)[0] == 1
 
 
+def test_the_sweep_sends_what_timed_out_to_the_slow_lane_at_once(
+    world: World, receiver: Receiver, aws: Aws
+) -> None:
+    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
+    receiver.script(hang, 503)
+    event_ids = [world.post()["event_id"] for _ in range(2)]
+    world.lose_messages()
+    world.sleep(120)
+
+    world.sweep()
+
+    assert lengths(world) == (1, 1)
+    [timed_out] = world.slow_messages()
+    assert timed_out["attributes"] == {"EventId": event_ids[0]}
+    world.run_worker()
+    # Claimed and recorded once, not given back by the fast lane's worker before.
+    assert aws.during(world.run_worker).count("UpdateItem") == 2
+    assert world.event(event_ids[0])["status"] == "delivered"
+
+
 def test_what_was_recovered_stays_in_the_slow_lane_until_it_is_replayed(
     world: World, target: Receiver
 ) -> None:

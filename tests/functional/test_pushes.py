@@ -10,6 +10,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from chalicelib import __version__
+from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
@@ -104,6 +105,28 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(
     assert attempt["error"] == "receiver responded 503"
     retry = {"DeliveryRetry": 1, "PushDuration": attempt["duration_ms"]}
     assert output.metrics() == [{"EventsAccepted": 1}, retry]
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_post_without_a_push_leaves_the_trial_of_an_open_breaker_to_the_next(
+    world: World, receiver: Receiver, aws: Aws, *, is_stored: bool
+) -> None:
+    first = world.offer(idempotency_key="k").json
+    webhook = world.services.targets.webhook
+    failed = PushResult(Outcome.RETRY)
+    world.services.inline_breaker.record(webhook, START, START + 5, failed, open_seconds=1)
+    assert_has(world.post(), delivery_attempts=0)  # it waits in the queue
+    world.sleep(60)
+
+    if is_stored:
+        assert world.offer(idempotency_key="k").json["event_id"] == first["event_id"]
+    else:
+        aws.fail("PutItem")
+        assert world.offer().status_code == 503
+        aws.heal()
+
+    assert world.post()["status"] == "delivered"
+    assert receiver.count == 2
 
 
 PUT, UPDATE, SEND, SEND_MANY = "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from chalicelib.core.outcome import Retry
-from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.conftest import Once, Output
 from tests.support.aws_calls import Aws
@@ -178,6 +178,10 @@ def test_check_dlq_publishes_numbers_and_warns(
     with pytest.raises(StorageUnavailableError):
         world.check_dlq()
     assert output.metrics() == [{"DLQDepth": 2, "InboxDepth": 3, "SlowDepth": 0}]
+    aws.fail("GetQueueAttributes", at=1)
+    with pytest.raises(QueueUnavailableError):
+        world.check_dlq()
+    assert output.metrics() == [{"InboxDepth": 3, "SlowDepth": 0, "OldestPendingAge": 91.5}]
 
 
 @pytest.mark.parametrize("webhook", ["none", "subscriptions"])

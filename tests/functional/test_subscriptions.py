@@ -245,6 +245,8 @@ GIVEN = "whsec_s3cretsecrets3cretsecrets3cret24"
         ({}, []),
         ({"name": "New", "filter": None, "secret": None}, []),
         ({"name": None, "headers": dict(reversed(HEADERS.items())), "secret": GIVEN}, []),
+        ({"filter": {"price": [{"exists": False}, 1.0]}}, []),
+        ({"filter": {"price": [{"exists": False}, 1.5]}}, ["filter"]),
         ({"filter": {"price": [{"exists": False}, True]}}, ["filter"]),
         ({"name": "New", "headers": {**HEADERS, "x-other": "s3cret"}}, ["headers"]),
         ({"header_prefix": "svix", "body": "payload"}, ["body", "header_prefix"]),
