@@ -18,7 +18,6 @@ from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
 from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
-from tests.support.subscribing import subscribe_later
 from tests.support.versions import Version, load_version
 from tests.support.world import Answer, Clock, Json, World, find_route
 
@@ -155,7 +154,7 @@ def customer(world: World, target: Receiver) -> Hook:
 @pytest.fixture
 def subscription_id(world: World, target: Receiver) -> str:
     """Return the id of a subscription that every container knows."""
-    made = subscribe_later(world, target)
+    made = world.subscribe_later(target)
     world.sleep(10)
     return made
 

@@ -10,7 +10,6 @@ from standardwebhooks import Webhook
 
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, redirect
-from tests.support.subscribing import make_token, post_later, secret_of, subscribed
 from tests.support.world import World
 
 TENANT = "customer-42"
@@ -21,12 +20,12 @@ LISTEN = (sys.executable, "-m", "examples.listen")
 def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_paused(
     world: World, target: Receiver, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = post_later(world, tenant=TENANT, event_type="order.older")
+    older = world.post_later(tenant=TENANT, event_type="order.older")
     world.sleep(3600)
-    path = subscribed(world, target, tenant=TENANT, header_prefix="svix")
-    webhook = Webhook(secret_of(world, path))
-    monkeypatch.setenv("TRIGGERS_API_KEY", make_token(world, TENANT))
-    post_later(world, tenant=TENANT)  # before
+    path = world.subscribe(target, tenant=TENANT, header_prefix="svix").location
+    webhook = Webhook(world.get(f"{path}/secret")["secret"])
+    monkeypatch.setenv("TRIGGERS_API_KEY", world.make_token(TENANT))
+    world.post_later(tenant=TENANT)  # before
     with Receiver() as local:
         command = [*LISTEN, local.url, "--events", "order.*"]
         with subprocess.Popen(
@@ -39,14 +38,14 @@ def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_pau
             assert "trying again" in listener.stderr.readline()
             aws.heal()
             paid = {"n": 1.0, "price": "12 €"}
-            post_later(world, paid, tenant=TENANT, event_type="order.paid", subject="order-3")
-            post_later(world, tenant=TENANT, event_type="invoice.paid")
+            world.post_later(paid, tenant=TENANT, event_type="order.paid", subject="order-3")
+            world.post_later(tenant=TENANT, event_type="invoice.paid")
             told = [listener.stdout.readline()]
             world.call("POST", f"{path}/send", {"event_id": older["event_id"]})
             told.append(listener.stdout.readline())
             world.call("POST", f"{path}/disable")
             world.sleep(11)  # until each container knows it
-            post_later(world, tenant=TENANT, event_type="order.kept")
+            world.post_later(tenant=TENANT, event_type="order.kept")
             told.append(listener.stdout.readline())
             listener.send_signal(signal.SIGINT)
             assert listener.wait(10) == 0
@@ -69,16 +68,16 @@ def test_each_delivery_comes_once_as_its_push_does_also_while_the_webhook_is_pau
 def test_what_there_was_since_a_time_is_posted_once_to_a_receiver_that_may_fail(
     world: World, target: Receiver, aws: Aws
 ) -> None:
-    path = subscribed(world, target, tenant=TENANT)
-    subscribed(world, target, "invoice.*", tenant=TENANT)
-    posted = [post_later(world, tenant=TENANT, subject=f"order-{number}") for number in range(2)]
+    path = world.subscribe(target, tenant=TENANT).location
+    world.subscribe(target, "invoice.*", tenant=TENANT)
+    posted = [world.post_later(tenant=TENANT, subject=f"order-{number}") for number in range(2)]
     before = len(aws.calls)
     with Receiver() as local:
         local.script(500)
 
         def listen(*options: str, **settings: str) -> subprocess.CompletedProcess[str]:
             command = [*LISTEN, local.url, "--once", *options]
-            token = make_token(world, TENANT)
+            token = world.make_token(TENANT)
             environ = {**os.environ, "TRIGGERS_API_KEY": token, **settings}
             return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 

@@ -12,7 +12,6 @@ from chalicelib.infra.times import rfc3339
 from tests.support.commands import Ran, paste
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver
-from tests.support.subscribing import make_token, subscriptions
 from tests.support.world import KEY, Json, World, assert_has
 from tools.api import Api, ApiCallError
 from tools.export import export_subscriptions
@@ -81,7 +80,7 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     hooks = [
         Hook(world, target, key=KEY, event_types=["order.*"], **described),
         Hook(world, target, key=KEY, **of_svix),
-        Hook(world, target, key=make_token(world, "b")),
+        Hook(world, target, key=world.make_token("b")),
     ]
     hooks[2].call("disable")
     before = exported(world, capsys)
@@ -93,7 +92,7 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     checked = told.splitlines()[0]
 
     assert checked == "3 of 3 lines: 3 can be imported"
-    assert subscriptions(world, "*") == []
+    assert world.subscriptions("*") == []
     *lines, summary = paste(told, "To import all").output.splitlines()
     assert summary == "3 of 3 lines: 2 made (active), 1 made (paused)"
     made_ids = {line["subscription_id"] for line in exported(world, capsys)}
@@ -161,7 +160,7 @@ def test_an_import_cut_off_between_make_and_pause_leaves_none_enabled(
 
     said = import_file(file, "--go", status=status)
 
-    [only] = subscriptions(world, "*")
+    [only] = world.subscriptions("*")
     assert only["state"] == "paused"
     told = (
         f"made, not paused yet, which is tried once more: /subscriptions/{only['subscription_id']}/"
@@ -177,7 +176,7 @@ def test_a_line_is_paused_although_the_response_that_made_it_was_lost(
     write(file, {"target_url": target.url, "disabled_at": "until"})
 
     assert "1 made (paused)" in import_file(file, "--go")
-    assert [row["state"] for row in subscriptions(world, "*")] == ["paused"]
+    assert [row["state"] for row in world.subscriptions("*")] == ["paused"]
 
 
 def test_a_host_that_is_not_allowed_is_told_with_the_setting_whoever_makes_the_webhook(
@@ -275,4 +274,4 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
     assert {text for text in expected if text not in said} == set()
     for secret in (GIVEN[6:], "secret-path", "secret-query"):
         assert secret not in said
-    assert [row["created_by"] for row in subscriptions(world, "*")] == ["acme"]
+    assert [row["created_by"] for row in world.subscriptions("*")] == ["acme"]

@@ -25,7 +25,6 @@ from tests.support.commands import Ran, paste
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver
 from tests.support.running import ended
-from tests.support.subscribing import listed, post_later, subscribe, subscriptions
 from tests.support.world import CONSUMER_KEY, KEY, World, assert_has
 
 pytestmark = pytest.mark.usefixtures("served_app")
@@ -176,7 +175,7 @@ def test_show_has_a_line_for_each_recipient_with_its_copy_or_the_reason(
     world: World, acme: Hook
 ) -> None:
     filtered = {"order": {"total": [{"numeric": [">=", 100]}]}}
-    subscribe(world, f"{acme.url}&b", filter=filtered)
+    world.subscribe(f"{acme.url}&b", filter=filtered)
     acme.target.default = 422
     event_id, copy_id = post(acme)
 
@@ -190,7 +189,7 @@ def test_show_has_a_line_for_each_recipient_with_its_copy_or_the_reason(
 
 def test_an_event_is_sent_to_one_subscription(world: World, acme: Hook) -> None:
     acme.edit(event_types=["order"])
-    event_id = post_later(world, tenant="acme")["event_id"]
+    event_id = world.post_later(tenant="acme")["event_id"]
 
     said = Ran("send-to", "--subscription-id", acme.id, "--event-id", event_id).output
 
@@ -206,7 +205,7 @@ def test_what_a_subscription_missed_is_counted_then_sent(
 ) -> None:
     monkeypatch.setattr(recipients, "ORIGINALS", replace(recipients.ORIGINALS, limit=2))
     for _ in range(3):
-        post_later(world)
+        world.post_later()
     hook = Hook(world, receiver)
     world.sleep(10)
     receiver.default = 422
@@ -264,7 +263,7 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
     assert Ran("disable", "--tenant=acme", "--go").output.endswith(
         "\n0 subscriptions would be disabled\n"
     )
-    event = post_later(world, tenant="acme")
+    event = world.post_later(tenant="acme")
     world.run_worker()
     paused = Ran("subscriptions", "--tenant=acme", "--state=paused").output
     lost = re.findall(r"\n(sub_\w+) .* paused +1 +0 +(\S+)", paused)
@@ -372,15 +371,15 @@ def test_nothing_is_erased_with_a_key_that_lacks_the_scope(
     assert f"subscriptions 1\n{told}" in counted
     assert f"Error: {told}" in refused
     assert exist(world, *event_ids) == [True] * 2
-    assert len(subscriptions(world, "*")) == 1
+    assert len(world.subscriptions("*")) == 1
 
 
 def test_a_persons_events_are_counted_then_erased(world: World, once: Once) -> None:
     about = {"user_id": 42, "region": "eu"}
     others = (about, about | {"user_id": 4}, about | {"user_id": [42]}, {"user_id": 42}, None)
-    kept = [post_later(world, metadata=metadata)["event_id"] for metadata in others]
+    kept = [world.post_later(metadata=metadata)["event_id"] for metadata in others]
     same = (about, about | {"user_id": "42"})
-    matching = [post_later(world, metadata=metadata)["event_id"] for metadata in same]
+    matching = [world.post_later(metadata=metadata)["event_id"] for metadata in same]
     since = world.event(kept[1])["created_at"]
 
     counted = Ran("erase", "--metadata", "user_id=42,region=eu", "--since", since, *FAST).output
@@ -390,7 +389,7 @@ def test_a_persons_events_are_counted_then_erased(world: World, once: Once) -> N
     assert all(exist(world, *matching, *kept))
 
     def post_meanwhile() -> None:
-        matching.append(post_later(world, metadata=about)["event_id"])
+        matching.append(world.post_later(metadata=about)["event_id"])
 
     once(world.dynamodb, "before-call.dynamodb.UpdateItem", post_meanwhile)
     erased = paste(counted, "To erase them", *FAST).output
@@ -416,7 +415,7 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(
     assert by_metadata.startswith("matching: events 0, copies 0, subscriptions 0\n")
     Ran("erase", "--tenant", "acme", *GO)
     assert exist(world, *mine, *others) == [False, False, True, True]
-    assert [left["subscription_id"] for left in subscriptions(world, "*")] == [other.id]
+    assert [left["subscription_id"] for left in world.subscriptions("*")] == [other.id]
 
 
 def test_a_file_is_queued_once(world: World, receiver: Receiver, tmp_path: Path) -> None:
@@ -440,7 +439,7 @@ def test_a_file_is_queued_once(world: World, receiver: Receiver, tmp_path: Path)
     ):
         file.write_text(text, encoding="utf-8")
         assert error in Ran(*send, status=1).errors
-    assert len(listed(world, "/events?limit=100")) == 41
+    assert len(world.listed("/events?limit=100")) == 41
     assert receiver.requests == []
 
 

@@ -7,7 +7,6 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.receiver import Receiver
-from tests.support.subscribing import listed, subscriptions
 from tests.support.world import World, digest
 from tools import smoke
 
@@ -29,7 +28,7 @@ def test_smoke_fails_unless_the_worker_pushes_and_leaves_nothing_also_when_it_is
     assert "GET /events, not" in ran.stderr
     assert 'not "status": "delivered": ' in ran.stderr
     assert target.count == 1  # of the test
-    assert (listed(world, "/events"), subscriptions(world, "*")) == ([], [])
+    assert (world.listed("/events"), world.subscriptions("*")) == ([], [])
     check = smoke.check
 
     def stop_before_acknowledge(*arguments: Any, **options: Any) -> Any:
@@ -40,4 +39,4 @@ def test_smoke_fails_unless_the_worker_pushes_and_leaves_nothing_also_when_it_is
     monkeypatch.setattr(smoke, "check", stop_before_acknowledge)
     stopped = CliRunner().invoke(smoke.main, env=variables)
     assert "Aborted!" in stopped.stderr
-    assert (listed(world, "/events"), subscriptions(world, "*")) == ([], [])
+    assert (world.listed("/events"), world.subscriptions("*")) == ([], [])

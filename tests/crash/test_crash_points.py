@@ -32,8 +32,7 @@ from tests.simulator.simulated_world import (
     SimulatedWorld,
 )
 from tests.support.in_memory_aws import typed
-from tests.support.subscribing import read_lists
-from tests.support.world import Json
+from tests.support.world import Json, read_lists
 
 Step = Callable[[SimulatedWorld, Container], object]
 

@@ -13,7 +13,6 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import During
 from tests.support.iam import BATCHES, Request, is_allowed
 from tests.support.receiver import Receiver
-from tests.support.subscribing import id_of_new, subscribe
 from tests.support.world import ROOT, Json, World
 
 CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
@@ -65,10 +64,10 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     assert world.acknowledge(retried["event_id"]).status_code == 204
     assert world.replay(dead["event_id"]).status_code == 202
     assert world.call("POST", "/inbox/lease").status_code == 200
-    subscription = subscribe(world, receiver, "copied")
+    subscription = world.subscribe(receiver, "copied")
     world.post(event_type="copied", prefer="respond-async")
     assert world.call("DELETE", subscription.location).status_code == 204
-    later = subscribe(world, receiver).location
+    later = world.subscribe(receiver).location
     body = {"event_id": delivered["event_id"]}
     assert world.call("POST", f"{later}/send", body).status_code == 202
     since = delivered["created_at"]
@@ -83,32 +82,32 @@ def take_webhook_for_slow(world: World) -> None:
 
 
 def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
-    subscription = subscribe(world, receiver, "copied")
+    subscription = world.subscribe(receiver, "copied")
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
     world.call("DELETE", subscription.location)
-    reported = id_of_new(world, receiver, "triggers.*")
-    subscribe(world, f"{receiver.url}&other", "triggers.*")
+    reported = world.subscribe(receiver, "triggers.*").new_id
+    world.subscribe(f"{receiver.url}&other", "triggers.*")
     now = {"S": "2026-11-27T00:00:00.000000Z"}
     world.change_item(reported, "SET disabled_at = :now", now=now)
-    failing = id_of_new(world, f"{receiver.url}&failing", "failing")
+    failing = world.subscribe(f"{receiver.url}&failing", "failing").new_id
     world.change_item(failing, "SET failing_since = :ago", ago={"S": "2026-01-01T00:00:00Z"})
     [exhausted] = world.post(event_type="failing", prefer="respond-async")["copies"]
     world.change_item(exhausted, "SET delivery_attempts = :all", all={"N": "45"})
     receiver.script(200, 503, 422)
     for _ in range(3):
         world.post(prefer="respond-async")
-    world.send("malformed")
+    world.send_message("malformed")
     world.restart()  # a container that has not read the subscriptions
     yield
     world.run_worker()
     take_webhook_for_slow(world)
-    world.send("sent on")
+    world.send_message("sent on")
     world.run_worker()
 
 
 def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
-    subscribe(world, receiver)
+    world.subscribe(receiver)
     world.post(prefer="respond-async")
     world.change_item(world.queued(), "SET expires_at = :past", past={"N": "1"})
     waiting = world.post(prefer="respond-async")["event_id"]

@@ -8,7 +8,6 @@ import pytest
 from tests.conftest import Once, Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, when_all_are_here
-from tests.support.subscribing import copies, subscribe
 from tests.support.world import Answer, Json, World, assert_has
 
 EVENT: Json = {"event_type": "order.created", "payload": {}}
@@ -118,7 +117,7 @@ def test_a_batch_has_at_most_2_7_mb(world: World) -> None:
 def test_a_key_is_what_the_header_is_also_twice_in_a_batch(
     world: World, receiver: Receiver
 ) -> None:
-    subscribe(world, f"{receiver.url}&copy")
+    world.subscribe(f"{receiver.url}&copy")
     event = {**EVENT, "idempotency_key": "k"}
     other = {**event, "payload": {"a": 1}}
 
@@ -141,23 +140,21 @@ def test_a_key_is_what_the_header_is_also_twice_in_a_batch(
 def test_ten_pushes_are_made_at_once_in_order_the_others_are_queued(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    subscribe(world, target)
+    world.subscribe(target)
     receiver.default = target.default = when_all_are_here(10)
 
     answer = offer(world, *[EVENT] * 6)
 
     events = [entry["event"] for entry in answer.json["events"]]
     assert [event["status"] for event in events] == ["delivered"] * 5 + ["pending"]
-    assert [copies(world, event)[0]["status"] for event in events] == ["delivered"] * 5 + [
-        "pending"
-    ]
+    assert [world.copies(event)[0]["status"] for event in events] == ["delivered"] * 5 + ["pending"]
     assert len(world.messages()) == 2
     receiver.default = target.default = 200
     queued = offer(world, EVENT, EVENT, prefer="respond-async")
     assert queued.headers["preference-applied"] == "respond-async"
     assert {entry["event"]["delivery_attempts"] for entry in queued.json["events"]} == {0}
     world.empty_inbox()
-    assert {copy["status"] for event in events for copy in copies(world, event)} == {"delivered"}
+    assert {copy["status"] for event in events for copy in world.copies(event)} == {"delivered"}
     assert receiver.count == target.count == 8
 
 

@@ -17,16 +17,7 @@ from tests.support.aws_calls import Aws
 from tests.support.hooks import Copy, Hook
 from tests.support.in_memory_aws import indexes
 from tests.support.receiver import Receiver, when_all_are_here
-from tests.support.subscribing import (
-    copies,
-    ids,
-    listed,
-    post_for,
-    read_lists,
-    states,
-    subscribe,
-)
-from tests.support.world import START, Json, World, assert_has
+from tests.support.world import START, Json, World, assert_has, read_lists
 
 
 def test_each_matching_subscription_gets_a_copy_of_its_own(
@@ -34,15 +25,15 @@ def test_each_matching_subscription_gets_a_copy_of_its_own(
 ) -> None:
     target = hook.target
     orders_of_a = Hook(world, target, tenant="a", event_types=["order.*", "x"])
-    subscribe(world, target, "order", "invoice.*", tenant="a")
-    subscribe(world, target, tenant="b")
+    world.subscribe(target, "order", "invoice.*", tenant="a")
+    world.subscribe(target, tenant="b")
 
     for tenant, expected in (None, {hook.id}), ("a", {hook.id, orders_of_a.id}), ("c", {hook.id}):
         del target.requests[:], receiver.requests[:]
-        event = post_for(world, tenant)
+        event = world.post_for(tenant)
 
         of_event = {"tenant": tenant, "source_event_id": event["event_id"]}
-        made = copies(world, event)
+        made = world.copies(event)
         assert {copy["subscription_id"] for copy in made} == expected
         for copy in made:
             assert_has(copy, status="delivered", **of_event)
@@ -56,7 +47,7 @@ def test_ten_destinations_are_pushed_at_once_others_queued(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     for number in range(11):
-        subscribe(world, f"{target.url}&n={number}")
+        world.subscribe(f"{target.url}&n={number}")
     target.default = receiver.default = when_all_are_here(10)
 
     world.post()
@@ -79,7 +70,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
     world: World, target: Receiver, aws: Aws, at: int
 ) -> None:
     for number in range(2):
-        subscribe(world, f"{target.url}&n={number}")
+        world.subscribe(f"{target.url}&n={number}")
     aws.fail("PutItem", at=at)
     assert world.offer(idempotency_key="k").status_code == 503
     assert world.get("/inbox")["events"] == []  # the event is stored after its copies
@@ -88,7 +79,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
     event = world.offer(idempotency_key="k").json
 
     world.settle()
-    assert states(world, event) == ["delivered"] * 2
+    assert world.states(event) == ["delivered"] * 2
     assert target.count == 2
 
 
@@ -113,7 +104,7 @@ def test_a_post_deletes_copies_that_the_event_does_not_list(
     assert target.requests == []
     [copy_id] = copy_ids
     assert world.call("GET", f"/events/{copy_id}").status_code == 404
-    assert listed(world, f"/events?subscription_id={hook.id}") == []
+    assert world.listed(f"/events?subscription_id={hook.id}") == []
 
 
 def test_a_retry_changes_nothing_that_two_indexes_show_of_a_copy(
@@ -161,7 +152,7 @@ def test_lists_of_a_bounded_number_of_tenants_are_kept(
 ) -> None:
     tenants = [f"{number}" for number in range(CACHED_TENANTS)]
     for tenant in tenants[:2]:
-        subscribe(world, target, tenant=tenant)
+        world.subscribe(target, tenant=tenant)
 
     def count_reads(*tenants: str) -> list[int]:
         reads = [aws.during(partial(read_lists, world.services, tenant)) for tenant in tenants]
@@ -245,7 +236,7 @@ def test_a_payload_that_is_nested_deep_is_filtered_or_refused(
     post = partial(call, "/events", member='"event_type": "a"')
     try_filter = partial(call, "/filters/test", member='"filter": {"price": [1]}')
     refused = bisect_left(range(1, 20_000), 400, key=post) + 1
-    subscribe(world, target, filter={"price": {"price": FILTER}})
+    world.subscribe(target, filter={"price": {"price": FILTER}})
     near = range(refused - 60, refused + 60)
     assert set(map(post, near)) == {202, 400}
     assert set(map(try_filter, near)) == {200, 400}
@@ -263,7 +254,7 @@ def test_subscriptions_mode_stores_an_event_delivered(
     world: World, target: Receiver, aws: Aws, output: Output
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target, "order.created")
+    world.subscribe(target, "order.created")
     target.default = 422
     output.lines()
     event = world.post()
@@ -279,11 +270,11 @@ def test_subscriptions_mode_stores_an_event_delivered(
             delivery_attempts=0,
             next_attempt_at=None,
         )
-    assert states(world, event) == ["failed"]
+    assert world.states(event) == ["failed"]
     queued = world.post(prefer="respond-async")
     world.run_worker()
-    assert states(world, queued) == ["failed"]
-    assert listed(world) == ids(world.call("POST", "/inbox/lease")) == []
+    assert world.states(queued) == ["failed"]
+    assert world.listed() == world.call("POST", "/inbox/lease").event_ids == []
     assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 3
 
 
@@ -300,7 +291,7 @@ def test_in_subscriptions_mode_copies_alone_are_replayed(
     for event, state in ((before.event, "pending"), (after.event, "delivered")):
         assert world.replay(event["event_id"]).problem == (409, "not_pushed")
         assert_has(world.event(event["event_id"]), status=state, next_attempt_at=None)
-    assert listed(world) == [before.event["event_id"]]
+    assert world.listed() == [before.event["event_id"]]
     assert after.replay().json["next_attempt_at"]
     world.run_worker()
     assert receiver.count == 1

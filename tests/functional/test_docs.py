@@ -30,7 +30,6 @@ from tests.support.loopback import serve_app
 from tests.support.ministack import free_port
 from tests.support.packages import install_from_npm
 from tests.support.receiver import Receiver
-from tests.support.subscribing import post_for, subscribe
 from tests.support.world import CONSUMER_KEY, KEY, ROOT, SIGNING_SECRETS, World, digest
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -130,7 +129,7 @@ def snippets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 def pushed(world: World, receiver: Receiver, *secrets: str, seconds_ago: float = 0) -> Pushed:
     world.clock.now = time.time() - seconds_ago
     world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(secrets))
-    post_for(world, "customer-42")
+    world.post_for("customer-42")
     [*_, request] = receiver.requests
     names = [name for name in request.headers if name.startswith("webhook-")]
     return {name: request.headers[name] for name in names}, request.body
@@ -166,7 +165,7 @@ def test_receivers_take_genuine_pushes_and_refuse_forged_ones(
     if language == "node":
         monkeypatch.setenv("NODE_PATH", str(install_from_npm()))
     secret = SIGNING_SECRETS[0]
-    subscribe(world, target, tenant="customer-42", body="payload", secret=secret)
+    world.subscribe(target, tenant="customer-42", body="payload", secret=secret)
     headers, body = push = pushed(world, receiver, secret)
     genuine = [
         push,

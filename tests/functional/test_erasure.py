@@ -9,7 +9,6 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.subscribing import listed
 from tests.support.world import UNKNOWN, Answer, Json, World, assert_has
 
 CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-itself")
@@ -56,7 +55,7 @@ def test_what_is_erased_is_gone(
         for method, suffix in (("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")):
             assert world.call(method, f"/events/{event_id}{suffix}").status_code == 404
     there = {kept["event_id"], *kept["copies"]}
-    assert set(listed(world, "/events")) == set(stored(world)) == there
+    assert set(world.listed("/events")) == set(stored(world)) == there
     assert len(world.dead_letters()) == (4 if code == 422 else 0)
     erase(world, kept["event_id"])
     text = json.dumps(world.messages() + world.dead_letters())

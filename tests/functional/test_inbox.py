@@ -8,11 +8,6 @@ import pytest
 from chalicelib.infra.times import rfc3339
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
-from tests.support.subscribing import (
-    ids,
-    listed,
-    post_for,
-)
 from tests.support.world import CONSUMER_KEY, START, UNKNOWN, Answer, World, assert_has
 
 
@@ -42,7 +37,7 @@ def test_a_lease_returns_the_oldest_undelivered_events_whole(world: World) -> No
     assert {(event["leased_until"], event["lease_count"]) for event in events} == {
         (rfc3339(START + 3603), 1)
     }
-    assert listed(world) == event_ids[2:]
+    assert world.listed() == event_ids[2:]
     # a lease is not an attempt
     assert_has(world.event(event_ids[0]), status="failed", delivery_attempts=1)
     refused = world.call("DELETE", f"/events/{event_ids[0]}")
@@ -70,7 +65,7 @@ def test_an_expired_lease_is_lost_and_the_event_can_be_leased_again(world: World
     [event_id] = post_undelivered(world)
     [first] = lease(world, lease_seconds=10)
     world.sleep(10.001)
-    assert listed(world) == [event_id]
+    assert world.listed() == [event_id]
     for verb in ("acknowledge", "release"):
         assert end(world, verb, event_id, first["lease_id"]).status_code == 409
 
@@ -119,7 +114,7 @@ def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(
         not_held = [event_ids[3], UNKNOWN, "x"]
         assert answer.json == {"acknowledged": event_ids[:3], "not_held": not_held}
 
-    assert listed(world, "/events?status=delivered&order=oldest") == event_ids[:3]
+    assert world.listed("/events?status=delivered&order=oldest") == event_ids[:3]
     end(world, "replay", event_ids[0])
     assert acknowledge_many(world, lease_id, event_ids[0]).json["not_held"] == [event_ids[0]]
     world.sleep(301)
@@ -145,7 +140,7 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
     assert end(world, "release", event_id, NO_LEASE).status_code == 409
     assert end(world, "release", event_id, event["lease_id"]).status_code == 204
 
-    assert listed(world) == [event_id]
+    assert world.listed() == [event_id]
     assert end(world, "release", event_id, event["lease_id"]).status_code == 409
     receiver.default = 200
     world.sleep(61)
@@ -191,7 +186,7 @@ def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
     event_id = world.post()["event_id"]
-    assert listed(world) == [event_id]
+    assert world.listed() == [event_id]
     assert end(world, "replay", event_id).json["next_attempt_at"] is None
 
     for verb in ("release", "acknowledge"):
@@ -203,7 +198,7 @@ def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(
 
     assert world.messages() == []
     assert receiver.requests == []
-    assert listed(world) == []
+    assert world.listed() == []
     assert world.event(event_id)["delivered_via"] == "pull"
 
 
@@ -211,10 +206,10 @@ def test_listings_inbox_and_leases_can_be_of_one_tenant(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = 422
-    events = {tenant: post_for(world, tenant)["event_id"] for tenant in (None, "a", "b")}
+    events = {tenant: world.post_for(tenant)["event_id"] for tenant in (None, "a", "b")}
 
     for path in ("/events", "/inbox"):
-        assert listed(world, f"{path}?tenant=a") == [events["a"]]
-        assert len(listed(world, path)) == 3
-    assert ids(world.call("POST", "/inbox/lease", '{"tenant": "b"}')) == [events["b"]]
-    assert len(ids(world.call("POST", "/inbox/lease", '{"tenant": null}'))) == 2
+        assert world.listed(f"{path}?tenant=a") == [events["a"]]
+        assert len(world.listed(path)) == 3
+    assert world.call("POST", "/inbox/lease", '{"tenant": "b"}').event_ids == [events["b"]]
+    assert len(world.call("POST", "/inbox/lease", '{"tenant": null}').event_ids) == 2

@@ -13,13 +13,12 @@ from chalicelib import __version__, settings
 from chalicelib import deps as services
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
+from tests.support.moto_aws import REGION
 from tests.support.receiver import Receiver
-from tests.support.subscribing import make_token
 from tests.support.world import (
     CONSUMER_KEY,
     KEY,
     PRODUCER_KEY,
-    REGION,
     ROOT,
     Json,
     World,
@@ -126,7 +125,7 @@ def test_customers_read_what_the_catalogue_says_of_the_types_to_choose_from(
         "order.created": {"description": "Placed. Größe: <b>5</b>", "example": {"total": 120}},
         "order.paid": {},
     }
-    token = make_token(world, "customer-42")
+    token = world.make_token("customer-42")
     path = "/me?include=catalogue"
     assert world.get(path, key=token)["catalogue"] is None
     file = tmp_path / "event_types.json"

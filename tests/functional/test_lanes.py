@@ -115,7 +115,7 @@ def test_the_events_of_a_slow_webhook_are_sent_on_without_a_claim(
     receiver.script(*[after(world, 2.5)] * 3)
     for _ in range(3):
         world.post()
-    world.send("?")
+    world.send_message("?")
     event_id = world.queued()
     assert lengths(world) == (1, 1)
     world.run_worker()
@@ -170,7 +170,7 @@ def test_an_event_that_timed_out_is_moved_to_the_slow_lane_and_stays_there_until
     world.lose_messages()
     world.sleep(4)
 
-    world.send(body)
+    world.send_message(body)
     world.run_worker()
 
     assert_has(world.event(event_id), delivery_attempts=2, status="pending")

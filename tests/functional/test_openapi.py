@@ -13,7 +13,6 @@ from chalicelib import __version__
 from tests.support.openapi import DOCUMENT, resolve
 from tests.support.promises import Promises
 from tests.support.receiver import Receiver
-from tests.support.subscribing import make_token
 from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, ROOT, Json, World, digest
 
 ITEMS = [(path, *member) for path, item in DOCUMENT["paths"].items() for member in item.items()]
@@ -72,7 +71,7 @@ def test_each_operation_requires_its_scopes(
 ) -> None:
     schemes = {scheme for requirement in operation["security"] for scheme in requirement}
 
-    token = make_token(world, "customer-42")
+    token = world.make_token("customer-42")
     answers = {
         key: world.call(method, example_path(path), key=key) for key in (None, *SCOPES, token)
     }

@@ -9,12 +9,6 @@ import pytest
 
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.subscribing import (
-    id_of_new,
-    make_token,
-    post_later,
-    send,
-)
 from tests.support.world import Answer, Json, World, assert_has
 
 
@@ -42,7 +36,7 @@ def make(world: World, target: Receiver, kind: str, tenant: str | None) -> str:
     url = f"{target.url}&{kind}={kind if kind.isdigit() else 422}"
     types = ["other"] if kind == "types" else []
     pattern = {"total": [1]} if kind == "filter" else None
-    return id_of_new(world, url, *types, tenant=tenant, filter=pattern)
+    return world.subscribe(url, *types, tenant=tenant, filter=pattern).new_id
 
 
 @pytest.mark.parametrize(
@@ -80,7 +74,7 @@ def test_an_event_came_to_the_worst_of_its_tenant_s_webhooks_or_else_of_the_oper
     kinds = [("a", kind) for kind in tenants.split()] + [(None, kind) for kind in operators.split()]
     made = {kind: make(world, target, kind, of) for of, kind in kinds if kind != "later"}
     world.sleep(10)
-    event = post_later(world, {"total": 2}, tenant="a")
+    event = world.post_later({"total": 2}, tenant="a")
     if "later" in tenants:
         made["later"] = make(world, target, "later", "a")
     if "gone" in made:
@@ -109,7 +103,7 @@ def test_an_outcome_counts_the_webhooks_of_a_tenant_and_those_without_one(
         for tenant in ("a", None):
             make(world, target, kind, tenant)
     world.sleep(10)
-    event = post_later(world, {"total": 2}, tenant="a")
+    event = world.post_later({"total": 2}, tenant="a")
     make(world, target, "later", "a")
 
     told = outcome(world, event)
@@ -126,7 +120,7 @@ def test_a_page_of_outcomes_ends_before_a_thousand_copies_which_are_read_togethe
 ) -> None:
     for number in range(2):
         make(world, target, f"{number}", "a")
-    listed = [post_later(world, tenant="a")["event_id"] for _ in range(4)]
+    listed = [world.post_later(tenant="a")["event_id"] for _ in range(4)]
     query = {"tenant": "a", "source": "original", "order": "oldest"}
 
     calls = aws.during(lambda: outcomes(world, **query))
@@ -149,7 +143,7 @@ class Customer:
 
     def __init__(self, world: World, tenant: str) -> None:
         self.world = world
-        self.token = make_token(world, tenant)
+        self.token = world.make_token(tenant)
 
     def get(self, path: str) -> Answer:
         return self.world.call("GET", path, key=self.token)
@@ -170,7 +164,7 @@ def test_a_token_is_told_what_became_of_its_events_at_its_webhooks(
     ids = {kind: make(world, target, kind, "a") for kind in ("200", "422", "503", "filter")}
     make(world, target, "422", None)
     world.sleep(10)
-    event = post_later(world, {"total": 2}, tenant="a", subject="order-4711")
+    event = world.post_later({"total": 2}, tenant="a", subject="order-4711")
     ids["later"] = make(world, target, "later", "a")
     customer = Customer(world, "a")
 
@@ -202,7 +196,7 @@ def test_nothing_of_the_operator_changes_what_a_token_is_told(
     make(world, target, "200", "a")
     world.sleep(10)
     receiver.default = 503
-    event = post_later(world, tenant="a", subject="x")
+    event = world.post_later(tenant="a", subject="x")
     customer = Customer(world, "a")
     event_id = event["event_id"]
 
@@ -218,11 +212,11 @@ def test_nothing_of_the_operator_changes_what_a_token_is_told(
     assert event_id in before[0]
     assert "503" not in "".join(before)
     operators = make(world, target, "422", None)
-    id_of_new(world, f"{target.url}&reports=200", "triggers.*")
+    world.subscribe(f"{target.url}&reports=200", "triggers.*")
     assert is_unchanged()
-    send(world, operators, event_id)
+    world.send_to(operators, event_id)
     world.empty_inbox()
-    send(world, make(world, target, "200", None), event_id)
+    world.send_to(make(world, target, "200", None), event_id)
     assert is_unchanged()
     receiver.default = 422
     world.replay(event_id)
@@ -243,11 +237,11 @@ def test_a_token_finds_no_event_but_those_of_its_tenant(
 ) -> None:
     make(world, target, "200", "a")
     make(world, target, "422", "b")
-    id_of_new(world, f"{target.url}&reports=200", "triggers.*")  # the operator's: reports of all
+    world.subscribe(f"{target.url}&reports=200", "triggers.*")  # the operator's: reports of all
     target.default = by_path
     world.sleep(10)
     mine, theirs, nobodys = (
-        post_later(world, tenant=tenant, subject="same") for tenant in ("a", "b", None)
+        world.post_later(tenant=tenant, subject="same") for tenant in ("a", "b", None)
     )
     a, b = Customer(world, "a"), Customer(world, "b")
     world.empty_inbox()
@@ -298,7 +292,7 @@ def test_a_page_of_a_token_has_no_end_by_copies_of_the_operator(
     world: World, target: Receiver
 ) -> None:
     make(world, target, "200", "a")
-    events = [post_later(world, tenant="a")["event_id"] for _ in range(4)]
+    events = [world.post_later(tenant="a")["event_id"] for _ in range(4)]
     for event_id in events:
         made = world.event(event_id)["copies"]
         copies = json.dumps([*made, *(f"cpy_{number:032x}" for number in range(400))])

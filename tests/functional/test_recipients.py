@@ -14,16 +14,6 @@ from tests.conftest import During, Once, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver, status
-from tests.support.subscribing import (
-    copies,
-    listed,
-    make_token,
-    post_later,
-    recipients,
-    send,
-    send_during,
-    subscribe_later,
-)
 from tests.support.world import KEY, UNKNOWN, World, assert_has
 
 TENANT = "customer-42"
@@ -36,7 +26,7 @@ def test_recipients_are_told_with_their_copies_or_why_they_have_none(
     world: World, target: Receiver
 ) -> None:
     def at(name: str, *event_types: str, **members: Any) -> str:
-        return subscribe_later(world, f"{target.url}&{name}", *event_types, name=name, **members)
+        return world.subscribe_later(f"{target.url}&{name}", *event_types, name=name, **members)
 
     at("got-it", "order.*", tenant=TENANT)
     at("another", tenant="another")
@@ -46,14 +36,14 @@ def test_recipients_are_told_with_their_copies_or_why_they_have_none(
     at("filter", filter={"order": {"id": [1], "total": [5]}, "total": [7]})
     edited = at("edited", "invoice.created", tenant=TENANT)
     world.sleep(10)
-    event = post_later(world, {"total": 7, "order": {"id": 1, "total": 80}}, tenant=TENANT)
-    by_subscription = {copy["subscription_id"]: copy for copy in copies(world, event)}
+    event = world.post_later({"total": 7, "order": {"id": 1, "total": 80}}, tenant=TENANT)
+    by_subscription = {copy["subscription_id"]: copy for copy in world.copies(event)}
     world.call("DELETE", f"/events/{by_subscription[deleted]['event_id']}")
     world.call("DELETE", f"/subscriptions/{gone}")
     world.call("PATCH", f"/subscriptions/{edited}", '{"event_types": null}')
     at("later", tenant=TENANT)
 
-    found = recipients(world, event)
+    found = world.recipients(event)
 
     told = [(row["name"], row["tenant"], row["reason"], row["member"]) for row in found]
     assert told == [
@@ -78,29 +68,29 @@ def test_a_copy_is_told_as_it_is_now_and_its_subscription_too(
     world: World, target: Receiver
 ) -> None:
     target.default = 422
-    event = post_later(world, subject="order-4711")
-    [row] = recipients(world, event)
+    event = world.post_later(subject="order-4711")
+    [row] = world.recipients(event)
 
     assert row["state"] == "failing"
     assert_has(row["copy"], status="failed", subject="order-4711")
     assert "payload" not in row["copy"]
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
     world.call("DELETE", f"/events/{row['copy']['event_id']}")
-    assert recipients(world, event)[0]["reason"] == "deleted"
-    [other] = recipients(world, post_later(world))
+    assert world.recipients(event)[0]["reason"] == "deleted"
+    [other] = world.recipients(world.post_later())
     assert_has(other, copy=None, reason="host")
 
 
 def test_a_payload_that_is_nested_too_deep_for_a_filter_has_no_member_to_tell(
     world: World, target: Receiver
 ) -> None:
-    event = post_later(world)
+    event = world.post_later()
     nested = f"{'[' * 20_000}{']' * 20_000}"
     content = zlib.compress(f'{{"a":{nested}}}\nnull'.encode())
     world.change_item(event["event_id"], "SET content = :content", content={"B": content})
     hook = Hook(world, target, filter={"a": [1]})
 
-    [row] = recipients(world, event)
+    [row] = world.recipients(event)
 
     assert_has(row, reason="filter", member=None)
     assert hook.recover().json["sent"] == 0
@@ -109,10 +99,10 @@ def test_a_payload_that_is_nested_too_deep_for_a_filter_has_no_member_to_tell(
 def test_an_event_without_recipients_has_none_and_a_copy_is_no_event(
     world: World, target: Receiver
 ) -> None:
-    subscribe_later(world, target, tenant=TENANT)
-    [copy_id] = post_later(world, tenant=TENANT)["copies"]
+    world.subscribe_later(target, tenant=TENANT)
+    [copy_id] = world.post_later(tenant=TENANT)["copies"]
 
-    assert recipients(world, post_later(world)) == []
+    assert world.recipients(world.post_later()) == []
     assert world.call("GET", f"/events/{copy_id}/recipients").status_code == 404
     assert world.call("GET", f"/events/{UNKNOWN}/recipients").status_code == 404
 
@@ -120,10 +110,10 @@ def test_an_event_without_recipients_has_none_and_a_copy_is_no_event(
 def test_a_subscription_that_no_list_has_yet_is_not_gone(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subscribe_later(world, target)
-    event = post_later(world)
+    world.subscribe_later(target)
+    event = world.post_later()
     monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda tenant: ())
-    [recipient] = recipients(world, event)
+    [recipient] = world.recipients(event)
     assert recipient["state"] == "active"
 
 
@@ -136,11 +126,11 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     world: World, receiver: Receiver, target: Receiver, output: Output
 ) -> None:
     receiver.default = status(422, body=MARKED.encode())
-    event = post_later(world, {"total": 80}, tenant=TENANT, subject="order-4711", metadata={"m": 1})
+    event = world.post_later({"total": 80}, tenant=TENANT, subject="order-4711", metadata={"m": 1})
     total = {"total": [100]}
     hook = Hook(world, target, tenant=TENANT, event_types=["invoice.*"], filter=total)
     world.sleep(20 * DAY_SECONDS)
-    token = make_token(world, TENANT)
+    token = world.make_token(TENANT)
 
     answer = hook.send(event, key=token)
 
@@ -164,11 +154,11 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     assert target.count == 1
     world.sleep(15 * DAY_SECONDS)  # the event has expired, the copy is kept as a replayed one
     assert world.event(copy_id)["status"] == "delivered"
-    assert listed(world, f"/events?subscription_id={hook.id}") == [copy_id]
+    assert world.listed(f"/events?subscription_id={hook.id}") == [copy_id]
 
 
 def test_a_copy_that_is_gone_is_made_again_and_listed_once(world: World, hook: Hook) -> None:
-    event = post_later(world)
+    event = world.post_later()
     world.call("DELETE", f"/events/{event['copies'][0]}")
     world.sweep()
 
@@ -181,20 +171,20 @@ def test_a_copy_that_is_gone_is_made_again_and_listed_once(world: World, hook: H
 
 
 def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws) -> None:
-    event = post_later(world, tenant=TENANT)
-    foreign = post_later(world, tenant="another")
+    event = world.post_later(tenant=TENANT)
+    foreign = world.post_later(tenant="another")
     hook = Hook(world, target, tenant=TENANT)
     for_all = Hook(world, target, path="&all")
-    token = make_token(world, TENANT)
+    token = world.make_token(TENANT)
     copy_id = for_all.send(event).json["event_id"]
 
     def refused(event_id: str) -> tuple[int, str]:
-        return send(world, hook.id, event_id).problem
+        return world.send_to(hook.id, event_id).problem
 
     not_found = (404, "not_found")
     assert refused(UNKNOWN) == refused("evt_1") == refused(copy_id) == not_found
-    assert refused(foreign["event_id"]) == refused(post_later(world)["event_id"]) == not_found
-    assert send(world, f"sub_{'0' * 32}", event["event_id"]).problem == not_found
+    assert refused(foreign["event_id"]) == refused(world.post_later()["event_id"]) == not_found
+    assert world.send_to(f"sub_{'0' * 32}", event["event_id"]).problem == not_found
     assert for_all.send(event, key=token).problem == not_found
     for body in ("{}", '{"event_id": 1}', '{"event_id": "evt_1", "x": 1}'):
         assert world.call("POST", f"{for_all.path}/send", body).status_code == 400
@@ -210,21 +200,21 @@ def test_a_report_is_not_sent_nor_filtered_where_its_recipients_are_asked_for(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = target.default = 422
-    subscribe_later(world, target, "triggers.*")
+    world.subscribe_later(target, "triggers.*")
     other = Hook(world, target, path="&other", event_types=["a", "triggers.*"])
-    post_later(world)
+    world.post_later()
     [report] = world.get("/events?event_type=triggers.*&source=original")["events"]
 
     assert other.send(report).problem == (409, "not_pushed")
     world.empty_inbox()
     world.sleep(60)
     assert_has(other.recover().json, sent=0, replayed=0)
-    subscribe_later(world, f"{target.url}&later", "triggers.*", filter={"x": [1]})
-    assert [row["reason"] for row in recipients(world, report)] == [None, None, "later"]
+    world.subscribe_later(f"{target.url}&later", "triggers.*", filter={"x": [1]})
+    assert [row["reason"] for row in world.recipients(report)] == [None, None, "later"]
 
 
 def test_an_event_lists_at_most_500_copies(world: World, target: Receiver) -> None:
-    event = post_later(world)
+    event = world.post_later()
     listed = [f"cpy_{number:032x}" for number in range(499)]
     copies = json.dumps(listed, separators=(",", ":"))
     world.change_item(event["event_id"], "SET copies = :copies", copies={"S": copies})
@@ -234,14 +224,14 @@ def test_an_event_lists_at_most_500_copies(world: World, target: Receiver) -> No
     assert second.send(event).problem == (409, "too_many_copies")
     assert first.send(event).status_code == 202
     assert_has(second.recover().json, examined=1, sent=0, next_cursor=None)
-    assert len(recipients(world, event)) == 2
+    assert len(world.recipients(event)) == 2
 
 
 def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(world: World, hook: Hook) -> None:
     answers = []
 
     def claimed(push: Any) -> None:
-        answers.append(send(world, hook.id, push.request.json()["source_event_id"]))
+        answers.append(world.send_to(hook.id, push.request.json()["source_event_id"]))
         status(200)(push)
 
     event = hook.post(claimed).event
@@ -257,7 +247,7 @@ def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(world: World, 
 def test_a_lost_response_costs_no_copy(
     world: World, target: Receiver, aws: Aws, fault: Fault
 ) -> None:
-    event = post_later(world)
+    event = world.post_later()
     hook = Hook(world, target)
     aws.fail("TransactWriteItems", fault=fault)
     answer = hook.recover()
@@ -279,7 +269,7 @@ CONFLICT = ("None", "TransactionConflict")
 def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
     world: World, target: Receiver, during: During, conflicts: int, codes: tuple[str, ...]
 ) -> None:
-    event = post_later(world)
+    event = world.post_later()
     hook = Hook(world, target)
     left = [conflicts]
 
@@ -326,9 +316,9 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
 def test_a_send_that_another_one_overtakes_replays_its_copy(
     world: World, target: Receiver, once: Once
 ) -> None:
-    event = post_later(world)
+    event = world.post_later()
     hook = Hook(world, target)
-    send_during(world, once, hook.id, event)
+    hook.send_during(once, event)
     for number in (1, 2):  # a delivered copy is replayed, too
         assert hook.send(event).status_code == 202
         world.empty_inbox()
@@ -340,7 +330,7 @@ def test_a_send_that_another_one_overtakes_replays_its_copy(
 
 
 def send_late(world: World, target: Receiver) -> Any:
-    event = post_later(world)
+    event = world.post_later()
     hook = Hook(world, target)
     world.sleep(29 * DAY_SECONDS)
     hook.send(event)
@@ -348,9 +338,9 @@ def send_late(world: World, target: Receiver) -> Any:
 
 
 def replay_late(world: World, target: Receiver) -> Any:
-    subscribe_later(world, target)
+    world.subscribe_later(target)
     world.sleep(10)
-    event = post_later(world)
+    event = world.post_later()
     world.sleep(29 * DAY_SECONDS)
     world.replay(event["copies"][0])
     return event
@@ -361,11 +351,11 @@ def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
     world: World, target: Receiver, act: Callable[[World, Receiver], Any]
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
-    listed(world)  # reads for how long events are kept, too
+    world.listed()  # reads for how long events are kept, too
     event = act(world, target)
     world.empty_inbox()
     world.sleep(15 * DAY_SECONDS)
-    assert listed(world) == [event["event_id"]]
+    assert world.listed() == [event["event_id"]]
     [copy_id] = world.event(event["event_id"])["copies"]
     # TTL deletes what has expired.
     assert int(world.item(event["event_id"])["expires_at"]["N"]) > world.clock()
@@ -410,9 +400,9 @@ def test_an_event_that_changes_while_its_copy_is_replayed_is_kept_as_long_as_tha
     world: World, target: Receiver, during: During
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
-    subscribe_later(world, target)
+    world.subscribe_later(target)
     world.sleep(10)
-    event = post_later(world)
+    event = world.post_later()
     world.sleep(29 * DAY_SECONDS)
     others = iter([world.acknowledge])
 
@@ -430,8 +420,8 @@ def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = 503
-    listed(world)  # reads for how long events are kept, too
-    event = post_later(world)
+    world.listed()  # reads for how long events are kept, too
+    event = world.post_later()
     hook = Hook(world, target)
     world.clock.sleep(2 * DAY_SECONDS)
     hook.send(event)
@@ -440,7 +430,7 @@ def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
 
     world.clock.sleep(29 * DAY_SECONDS)
 
-    assert listed(world, "/inbox") == [event["event_id"]]
+    assert world.listed("/inbox") == [event["event_id"]]
 
 
 def test_a_redrive_that_replays_nothing_keeps_no_event_longer(world: World, hook: Hook) -> None:

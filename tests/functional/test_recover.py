@@ -13,15 +13,6 @@ from tests.conftest import During, Once
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Copy, Hook
 from tests.support.receiver import Receiver, status
-from tests.support.subscribing import (
-    copies,
-    deliveries,
-    make_token,
-    post_later,
-    recover,
-    send_during,
-    store_copy,
-)
 from tests.support.world import KEY, Answer, Json, World, assert_has
 
 TENANT = "customer-42"
@@ -96,8 +87,8 @@ def test_what_a_subscription_missed_is_listed_with_the_reasons(
 ) -> None:
     hook, events = miss(world, target)
     for tenant in ("another", None):
-        post_later(world, tenant=tenant, subject="order-4711")
-    token = make_token(world, TENANT)
+        world.post_later(tenant=tenant, subject="order-4711")
+    token = world.make_token(TENANT)
 
     listed = hook.missed(key=token)
     about = hook.missed(key=token, subject="order-4711")
@@ -125,7 +116,7 @@ def test_what_a_subscription_missed_is_listed_with_the_reasons(
 def test_missed_events_are_listed_in_pages_of_two_reads(
     world: World, target: Receiver, aws: Aws
 ) -> None:
-    events = [post_later(world, {"a": number}) for number in range(6)]
+    events = [world.post_later({"a": number}) for number in range(6)]
     hook = Hook(world, target, filter={"a": [4, 5]})
     since, until = (events[number]["created_at"] for number in (1, 5))
 
@@ -144,11 +135,11 @@ def test_missed_events_are_listed_in_pages_of_two_reads(
 def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Receiver) -> None:
     hook, events = miss(world, target)
     for tenant in ("another", None):
-        post_later(world, tenant=tenant)
+        world.post_later(tenant=tenant)
     world.lose_messages()  # of what is queued
     world.sleep(60)
     before = target.count
-    token = make_token(world, TENANT)
+    token = world.make_token(TENANT)
 
     recovered = hook.recover(key=token).json
     stored = world.items()
@@ -164,7 +155,7 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
     world.empty_inbox()
     received = [request.json()["event_type"] for request in target.requests[before:]]
     assert sorted(way.rpartition(".")[2] for way in received) == sorted(REASONS)
-    attempts = [copies(world, events[way])[0]["delivery_attempts"] for way in ("failed", "waiting")]
+    attempts = [world.copies(events[way])[0]["delivery_attempts"] for way in ("failed", "waiting")]
     assert attempts == [1, 2]  # what waited keeps its attempts
     assert hook.missed().json["events"] == []
     for_all = Hook(world, target, path="&all")
@@ -196,7 +187,7 @@ def test_a_pause_is_made_up_for(world: World, hook: Hook) -> None:
 def test_a_loop_of_recoveries_pushes_once_a_minute(
     world: World, customer: Hook, answer: Any, since: str | None
 ) -> None:
-    token = make_token(world, "a")
+    token = world.make_token("a")
     customer.target.default = answer
     copy = customer.post()
     for _ in range(3):
@@ -277,7 +268,7 @@ def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
     world: World, target: Receiver, during: During
 ) -> None:
     for number in range(40):
-        post_later(world, event_type="wanted" if number % 2 else "other")
+        world.post_later(event_type="wanted" if number % 2 else "other")
     hook = Hook(world, target, event_types=["wanted"])
 
     def slow(**_: object) -> None:
@@ -306,15 +297,15 @@ def test_a_request_to_recover_is_validated(world: World, hook: Hook) -> None:
     for nothing in ("", "{}", '{"since": null}'):
         answer = world.call("POST", f"{hook.path}/recover", nothing)
         assert_has(answer.json, examined=0, next_cursor=None)
-    assert recover(world, f"sub_{'0' * 32}").status_code == 404
+    assert world.recover(f"sub_{'0' * 32}").status_code == 404
 
 
 def test_a_recovery_does_not_count_what_somebody_else_sent(
     world: World, target: Receiver, once: Once
 ) -> None:
-    event = post_later(world)
+    event = world.post_later()
     hook = Hook(world, target)
-    send_during(world, once, hook.id, event)
+    hook.send_during(once, event)
     assert_has(hook.recover().json, examined=1, sent=0, replayed=0)
 
 
@@ -333,10 +324,10 @@ def test_what_is_counted_is_listed_and_recovered_whenever_it_was_created(
         copies.append(customer.post(answer))
         world.sleep(1)
     before = customer.target.count
-    token = make_token(world, "a")
+    token = world.make_token("a")
     world.sleep(60)
 
-    told = deliveries(world, customer.id)
+    told = world.deliveries(customer.id)
     listed = customer.missed(since=None, key=token).json
     until = copies[2].event["created_at"]
     first = customer.missed(since=None, until=until, key=token).json
@@ -355,7 +346,7 @@ def test_what_is_counted_is_listed_and_recovered_whenever_it_was_created(
         assert_has(customer.recover(since=None, key=token).json, **ways)
     world.settle()
     assert customer.target.count - before == 6
-    assert_has(deliveries(world, customer.id), failed=0, waiting=0)
+    assert_has(world.deliveries(customer.id), failed=0, waiting=0)
     gone = {"examined": 0, "sent": 0, "replayed": 0, "left": 0, "next_cursor": None}
     assert customer.recover(since=None, key=token).json == gone
 
@@ -364,7 +355,7 @@ def test_what_was_dismissed_is_recovered_by_nobody_until_that_is_taken_back(
     world: World, hook: Hook
 ) -> None:
     hook.target.default = 422
-    events = [post_later(world, subject="order-4711") for _ in range(3)]
+    events = [world.post_later(subject="order-4711") for _ in range(3)]
     world.sleep(60)
     hook.edit(dismissed_until=events[1]["created_at"])  # to the microsecond
 
@@ -385,14 +376,14 @@ def test_what_did_not_arrive_is_recovered_in_pages_also_of_one_moment(
     for number in range(125):
         event_type = "a" if number % 25 else "triggers.event.failed"
         moment = number // 10 - 1000  # ten have one
-        store_copy(world, hook.id, moment, Status.FAILED, event_type=event_type)
+        world.store_copy(hook.id, moment, Status.FAILED, event_type=event_type)
 
     listed = [
         row["copy"]["event_id"]
         for page in read_all(hook.missed, since=None, limit=24)
         for row in page["events"]
     ]
-    assert len(set(listed)) == len(listed) == deliveries(world, hook.id)["failed"] == 120
+    assert len(set(listed)) == len(listed) == world.deliveries(hook.id)["failed"] == 120
 
     def slow(**_: object) -> None:
         world.sleep(0.25)

@@ -8,7 +8,6 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver
-from tests.support.subscribing import ids, listed, post_for, subscribe
 from tests.support.world import Json, World, assert_has
 
 DAY = 86_400
@@ -42,7 +41,7 @@ def test_a_dead_letter_is_reported_with_its_failure_in_the_form_that_a_subscript
 ) -> None:
     world.restart(MAX_DELIVERY_ATTEMPTS="1")
     for body in (None, "payload"):
-        subscribe(world, f"{listener.url}&{body}", "triggers.event.failed", body=body)
+        world.subscribe(f"{listener.url}&{body}", "triggers.event.failed", body=body)
     (hook.target if is_copy else receiver).default = code
 
     copy = hook.post()
@@ -64,7 +63,7 @@ def test_a_dead_letter_is_reported_with_its_failure_in_the_form_that_a_subscript
     assert "webhook-signature" in whole.headers
     [report] = all_reports(world)
     assert_has(report, event_id=push["source_event_id"], delivered_via="subscriptions")
-    assert listed(world) == ids(world.call("POST", "/inbox/lease")) == [event_id][is_copy:]
+    assert world.listed() == world.call("POST", "/inbox/lease").event_ids == [event_id][is_copy:]
     assert {request.json()["event_id"] for request in receiver.requests} == {event_id}
 
 
@@ -73,11 +72,11 @@ def test_only_a_subscription_that_names_a_report_gets_it_and_else_nothing_is_sto
 ) -> None:
     receiver.default = 422
     for entries in (["triggers.subscription.*"], ["*"], ["trigger*"], ["triggers*"], []):
-        subscribe(world, target, *entries)
+        world.subscribe(target, *entries)
 
     calls = aws.during(world.post)
     for entries in (["triggers.*"], ["a", "triggers.event.*"], ["triggers.event.failed"]):
-        subscribe(world, listener, *entries)
+        world.subscribe(listener, *entries)
     event = world.post(event_type="triggers")  # no report
 
     assert calls.count("PutItem") == 1 + 2  # copies
@@ -91,14 +90,14 @@ def test_only_a_subscription_that_names_a_report_gets_it_and_else_nothing_is_sto
 def test_a_report_about_a_copy_has_the_tenant_of_its_subscription_and_one_about_an_event_none(
     world: World, receiver: Receiver, target: Receiver, listener: Receiver, tenant: str | None
 ) -> None:
-    subscribe(world, target, "order.created", tenant=tenant)
+    world.subscribe(target, "order.created", tenant=tenant)
     for whose in ("a", "b", None):
-        subscribe(world, f"{listener.url}&{whose}", "triggers.event.*", tenant=whose)
+        world.subscribe(f"{listener.url}&{whose}", "triggers.event.*", tenant=whose)
 
     def told(*answers: int) -> set[tuple[str, str | None]]:
         del listener.requests[:]
         target.script(*answers)
-        post_for(world, "a")
+        world.post_for("a")
         world.empty_inbox()
         return {
             (request.path.rpartition("&")[2], request.json()["tenant"])
@@ -114,7 +113,7 @@ def test_failing_disabled_and_ended_are_told_each_time_once(
     world: World, target: Receiver, listener: Receiver
 ) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="1")
-    subscribe(world, listener, "triggers.subscription.*")
+    world.subscribe(listener, "triggers.subscription.*")
     hook = Hook(world, target, name="CRM", tenant="a")
 
     def assert_told(what: str, member: str) -> None:
@@ -156,8 +155,8 @@ def test_nothing_that_a_report_causes_is_reported(
     world: World, receiver: Receiver, listener: Receiver, target: Receiver, code: int
 ) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
-    subscribe(world, listener, "triggers.*", tenant="a")
-    subscribe(world, target, "triggers.*")
+    world.subscribe(listener, "triggers.*", tenant="a")
+    world.subscribe(target, "triggers.*")
     listener.default = receiver.default = target.default = code
 
     for _ in range(3):
@@ -177,7 +176,7 @@ def test_a_report_that_cannot_be_stored_or_queued_costs_one_warning(
     operation: str,
     at: int,
 ) -> None:
-    subscribe(world, listener, "triggers.*")
+    world.subscribe(listener, "triggers.*")
     receiver.default = 422
     aws.fail(operation, at=at)
     output.lines()
@@ -195,7 +194,7 @@ def test_a_report_that_cannot_be_stored_or_queued_costs_one_warning(
 def test_a_report_is_not_replayed_but_its_copies_are(
     world: World, receiver: Receiver, listener: Receiver
 ) -> None:
-    subscribe(world, listener, "triggers.*")
+    world.subscribe(listener, "triggers.*")
     receiver.script(422)
     world.post()
     world.empty_inbox()

@@ -12,7 +12,6 @@ from tests.conftest import Once
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
 from tests.support.receiver import Exchange, Receiver, is_signed, status
-from tests.support.subscribing import make_token, subscribe
 from tests.support.world import SIGNING_SECRETS, Json, World, assert_has
 
 
@@ -136,10 +135,10 @@ def test_of_two_first_calls_at_once_the_one_that_stores_it_decides(
     world: World, target: Receiver, once: Once, secret: str | None, status_code: int
 ) -> None:
     def subscribe_meanwhile() -> None:
-        assert subscribe(world, target, secret=FIRST).status_code == 201
+        assert world.subscribe(target, secret=FIRST).status_code == 201
 
     once(world.dynamodb, "before-call.dynamodb.PutItem", subscribe_meanwhile)
-    assert subscribe(world, target, secret=secret).status_code == status_code
+    assert world.subscribe(target, secret=secret).status_code == status_code
     assert Hook(world, target).secret == FIRST
 
 
@@ -155,7 +154,7 @@ def test_the_owner_alone_is_told_the_whole_url(world: World, customer: Hook) -> 
     path = f"{customer.path}/secret"
     for tenant, status_code, url in (("a", 200, customer.url), ("b", 404, None)):
         for method in ("GET", "POST"):
-            answer = world.call(method, path, key=make_token(world, tenant))
+            answer = world.call(method, path, key=world.make_token(tenant))
             assert (answer.status_code, answer.json.get("target_url")) == (status_code, url)
     assert world.get(path)["target_url"] is None
 
@@ -173,7 +172,7 @@ def test_headers_and_a_given_secret_are_on_or_sign_every_push_and_are_nowhere_el
 
     target.default = echo
     world.restart(LOG_LEVEL="DEBUG", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_DISABLE_DAYS="0")
-    subscribe(world, listener, "triggers.*")
+    world.subscribe(listener, "triggers.*")
     hook = Hook(world, target, headers=HEADERS, secret=GIVEN)
     copies = [hook.post()]
     world.settle()

@@ -12,7 +12,6 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.hooks import Copy, Hook
 from tests.support.receiver import Exchange, Receiver, is_signed, status
-from tests.support.subscribing import make_token, subscriptions
 from tests.support.world import START, Json, World, assert_has
 
 HOUR = 3600
@@ -155,7 +154,7 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(hook: Hook, aw
     assert hook.make().status_code == 503
     aws.heal()
     assert hook.offer()
-    [shown] = subscriptions(hook.world)
+    [shown] = hook.world.subscriptions()
     hook.path = f"/subscriptions/{shown['subscription_id']}"
     hook.edit(event_types=["other"])
     assert not hook.offer()
@@ -281,15 +280,15 @@ def test_what_happens_before_the_first_write_after_a_push_stands(
     def act(params: Json, **_: object) -> None:
         if params["Key"]["event_id"]["S"].startswith("sub_") and next(numbers) == 1:
             meanwhile(hook)
-            after.append(subscriptions(world))
+            after.append(world.subscriptions())
 
     for operation in ("UpdateItem", "DeleteItem"):
         during(world.dynamodb, f"before-parameter-build.dynamodb.{operation}", act)
     hook.offer(code)
 
-    assert [subscriptions(world)] == after
+    assert [world.subscriptions()] == after
     warnings = output.lines(message="subscription disabled")
-    assert len(warnings) == sum(row["disabled_at"] is not None for row in subscriptions(world))
+    assert len(warnings) == sum(row["disabled_at"] is not None for row in world.subscriptions())
 
 
 @pytest.mark.parametrize("at, change", [(2, "failing"), (5, "disabled")])
@@ -343,7 +342,7 @@ def test_410_ends_a_subscription_without_a_dead_letter(
     lines = [line for line in output.lines() if line.get("level") == "WARNING"]
 
     assert [line["subscription_id"] for line in lines] == [hook.id]
-    assert subscriptions(world) == []
+    assert world.subscriptions() == []
     world.sleep(1)
     world.run_worker()  # the other copy is deleted when its turn comes
     assert not [line for line in output.lines() if line["message"].startswith("message dropped")]
@@ -478,7 +477,7 @@ def test_a_paused_subscription_is_told_from_one_that_was_disabled(
 def test_a_suspended_tenant_gets_nothing_and_has_everything_back_afterwards(
     world: World, customer: Hook, target: Receiver
 ) -> None:
-    token = make_token(world, "a")
+    token = world.make_token("a")
     operators = Hook(world, target)
     before = customer.now
     world.restart(SUSPENDED_TENANTS="x, a")
@@ -486,7 +485,7 @@ def test_a_suspended_tenant_gets_nothing_and_has_everything_back_afterwards(
     for route in ("/me", customer.path):
         assert world.call("GET", route, key=token).problem == (403, "suspended")
     assert world.call("GET", "/me", key=token[:-1]).status_code == 401
-    assert world.call("GET", "/me", key=make_token(world, "b")).status_code == 200
+    assert world.call("GET", "/me", key=world.make_token("b")).status_code == 200
     copies = {copy.now["subscription_id"]: copy for copy in customer.offer()}
     world.empty_inbox()
     kept = copies[customer.id]

@@ -9,7 +9,6 @@ import pytest
 from chalicelib.infra.times import rfc3339
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver
-from tests.support.subscribing import make_token, post_for, subscribe, subscriptions
 from tests.support.world import (
     CONSUMER_KEY,
     KEY,
@@ -51,7 +50,7 @@ def test_a_token_says_whose_it_is_and_ends_when_it_says(
 
 
 def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world: World) -> None:
-    token = make_token(world, MINE)  # signed with the first
+    token = world.make_token(MINE)  # signed with the first
     first, second = SIGNING_SECRETS
     for secrets, code in (first, 200), (f"{second} {first}", 200), (second, 401), ("", 401):
         world.restart(WEBHOOK_SIGNING_SECRETS=secrets)
@@ -62,7 +61,7 @@ def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world
 
 
 def test_a_token_ends_with_the_key_that_made_it(world: World) -> None:
-    token = make_token(world, MINE)
+    token = world.make_token(MINE)
     for api_keys, status_code in (
         # rotation
         (f"reader:{digest('another')}:consume,reader:{digest(CONSUMER_KEY)}:consume", 200),
@@ -77,8 +76,8 @@ def test_a_token_ends_with_the_key_that_made_it(world: World) -> None:
 
 def test_only_true_tokens_are_taken(world: World) -> None:
     random = Random(7)
-    token = make_token(world, MINE)
-    other = make_token(world, OTHER)
+    token = world.make_token(MINE)
+    other = world.make_token(OTHER)
     content, _, tag = token.removeprefix("trt_").partition(".")
     forged = [f"trt_{content}.{other[-43:]}", f"{content}.{tag}", f"trt_.{tag}", "trt_", "trt_."]
     forged += [f"{token}=", token.upper(), f"trt_{content}=.{tag}", f"trt_{content}\ud800.{tag}"]
@@ -98,10 +97,10 @@ def test_only_true_tokens_are_taken(world: World) -> None:
 
 
 def test_a_token_sees_nothing_of_others(world: World, target: Receiver) -> None:
-    token = make_token(world, MINE)
+    token = world.make_token(MINE)
     # another tenant's, and nobody's
     hooks = [Hook(world, target, tenant=tenant) for tenant in (OTHER, None)]
-    events = [post_for(world, tenant) for tenant in (OTHER, MINE, None)]
+    events = [world.post_for(tenant) for tenant in (OTHER, MINE, None)]
     event_ids = [each for event in events for each in (event["event_id"], *event["copies"])]
     assert len(event_ids) == 3 + 4
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
@@ -114,15 +113,15 @@ def test_a_token_sees_nothing_of_others(world: World, target: Receiver) -> None:
         assert world.call("DELETE", hook.path, key=token).status_code == 204
         listed = world.call("GET", f"/events?subscription_id={hook.id}", key=token)
         assert listed.problem == (403, "forbidden")
-    assert len(subscriptions(world, "*")) == 2
+    assert len(world.subscriptions("*")) == 2
     assert world.get("/subscriptions", key=token)["subscriptions"] == []
 
 
 def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Receiver) -> None:
-    token = make_token(world, MINE)
-    made = subscribe(world, target, key=token)
-    assert subscribe(world, target, key=token, tenant=MINE).json == made.json
-    refused = [subscribe(world, target, key=token, tenant=OTHER)]
+    token = world.make_token(MINE)
+    made = world.subscribe(target, key=token)
+    assert world.subscribe(target, key=token, tenant=MINE).json == made.json
+    refused = [world.subscribe(target, key=token, tenant=OTHER)]
     paths = ("/subscriptions?tenant=", f"/events?subscription_id={made.location[-36:]}&tenant=")
     for path in paths:
         refused.append(world.call("GET", path + OTHER, key=token))
@@ -130,18 +129,18 @@ def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Recei
     refused.append(world.call("GET", "/subscriptions?tenant=*", key=token))
 
     assert [answer.problem for answer in refused] == [(403, "forbidden")] * 4
-    [shown] = subscriptions(world, "*")
+    [shown] = world.subscriptions("*")
     assert_has(made.json, **shown)
     assert_has(shown, tenant=MINE, created_by=f"tenant:{MINE}")
     assert world.call("DELETE", made.location, key=token).status_code == 204
-    assert subscriptions(world, "*") == []
+    assert world.subscriptions("*") == []
 
 
 def test_a_token_is_not_told_which_hosts_the_operator_allows(world: World) -> None:
-    token = make_token(world, MINE)
+    token = world.make_token(MINE)
     for url in ("https://forbidden.example/", "http://hooks.zapier.com/", "ftp://x", "https://x y"):
-        answer = subscribe(world, url, key=token)
-        operators = subscribe(world, url)
+        answer = world.subscribe(url, key=token)
+        operators = world.subscribe(url)
 
         assert answer.faults == operators.faults == ["target_url"]
         assert ("hooks.zapier.com" in operators.text) == url.startswith("https:")

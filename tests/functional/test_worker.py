@@ -12,7 +12,6 @@ from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Once, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Answers, Receiver, hang, status, when_all_are_here
-from tests.support.subscribing import listed
 from tests.support.world import START, UNKNOWN, World, assert_has
 
 
@@ -57,7 +56,7 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
         "failed_at": event["attempts"][-1]["at"],
     }
     assert sum(metrics.get("DeliveryFailure", 0) for metrics in output.metrics()) == 1
-    assert listed(world) == [event_id]
+    assert world.listed() == [event_id]
 
 
 def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Receiver) -> None:
@@ -162,7 +161,7 @@ def test_a_message_that_is_little_early_is_sent_on_with_the_rest_of_the_delay(
     waits = ("5", "60")
     receiver.script(*(status(503, headers={"Retry-After": seconds}) for seconds in waits))
     for _ in waits:
-        world.send(json.dumps({"event_id": world.post()["event_id"]}))
+        world.send_message(json.dumps({"event_id": world.post()["event_id"]}))
     world.sleep(0.5)
 
     assert world.run_worker() == 2
@@ -199,7 +198,7 @@ def test_messages_that_cannot_be_read_are_moved_to_the_dlq_unchanged(world: Worl
     bad_ids = ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")
     bodies += [f'{{"event_id": {bad}}}' for bad in bad_ids]
     for body in bodies:
-        world.send(body, EventId="whatever")
+        world.send_message(body, EventId="whatever")
 
     world.empty_inbox()
 
@@ -224,7 +223,7 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
         world.empty_inbox()
         assert world.event(event_id)["status"] == state
         assert receiver.count == pushes
-        world.send(json.dumps({"event_id": event_id, "reason": "permanent"}))
+        world.send_message(json.dumps({"event_id": event_id, "reason": "permanent"}))
         world.empty_inbox()
         assert receiver.count == 3
 
@@ -315,7 +314,7 @@ def test_a_fault_in_one_message_never_costs_another(
 ) -> None:
     for _ in range(4):
         world.queued()
-    world.send("malformed")
+    world.send_message("malformed")
     aws.fail(at=1, fault=fault)
 
     with pytest.raises(BatchError, match="1 of 5"):

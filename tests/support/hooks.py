@@ -1,10 +1,10 @@
 """A webhook of a subscription as tests use it: post to it, answer, change it, and look at it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from chalicelib.infra.times import unix_seconds
 from tests.support.receiver import Answers, Receiver
-from tests.support.subscribing import missed, recover, send, subscribe
 from tests.support.world import Answer, Json, World, assert_has
 
 
@@ -49,7 +49,7 @@ class Hook:
 
     def make(self) -> Answer:
         """Make it, or make it again."""
-        made = subscribe(self.world, self.url, **self.members)
+        made = self.world.subscribe(self.url, **self.members)
         self.id = made.json.get("subscription_id", "")
         self.path = f"/subscriptions/{self.id}"
         return made
@@ -74,13 +74,21 @@ class Hook:
         return self.world.call("PATCH", self.path, changes)
 
     def send(self, event: Json, **key: str) -> Answer:
-        return send(self.world, self.id, event["event_id"], **key)
+        return self.world.send_to(self.id, event["event_id"], **key)
+
+    def send_during(self, once: Callable[..., None], event: Json) -> None:
+        """Send an event to it while the event is sent or recovered; `once` is the fixture."""
+
+        def send_meanwhile() -> None:
+            self.send(event)
+
+        once(self.world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
 
     def recover(self, **members: Any) -> Answer:
-        return recover(self.world, self.id, **members)
+        return self.world.recover(self.id, **members)
 
     def missed(self, **query: Any) -> Answer:
-        return missed(self.world, self.id, **query)
+        return self.world.missed(self.id, **query)
 
     def enable(self) -> Answer:
         return self.call("enable")

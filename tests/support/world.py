@@ -14,25 +14,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 import boto3
-import moto.sqs.models
 import pytest
 from botocore.config import Config
-from moto import mock_aws
-from moto.core import responses
-from moto.core.botocore_stubber import BotocoreStubber
-from moto.core.models import DEFAULT_ACCOUNT_ID
-from moto.core.serialize import ResponseSerializer
-from moto.core.utils import method_names_from_class
-from moto.dynamodb.models import dynamodb_backends
-from moto.sqs.models import sqs_backends
 
+from chalicelib.core.event import Event, NewEvent, Status
 from chalicelib.core.http_push import PushClient
+from chalicelib.core.posting import make_event
+from chalicelib.core.store import compressed
 from chalicelib.deps import Services
 from chalicelib.infra.clients import CONFIG
+from chalicelib.infra.times import rfc3339
 from tests.support import versions
+from tests.support.moto_aws import REGION, Message, MotoQueues, empty_table, moto_aws
+from tests.support.receiver import Receiver
 from tests.support.versions import PRESENT, Version
 from tools import local_aws
 
@@ -44,10 +41,8 @@ EVENT = '{"event_type": "a", "payload": {}}'
 UNKNOWN = "evt_" + "0" * 32
 SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 START = 1_795_000_000.0
-REGION = "us-east-1"
 NAMES = "version account region detail detail-type source time id resources"
 SCHEDULED = dict.fromkeys(NAMES.split(), "")  # what EventBridge sends
-MOTO_GET_VALUE = ResponseSerializer.get_value
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 
 
@@ -56,8 +51,6 @@ def digest(key: str) -> str:
 
 
 Json = dict[str, Any]
-# `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
-Message = Json
 
 
 class Clock:
@@ -103,6 +96,16 @@ class Answer:
     def location(self) -> str:
         """The path of what was made."""
         return f"/{self.headers['location']}"
+
+    @property
+    def new_id(self) -> str:
+        """The id of what was made."""
+        return self.location.rpartition("/")[2]
+
+    @property
+    def event_ids(self) -> list[str]:
+        """The ids of listed or leased events."""
+        return [event["event_id"] for event in self.json["events"]]
 
     @property
     def problem(self) -> tuple[int, str]:
@@ -189,8 +192,132 @@ def close_connections(push: PushClient) -> None:
         manager.clear()
 
 
+class Caller:
+    """Calls of the API by what they do. A subclass makes them."""
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | Json | None = None,
+        *,
+        key: str | None = KEY,
+        **headers: str,
+    ) -> Answer:
+        """Call the API.
+
+        :param headers: Names have `_` in place of `-`.
+        """
+        raise NotImplementedError
+
+    def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def get(self, path: str, **headers: str) -> Any:
+        return self.call("GET", path, **headers).json
+
+    def offer(
+        self, body: bytes | str | Json = EVENT, *, key: str | None = KEY, **headers: str
+    ) -> Answer:
+        """Post a body, which may be refused."""
+        return self.call("POST", "/events", body, key=key, **headers)
+
+    def post(
+        self, payload: object = None, *, event_type: str = "order.created", **headers: str
+    ) -> Any:
+        """Post an event, which must be accepted; return it."""
+        body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
+        answer = self.offer(body, **headers)
+        assert answer.status_code == 202, answer.text
+        return answer.json
+
+    def post_for(self, tenant: str | None) -> Any:
+        """Post an event of a tenant; return it."""
+        body = {"event_type": "order.created", "payload": {"price": "12 €"}, "tenant": tenant}
+        return self.offer(body).json
+
+    def post_later(self, payload: Json | None = None, **members: object) -> Any:
+        """Post an event with these members, and let a second pass; return the event."""
+        body = {"event_type": "order.created", "payload": payload or {}, **members}
+        event = self.offer(body).json
+        self.sleep(1)
+        return event
+
+    def queued(self, **options: str) -> str:
+        """Post an event without a push, so that it waits in the queue; return its id."""
+        return str(self.post(prefer="respond-async", **options)["event_id"])
+
+    def event(self, event_id: str) -> Any:
+        return self.get(f"/events/{event_id}")
+
+    def copies(self, event: Json) -> list[Json]:
+        return [self.event(event_id) for event_id in event["copies"]]
+
+    def states(self, event: Json) -> list[str]:
+        """Return the status of each copy of an event."""
+        return [copy["status"] for copy in self.copies(event)]
+
+    def listed(self, path: str = "/inbox") -> list[str]:
+        """Return the ids of the events of a list."""
+        return self.call("GET", path).event_ids
+
+    def recipients(self, event: Json) -> Any:
+        return self.get(f"/events/{event['event_id']}/recipients")["recipients"]
+
+    def replay(self, event_id: str, *, key: str = KEY) -> Answer:
+        return self.call("POST", f"/events/{event_id}/replay", key=key)
+
+    def acknowledge(self, event_id: str, *, key: str = KEY) -> Answer:
+        return self.call("POST", f"/events/{event_id}/acknowledge", key=key)
+
+    def make_token(self, tenant: str, *, key: str = CONSUMER_KEY, **members: int) -> str:
+        answer = self.call("POST", "/tokens", {"tenant": tenant, **members}, key=key)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json["token"])
+
+    def subscribe(
+        self,
+        target: str | Receiver,
+        *event_types: str,
+        key: str = CONSUMER_KEY,
+        **members: Any,
+    ) -> Answer:
+        url = target.url if isinstance(target, Receiver) else target
+        body = {"target_url": url, "event_types": event_types or None, **members}
+        return self.call("POST", "/subscriptions", body, key=key)
+
+    def subscribe_later(self, target: str | Receiver, *event_types: str, **members: Any) -> str:
+        """Subscribe a target a second later; return the id."""
+        self.sleep(1)
+        return self.subscribe(target, *event_types, **members).new_id
+
+    def subscriptions(self, tenant: str | None = None) -> Any:
+        path = f"/subscriptions?tenant={tenant}" if tenant else "/subscriptions"
+        return self.get(path)["subscriptions"]
+
+    def deliveries(self, subscription_id: str) -> Any:
+        return self.get(f"/subscriptions/{subscription_id}?include=deliveries")["deliveries"]
+
+    def send_to(self, subscription_id: str, event_id: Any, *, key: str = KEY) -> Answer:
+        """Send an event to a subscription."""
+        path = f"/subscriptions/{subscription_id}/send"
+        return self.call("POST", path, {"event_id": event_id}, key=key)
+
+    def recover(self, subscription_id: str, *, key: str = KEY, **members: Any) -> Answer:
+        """Recover what was missed since 1970, or with `since` None what did not arrive."""
+        body = {"since": rfc3339(0), **members}
+        return self.call("POST", f"/subscriptions/{subscription_id}/recover", body, key=key)
+
+    def missed(self, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
+        """List what was missed since 1970, or with `since` None what did not arrive."""
+        if "subject" not in query:
+            query.setdefault("since", rfc3339(0))
+        given = urlencode({name: value for name, value in query.items() if value is not None})
+        return self.call("GET", f"/subscriptions/{subscription_id}/missed?{given}", key=key)
+
+
 @dataclass
-class World:
+class World(Caller):
     """A deployed system: call its API, run its worker and schedules, look into its queues.
 
     `dynamodb` and `sqs` are the system's own clients; `outside` and `outside_dynamodb` are others.
@@ -199,7 +326,7 @@ class World:
 
     clock: Clock
     environ: dict[str, str]
-    queues: "MotoQueues"
+    queues: MotoQueues
     dynamodb: Any
     sqs: Any
     outside_dynamodb: Any
@@ -237,8 +364,7 @@ class World:
         world.
         """
         self.environ = {**self._first_environ}
-        table_name = self.environ["EVENTS_TABLE_NAME"]
-        dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[table_name].items.clear()
+        empty_table(self.environ["EVENTS_TABLE_NAME"])
         for variable in QUEUES:
             self.queues.clear(self.environ[variable])
         self.clock.now = START
@@ -254,37 +380,6 @@ class World:
         **headers: str,
     ) -> Answer:
         return call(self.clock, method, path, body, key=key, version=self.version, **headers)
-
-    def offer(
-        self, body: bytes | str | Json = EVENT, *, key: str | None = KEY, **headers: str
-    ) -> Answer:
-        """Post a body, which may be refused."""
-        return self.call("POST", "/events", body, key=key, **headers)
-
-    def post(
-        self, payload: object = None, *, event_type: str = "order.created", **headers: str
-    ) -> Any:
-        """Post an event, which must be accepted; return it."""
-        body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
-        answer = self.offer(body, **headers)
-        assert answer.status_code == 202, answer.text
-        return answer.json
-
-    def queued(self, **options: str) -> str:
-        """Post an event without a push, so that it waits in the queue; return its id."""
-        return str(self.post(prefer="respond-async", **options)["event_id"])
-
-    def get(self, path: str, **headers: str) -> Any:
-        return self.call("GET", path, **headers).json
-
-    def event(self, event_id: str) -> Any:
-        return self.get(f"/events/{event_id}")
-
-    def replay(self, event_id: str, *, key: str = KEY) -> Answer:
-        return self.call("POST", f"/events/{event_id}/replay", key=key)
-
-    def acknowledge(self, event_id: str, *, key: str = KEY) -> Answer:
-        return self.call("POST", f"/events/{event_id}/acknowledge", key=key)
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
         """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event
@@ -362,7 +457,7 @@ class World:
         does.
         """
         for message in self.dead_letters():
-            self.send(message["body"], **message["attributes"])
+            self.send_message(message["body"], **message["attributes"])
         self.queues.clear(self.environ["INBOX_DLQ_URL"])
 
     def lose_messages(self) -> None:
@@ -391,7 +486,7 @@ class World:
             **({"ExpressionAttributeValues": given} if given else {}),
         )
 
-    def send(self, body: str, **attributes: str) -> None:
+    def send_message(self, body: str, **attributes: str) -> None:
         """Send a message to the inbox queue."""
         typed = {
             name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
@@ -400,69 +495,32 @@ class World:
             QueueUrl=self.environ["INBOX_QUEUE_URL"], MessageBody=body, MessageAttributes=typed
         )
 
+    def store_copy(self, subscription_id: str, number: int, state: Status, **members: Any) -> None:
+        """Store a copy that was made `number` seconds after the start."""
+        copy = Event(
+            event_id=f"cpy_{self.services.new_id()}",
+            created_at=rfc3339(START + number),
+            created_by="acme",
+            status=state,
+            subscription_id=subscription_id,
+            response_bytes=2,
+            claim_id=self.services.new_id(),
+            expires_at=int(START) + 86400,
+            **{"event_type": "a", **members},
+        )
+        self.services.store.put(copy, compressed(copy))
+
+
+def read_lists(services: Services, tenant: str | None = None) -> None:
+    """Let a container read the lists of subscriptions, as it does every ten seconds."""
+    event = make_event(NewEvent("a", "{}", "null", tenant), "acme", services)
+    services.subscriptions.matching(event)
+
 
 @cache
 def _session() -> boto3.Session:
     """Return a session, which keeps the service models that it has read."""
     return boto3.Session("test", "test", region_name=REGION)
-
-
-class MotoQueues:
-    """The queues of moto."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def messages(self, queue_url: str) -> list[Message]:
-        return [self._shown(message) for message in self._queue(queue_url)._messages]
-
-    def _shown(self, message: Any) -> Message:
-        attributes = {
-            name: value["StringValue"] for name, value in message.message_attributes.items()
-        }
-        delay_seconds = max(0.0, message.delayed_until / 1000 - self._clock())
-        return {
-            "id": message.id,
-            "body": message.body,
-            "attributes": attributes,
-            "delay_seconds": delay_seconds,
-        }
-
-    def clear(self, queue_url: str) -> None:
-        queue = self._queue(queue_url)
-        for held in (queue._messages, queue.pending_messages, queue.deleted_messages):
-            held.clear()
-
-    def _queue(self, queue_url: str) -> moto.sqs.models.Queue:
-        return sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[queue_url.rsplit("/", 1)[-1]]
-
-
-def get_value(serializer: ResponseSerializer, value: Any, key: str, shape: Any) -> Any:
-    """Return a member of a response; moto looks for each type of each attribute's value under ten
-    names.
-    """
-    is_typed = shape.parent.name == "AttributeValue"
-    return value.get(key) if is_typed else MOTO_GET_VALUE(serializer, value, key, shape)
-
-
-@contextmanager
-def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
-    """Let moto be AWS until the end of the block."""
-    lock = threading.Lock()
-    process_request = BotocoreStubber.process_request
-
-    def process_one_request(stubber: BotocoreStubber, request: Any) -> Any:
-        """Serialize calls: moto checks a condition and writes in two steps, AWS in one."""
-        with lock:
-            return process_request(stubber, request)
-
-    with pytest.MonkeyPatch.context() as patch, mock_aws():
-        patch.setattr(BotocoreStubber, "process_request", process_one_request)
-        patch.setattr(responses, "method_names_from_class", cache(method_names_from_class))
-        patch.setattr(ResponseSerializer, "get_value", get_value)
-        patch.setattr(moto.sqs.models, "unix_time", clock)
-        patch.setattr(moto.sqs.models, "unix_time_millis", lambda: clock() * 1000)
-        yield MotoQueues(clock)
 
 
 @contextmanager
