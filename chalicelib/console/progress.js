@@ -1,13 +1,15 @@
 // progress.js: a recovery while it goes on: how much of what had not arrived is left.
 const STALLED_MS = 5 * 60e3; // what moves no more for so long can be recovered again
-const MINUTE = 60e3; // the sweep runs once in it
+const MINUTE = 60e3; // the sweep sends more once in it
 const aMinuteFrom = (time) => new Date(time + MINUTE).toISOString();
-// Remember that a recovery of `total` deliveries began. `isAsked`: by Recover, else by a delivery, or
-// a test, after which the sweep sends more each minute. `tell` says it until something arrives.
-function beginRecovery(id, { total, isAsked = false, isCatchUp = false, tell: sentenceOf }) {
-  const now = Date.now();
-  const begun = { total, left: total, isAsked, isCatchUp, movedAt: now, tell: sentenceOf };
-  page.recoveries.set(id, begun);
+// Remember that a recovery of `total` deliveries to a webhook began:
+// isAsked: somebody pressed Recover; if some of them follow after a minute, it is over at `laterBy`.
+// isCatchUp: the webhook works again, and the sweep sends more each minute.
+// sentence: returns what is said of it until something has arrived.
+function beginRecovery(id, { total, isAsked, laterBy, isCatchUp, sentence: sentenceOf }) {
+  const movedAt = Date.now(); // when something had arrived last
+  const given = { total, isAsked, laterBy, isCatchUp, sentence: sentenceOf };
+  page.recoveries.set(id, { ...given, left: total, movedAt });
 }
 // Return whether something has not arrived at a webhook, or it is not shown.
 const isMissingNow = (id) =>
@@ -39,9 +41,11 @@ function recoveryOf(one) {
 function tellRecovery(one) {
   const known = recoveryOf(one);
   if (!known) return "";
-  const { left, total, isCatchUp } = known;
-  if (left === total) return known.tell?.() ?? "";
-  const next = isCatchUp ? `; the next follow by ${aMinuteFrom(Date.now())}` : "";
+  const { left, total, isCatchUp, laterBy } = known;
+  if (left === total) return known.sentence?.() ?? "";
+  const isLater = laterBy && Date.now() < Date.parse(laterBy);
+  const nextBy = isCatchUp ? aMinuteFrom(Date.now()) : isLater && laterBy;
+  const next = nextBy ? `; the next follow by ${nextBy}` : "";
   const verb = left === 1 ? "is" : "are";
   return `${left.toLocaleString("en")} of ${total.toLocaleString("en")} ${verb} left${next}.`;
 }

@@ -7,12 +7,12 @@ function fillRecover({ recover: button, queued }, one) {
   const { deliveries: some } = one;
   const suspended = isSuspended(one) && "Nothing can be recovered while its tenant is suspended.";
   const told = suspended || tellRecovery(one);
-  const hadFocus = document.activeElement === queued;
+  const hadFocus = [button, queued].includes(document.activeElement);
   setSentence(queued, told);
   const isOffered = isMissing(one) && !suspended && !recoveryOf(one)?.isAsked;
   setText(button, isOffered ? `${verbOf(one)} ${tellSet(one)}` : "");
   set(button, { ariaDescription: nameOf(one) });
-  if (hadFocus && !told) focusNear(button);
+  if (hadFocus) focusNear(button); // it has taken the place of the other, or both have gone
   button.onclick = () => recover(one, {}, some.failed + some.waiting);
 }
 function tellSet(one) {
@@ -58,7 +58,9 @@ const recover = (one, given, total) =>
     const later = sum.left ? `, ${sum.left.toLocaleString("en")} more in a minute, by ${soon}` : "";
     const told = `${number(done(), "event")} queued`;
     const tellSum = () => `At ${now}: ${told}${isSoon() ? later : ""}.`;
-    if (!end && done() + sum.left) beginRecovery(id, { total, isAsked: true, tell: tellSum });
+    const laterBy = sum.left ? soon : null;
+    const begun = { total, isAsked: true, laterBy, sentence: tellSum };
+    if (!end && done() + sum.left) beginRecovery(id, begun);
     const failed = { event_id: "cpy_", subscription_id: id, status: "failed" };
     const letters = done() && deliveries.failed ? tellLetters([failed]) : "";
     const text = `${told} for ${nameOf(one)}${later}${end}${letters}`;

@@ -21,7 +21,7 @@ function tellCatchUp(id, { outcome, catches_up: isCatchUp }) {
   const count = `${amountOf(waiting, one.deliveries)} ${waiting === 1 ? "waits" : "wait"}`;
   if (isCatchUp) {
     const text = `${count}, and ${waiting === 1 ? "follows" : "follow"} within minutes.`;
-    beginRecovery(id, { total: waiting, isCatchUp, tell: () => text });
+    beginRecovery(id, { total: waiting, isCatchUp, sentence: () => text });
     return { text, isSo };
   }
   if (isOff(one)) return { text: `${count}: press Enable, then Recover.`, isSo };

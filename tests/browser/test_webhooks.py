@@ -222,7 +222,8 @@ def test_recover_ends_with_what_was_there_and_its_card_says_what_was_queued(
     expect(queued).to_be_visible()
     expect(queued).to_be_focused()
     counted["waiting"] = 20
-    expect(queued).to_have_text("20 of 2,114 are left.")
+    told = r"^20 of 2,114 are left; the next follow by \d\d:\d\d.$"
+    expect(queued).to_have_text(re.compile(told))
     page.evaluate("Date.now = () => new Date().getTime() + 3e5")
     console.text("#job").to_be_hidden()  # the minute has passed
     expect(console.button("Recover 20 waiting")).to_be_visible()
@@ -301,9 +302,14 @@ def test_what_a_paused_webhook_keeps_is_no_failure_and_is_counted_apart(
     expect(console.button("Enable and recover 1 kept of ")).to_be_visible()
     expect(card).not_to_contain_text(re.compile("failed|disabled"))
     console.check_looks("kept", axe)
-    receiver.default = status(503, headers={"Retry-After": "60"})
+
+    def be_busy(exchange: Exchange) -> None:
+        is_copy = exchange.request.headers["webhook-id"].startswith("cpy_")
+        status(503 if is_copy else 200, headers={"Retry-After": "60"})(exchange)
+
+    receiver.default = be_busy
     waiting = console.post("kept.back", tenant="acme")
-    while len(console.pending("&tenant=acme")) > 2:  # the event itself, and the copy for CRM
+    while len(console.pending("&tenant=acme")) > 1:  # the copy for CRM
         page.wait_for_timeout(100)
     console.go("/?event_type=kept.*")
     expect(console.row(waiting)).to_contain_text(
