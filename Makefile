@@ -24,7 +24,7 @@ TAKES_run := PORT
 TAKES_api-key := NAME SCOPES
 TAKES_signing-secret :=
 TAKES_package := STAGE
-TAKES_resources := STAGE REMOVE_KEY GO
+TAKES_resources := STAGE REMOVE_KEY NEW_SECRET GO
 TAKES_deploy := STAGE REMOVE_KEY GO RUNTIME
 TAKES_destroy := STAGE CONFIRM
 TAKES_export-subscriptions := STAGE
@@ -115,7 +115,7 @@ endef
 
 package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
 	$(say-python)
-	@exec $(PY) -m tools.package "$${STAGE:-dev}"
+	@exec $(PY) -m tools.package "$${STAGE-dev}"
 
 ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six, deployed again or destroyed by turns)
 	@exec $(PY) -m measure.ways
@@ -138,7 +138,7 @@ bench: $(SET_UP_DEV) ## measure the performance goals
 # Chalice shows a traceback before it says what is wrong.
 define deploy-functions
 @$(PY) -m tools.bytecode
-@{ said=$$(AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}" 2>&1 >&3); } 3>&1 \
+@{ said=$$(AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE-dev}" 2>&1 >&3); } 3>&1 \
   || { echo "$${said##*following error:}"; \
   denied=$$(echo "$$said" | tr '\n' ' ' | sed -n 's/.*to perform: *\([a-z0-9-]*:[A-Za-z]*\).*/\1/p'); \
   case "$$said" in \
@@ -147,17 +147,17 @@ define deploy-functions
   esac; echo 'Then make deploy again, which completes it.'; exit 1; } >&2
 endef
 
-resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev REMOVE_KEY=acme; GO=1 changes settings that it has)
-	@exec $(PY) -m tools.resources "$${STAGE:-dev}" $(GO_FLAG)
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev; REMOVE_KEY=acme takes a key out; GO=1 changes settings that it has; NEW_SECRET=1 makes a deleted secret again)
+	@exec $(PY) -m tools.resources "$${STAGE-dev}" $(GO_FLAG)
 
-deploy: $(SET_UP) ## make resources, then deploy the functions and the API (STAGE=dev REMOVE_KEY=acme; GO=1, also for settings of the functions; RUNTIME=python3.13 changes their Python)
-	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
+deploy: $(SET_UP) ## make resources, then deploy the functions and the API (STAGE=dev; REMOVE_KEY=acme; GO=1, also for settings of the functions; RUNTIME=python3.13 changes their Python)
+	@$(PY) -m tools.resources "$${STAGE-dev}" deploy $(GO_FLAG)
 	$(say-python)
 	$(deploy-functions)
-	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
+	@exec $(PY) -m tools.gateway "$${STAGE-dev}"
 
 export-subscriptions: $(SET_UP) ## print a JSON line for each subscription, with target URL and secret (STAGE=dev)
-	@exec $(PY) -m tools.resources "$${STAGE:-dev}" export
+	@exec $(PY) -m tools.resources "$${STAGE-dev}" export
 
 smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY, STAGE=); TARGET_URL= is a receiver, and shows that the worker pushes
 	@exec $(PY) -m tools.smoke
@@ -214,6 +214,7 @@ token: $(SET_UP) ## make a token for a tenant, and the link to its page (TENANT=
 
 # $(call set-up,what,commands): change .venv, which one make does at a time. What the commands say is shown if they fail.
 define set-up
+@test ! -L .venv || { echo '.venv is a symbolic link: set-up would empty the folder that it names; rm .venv' >&2; exit 1; }
 @mkdir .venv.lock 2> /dev/null \
   || { echo 'another make is setting up .venv: wait until it is done (rmdir .venv.lock if it was killed)' >&2; exit 1; }; \
 trap 'rmdir .venv.lock' EXIT; trap 'echo "stopped; make begins again next time" >&2; exit 130' INT TERM; \

@@ -1,17 +1,14 @@
-"""What the environment and this checkout would change of a stage's settings, without secrets."""
+"""What the environment would change of a stage's settings, without secrets."""
 
 import re
+from dataclasses import dataclass
 
 import boto3
 import click
-import jmespath
-from chalice.config import Config
-from chalice.constants import DEFAULT_LAMBDA_MEMORY_SIZE, DEFAULT_LAMBDA_TIMEOUT
+from botocore.exceptions import ClientError
 
-from chalicelib.infra.clients import read_secret
 from chalicelib.infra.parsing import Json
-from chalicelib.settings import BY_VARIABLE, CATALOGUE, COPIES_ONLY, PULL_ONLY
-from tools.stage import find_functions, load_config
+from chalicelib.settings import BY_VARIABLE, COPIES_ONLY, PULL_ONLY
 
 
 class UnconfirmedError(click.ClickException):
@@ -37,22 +34,7 @@ OF_EVENT_SOURCES = {
     "WORKER_MAX_CONCURRENCY": ("worker", "ScalingConfig.MaximumConcurrency"),
     "SLOW_MAX_CONCURRENCY": ("slow_worker", "ScalingConfig.MaximumConcurrency"),
 }
-# What an operator sets of a function, as Lambda describes it, by name. RES_OPTIONS comes with a
-# version; of descriptions only that counts which `make deploy` wrote: it names the catalogue.
-OF_FUNCTION = """
-merge(
-    Environment.Variables || `{}`,
-    {
-        subnet_ids: join(' ', sort(VpcConfig.SubnetIds || `[]`)),
-        security_group_ids: join(' ', sort(VpcConfig.SecurityGroupIds || `[]`)),
-        lambda_memory_size: to_string(MemorySize || ''),
-        lambda_timeout: to_string(Timeout || ''),
-        reserved_concurrency: to_string(ReservedConcurrentExecutions || ''),
-        "event_types.json": Description == 'event_types.json' && Description || '',
-        RES_OPTIONS: ''
-    }
-)"""
-# What can be shown of that: a variable that is no setting may be secret.
+# Names whose values can be shown: a variable that is no setting may be secret.
 SHOWN = {
     "SETTINGS_SECRET",
     "subnet_ids",
@@ -62,35 +44,81 @@ SHOWN = {
     "reserved_concurrency",
 }
 SHOWN |= {name for name, row in BY_VARIABLE.items() if row.repr}
+TAG = "tag "  # what the name of a function's tag begins with, beside those of settings
 NOT_SET = "(not set)"
+UNKNOWN_KEY = """\
+nothing was changed: no API key is '{key}'; there are: {known}
+If it was taken out before, type the same command without REMOVE_KEY."""
 
 
-def merge_keys(given: str, in_use: str, removed: str) -> str:
-    """Return the entries of API_KEYS that a stage is to have: a name has the entries that are
-    given, names that are not given keep theirs, and what is removed goes, also from what is given.
+@dataclass(frozen=True)
+class KeyRemoval:
+    """What REMOVE_KEY does to the entries of API_KEYS."""
 
-    :param removed: Names, or names with the beginning of a digest, separated by commas.
+    # The entries in use that stay.
+    left: list[str]
+    # The entries that it names, also those that the latest change had taken out.
+    taken_out: list[str]
+
+
+def remove_keys(removed: str, in_use: str, previous: str) -> KeyRemoval:
+    """Take entries out of API_KEYS; raise UnconfirmedError with the names in use if one of
+    `removed` is not in use, and was not taken out by the latest change either, as by the same
+    command that was interrupted.
+
+    :param removed: Names, or names with the beginning of a digest, separated by commas; empty:
+        nothing is taken out.
+    :param previous: The entries that the latest change replaced.
     """
-    live = split_names(in_use)
-    entries = live
-    known = ", ".join(re.findall(r"[^\s,][^,:]*:\w{8}", in_use))
+    left = split_names(in_use)
+    taken_out: list[str] = []
     for key in re.split(" *, *", removed.strip(", ")) if removed else ():
         beginning = key if ":" in key else f"{key}:"
-        left = [entry for entry in entries if not entry.startswith(beginning)]
-        if left == entries:
-            raise UnconfirmedError(
-                f"nothing was changed: no API key is '{key}'; there are: {known}"
-            )
-        entries = left
-    # API_KEYS may still be exported with a key that has leaked.
-    removed_keys = [_key_of(entry) for entry in live if entry not in entries]
+        named = [entry for entry in left if entry.startswith(beginning)]
+        if not named:
+            named = [entry for entry in split_names(previous) if entry.startswith(beginning)]
+            if not named:
+                raise UnconfirmedError(UNKNOWN_KEY.format(key=key, known=name_keys(in_use)))
+            print(f"{key} was taken out before")
+        left = [entry for entry in left if entry not in named]
+        taken_out += named
+    return KeyRemoval(left, taken_out)
+
+
+def add_keys(given: str, removal: KeyRemoval) -> str:
+    """Return API_KEYS with the entries that are given and those that stay. A name that is given has
+    these entries alone; names that are not given keep theirs, which is printed.
+
+    What is taken out goes also from what is given: API_KEYS may still be exported with a key that
+    has leaked.
+    """
+    removed_keys = [_key_of(entry) for entry in removal.taken_out]
     given_entries = [entry for entry in split_names(given) if _key_of(entry) not in removed_keys]
     names = set(map(_name_of, given_entries))
-    entries = [entry for entry in entries if _name_of(entry) not in names] + given_entries
-    kept = ",".join(sorted(set(map(_name_of, entries)) - names))
+    kept_entries = [entry for entry in removal.left if _name_of(entry) not in names]
+    kept = ",".join(sorted(set(map(_name_of, kept_entries))))
     if names and kept:
         print(f"not in API_KEYS, and kept: {kept} (to take them out: REMOVE_KEY='{kept}')")
-    return in_use if set(entries) == set(live) else ",".join(entries)
+    return ",".join(kept_entries + given_entries)
+
+
+def have_same_entries(one: str, other: str) -> bool:
+    """Return whether two values of API_KEYS have the same entries, in whatever order."""
+    return {*split_names(one)} == {*split_names(other)}
+
+
+def find_undone_keys(before: str, after: str, in_use: str) -> set[str]:
+    """Return the entries of API_KEYS that a change added or took out without effect on the ones in
+    use.
+    """
+    entries_after = {*split_names(after)}
+    changed = {*split_names(before)} ^ entries_after
+    return changed & ({*split_names(in_use)} ^ entries_after)
+
+
+def name_keys(keys: str) -> str:
+    """Return the names of entries of API_KEYS, each with the beginning of its digest."""
+    return ", ".join(re.findall(r"[^\s,][^,:]*:\w{8}", keys))
 
 
 def split_names(names: str) -> list[str]:
@@ -122,49 +150,37 @@ def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
     ]
 
 
-def tell_function_changes(stage: str) -> bool:
-    """Print a line for each setting of a function that .chalice/config.json of this checkout would
-    change, and for a catalogue that would go; return whether there is one.
+def read_settings(stage: str, version: str = "AWSCURRENT") -> dict[str, str]:
+    """Return the settings in the stage's secret, by variable; raise what boto3 raises.
 
-    Functions differ in what they have of their own, and after an interrupted deployment.
+    :param version: AWSPREVIOUS for the settings that the latest change replaced.
     """
-    from_disk = load_config(stage)
-    read_concurrency = boto3.client("lambda").get_function_concurrency
-    changes: dict[str, None] = {}  # a line that several functions have stands once
-    for name, function in find_functions(stage).items():
-        live = jmespath.search(OF_FUNCTION, function | read_concurrency(FunctionName=name))
-        suffix = name.removeprefix(f"triggers-api-{stage}")
-        config = Config(stage, suffix[1:] or "api_handler", config_from_disk=from_disk)
-        described = {
-            "Environment": {"Variables": config.environment_variables},
-            "VpcConfig": {
-                "SubnetIds": config.subnet_ids,
-                "SecurityGroupIds": config.security_group_ids,
-            },
-            "MemorySize": config.lambda_memory_size or DEFAULT_LAMBDA_MEMORY_SIZE,
-            "Timeout": config.lambda_timeout or DEFAULT_LAMBDA_TIMEOUT,
-            "ReservedConcurrentExecutions": config.reserved_concurrency,
-            # one that is new takes nothing away
-            "Description": CATALOGUE.exists() and live[CATALOGUE.name],
-        }
-        own = jmespath.search(OF_FUNCTION, described)
-        names = dict.fromkeys(live | own, "")
-        changes |= dict.fromkeys(find_changes(names | own, names | live))
-    if changes:
-        told = "\n  ".join(changes)
-        print(f"the functions of {stage} have other settings than this checkout\n  {told}")
-    return bool(changes)
+    client = boto3.client("secretsmanager")
+    name = f"triggers-api-{stage}-settings"
+    text = client.get_secret_value(SecretId=name, VersionStage=version)["SecretString"]
+    return dict(re.findall(r"^ *([A-Z_]+) *= *(.*?) *$", text, re.MULTILINE))
 
 
-def read_values(stage: str, stack: Json) -> dict[str, str]:
+def read_previous_keys(stage: str) -> str:
+    """Return API_KEYS as they were before the latest change of the settings, or nothing if they
+    were never changed.
+    """
+    try:
+        return read_settings(stage, "AWSPREVIOUS").get("API_KEYS", "")
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ResourceNotFoundException":
+            raise
+    return ""
+
+
+def read_values(stage: str, stack: Json, secret: dict[str, str]) -> dict[str, str]:
     """Return the settings of a stage, by variable. CloudFormation does not show those that are
     secret: they are in the secret and in the topic.
     """
     values = dict.fromkeys(PARAMETERS.values(), "")
     for parameter in stack["Parameters"]:
         values[PARAMETERS.get(parameter["ParameterKey"], "")] = parameter["ParameterValue"]
-    text = read_secret(f"triggers-api-{stage}-settings")
-    values |= re.findall(r"^ *([A-Z_]+) *= *(.*?) *$", text, re.MULTILINE)
+    values |= secret
     topics = boto3.client("sns").get_paginator("list_subscriptions_by_topic")
     subscribed = topics.paginate(TopicArn=outputs_of(stack)["DLQAlarmTopicArn"])
     endpoints = subscribed.search("Subscriptions[?Protocol=='https'].Endpoint")
@@ -195,7 +211,7 @@ def _difference(name: str, new: str, old: str) -> str:
         names = [f"+ {told(entry)}" for entry in new_entries - old_entries]
         names += [f"\N{MINUS SIGN} {told(entry)}" for entry in old_entries - new_entries]
         return ", ".join(sorted(names))
-    if name in SHOWN:
+    if name in SHOWN or name.startswith(TAG):
         return f"{old or NOT_SET} \N{RIGHTWARDS ARROW} {new or NOT_SET}"
     if not new:
         return "removed"

@@ -6,6 +6,8 @@ an unknown path for one that wants an AWS signature. The problem documents below
 """
 
 import json
+import re
+from collections.abc import Iterable
 
 import boto3
 import click
@@ -13,10 +15,9 @@ from botocore.config import Config
 
 from chalicelib.infra.errors import AWS_ERRORS
 from chalicelib.infra.parsing import Json
-from chalicelib.settings import CATALOGUE
-from tools.stage import await_functions, find_apis, find_functions, tags_of
+from tools.function_changes import DESCRIPTION, describe_catalogue
+from tools.stage import api_stage_name, await_functions, find_apis, find_functions, tags_of
 
-API_STAGE = "api"  # Chalice's default
 # Without START, END and REPORT of each invocation.
 LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
 # EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at
@@ -103,6 +104,22 @@ RESPONSES = {
 }
 
 
+DISABLED = """\
+the SQS trigger of {name} is disabled: what is in its queue waits. To enable it:
+  aws lambda update-event-source-mapping --enabled --uuid {uuid}"""
+
+
+def warn_of_disabled_triggers(functions: Iterable[str]) -> None:
+    """Print a line for each SQS trigger of these functions that an emergency stop left disabled,
+    with the command that enables it.
+    """
+    pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
+    for trigger in pages.search("EventSourceMappings[?starts_with(State, 'Disabl')]"):
+        name = trigger["FunctionArn"].rpartition(":")[2]
+        if name in functions:
+            print(DISABLED.format(name=name, uuid=trigger["UUID"]))
+
+
 @click.command()
 @click.argument("stage")
 def main(stage: str) -> None:
@@ -114,18 +131,20 @@ def main(stage: str) -> None:
         for method, limits in LIMITS.items()
         for name, value in zip(("rateLimit", "burstLimit"), limits, strict=True)
     ]
-    # for the next deployment, which may come from a checkout that has none
-    catalogue = CATALOGUE.name if CATALOGUE.exists() else ""
+    api_stage = api_stage_name(stage)
     try:
         await_functions(stage)
         functions = boto3.client("lambda")
         gateway = boto3.client("apigateway", config=RETRIES)
-        for name, function in find_functions(stage).items():
+        deployed = find_functions(stage)
+        for name, function in deployed.items():
             functions.put_function_recursion_config(FunctionName=name, RecursiveLoop="Allow")
             functions.put_function_event_invoke_config(FunctionName=name, **ONCE)
-            by_hand = function["Description"].replace(CATALOGUE.name, "")  # which stays
+            description = function["Description"]
+            if re.fullmatch(DESCRIPTION, description):  # none by hand, which would stay
+                description = describe_catalogue()
             functions.update_function_configuration(
-                FunctionName=name, LoggingConfig=LOGGING, Description=by_hand or catalogue
+                FunctionName=name, LoggingConfig=LOGGING, Description=description
             )
         region = gateway.meta.region_name
         api_ids = find_apis(stage)
@@ -139,17 +158,18 @@ def main(stage: str) -> None:
             flush=True,
         )
         for api_id in api_ids:
-            gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
+            gateway.update_stage(restApiId=api_id, stageName=api_stage, patchOperations=patches)
             for response_type, response in RESPONSES.items():
                 gateway.put_gateway_response(
                     restApiId=api_id, responseType=response_type, **response
                 )
-            gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
+            gateway.create_deployment(restApiId=api_id, stageName=api_stage)
             arn = f"arn:{gateway.meta.partition}:apigateway:{region}::/restapis/{api_id}"
-            for tagged in (arn, f"{arn}/stages/{API_STAGE}"):
+            for tagged in (arn, f"{arn}/stages/{api_stage}"):
                 gateway.tag_resource(resourceArn=tagged, tags=tags_of(stage))
             host = f"{api_id}.execute-api.{region}.amazonaws.com"
-            print(f"export TRIGGERS_URL=https://{host}/{API_STAGE}")
+            print(f"export TRIGGERS_URL=https://{host}/{api_stage}")
+        warn_of_disabled_triggers(deployed)
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None
 

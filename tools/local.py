@@ -4,7 +4,6 @@ Environment variables are checked first, then used; what they do not name is cre
 """
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -41,7 +40,7 @@ from chalicelib.subscriptions.catch_up import catch_up
 from tools import api_key, gateway, local_aws
 from tools.api import printable
 from tools.receiver import HOST, Receiver
-from tools.stage import ROOT, STAND_INS
+from tools.stage import ROOT, STAND_INS, load_config
 
 # What is pasted, by ZAPIER_WEBHOOK_URL; without a webhook it is what needs no receiver.
 TOUR = ROOT / "tools" / "paste.sh"
@@ -58,6 +57,8 @@ VARIABLES = (
     "SETTINGS_SECRET",
     *SETTINGS,
 )
+# Variables that name resources on AWS, where only a deployed stage has them.
+OF_DEPLOYED_STAGE = ("SETTINGS_SECRET", "EVENTS_TABLE_NAME", *local_aws.SETTINGS.values())
 # of a log record
 TOLD = ("outcome", "attempt", "status_code", "error", "reason", "retry_in_seconds")
 SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
@@ -144,14 +145,14 @@ def start() -> None:
 
 
 def _read_config() -> Config:
-    """Return Chalice's configuration of the stage; its optional settings count unless the
-    environment has others.
+    """Return Chalice's configuration of the stage; its settings count unless the environment has
+    others, but for the names of a deployed stage's resources, such as those of a restored table.
     """
-    from_disk = json.loads((ROOT / ".chalice/config.json").read_text())
-    config = Config(given("STAGE") or "dev", config_from_disk=from_disk)
+    stage = given("STAGE") or "dev"
+    config = Config(stage, config_from_disk=load_config(stage))
     for name, value in config.environment_variables.items():
-        if name != "SETTINGS_SECRET":  # names what only a deployed stage has
-            _provide(name, value)
+        if name not in OF_DEPLOYED_STAGE:
+            _provide(name, str(value))
     return config
 
 

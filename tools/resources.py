@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import boto3
@@ -22,13 +23,19 @@ from tools.changes import (
     OF_EVENT_SOURCES,
     PARAMETERS,
     UnconfirmedError,
+    add_keys,
     find_changes,
-    merge_keys,
+    find_undone_keys,
+    have_same_entries,
+    name_keys,
     outputs_of,
+    read_previous_keys,
+    read_settings,
     read_values,
-    tell_function_changes,
+    remove_keys,
 )
 from tools.export import export_subscriptions
+from tools.function_changes import print_function_changes
 from tools.stage import (
     STAND_INS,
     check_account,
@@ -57,12 +64,26 @@ FIRST_TIME = """\
   QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours
   DASHBOARD                optional: none leaves the dashboard out, $3 a month beyond three"""
 UNCONFIRMED = """\
-nothing was changed. The environment has other settings than {changes}
+{unchanged}. The environment has other settings than {changes}
 Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command."""
 OF_CHECKOUT = """\
-nothing was changed. Keep the values on the left: get what a colleague has committed of .chalice
+{unchanged}. Keep the values on the left: get what a colleague has committed of .chalice
 (git pull), or write them into .chalice/config.json. Or apply those on the right: GO=1 behind the
 same command."""
+NOTHING = "nothing was changed"
+ONLY_KEY = "no function was deployed; only REMOVE_KEY was applied"
+NO_SETTINGS = """\
+nothing was changed. The settings cannot be read: the secret triggers-api-{stage}-settings was
+deleted ({reason}).
+Until 30 days after its deletion, or as many as were chosen then, restore it:
+  aws secretsmanager restore-secret --secret-id triggers-api-{stage}-settings
+After that, make it again. CloudFormation has the values that `make resources` set last:
+  make resources STAGE={stage} NEW_SECRET=1"""
+KEYS_DIFFER = """\
+somebody else changed API_KEYS at the same time, and one change undid the other.
+  in use: {in_use}
+  added or taken out in vain: {undone}
+Type the change again that is not in effect."""
 NEWER = """\
 {stage} was deployed by version {newer}, and this checkout has {own}, which would remove what that
 version made. Update the checkout. To go back to older code (docs/operations.md, A bad deploy must
@@ -130,56 +151,185 @@ def update_stage(
     :param is_deploying: Whether `chalice deploy` comes next, with what it changes of functions.
     :param is_confirmed: Whether settings that differ from those of the stage are applied.
     """
-    given = _given(stage)
     if stack and stack["StackStatus"].endswith("_IN_PROGRESS"):  # by a run that was stopped
         print(f"waiting for stack {stack_name(stage)}: {stack['StackStatus']}", flush=True)
         stack = _wait(stack["StackId"], USABLE, cloudformation)
-    parameters = stack["Parameters"] if stack else ()
-    known = {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
-    removed = os.environ.get("REMOVE_KEY", "")
-    values = read_values(stage, stack) if stack and (given or removed) else {}
-    has_changes = is_deploying and tell_function_changes(stage)
-    if removed or "API_KEYS" in given:
-        given["API_KEYS"] = merge_keys(
-            given.get("API_KEYS", ""), values.get("API_KEYS", ""), removed
-        )
-    missing = [variable for variable in REQUIRED if variable not in given.keys() | known]
-    if missing:
-        raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
-    changes = find_changes(given, values)
-    told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
-    refusals = [UNCONFIRMED.format(changes=told)] if changes else []
-    if has_changes:
-        refusals.append(OF_CHECKOUT)
-    if refusals and not is_confirmed:
-        raise UnconfirmedError("\n".join(refusals))
+    secret = _read_or_make_secret(stage, stack, cloudformation) if stack else {}
+    plan = plan_update(stage, stack, secret, is_deploying=is_deploying, is_confirmed=is_confirmed)
     template = read_template(stage)
-    table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
-    change_set = _create_change_set(stage, template, given, known, cloudformation)
-    if change_set is None:
-        print(f"stack {stack_name(stage)}: no changes")
-    else:
-        print(told)
-        pages = cloudformation.get_paginator("describe_change_set").paginate(**change_set)
-        actions = {}
-        for change in pages.search("Changes[].ResourceChange"):
-            name = change["LogicalResourceId"]
-            actions[name] = change["Action"]
-            print(f"  {actions[name]:<7} {name}  {change['ResourceType']}")
-        if actions.get("EventsTable") == "Modify":  # DynamoDB changes one index at a time
-            await_indexes(table_name)
-        cloudformation.execute_change_set(**change_set)
-        print("waiting for CloudFormation, which goes on if this is stopped", flush=True)
-        stack = _wait(change_set["StackName"], COMPLETE, cloudformation)
-        if "EventsTable" in actions:
-            await_indexes(table_name)
-        print("done")
+    stack = apply_template(
+        stage, template, stack, cloudformation, applied=plan.applied, changes=plan.changes
+    )
     cloudformation.update_termination_protection(
         StackName=stack_name(stage), EnableTerminationProtection=True
     )
     restore_record(stage)
-    check_alarms(outputs_of(stack or {})["DLQAlarmTopicArn"])
+    check_alarms(outputs_of(stack)["DLQAlarmTopicArn"])
+    if "API_KEYS" in plan.applied:
+        check_keys(stage, plan.applied["API_KEYS"], plan.keys_before)
+    if plan.refusal:
+        raise UnconfirmedError(plan.refusal)
     check_indexes(stage, waits=is_deploying)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an update changes of a stage's settings."""
+
+    # The values to apply, by variable; others stay.
+    applied: dict[str, str]
+    # A line for each of them that differs from the stage's.
+    changes: list[str]
+    # API_KEYS as they are before the update.
+    keys_before: str
+    # Why no function may be deployed after the update; empty: functions may be deployed.
+    refusal: str
+
+
+def plan_update(
+    stage: str,
+    stack: Json | None,
+    secret: dict[str, str],
+    *,
+    is_deploying: bool,
+    is_confirmed: bool,
+) -> Plan:
+    """Compare the environment and, when deploying, this checkout with the stage; raise
+    UnconfirmedError if they differ and that is not confirmed, SettingsError if a value is unusable,
+    and ClickException if one is missing.
+
+    A key that REMOVE_KEY names is taken out without confirmation, and then nothing else changes.
+
+    :param secret: What the stage's secret has, by variable.
+    """
+    given = _given(stage)
+    removed = os.environ.get("REMOVE_KEY", "")
+    is_only_key_removed = bool(removed) and not is_confirmed
+    if not is_only_key_removed:
+        deps.load_checked({**STAND_INS, **read_config(stage), **given})
+    values = read_values(stage, stack, secret) if stack and (given or removed) else {}
+    has_function_changes = is_deploying and print_function_changes(stage)
+    keys_before = values.get("API_KEYS", "")
+    removal = remove_keys(removed, keys_before, read_previous_keys(stage) if removed else "")
+    if removed or "API_KEYS" in given:
+        keys = add_keys(given.get("API_KEYS", ""), removal)
+        given["API_KEYS"] = keys_before if have_same_entries(keys, keys_before) else keys
+    missing = [name for name in REQUIRED if name not in given.keys() | _parameters_of(stack)]
+    if missing:
+        raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
+    if is_only_key_removed:
+        applied = {"API_KEYS": ",".join(removal.left)}
+        for change in find_changes(given, values | applied):
+            print(f"left as it is: {change}")
+        # `chalice deploy` reads these from the environment, and cannot leave them as they are.
+        read_by_chalice = {name: given[name] for name in OF_EVENT_SOURCES if name in given}
+        changes = find_changes(read_by_chalice, values) if is_deploying else []
+        refusal = _refuse(stage, changes, has_function_changes, ONLY_KEY)
+        return Plan(applied, find_changes(applied, values), keys_before, refusal)
+    changes = find_changes(given, values)
+    refusal = _refuse(stage, changes, has_function_changes, NOTHING)
+    if refusal and not is_confirmed:
+        raise UnconfirmedError(refusal)
+    return Plan(given, changes, keys_before, "")
+
+
+def _refuse(stage: str, changes: list[str], has_function_changes: bool, unchanged: str) -> str:
+    """Return why a run ends without confirmation, empty if nothing differs.
+
+    :param changes: A line for each setting of the environment that differs from the stage's.
+    :param unchanged: What the run has not changed.
+    """
+    refusals = []
+    if changes:
+        told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
+        refusals.append(UNCONFIRMED.format(unchanged=unchanged, changes=told))
+    if has_function_changes:
+        refusals.append(OF_CHECKOUT.format(unchanged=unchanged))
+    return "\n".join(refusals)
+
+
+def apply_template(
+    stage: str,
+    template: Json,
+    stack: Json | None,
+    cloudformation: Any,
+    *,
+    applied: dict[str, str],
+    changes: list[str],
+) -> Json:
+    """Create or update the stack with one change set, and print what it changes; return the stack
+    as it is then. Raise ClickException with CloudFormation's reason.
+
+    :param applied: The values of parameters, by variable. Others stay as they are.
+    :param changes: A line for each value that differs.
+    """
+    known = _parameters_of(stack)
+    change_set = _create_change_set(stage, template, applied, known, cloudformation)
+    if change_set is None:
+        print(f"stack {stack_name(stage)}: no changes")
+        return stack or {}
+    print("\n  ".join([f"stack {stack_name(stage)}", *changes]))
+    pages = cloudformation.get_paginator("describe_change_set").paginate(**change_set)
+    actions = {}
+    for change in pages.search("Changes[].ResourceChange"):
+        name = change["LogicalResourceId"]
+        actions[name] = change["Action"]
+        print(f"  {actions[name]:<7} {name}  {change['ResourceType']}")
+    table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
+    if actions.get("EventsTable") == "Modify":  # DynamoDB changes one index at a time
+        await_indexes(table_name)
+    cloudformation.execute_change_set(**change_set)
+    print("waiting for CloudFormation, which goes on if this is stopped", flush=True)
+    updated = _wait(change_set["StackName"], COMPLETE, cloudformation)
+    if "EventsTable" in actions:
+        await_indexes(table_name)
+    print("done")
+    return updated
+
+
+def _parameters_of(stack: Json | None) -> set[str]:
+    """Return the variables whose parameters a stack has."""
+    parameters = stack["Parameters"] if stack else ()
+    return {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
+
+
+def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[str, str]:
+    """Return the settings in the stage's secret, by variable. If it was deleted, make it again if
+    NEW_SECRET is set, or raise ClickException.
+    """
+    try:
+        return read_settings(stage)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code not in ("ResourceNotFoundException", "InvalidRequestException"):
+            raise
+        # InvalidRequestException: it is still there, and waits for its deletion.
+        if code == "InvalidRequestException" or not os.environ.get("NEW_SECRET"):
+            reason = error.response["Error"]["Message"]
+            raise click.ClickException(NO_SETTINGS.format(stage=stage, reason=reason)) from None
+    template = read_template(stage)
+    settings = template["Resources"].pop("Settings")
+    # CloudFormation knows nothing of the deletion: it makes again what an update took out before.
+    apply_template(stage, template, stack, cloudformation, applied={}, changes=[])
+    template["Resources"]["Settings"] = settings
+    apply_template(stage, template, stack, cloudformation, applied={}, changes=[])
+    return read_settings(stage)
+
+
+def check_keys(stage: str, meant: str, before: str) -> None:
+    """Raise ClickException if another run changed API_KEYS while this one did, and either change
+    undid the other.
+
+    :param meant: API_KEYS as this run set them.
+    :param before: API_KEYS as this run found them.
+    """
+    in_use = read_settings(stage)["API_KEYS"]
+    undone = find_undone_keys(before, meant, in_use)
+    if not have_same_entries(before, meant):  # by an update, which replaced the previous ones
+        undone |= find_undone_keys(before, read_previous_keys(stage), in_use)
+    if undone:
+        names = name_keys(",".join(sorted(undone)))
+        raise click.ClickException(KEYS_DIFFER.format(in_use=name_keys(in_use), undone=names))
 
 
 def check_indexes(stage: str, *, waits: bool) -> None:
@@ -313,7 +463,7 @@ def delete(stage: str, stack: Json | None, cloudformation: Any) -> None:
 
 def _given(stage: str) -> dict[str, str]:
     """Return what the environment sets of the template's parameters, by variable; raise
-    SettingsError if one is unusable, or config.json is.
+    ClickException if .chalice/config.json is unusable.
     """
     given = {}
     config = read_config(stage)  # takes precedence when Chalice reads the variables of sources
@@ -321,7 +471,6 @@ def _given(stage: str) -> dict[str, str]:
         value = " ".join(os.environ.get(variable, "").split())
         if value or (variable in os.environ and variable not in NEVER_EMPTY):
             given[variable] = value
-    deps.load_checked({**STAND_INS, **config, **given})
     return given
 
 

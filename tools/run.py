@@ -23,12 +23,14 @@ def main() -> int:
     # in progress is found by the next sweep.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end(0))
+    import click
+
     from chalicelib.infra.errors import SettingsError
     from tools import local
 
     try:
         local.start()
-    except SettingsError as error:
+    except (SettingsError, click.ClickException) as error:
         print(f"make run: {error}", file=sys.stderr, flush=True)
         return 1
     while True:  # a signal that arrives just before a wait is handled after it

@@ -14,8 +14,10 @@ import click
 import jmespath
 from botocore.exceptions import ClientError
 from chalice.config import Config
+from chalice.constants import DEFAULT_APIGATEWAY_STAGE_NAME
 
-from chalicelib import __version__, settings
+from chalicelib import __version__, deps, settings
+from chalicelib.infra.errors import SettingsError
 from chalicelib.infra.parsing import Json
 from tools.command_line import tell_place
 
@@ -28,6 +30,8 @@ FUNCTION_SUFFIXES = {
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
+# What .chalice/config.json and Chalice's record call each function.
+FUNCTION_NAMES = [suffix[1:] or "api_handler" for suffix in FUNCTION_SUFFIXES.values()]
 # of a function, as Lambda describes it
 IS_BUSY = "State == 'Pending' || LastUpdateStatus == 'InProgress'"
 STACK_TAG = "aws:cloudformation:stack-name"
@@ -100,48 +104,85 @@ def stack_name(stage: str) -> str:
 
 
 def load_config(stage: str) -> Json:
-    """Return what .chalice/config.json has; raise ClickException if it is no JSON, or has not the
-    stage.
+    """Return .chalice/config.json, which may lack the stage; raise ClickException if it cannot be
+    read, or if what Chalice reads as an object for this stage is none.
     """
     try:
         config = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    except OSError as error:
+        raise click.ClickException(f".chalice/config.json cannot be read: {error}") from error
     except ValueError as error:
         raise click.ClickException(f".chalice/config.json is not JSON: {error}") from error
-    if stage not in config["stages"]:
-        raise click.ClickException(
-            f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}"
-        )
-    return config  # type: ignore[no-any-return]
+    if not isinstance(config, dict):
+        raise click.ClickException(".chalice/config.json must be a JSON object")
+    of_stage = _member(_member(config, "stages"), stage)
+    for level in (config, of_stage):
+        _member(level, "environment_variables")
+        _member(level, "tags")
+        functions = _member(level, "lambda_functions")
+        for function in functions:
+            _member(_member(functions, function), "environment_variables")
+    return config
+
+
+def _member(parent: Json, name: str) -> Json:
+    """Return an object of .chalice/config.json, empty if it is absent; raise ClickException if it
+    is no object.
+    """
+    member = parent.get(name, {})
+    if not isinstance(member, dict):
+        raise click.ClickException(f".chalice/config.json: {name} must be an object")
+    return member
 
 
 def read_config(stage: str) -> dict[str, str]:
-    """Return the stage's variables of .chalice/config.json; raise ClickException if something there
-    is unusable, or belongs to another stage.
+    """Return the variables that .chalice/config.json has for all functions of a stage; raise
+    ClickException if it lacks the stage, or if something there is unusable, also for a single
+    function, or belongs to another stage.
     """
     config = load_config(stage)
-    of_stage = config["stages"][stage]
-    configured = config["environment_variables"] | of_stage["environment_variables"]
-    faults = [
-        f"{name}: write its value in quotes"
-        for name, value in configured.items()
-        if not isinstance(value, str)
-    ]
-    size = len(json.dumps(configured, ensure_ascii=False).encode())
-    if size > MAX_VARIABLES_BYTES:
-        longest = max(configured, key=lambda name: len(str(configured[name])))
-        faults.append(f"Lambda takes 4,096 bytes of variables, not {size:,}: shorten {longest}")
-    for name in sorted(configured.keys() - VARIABLES):
-        close = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=IS_CLOSE)
-        if close and not name.startswith("DD_"):  # such as DD_LOG_LEVEL, of Datadog
-            faults.append(f"{name} is no setting: is {close[0]} meant?")
+    stages = config.get("stages", {})
+    if stage not in stages:
+        there_is = f"has {' and '.join(stages)}" if stages else "has no stages"
+        raise click.ClickException(f"STAGE is unusable: .chalice/config.json {there_is}")
+    configured = Config(stage, "", config_from_disk=config).environment_variables
+    faults = _find_faults(configured)
+    for function in FUNCTION_NAMES:
+        own = Config(stage, function, config_from_disk=config).environment_variables
+        faults += [f"{function}: {fault}" for fault in _find_faults(own) if fault not in faults]
     # Chalice finds the queues by STAGE
-    text = json.dumps([{"STAGE": settings.DEFAULTS["stage"], **configured}, of_stage])
-    others = "|".join(config["stages"].keys() - {stage})
+    text = json.dumps([{"STAGE": settings.DEFAULTS["stage"], **configured}, stages[stage]])
+    others = "|".join(stages.keys() - {stage})
     foreign = {*re.findall(OF_ANOTHER.format(stage=stage, others=others), text)}
     faults += [f"in the stage {stage}, {member} is of another stage" for member in sorted(foreign)]
     if faults:
         raise click.ClickException(REFUSED.format(faults="\n  ".join(faults)))
-    return configured  # type: ignore[no-any-return]
+    return configured
+
+
+def _find_faults(variables: Json) -> list[str]:
+    """Return the faults of the variables of a function."""
+    faults = [
+        f"{name}: write its value in quotes"
+        for name, value in variables.items()
+        if not isinstance(value, str)
+    ]
+    size = len(json.dumps(variables, ensure_ascii=False).encode())
+    if size > MAX_VARIABLES_BYTES:
+        longest = max(variables, key=lambda name: len(str(variables[name])))
+        faults.append(f"Lambda takes 4,096 bytes of variables, not {size:,}: shorten {longest}")
+    for name in sorted(variables.keys() - VARIABLES):
+        close = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=IS_CLOSE)
+        if close and not name.startswith("DD_"):  # such as DD_LOG_LEVEL, of Datadog
+            faults.append(f"{name} is no setting: is {close[0]} meant?")
+    texts = {name: value for name, value in variables.items() if isinstance(value, str)}
+    try:
+        deps.load_checked(STAND_INS | texts)
+    except SettingsError as error:
+        unusable = str(error).split("; ")
+        # the catalogue is another file
+        faults += [fault for fault in unusable if not fault.startswith(settings.CATALOGUE.name)]
+    return faults
 
 
 def find_functions(stage: str, region: str | None = None) -> Json:
@@ -173,6 +214,20 @@ def find_roles(stage: str) -> Json:
     names = [_prefix(stage, suffix) for suffix in FUNCTION_SUFFIXES.values()]
     roles = {name: _describe(get_role, RoleName=name).get("Role") for name in names}
     return {name: role for name, role in roles.items() if role}
+
+
+def read_policy(stage: str, suffix: str) -> Json:
+    """Return the inline policy that Chalice gave the role of a function, empty if there is none."""
+    name = _prefix(stage, suffix)  # of the role, and of its policy
+    call = boto3.client("iam").get_role_policy
+    policy: Json = _describe(call, RoleName=name, PolicyName=name).get("PolicyDocument", {})
+    return policy
+
+
+def api_stage_name(stage: str) -> str:
+    """Return the name of the stage at API Gateway, the last part of the API's URL."""
+    config = Config(stage, config_from_disk=load_config(stage))
+    return config.api_gateway_stage or DEFAULT_APIGATEWAY_STAGE_NAME
 
 
 def find_apis(stage: str) -> list[str]:

@@ -210,9 +210,6 @@ def test_one_key_is_taken_out_while_an_index_fills_and_the_others_stay(
         unknown = resources("--go", REMOVE_KEY=key, status=2)
         assert key in unknown
         assert len(re.findall(r"acme:\w{8}\b|oncall:\w{8}\b", unknown)) == names
-    assert refused(resources, REMOVE_KEY="acme") == [
-        "API_KEYS: \N{MINUS SIGN} acme, \N{MINUS SIGN} acme"
-    ]
     exported = {**ELSEWHERE, "API_KEYS": f"{acme}:consume,{twin}"}
     said = checkout.make("resources", f"REMOVE_KEY={acme[:13]}", "GO=1", **exported)
 
@@ -274,6 +271,7 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
         "event_types.json: removed",
     }
     assert {*re.findall("^  (.*: .*)", output, re.MULTILINE)} == changes
+    assert "  EVENT_TYPES: a \N{RIGHTWARDS ARROW} b\n    of sweep\n" in output
     assert "nothing was changed. Keep the values on the left" in output
     assert "s3cr3t" not in output
     assert not any(map(is_write, operations))
