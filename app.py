@@ -1,6 +1,7 @@
 """Routes, worker and schedules. Each handler parses, calls and responds."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -465,5 +466,8 @@ if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
     deps.initialize()
 elif faults:  # a deployed function answers with 503
     sys.stderr.write("; ".join(faults) + "\n")
+    if "CHALICE_WORKER" in os.environ:
+        # The parent process is Chalice's reloader, which would exit with 0 when this one ends.
+        os.kill(os.getppid(), signal.SIGTERM)
     # an exception in the thread that `chalice local` imports this file in would not end the process
     os._exit(1)

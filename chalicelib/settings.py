@@ -7,7 +7,6 @@ secret.
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
@@ -22,7 +21,7 @@ from chalicelib.infra.addresses import (
     parse_allowed_hosts,
 )
 from chalicelib.infra.catalogue import parse_catalogue
-from chalicelib.infra.errors import SettingsError
+from chalicelib.infra.errors import FieldFault, SettingsError
 from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_all, parser
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
@@ -226,9 +225,15 @@ def parse(environ: Variables) -> tuple[Json, list[str]]:
     The catalogue is a file, which is deployed with the code.
     """
     texts = _set_variables(environ)
-    with suppress(FileNotFoundError):
+    unreadable = []
+    try:
         texts[CATALOGUE.name] = CATALOGUE.read_bytes()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a folder of this name
+        unreadable.append(FieldFault(CATALOGUE.name, f"must be a file ({error.strerror})"))
     values, faults = parse_all(texts, PARSERS)
+    faults += unreadable
     given = {BY_VARIABLE[name].name: value for name, value in values.items()}
     return DEFAULTS | given, [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
 

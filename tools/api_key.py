@@ -4,8 +4,8 @@ hash.
 
 import base64
 import hashlib
-import re
 import secrets
+import shlex
 import sys
 
 from chalicelib.settings import PARSERS
@@ -26,12 +26,16 @@ def entry(name: str, key: str, scopes: str = "") -> str:
 
     No scopes means produce and consume; erase must be named.
     """
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise ValueError(
-            "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, as in: make api-key "
-            "NAME=acme"
-        )
     digest = hashlib.sha256(key.encode()).hexdigest()
+    try:
+        names = [named.name for named in PARSERS["API_KEYS"](f"{name}:{digest}")]
+    except ValueError:
+        names = []
+    if names != [name] or name != name.strip():
+        raise ValueError(
+            "NAME is unusable: it must be 1 to 64 characters without colons and commas, as in: "
+            "make api-key NAME=acme"
+        )
     made = f"{name}:{digest}:{scopes}".rstrip(":")
     try:
         PARSERS["API_KEYS"](made)
@@ -43,7 +47,8 @@ def entry(name: str, key: str, scopes: str = "") -> str:
 def main(name: str = "", scopes: str = "") -> None:
     key = new_key()
     try:
-        print(f"key, shown only now:   {key}\nentry for API_KEYS:    {entry(name, key, scopes)}")
+        made = shlex.quote(entry(name, key, scopes))  # a name may have spaces
+        print(f"key, shown only now:   {key}\nentry for API_KEYS:    {made}")
     except ValueError as error:
         sys.exit(str(error))
 

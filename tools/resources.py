@@ -205,8 +205,8 @@ def plan_update(
     given = _given(stage)
     removed = os.environ.get("REMOVE_KEY", "")
     is_only_key_removed = bool(removed) and not is_confirmed
-    if not is_only_key_removed:
-        deps.load_checked({**STAND_INS, **read_config(stage), **given})
+    to_apply = {} if is_only_key_removed else given
+    deps.load_checked({**STAND_INS, **read_config(stage), **to_apply})
     values = read_values(stage, stack, secret) if stack and (given or removed) else {}
     has_function_changes = is_deploying and print_function_changes(stage)
     keys_before = values.get("API_KEYS", "")

@@ -9,11 +9,15 @@ import json
 from typing import Any
 
 from chalicelib.infra.errors import InvalidValueError
-from chalicelib.infra.parsing import Json, dumps, must_be, parse_json_object, parse_type
+from chalicelib.infra.parsing import Json, dumps, parse_json_object, parse_type, without_fault
 
 MAX_BYTES = 1024 * 1024  # a response of Lambda has at most 6 MB
 MAX_MEMBER_BYTES = 64 * 1024
 MEMBERS = {"description": str, "example": dict}
+ENTRY = (
+    "an object with a description (a text), an example (an object), or both, each of at most"
+    f" {MAX_MEMBER_BYTES} bytes as compact JSON"
+)
 
 
 def parse_catalogue(data: bytes) -> Json:
@@ -40,17 +44,19 @@ def _object(pairs: list[tuple[str, Any]]) -> Json:
     return found
 
 
-def _is_entry(told: Any) -> bool:
-    """Return whether this may be said of an event type; raise ValueError if it is no JSON."""
-    return isinstance(told, dict) and all(
-        isinstance(value, MEMBERS.get(member, ()))
-        and len(dumps(value).encode()) <= MAX_MEMBER_BYTES
-        for member, value in told.items()
-    )
+def _find_fault(told: Any) -> str | None:
+    """Return what is wrong with what is said of an event type, or None; raise ValueError if it is
+    no JSON.
+    """
+    if not isinstance(told, dict):
+        return f"must be {ENTRY}"
+    for member, value in told.items():
+        if member not in MEMBERS:
+            return f"must not have {member[:128]!r}, and must be {ENTRY}"
+        is_too_long = len(dumps(value).encode()) > MAX_MEMBER_BYTES
+        if is_too_long or not isinstance(value, MEMBERS[member]):
+            return f"must be {ENTRY}"
+    return None
 
 
-parse_entry = must_be(
-    "an object with a description (a text), an example (an object), or both, each of at most"
-    f" {MAX_MEMBER_BYTES} bytes as compact JSON",
-    _is_entry,
-)
+parse_entry = without_fault(_find_fault)

@@ -316,6 +316,31 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(
     assert not re.search(f"receive_message|secret|{digest(KEY)}", "".join(lines))
 
 
+def test_it_uses_no_table_that_the_configuration_names_on_aws(
+    emulator: str, tmp_path: Path
+) -> None:
+    clone = tmp_path / "clone"
+    copy_repository(clone)
+    config = clone / ".chalice" / "config.json"
+    content = json.loads(config.read_text())
+    variables = content["stages"]["dev"]["environment_variables"]
+    variables["EVENTS_TABLE_NAME"] = "triggers-api-dev-events-2"
+    variables["INBOX_QUEUE_URL"] = "https://sqs.us-east-1.amazonaws.com/1/inbox"
+    config.write_text(json.dumps(content))
+
+    run = ("sh", "-c", 'cd "$0" && exec "$@"', str(clone), *RUN)
+
+    with contextlib.closing(Run(run, AWS_ENDPOINT_URL=emulator, **OWN_KEY)) as system:
+        system.key = KEY
+        lines_until_ready(system)
+        assert post(system)["status"] == "delivered"
+
+    config.unlink()
+    status, _, errors = ended(*run, AWS_ENDPOINT_URL=emulator)
+    assert (status, errors.count("\n")) == (1, 1)
+    assert errors.startswith("make run: .chalice/config.json cannot be read: ")
+
+
 UNUSABLE = {
     "ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t",
     "WORKER_MAX_CONCURRENCY": "1",
@@ -349,6 +374,15 @@ def test_what_keeps_it_from_starting_is_one_line(
     assert "s3cr3t" not in errors
 
 
+def test_chalice_local_fails_with_one_line_for_an_unusable_setting() -> None:
+    chalice = str(Path(sys.executable).with_name("chalice"))
+
+    status, _, errors = ended(chalice, "local", "--port", "0", MAX_DELIVERY_ATTEMPTS="many")
+
+    assert status != 0  # that of SIGTERM, by which the worker of Chalice's reloader ends it
+    assert errors == "MAX_DELIVERY_ATTEMPTS is unusable: it must be an integer from 1 to 1000\n"
+
+
 @pytest.mark.parametrize(
     "name, code",
     [
@@ -363,3 +397,19 @@ def test_make_run_takes_settings_and_nothing_else(name: str, code: int) -> None:
     status, _, errors = ended("make", "-n", "run", f"{name}=1")
 
     assert status == code, errors
+
+
+def test_set_up_does_not_empty_a_folder_to_which_the_venv_links(tmp_path: Path) -> None:
+    for part in ("Makefile", "requirements.txt", "requirements"):
+        (tmp_path / part).symlink_to(ROOT / part)
+    target = tmp_path / "target"
+    target.mkdir()
+    kept = target / "kept"
+    kept.touch()
+    (tmp_path / ".venv").symlink_to(target)
+
+    status, _, errors = ended("make", "-C", str(tmp_path), "signing-secret", MAKEFLAGS="")
+
+    assert status == 2
+    assert ".venv is a symbolic link" in errors
+    assert kept.exists()

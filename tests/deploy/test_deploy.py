@@ -26,6 +26,7 @@ from tests.support.checkout import (
 )
 from tests.support.iam import Request, is_allowed, requests_of
 from tests.support.ministack import Ministack
+from tests.support.packages import install
 from tests.support.world import ROOT, Json, assert_has
 from tools import api_key, gateway
 
@@ -262,6 +263,27 @@ def test_two_laptops_on_one_new_stage_end_in_a_sentence_and_policies_allow_what_
     assert {"lambda:UpdateFunctionCode", "iam:PutRolePolicy"} <= denied("oncall", asked)
     regions = {call.region for call in aws.calls if call.service != "iam"}  # which has no region
     assert regions == {"us-east-1"}
+
+
+def test_a_deployment_ends_with_each_disabled_trigger_and_the_stage_of_the_api(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    checkout.configure(api_gateway_stage="live")
+    output = checkout.make("deploy", **GIVEN)
+    assert re.search(r"^export TRIGGERS_URL=https://.*/live$", output.splitlines()[-1])
+    client = aws.direct("lambda")
+    triggers = client.list_event_source_mappings()["EventSourceMappings"]
+    for trigger in triggers:
+        client.update_event_source_mapping(UUID=trigger["UUID"], Enabled=False)
+
+    output = checkout.configure_api()
+
+    _, *commands = re.split("^the SQS trigger of .* is disabled: .*:$", output, flags=re.MULTILINE)
+    assert len(commands) == len(triggers) == 2
+    for command in commands:
+        aws_cli = str(install().with_name("aws"))
+        checkout.run(["bash", "-c", command.replace("aws ", f"{aws_cli} ", 1)], 0)
+    assert checkout.configure_api().splitlines()[-1].endswith("/live")
 
 
 def test_what_aws_denies_while_functions_are_deployed_is_named(

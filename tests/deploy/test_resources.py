@@ -308,16 +308,18 @@ def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    """Change .chalice/config.json of a copy."""
+    """Change variables in .chalice/config.json of a copy, of a stage or of one function."""
     shutil.copytree(ROOT / ".chalice", tmp_path / ".chalice", ignore=IS_WRITTEN)
     shutil.copy(ROOT / "resources.json", tmp_path)
     monkeypatch.setattr(stage, "ROOT", tmp_path)
     path = tmp_path / ".chalice" / "config.json"
     config = json.loads(path.read_text())
 
-    def configure(name: str = "dev", **variables: str) -> None:
-        config["stages"].setdefault(name, config["stages"]["dev"])
-        config["stages"][name]["environment_variables"] |= variables
+    def configure(name: str = "dev", of: str = "", **variables: Any) -> None:
+        part = config["stages"].setdefault(name, config["stages"]["dev"])
+        if of:
+            part = part["lambda_functions"][of]
+        part.setdefault("environment_variables", {}).update(variables)
         path.write_text(json.dumps(config))
 
     return configure
@@ -370,6 +372,65 @@ def test_a_copied_stage_of_which_the_key_alone_was_renamed_is_refused(
     policies = CONFIG["stages"]["dev"]["lambda_functions"].values()
     files = {("iam_policy_file", policy["iam_policy_file"]) for policy in policies}
     assert {*found} == {*CONFIG["stages"]["dev"]["environment_variables"].items()} | files
+
+
+@pytest.mark.parametrize("function", ["api_handler", "worker"])
+@pytest.mark.parametrize(
+    "variables, fault",
+    [
+        ({"MAX_DELIVERY_ATTEMPTS": "many"}, "MAX_DELIVERY_ATTEMPTS is unusable: it must be an int"),
+        (
+            {"MAX_DELIVERY_ATTEMPTS": "1000"},
+            "MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not",
+        ),
+        ({"PUSH_TIMEOUT_SECONDS": 5}, "PUSH_TIMEOUT_SECONDS: write its value in quotes"),
+        ({"MAX_DELIVERY_ATEMPTS": "3"}, "MAX_DELIVERY_ATEMPTS is no setting: is MAX_DELIVERY_ATT"),
+        ({"OTHER": "x" * 4096}, "shorten OTHER"),
+    ],
+)
+def test_the_variables_of_a_single_function_are_checked(
+    configured: Configure, tmp_path: Path, function: str, variables: Json, fault: str
+) -> None:
+    configured(of=function, **variables)
+
+    with pytest.raises(click.ClickException) as refused:
+        package("dev", tmp_path / "out")
+
+    [line] = refused.value.message.splitlines()[1:]
+    assert re.match(f"  {function}: .*{fault}", line)
+
+
+@pytest.mark.parametrize(
+    "config, fault",
+    [
+        (None, "cannot be read: "),
+        ("[]", "must be a JSON object"),
+        ('{"stages": []}', "stages must be an object"),
+        ('{"stages": {"dev": 1}}', "dev must be an object"),
+        ('{"stages": {"dev": {"environment_variables": []}}}', "environment_variables must be an"),
+        ('{"lambda_functions": {"worker": 1}}', "worker must be an object"),
+        ("{}", "STAGE is unusable: .chalice/config.json has no stages"),
+        ('{"stages": {"prod": {}}}', "STAGE is unusable: .chalice/config.json has prod"),
+    ],
+)
+def test_an_unusable_configuration_is_refused_in_a_line(
+    configured: Configure, tmp_path: Path, config: str | None, fault: str
+) -> None:
+    path = tmp_path / ".chalice" / "config.json"
+    path.unlink()
+    if config:
+        path.write_text(config)
+
+    with pytest.raises(click.ClickException) as refused:
+        stage.read_config("dev")
+
+    assert fault in refused.value.message
+
+
+def test_a_stage_without_variables_is_taken(configured: Configure, tmp_path: Path) -> None:
+    (tmp_path / ".chalice" / "config.json").write_text('{"stages": {"dev": {}}}')
+
+    assert stage.read_config("dev") == {}
 
 
 @pytest.mark.parametrize(

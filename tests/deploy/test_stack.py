@@ -10,12 +10,14 @@ from typing import Any
 
 import boto3
 import pytest
+from chalice.config import Config
 from click.testing import CliRunner
 
 from tests.support.checkout import (
     ELSEWHERE,
     FUNCTIONS,
     GIVEN,
+    MAKE,
     PLACE,
     RESTORED,
     RUNTIME,
@@ -25,14 +27,16 @@ from tests.support.checkout import (
 )
 from tests.support.ministack import Ministack, without_metric_math
 from tests.support.packages import install
-from tests.support.world import Json
+from tests.support.world import ROOT, Json
 from tools import api_key, stage
+from tools.function_changes import describe_catalogue
 from tools.resources import main
-from tools.stage import read_template
+from tools.stage import FUNCTION_SUFFIXES, read_template
 
 pytestmark = pytest.mark.timeout(300)
 
 STACK = "triggers-api-dev-resources"
+CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
 EMPTY_ZIP = b"PK\5\6" + bytes(18)
 
 Command = Callable[..., str]
@@ -294,6 +298,59 @@ def test_what_a_checkout_would_change_of_live_functions_is_named_and_needs_go(
     assert "(not set)" not in checkout.resources("deploy")
 
 
+def test_what_an_older_checkout_would_take_away_is_named(
+    checkout: Checkout, resources: Command, aws: Ministack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colleague has added a tag, a statement to each policy and an event type, and has given the
+    worker more memory.
+    """
+    catalogue = checkout.path / "event_types.json"
+    monkeypatch.setattr("tools.function_changes.CATALOGUE", catalogue)
+    catalogue.write_text('{"order.created": {}, "order.paid": {}}')
+    iam = aws.direct("iam")
+    lambda_ = aws.direct("lambda")
+    statement = {"Effect": "Allow", "Action": "ec2:*NetworkInterface", "Resource": "*"}
+    for suffix in FUNCTION_SUFFIXES.values():
+        part = suffix[1:] or "api_handler"
+        name = f"triggers-api-dev-{part}"
+        file = f"{part.replace('_', '-').replace('api-handler', 'api')}.json"
+        policy = json.loads((checkout.path / ".chalice" / "policies" / "dev" / file).read_text())
+        policy["Statement"].append(statement)
+        role = iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]
+        iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=json.dumps(policy))
+        config = Config("dev", part, config_from_disk=CONFIG)
+        lambda_.create_function(
+            FunctionName=f"triggers-api-dev{suffix}",
+            Runtime=RUNTIME,
+            Handler="app.worker",
+            Role=role["Arn"],
+            Code={"ZipFile": EMPTY_ZIP},
+            Description=describe_catalogue(),
+            Environment={"Variables": config.environment_variables},
+            MemorySize=1024 if part == "worker" else config.lambda_memory_size,
+            Timeout=config.lambda_timeout,
+            Tags={"aws-chalice": "1", "CostCenter": "42", "Environment": "dev"},
+        )
+
+    catalogue.write_text('{"order.created": {}}')
+    output = resources("deploy", **GIVEN, status=2)
+
+    assert re.findall("^ +(.*: .*|of .*)", output, re.MULTILINE) == [
+        "tag CostCenter: 42 \N{RIGHTWARDS ARROW} (not set)",
+        "event_types.json: another value",
+        "policy: \N{MINUS SIGN} ec2:*NetworkInterface on *",
+        "lambda_memory_size: 1024 \N{RIGHTWARDS ARROW} 512",
+        "of worker",
+    ]
+    assert "Keep the values on the left" in output
+    # The functions of version 1.0 do not say which catalogue they have.
+    for name in FUNCTIONS:
+        lambda_.update_function_configuration(FunctionName=name, Description="event_types.json")
+    assert "event_types.json" not in resources("deploy", **GIVEN, status=2)
+    catalogue.unlink()
+    assert "event_types.json: removed" in resources("deploy", **GIVEN, status=2)
+
+
 def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
     checkout: Checkout, resources: Command, aws: Ministack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +381,8 @@ def test_another_account_and_an_unknown_stage_are_refused_before_anything_is_cal
         assert "names functions of account 999999999999, and these" in output
     unknown = checkout.make("destroy", "STAGE=dve", "CONFIRM=dve", status=1)
     assert "STAGE is unusable: .chalice/config.json has dev and prod" in unknown
+    empty = checkout.run([*MAKE[:-1], "resources"], 1, MAKEFLAGS="", STAGE="")
+    assert "STAGE is unusable: .chalice/config.json has dev and prod" in empty
     checkout.set_variable("EVENT_TYPES", "a," * 2000 + "a")
     checkout.set_variable("MAX_DELIVERY_ATEMPTS", "3")
     checkout.set_variable("SETTINGS_SECRET", "triggers-api-prod-settings")

@@ -1,10 +1,11 @@
 import base64
 import hashlib
 import traceback
+from pathlib import Path
 
 import pytest
 
-from chalicelib import deps
+from chalicelib import deps, settings
 from chalicelib.infra.addresses import AllowedHosts
 from chalicelib.infra.errors import SettingsError
 from chalicelib.settings import ApiKey, Scope, load
@@ -157,6 +158,22 @@ UNUSABLE = {
 def test_an_unusable_value_is_reported_with_what_it_should_be(name: str, value: str) -> None:
     (fault,) = faults(REQUIRED | {name: value})
     assert fault.startswith(f"{name} is unusable: it must ")
+
+
+def test_a_misspelt_member_of_the_catalogue_is_named() -> None:
+    (fault,) = faults(REQUIRED | {"event_types.json": '{"a": {"desciption": "An order."}}'})
+
+    assert "in a: must not have 'desciption', and must be an object with a description" in fault
+
+
+def test_a_folder_in_place_of_the_catalogue_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "CATALOGUE", tmp_path)
+
+    (fault,) = faults(REQUIRED)
+
+    assert fault.endswith("is unusable: it must be a file (Is a directory)")
 
 
 def test_secrets_are_not_repeated() -> None:
