@@ -157,7 +157,7 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
         assert_has(
             function,
             LoggingConfig=function["LoggingConfig"] | gateway.LOGGING,
-            Description="event_types.json",
+            Description="event_types.json:44136fa3",  # and the SHA-256 of {}
         )
         invoked = client.get_function_event_invoke_config(FunctionName=name)
         assert invoked.items() >= gateway.ONCE.items()
