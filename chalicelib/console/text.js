@@ -40,7 +40,7 @@ function say(text) {
 const AGAIN = " Load the page again."; // it may be newer than what responded
 // What to do when a call is refused, by the code of the answer.
 const REFUSALS = {
-  subscription_disabled: () => "This webhook is disabled: enable it first.",
+  subscription_disabled: () => "This webhook is paused or disabled: enable it first.",
   subscription_exists: () => "A webhook has this URL and these types already.",
   suspended: () => "Its tenant is suspended: nothing is sent to it.",
   subscription_gone: () => "This webhook was deleted: nothing can be sent to it.",

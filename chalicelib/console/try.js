@@ -5,12 +5,12 @@ function describeTest({ body }, one, given, sent) {
   const headers = Object.entries(body.sent?.headers ?? {}).map((pair) => pair.join(": "));
   setText(sent, body.sent ? [...headers, "", body.sent.body].join("\n") : "");
   const why = body.matches ? "" : whyNot({ ...one, ...body }, given);
-  const match = why ? `would not be sent: ${nameOf(one)} ${why}.` : "would be sent.";
+  const match = why ? `would not be sent: ${nameOf(one)} ${why}` : "would be sent";
   const answer = answerOf(body).replace(/\n+/g, ", ");
   const test = `Test at ${body.at}: ${told}`;
   const { text: follows, isSo } = tellCatchUp(one.subscription_id, body);
-  const texts = [test, answer, `An event like this ${match}`, follows];
-  return [texts.filter(Boolean).join(". "), body.outcome, isSo];
+  const sentences = [test, answer, `An event like this ${match}`, follows].filter(Boolean);
+  return [`${sentences.join(". ")}.`, body.outcome, isSo];
 }
 // Say whether what waits follows a test that was delivered: {text, isSo}.
 function tellCatchUp(id, { outcome, catches_up: isCatchUp }) {
@@ -18,18 +18,19 @@ function tellCatchUp(id, { outcome, catches_up: isCatchUp }) {
   const waiting = one?.deliveries.waiting ?? 0;
   if (outcome !== "delivered" || !waiting || isCatchUp === undefined) return { text: "" };
   const isSo = () => isMissingNow(id);
-  const count = `${amountOf(waiting, one.deliveries)} ${waiting === 1 ? "waits" : "wait"}`;
+  const isOne = waiting === 1;
+  const count = `${amountOf(waiting, one.deliveries)} ${isOne ? "waits" : "wait"}`;
   if (isCatchUp) {
-    const text = `${count}, and ${waiting === 1 ? "follows" : "follow"} within minutes.`;
-    beginRecovery(id, { total: waiting, isCatchUp, sentence: () => text });
-    return { text, isSo };
+    const text = `${count}, and ${isOne ? "follows" : "follow"} within minutes`;
+    beginRecovery(id, { total: waiting, isCatchUp, sentence: () => `${text}.` });
+    return { text, isSo: () => page.recoveries.get(id)?.left === waiting }; // then it counts down
   }
-  if (isOff(one)) return { text: `${count}: press Enable, then Recover.`, isSo };
+  if (isOff(one)) return { text: `${count}: press Enable, then Recover`, isSo };
   // A catch-up after a test rests for a quarter of an hour; when the last one ended is not known.
   const again = Date.now() + 15 * MINUTE;
   const end = new Date(again).toISOString();
   const text = `${count}. A test sends what waits at most once in a quarter of an hour: try again \
-at ${end} at the latest, or press Recover.`;
+at ${end} at the latest, or press Recover`;
   return { text, isSo: () => isSo() && Date.now() < again };
 }
 // Return the last event of a type, or of any, that a webhook of its tenant got.
