@@ -150,9 +150,8 @@ class History:
         claim_id = after["claim_id"]
         held_until = unix_seconds(before.get("claimed_until", NEVER))
         is_erased = after["status"] == Status.ERASED
-        if (
-            claim_id != before["claim_id"] or is_erased
-        ) and now <= held_until - self.max_skew_seconds:
+        is_taken = is_erased or (claim_id != before["claim_id"] and not _is_released(before, after))
+        if is_taken and now <= held_until - self.max_skew_seconds:
             self.violations.append("an event was taken from who held it")
         if is_erased:
             self._see_erasure(after, now)
@@ -436,6 +435,14 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
             event.is_copy or bool(event.attempts),
             "delivered via subscriptions, and a copy or pushed",
         )
+
+
+def _is_released(before: Item, after: Item) -> bool:
+    """Return whether a consumer gave up its lease, and nothing else of the event was changed."""
+    ended = {"claim_id", "claimed_until", "requeue_at"}
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    was_leased = before["claim_id"].startswith("lse_")
+    return was_leased and "claimed_until" not in after and changed <= ended
 
 
 def _check_attempts(event: Event, history: History) -> None:
