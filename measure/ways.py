@@ -33,7 +33,7 @@ from tools import api_key
 from tools.command_line import print_table
 
 AT_ONCE = 2
-COMMITS = {"now": "", "0.9.0": "c7de065c"}
+COMMITS = {"now": "", "1.0.0": "1e0755a5"}
 GIVEN: Any = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", api_key.new_key())}
 ALL = bool(os.environ.get("ALL"))
 FEW = bool(os.environ.get("FEW"))
@@ -61,17 +61,17 @@ DESTROYED = "now"
 DESTROYING = "destroy"
 WAYS = (
     "nothing",
-    "0.9.0",
-    "0.9.0, now, undo to 0.9.0",
-    "0.9.0, now, undo to 0.9.0 with the record of 0.9.0",
+    "1.0.0",
+    "1.0.0, now, undo to 1.0.0",
+    "1.0.0, now, undo to 1.0.0 with the record of 1.0.0",
     DESTROYED,
 )
 SIX = (
     ("nothing", "POST event-source-mappings"),
     ("nothing", "POST functions"),
-    ("0.9.0", "ExecuteChangeSet"),
+    ("1.0.0", "ExecuteChangeSet"),
     (DESTROYED, "DELETE restapis"),
-    ("0.9.0, now, undo to 0.9.0 with the record of 0.9.0", "PUT functions/code"),
+    ("1.0.0, now, undo to 1.0.0 with the record of 1.0.0", "PUT functions/code"),
     (DESTROYED, "DeleteRole"),
 )
 # What a deployment makes and sets: a service, what lists names, and where, what tells of each, and

@@ -66,7 +66,11 @@ NOTING = """\
     "${SUSPENDED_TENANTS:-}"
   printf '\\035'
 } >> NOTES
-case "$*" in *get-secret-value*) cat SETTINGS;; *COUNT*) echo "${ITEMS:-0}";; *) echo made;; esac
+case "$*" in
+*get-secret-value*) test -z "${DENIED:-}" && cat SETTINGS;;
+*COUNT*) echo "${ITEMS:-0}";;
+*) echo made;;
+esac
 """
 TYPED = (f"{WEBHOOK}\n", f"{SECRET}\n")
 OF_THE_CLI = {"query", "output", "template-file", "s3-bucket", "parameter-overrides"}
@@ -101,18 +105,34 @@ class Shell:
 
     def paste(self, *blocks: str) -> list[Call]:
         """Paste blocks, each twice, and type what they read; return the calls."""
-        self.notes.write_text("")
         pasted = []
         for block in blocks:
             filled_in = re.sub("|".join(FILLED_IN), lambda found: FILLED_IN[found[0]], block)
             pasted += [filled_in + "".join(TYPED[: block.count("read -rs")])] * 2
-        bash = ["bash", "--noprofile", "--norc"]
-        options: Json = {"cwd": self.path, "env": self.environ, "timeout": 240}
-        done = subprocess.run(
-            bash, input="".join(pasted), capture_output=True, text=True, check=False, **options
-        )
+        calls, done = self._run("".join(pasted))
         assert (done.returncode, done.stderr) == (0, "")
-        return [Call(note) for note in self.notes.read_text().split("\035")[:-1]]
+        return calls
+
+    def paste_in_spite_of_errors(self, *blocks: str) -> list[Call]:
+        """Paste blocks into an interactive shell, which goes on after an error; return the
+        calls.
+        """
+        calls, _ = self._run("".join(blocks), "-i")
+        return calls
+
+    def _run(self, text: str, *options: str) -> tuple[list[Call], subprocess.CompletedProcess[str]]:
+        self.notes.write_text("")
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", *options],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.path,
+            env=self.environ,
+            timeout=240,
+        )
+        return [Call(note) for note in self.notes.read_text().split("\035")[:-1]], done
 
 
 @pytest.fixture
@@ -172,6 +192,57 @@ def test_the_way_back_from_one_stack_saves_the_values_once(shell: Shell) -> None
     assert len(read) == 1
     settings = [WEBHOOK, ACME, SECRET, SUSPENDED]
     assert settings_of(calls, "make", "deploy", "STAGE=prod") == settings
+
+
+def test_settings_that_cannot_be_read_are_neither_set_nor_applied(shell: Shell) -> None:
+    shell.environ["DENIED"] = "1"
+    calls = shell.paste_in_spite_of_errors(*BLOCKS["The settings before"])
+
+    made = [call for call in calls if call.words[0] == "make"]
+    assert [call.words[1:] for call in made] == [["resources", "STAGE=prod"]]
+    assert made[0].settings == [""] * 4
+
+
+def test_a_stack_whose_values_were_not_saved_is_not_deleted(shell: Shell) -> None:
+    shell.environ["DENIED"] = "1"
+    calls = shell.paste_in_spite_of_errors(*BLOCKS["One stack for everything"][-2:])
+
+    assert [call.words[1] for call in calls] == ["secretsmanager"]
+
+
+def test_policies_stay_unless_the_new_table_has_a_name(shell: Shell) -> None:
+    policy = shell.path / ".chalice" / "policies" / "prod" / "api.json"
+    before = policy.read_text()
+    shell.paste_in_spite_of_errors(BLOCKS["The table"][-1])
+
+    assert policy.read_text() == before
+    config = json.loads((shell.path / ".chalice" / "config.json").read_text())
+    assert "EVENTS_TABLE_NAME" not in config["stages"]["prod"]["environment_variables"]
+
+
+def test_an_undo_keeps_the_table_that_is_in_use_and_shows_what_it_keeps(
+    shell: Shell, tmp_path: Path
+) -> None:
+    """By git itself: the table was restored after the good commit."""
+    (shell.programs / "git").unlink()
+    shell.environ["GIT_CONFIG_GLOBAL"] = str(tmp_path / "gitconfig")
+    (tmp_path / "gitconfig").write_text("[user]\nname = a\nemail = a@example.com\n")
+    chalice = shell.path / ".chalice"
+    (chalice / "deployed").mkdir()
+    (chalice / "deployed" / "prod.json").write_text("{}")
+    shell.paste_in_spite_of_errors("git init -q; git add app.py .chalice; git commit -qm good\n")
+    point = f"export NEW=restored\n{BLOCKS['The table'][-1]}"
+    shell.paste_in_spite_of_errors(f"git tag GOOD_COMMIT\n{point}echo >> app.py\n")
+    shell.paste_in_spite_of_errors("git commit -qam restored\n")
+    restored = (chalice / "config.json").read_text()
+
+    look = BLOCKS["A bad deploy must be undone"][0]
+    shell.paste_in_spite_of_errors(f"{look.rstrip()} > ../shown\n")
+
+    assert (chalice / "config.json").read_text() == restored
+    assert "table/restored" in (chalice / "policies" / "prod" / "api.json").read_text()
+    assert (shell.path / "app.py").read_text() == (ROOT / "app.py").read_text()
+    assert '+        "EVENTS_TABLE_NAME": "restored"' in (tmp_path / "shown").read_text()
 
 
 @pytest.mark.parametrize("heading", ["One stack for everything", "The settings before"])
