@@ -18,7 +18,7 @@ from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
 from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
-from tests.support.versions import Version, load_version
+from tests.support.versions import PRESENT, Version, load_version
 from tests.support.world import Answer, Clock, Json, World, find_route
 
 # test_push measures memory, which is no longer quiet after test_run.
@@ -88,11 +88,12 @@ def shared_world() -> Iterator[World]:
 
 
 class DescribedWorld(World):
-    """Checks every response against chalicelib/openapi.json."""
+    """Checks every response of the present version against chalicelib/openapi.json."""
 
     def call(self, method: str, path: str, *args: Any, **kwargs: Any) -> Answer:
         answer = super().call(method, path, *args, **kwargs)
-        assert_described(method, find_route(path.partition("?")[0])[0], answer)
+        if self.version is PRESENT:
+            assert_described(method, find_route(path.partition("?")[0])[0], answer)
         return answer
 
 
