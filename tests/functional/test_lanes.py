@@ -12,7 +12,6 @@ from chalicelib.operations.batch import BatchError
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
 from tests.support.receiver import Answers, Behaviour, Receiver, hang, in_turn, status
-from tests.support.subscribing import make_token, recover, send
 from tests.support.world import KEY, World, assert_has
 
 CUT_OFF = PushResult(Outcome.RETRY, error=TIMED_OUT)
@@ -212,7 +211,7 @@ def test_what_was_recovered_stays_in_the_slow_lane_until_it_is_replayed(
     waiting, _failed = hook.post(), hook.post(422)
     world.lose_messages()
     world.sleep(61)
-    assert_has(recover(world, hook.id).json, sent=1, replayed=2)
+    assert_has(world.recover(hook.id).json, sent=1, replayed=2)
     assert lengths(world) == (0, 3)
     world.run_worker()
     assert target.count == 5
@@ -232,7 +231,7 @@ def test_what_was_recovered_stays_in_the_slow_lane_until_it_is_replayed(
 def test_what_a_token_replays_or_sends_goes_through_the_slow_lane(
     world: World, customer: Hook
 ) -> None:
-    token = make_token(world, "a")
+    token = world.make_token("a")
     copy = customer.post()
     other = Hook(world, customer.target, path="&other", tenant="a")
 
@@ -240,7 +239,7 @@ def test_what_a_token_replays_or_sends_goes_through_the_slow_lane(
         assert world.replay(copy.id, key=key).status_code == 202
         for _ in range(2):  # the copy is made, then replayed
             world.sleep(1)
-            assert send(world, other.id, copy.event["event_id"], key=key).status_code == 202
+            assert world.send_to(other.id, copy.event["event_id"], key=key).status_code == 202
         assert lengths(world) == expected
         world.lose_messages()
 

@@ -15,8 +15,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, hang, in_turn
-from tests.support.subscribing import post_for, read_lists
-from tests.support.world import SIGNING_SECRETS, START, World, assert_has
+from tests.support.world import SIGNING_SECRETS, START, World, assert_has, read_lists
 
 
 def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
@@ -161,7 +160,7 @@ def test_a_post_reads_the_subscriptions_of_its_tenant_and_of_none_every_ten_seco
     world: World, aws: Aws
 ) -> None:
     def count_reads(tenant: str | None) -> int:
-        return aws.during(lambda: post_for(world, tenant)).count("Query")
+        return aws.during(lambda: world.post_for(tenant)).count("Query")
 
     assert [count_reads(tenant) for tenant in (None, "t", None, "t")] == [1, 1, 0, 0]
     world.sleep(10)

@@ -9,7 +9,6 @@ import pytest
 from chalicelib.infra.errors import ApiError
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver, certificates, hang
-from tests.support.subscribing import make_token, subscribe, subscriptions
 from tests.support.world import Json, World, assert_has
 
 # Making and listing
@@ -17,18 +16,18 @@ from tests.support.world import Json, World, assert_has
 
 def test_a_subscription_is_created_once_listed_and_deleted(world: World, target: Receiver) -> None:
     types = ("order.created", "invoice.*")
-    first, again = (subscribe(world, target, *types) for _ in range(2))
+    first, again = (world.subscribe(target, *types) for _ in range(2))
     world.sleep(1)
-    others = [subscribe(world, target), subscribe(world, target, key="test-key")]
+    others = [world.subscribe(target), world.subscribe(target, key="test-key")]
 
     assert [answer.status_code for answer in (first, again, *others)] == [201, 200, 201, 201]
     assert again.json == first.json
     assert first.headers["location"] == f"subscriptions/{first.json['subscription_id']}"
     assert_has(first.json, target_host="127.0.0.1", created_by="reader")
-    assert [row["event_types"] for row in subscriptions(world)] == [[*types], None, None]
+    assert [row["event_types"] for row in world.subscriptions()] == [[*types], None, None]
     for path in (first.location, first.location, f"/subscriptions/sub_{'0' * 32}"):
         assert world.call("DELETE", path).status_code == 204
-    assert len(subscriptions(world)) == 2
+    assert len(world.subscriptions()) == 2
 
 
 HOSTS = "hooks.zapier.com,.example.com,127.0.0.1"
@@ -59,9 +58,9 @@ BAD_URLS: tuple[Any, ...] = (
 def test_a_target_is_on_an_allowed_host(world: World) -> None:
     world.restart(SUBSCRIPTION_HOSTS=HOSTS)
     for url in URLS:
-        assert subscribe(world, url, "*").status_code == 201
+        assert world.subscribe(url, "*").status_code == 201
     for bad in BAD_URLS:
-        answer = subscribe(world, bad)
+        answer = world.subscribe(bad)
         assert answer.faults == ["target_url"]
         assert "secret" not in answer.text
         allowed = (
@@ -70,10 +69,10 @@ def test_a_target_is_on_an_allowed_host(world: World) -> None:
         detail = answer.json["detail"]
         assert all(text in detail for text in allowed)
         assert len(detail) < 50 or len(allowed) > 1
-    refused = subscribe(world, "https://evil.example/secret").json["detail"]
+    refused = world.subscribe("https://evil.example/secret").json["detail"]
     assert refused.startswith("target_url: must be of a public host")
     world.restart(SUBSCRIPTION_HOSTS="none")
-    assert [subscribe(world, url).status_code for url in (URLS[0], "https://none/")] == [400, 400]
+    assert [world.subscribe(url).status_code for url in (URLS[0], "https://none/")] == [400, 400]
 
 
 def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Receiver) -> None:
@@ -81,7 +80,7 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
     made = []
     for number, tenant in enumerate((None, "a", "a", "b", None)):
         url = f"{target.url}&{number}"
-        made.append(subscribe(world, url, f"t-{number}", tenant=tenant).location[-36:])
+        made.append(world.subscribe(url, f"t-{number}", tenant=tenant).location[-36:])
         world.sleep(1)
     target.default = 422
     for number, tenant in ((2, "a"), (3, "b"), (3, "b")):
@@ -117,12 +116,12 @@ def test_subscriptions_of_a_tenant_are_counted_apart(world: World, customer: Hoo
         world.dynamodb.put_item(TableName=world.environ["EVENTS_TABLE_NAME"], Item=item)
 
     another = f"{customer.url}&another"
-    assert subscribe(world, another, tenant="a").problem == (409, "too_many_subscriptions")
+    assert world.subscribe(another, tenant="a").problem == (409, "too_many_subscriptions")
     assert customer.make().status_code == 200
     for tenant in (None, "b"):
-        assert subscribe(world, another, tenant=tenant).status_code == 201
+        assert world.subscribe(another, tenant=tenant).status_code == 201
     world.call("DELETE", f"/subscriptions/sub_{0:032}")
-    assert subscribe(world, another, tenant="a").status_code == 201
+    assert world.subscribe(another, tenant="a").status_code == 201
 
 
 def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushed_to(
@@ -144,12 +143,12 @@ def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushe
 def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> None:
     world.restart(SUBSCRIPTION_HOSTS="*")
     for host in ("8.8.8.8:8443", "[2606:4700::1]", "a.example", "127.0.0.1.example"):
-        assert subscribe(world, f"https://{host}/").status_code == 201
+        assert world.subscribe(f"https://{host}/").status_code == 201
     private = "127.0.0.1 127.0.0.1. [::1] [fd00::1] [64:ff9b::a00:1] 127.1 0x7f.1 2130706433"
     for host in private.split():
-        assert subscribe(world, f"https://{host}/").status_code == 400
+        assert world.subscribe(f"https://{host}/").status_code == 400
     for host in ("a.example", "127.0.0.1", "localhost"):
-        assert subscribe(world, f"http://{host}/").faults == ["target_url"]
+        assert world.subscribe(f"http://{host}/").faults == ["target_url"]
 
 
 # Editing
@@ -233,7 +232,7 @@ def test_a_fault_is_named_in_either_call(
     for faulty in ["tenant"], ["secret", "target_url"]:
         assert hook.edit(**dict.fromkeys(faulty)).faults == faulty
     assert hook.now == before
-    assert len(subscriptions(world)) == 1
+    assert len(world.subscriptions()) == 1
 
 
 GIVEN = "whsec_s3cretsecrets3cretsecrets3cret24"
@@ -263,7 +262,7 @@ def test_a_subscription_that_is_made_again_is_renamed_and_enabled_or_refused_whe
     before = hook.now
     assert before["disabled_at"]
 
-    again = subscribe(world, target, **{**members, **given})
+    again = world.subscribe(target, **{**members, **given})
 
     if differs:
         assert again.problem == (409, "subscription_exists")
@@ -286,7 +285,7 @@ def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
         world.sleep(1)
         made, again = hook.make(), hook.make()
         assert (made.status_code, again.status_code, again.json) == (201, 200, made.json)
-    hosts = [row["target_host"] for row in subscriptions(world)]
+    hosts = [row["target_host"] for row in world.subscriptions()]
     assert hosts == ["127.0.0.1", "hooks.zapier.com", "hooks.zapier.com", "127.0.0.1"]
 
 
@@ -306,7 +305,7 @@ def test_a_subscription_that_was_deleted_a_moment_ago_is_in_nobodys_way(
     hook.delete()
     monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda _: lagging)
 
-    assert subscribe(world, hook.target, filter={"total": [2]}).status_code == 201
+    assert world.subscribe(hook.target, filter={"total": [2]}).status_code == 201
 
 
 def test_of_two_that_were_made_alike_the_one_that_is_described_is_made_again(
@@ -320,7 +319,7 @@ def test_of_two_that_were_made_alike_the_one_that_is_described_is_made_again(
         hook.edit(target_url=target.url)
 
     for total, answer in (3, (200, hooks[2].id)), (4, (409, hooks[0].id)):
-        again = subscribe(world, target, filter={"total": [total]})
+        again = world.subscribe(target, filter={"total": [total]})
         assert (again.status_code, again.json["subscription_id"]) == answer
 
 
@@ -422,7 +421,7 @@ def test_a_test_with_a_payload_tells_whether_a_copy_would_be_made(
 
     tested = hook.call("test", posted).json
     without = {"filter": numeric, "payload": posted["payload"]}
-    unsaved = world.call("POST", "/filters/test", without, key=make_token(world, "b")).json
+    unsaved = world.call("POST", "/filters/test", without, key=world.make_token("b")).json
 
     assert unsaved == {"matches": total >= 100, "member": None if total >= 100 else "order.total"}
     assert_has(tested, outcome="delivered", matches=not reason, reason=reason, member=member)
