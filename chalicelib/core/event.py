@@ -29,7 +29,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 
 MAX_ATTEMPTS_KEPT = 25
 # Attempts with `response_headers`: ids of requests do not compress, and each write pays for them.
-MAX_HEADERS_KEPT = 3
+MAX_HEADERS_KEPT = 2
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 COPY_PREFIX = "cpy_"  # of the ids of copies
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")

@@ -293,7 +293,7 @@ def test_attempts_of_an_event_that_fails_for_days_take_little_room(
     assert newest["response_headers"] == {"server": "nginx", "content-type": "a/b"}
     # Ids of requests, which some headers are, cannot be compressed.
     having = [attempt["response_headers"] is not None for attempt in attempts]
-    assert having == [False] * 22 + [True] * 3
+    assert having == [False] * 23 + [True] * 2
     assert len(json.dumps(attempts)) > 7000
     values = world.item(event_id).items()
     sizes = [len(name) + len(str(*value.values())) for name, value in values]
