@@ -72,7 +72,7 @@ def test_an_export_that_aws_refuses_names_what_was_called(world: World) -> None:
             export_subscriptions(variables)
 
 
-def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_receivers(
+def test_another_stage_has_the_same_subscriptions_with_their_secrets(
     world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     described: Json = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
@@ -179,7 +179,7 @@ def test_a_line_is_paused_although_the_response_that_made_it_was_lost(
     assert [row["state"] for row in world.subscriptions("*")] == ["paused"]
 
 
-def test_a_host_that_is_not_allowed_is_told_with_the_setting_whoever_makes_the_webhook(
+def test_a_host_that_is_not_allowed_is_named_with_the_setting_whoever_makes_it(
     file: Path,
 ) -> None:
     line = {"target_url": "https://elsewhere.example/", "tenant": "a"}
@@ -190,7 +190,7 @@ def test_a_host_that_is_not_allowed_is_told_with_the_setting_whoever_makes_the_w
     assert said.count("allowed by SUBSCRIPTION_HOSTS") == 2
 
 
-def test_a_receiver_that_is_switched_gets_what_the_old_system_did_not_deliver_and_that_once(
+def test_a_receiver_that_is_switched_gets_once_what_the_old_system_did_not_deliver(
     world: World, target: Receiver
 ) -> None:
     hook = Hook(world, target, tenant="a")

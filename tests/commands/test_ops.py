@@ -495,7 +495,7 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
         ),
     ],
 )
-def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_variables(
+def test_wrong_usage_is_refused_before_any_call_and_make_names_its_variables(
     fake: Receiver, monkeypatch: pytest.MonkeyPatch, command: str, names: list[str]
 ) -> None:
     assert Ran(*command.split(), status=2).errors.startswith("Usage: ")

@@ -13,7 +13,7 @@ from tools import smoke
 pytestmark = pytest.mark.usefixtures("served_app", "lost_response")
 
 
-def test_smoke_fails_unless_the_worker_pushes_and_leaves_nothing_also_when_it_is_stopped(
+def test_smoke_fails_unless_the_worker_pushes_and_leaves_nothing_even_if_stopped(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(sleep=world.sleep, monotonic=world.clock)

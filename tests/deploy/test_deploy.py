@@ -202,7 +202,7 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     assert "Error: there is no API triggers-api-dev in us-east-1" in absent
 
 
-def test_two_laptops_on_one_new_stage_end_in_a_sentence_and_policies_allow_what_commands_call(
+def test_two_laptops_on_one_new_stage_end_in_a_sentence_and_policies_suffice(
     checkout: Checkout, aws: Ministack, tmp_path: Path
 ) -> None:
     other = Checkout(shutil.copytree(checkout.path, tmp_path / "other", symlinks=True), aws)

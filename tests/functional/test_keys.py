@@ -100,7 +100,7 @@ def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -
         assert key not in json.dumps(line)
 
 
-def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_or_as_its_user(
+def test_a_key_can_be_tested_as_a_bearer_token_or_as_password_or_user_of_basic(
     world: World,
 ) -> None:
     tokens = [f"{scheme} {KEY}" for scheme in ("bearer", "BEARER", "bEaReR")]

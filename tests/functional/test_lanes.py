@@ -147,7 +147,7 @@ def test_a_push_has_three_seconds_in_the_fast_lane_and_no_longer_than_its_timeou
     assert seconds == [3.0, 10.0, 2.0]
 
 
-def test_an_event_that_timed_out_is_moved_to_the_slow_lane_and_stays_there_until_its_replay(
+def test_an_event_that_timed_out_goes_to_the_slow_lane_and_stays_there_until_replay(
     world: World, receiver: Receiver
 ) -> None:
     settings = world.services.settings

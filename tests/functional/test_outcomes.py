@@ -57,7 +57,7 @@ def make(world: World, target: Receiver, kind: str, tenant: str | None) -> str:
         ("", "", None, "no_webhook", None),
     ],
 )
-def test_an_event_came_to_the_worst_of_its_tenant_s_webhooks_or_else_of_the_operator_s(
+def test_an_event_came_to_the_worst_of_its_tenants_webhooks_or_else_the_operators(
     world: World,
     receiver: Receiver,
     target: Receiver,

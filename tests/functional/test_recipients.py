@@ -122,7 +122,7 @@ def test_a_subscription_that_no_list_has_yet_is_not_gone(
 MARKED = "response-of-the-operator"
 
 
-def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_webhook(
+def test_a_sent_copy_has_its_events_content_and_nothing_of_the_operators_webhook(
     world: World, receiver: Receiver, target: Receiver, output: Output
 ) -> None:
     receiver.default = status(422, body=MARKED.encode())

@@ -30,7 +30,7 @@ def all_reports(world: World) -> Any:
 
 @pytest.mark.parametrize("is_copy", [False, True])
 @pytest.mark.parametrize("code, reason", [(422, "permanent"), (503, "exhausted")])
-def test_a_dead_letter_is_reported_with_its_failure_in_the_form_that_a_subscription_asks_for(
+def test_a_dead_letter_is_reported_with_its_failure_in_the_form_of_the_subscription(
     world: World,
     receiver: Receiver,
     hook: Hook,
@@ -87,7 +87,7 @@ def test_only_a_subscription_that_names_a_report_gets_it_and_else_nothing_is_sto
 
 
 @pytest.mark.parametrize("tenant", ["a", None])
-def test_a_report_about_a_copy_has_the_tenant_of_its_subscription_and_one_about_an_event_none(
+def test_a_report_about_a_copy_has_the_tenant_of_its_subscription_others_have_none(
     world: World, receiver: Receiver, target: Receiver, listener: Receiver, tenant: str | None
 ) -> None:
     world.subscribe(target, "order.created", tenant=tenant)

@@ -124,7 +124,7 @@ def test_subscriptions_of_a_tenant_are_counted_apart(world: World, customer: Hoo
     assert world.subscribe(another, tenant="a").status_code == 201
 
 
-def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushed_to(
+def test_any_https_host_may_be_subscribed_but_only_public_addresses_are_pushed_to(
     world: World,
 ) -> None:
     world.restart(SUBSCRIPTION_HOSTS="*")
@@ -252,7 +252,7 @@ GIVEN = "whsec_s3cretsecrets3cretsecrets3cret24"
         ({"secret": GIVEN.upper().replace("WHSEC", "whsec")}, ["secret"]),
     ],
 )
-def test_a_subscription_that_is_made_again_is_renamed_and_enabled_or_refused_where_it_differs(
+def test_a_subscription_made_again_is_renamed_and_enabled_or_refused_if_it_differs(
     world: World, target: Receiver, given: Json, differs: list[str]
 ) -> None:
     members = {**MEMBERS, "filter": {"price": [{"exists": False}, 1]}, "tenant": "a"}

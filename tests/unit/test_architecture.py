@@ -95,7 +95,7 @@ def test_imports_go_one_way(name: str) -> None:
     assert roots - {"chalicelib"} - sys.stdlib_module_names <= THIRD_PARTY.get(name, set())
 
 
-def test_a_file_of_the_page_uses_what_stands_above_it_and_shares_variables_by_one_object() -> None:
+def test_a_file_of_the_page_uses_what_is_above_it_and_shares_one_object() -> None:
     files = {
         path.name: path.read_text(encoding="utf-8")
         for path in CONSOLE.iterdir()
@@ -144,7 +144,7 @@ SECRET = status(
     ],
     ids=["no function", "secret", "outage"],
 )
-def test_a_function_alone_makes_clients_while_it_initializes_and_leaves_an_outage_to_a_request(
+def test_a_function_alone_makes_clients_while_it_initializes_but_in_an_outage(
     receiver: Receiver,
     variables: Any,
     response: Behaviour,

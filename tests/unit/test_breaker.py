@@ -50,7 +50,7 @@ def open_at(breaker: Breaker, target: Target, now: float) -> None:
         push(breaker, target, now - 10, seconds=10)
 
 
-def test_a_destination_opens_when_its_failures_wasted_too_much_time_and_no_other_with_its_url(
+def test_failures_that_wasted_too_much_time_open_one_destination_not_all_of_its_url(
     breaker: Breaker,
 ) -> None:
     push(breaker, ONE, 100, seconds=14.9)

@@ -381,7 +381,7 @@ def fill(sweeping: Services, queue_url: str, messages: int) -> None:
         (SLOW, 1000, 2040),
     ],
 )
-def test_few_overdue_copies_do_not_wait_for_many_and_beside_1000_messages_less_is_queued(
+def test_few_overdue_copies_pass_many_and_beside_1000_messages_less_is_queued(
     sweeping: Services, full: str, visible: int, count: int
 ) -> None:
     fill(sweeping, full, visible)
@@ -409,7 +409,7 @@ def test_a_sweep_whose_search_takes_long_queues_some(
     assert 5 <= len(queued(sweeping)) < 400
 
 
-def test_what_was_stored_before_the_retention_period_was_lowered_is_read_until_it_expires(
+def test_what_was_stored_before_the_period_was_lowered_is_read_until_it_expires(
     sweeping: Services, clock: Clock
 ) -> None:
     event = make_event(0, expires_at=int(START) + 30 * DAY, **OVERDUE)
