@@ -176,10 +176,10 @@ class History:
             self.leases.add((event_id, claim_id))
             self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
         attempt = newest_attempt(after)
-        if attempt.get("error") == BREAKER_OPEN and attempt != newest_attempt(before):
+        is_recorded = attempt != newest_attempt(before)
+        if is_recorded and attempt.get("error") == BREAKER_OPEN:
             self.not_made[event_id, self.replays[event_id]] += 1
         counted = after.get("delivery_attempts", 0)
-        is_recorded = before.get("attempts") != after.get("attempts")
         if is_recorded and 0 < counted < before.get("delivery_attempts", 0):
             # It was one of a catch-up, which does not count.
             self.not_made[event_id, self.replays[event_id]] -= 1
