@@ -25,6 +25,7 @@ import pytest
 import urllib3
 
 from chalicelib.settings import BY_VARIABLE, decode_secret
+from chalicelib.web.validation import MAX_BODY_BYTES
 from tests.support.aws_calls import Aws
 from tests.support.loopback import serve_app
 from tests.support.ministack import free_port
@@ -41,11 +42,15 @@ GUIDES = [
 SNIPPET = re.compile(r"^```\w+\n((?:#|//) ([\w.]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 SNIPPETS = {name: code for guide in GUIDES for code, name in SNIPPET.findall(guide)}
 Pushed = tuple[dict[str, str], bytes]  # the headers and the body of a push
+EVENT_WITHOUT_TEXT = json.dumps(
+    {"event_type": "order.created", "payload": {"price": ""}, "tenant": "customer-42"}
+)
 EXAMPLES = ROOT / "examples"
 # How the receiver of each language is started. `make test` runs those of the guide.
 RECEIVERS = {
     "python": (sys.executable, "receiver.py"),
     "node": ("node", "receiver.js"),
+    "express": ("node", "express_receiver.js"),
     "go": ("go", "run", f"{EXAMPLES}/receivers/receiver.go"),
     "ruby": ("puma", "-b", "tcp://127.0.0.1:PORT", f"{EXAMPLES}/receivers/receiver.ru"),
     "php": ("php", "-S", "127.0.0.1:PORT", f"{EXAMPLES}/receivers/receiver.php"),
@@ -126,12 +131,19 @@ def snippets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     sys.modules.pop("client", None)
 
 
-def pushed(world: World, receiver: Receiver, *secrets: str, seconds_ago: float = 0) -> Pushed:
+def pushed(
+    world: World,
+    receiver: Receiver,
+    *secrets: str,
+    seconds_ago: float = 0,
+    text: str = "12 €",
+) -> Pushed:
     world.clock.now = time.time() - seconds_ago
     world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(secrets))
-    world.post_for("customer-42")
+    event = {"event_type": "order.created", "payload": {"price": text}, "tenant": "customer-42"}
+    assert world.offer(event).status_code == 202
     [*_, request] = receiver.requests
-    names = [name for name in request.headers if name.startswith("webhook-")]
+    names = ["content-type", *(name for name in request.headers if name.startswith("webhook-"))]
     return {name: request.headers[name] for name in names}, request.body
 
 
@@ -162,7 +174,7 @@ def test_receivers_take_genuine_pushes_and_refuse_forged_ones(
         pytest.skip("`make languages` runs it")
     if not shutil.which(RECEIVERS[language][0]):
         pytest.skip(f"{RECEIVERS[language][0]} is not installed")
-    if language == "node":
+    if language in ("node", "express"):
         monkeypatch.setenv("NODE_PATH", str(install_from_npm()))
     secret = SIGNING_SECRETS[0]
     world.subscribe(target, tenant="customer-42", body="payload", secret=secret)
@@ -171,6 +183,7 @@ def test_receivers_take_genuine_pushes_and_refuse_forged_ones(
         push,
         pushed(world, receiver, *SIGNING_SECRETS),
         pushed(world, receiver, secret, seconds_ago=240),
+        pushed(world, receiver, secret, text="x" * (MAX_BODY_BYTES - len(EVENT_WITHOUT_TEXT))),
         pushed(world, target, secret),
     ]
     forged = [
@@ -193,7 +206,8 @@ def test_receivers_take_genuine_pushes_and_refuse_forged_ones(
             client.sendall(b"POST /hook HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
         statuses += answers(forged)
 
-    assert genuine[3][1] == '{"price":"12 €"}'.encode()
+    assert len(genuine[3][1]) > MAX_BODY_BYTES
+    assert genuine[4][1] == '{"price":"12 €"}'.encode()
     assert statuses == [204] * len(genuine) + [401] * len(forged)
 
 
