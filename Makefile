@@ -16,7 +16,7 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help dev run test check chaos outage year versions mutants languages zapier api-key signing-secret package e2e ways third bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover subscriptions enable disable import-subscriptions
+  send-to undelivered missed recover subscriptions enable disable import-subscriptions
 
 # What these goals take, beside SETTINGS, which a test holds complete in docs/settings.md. A misspelt or empty filter would
 # widen what is replayed or erased.
@@ -37,6 +37,7 @@ TAKES_erase := GO METADATA TENANT SINCE UNTIL RATE
 TAKES_send := TYPE PAYLOAD METADATA TENANT SUBJECT FILE
 TAKES_token := TENANT EXPIRES_IN
 TAKES_send-to := SUBSCRIPTION_ID EVENT_ID
+TAKES_undelivered := TENANT SINCE
 TAKES_missed := SUBSCRIPTION_ID SINCE UNTIL SUBJECT
 TAKES_recover := GO SUBSCRIPTION_ID SINCE UNTIL
 TAKES_subscriptions := STAGE TENANT STATE
@@ -184,6 +185,9 @@ replay: $(SET_UP) ## count failed events, or push them: GO=1 (SINCE=2h UNTIL= ST
 
 send-to: $(SET_UP) ## send an event to one subscription (SUBSCRIPTION_ID= EVENT_ID=)
 	@exec $(PY) -m tools.ops send-to
+
+undelivered: $(SET_UP) ## list what did not arrive at a tenant's webhooks, or at all; status 0 only if everything did (TENANT= SINCE=1d)
+	@exec $(PY) -m tools.ops undelivered
 
 missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION_ID= SINCE=2h UNTIL= SUBJECT=)
 	@exec $(PY) -m tools.ops missed

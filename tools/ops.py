@@ -50,7 +50,16 @@ from tools.command_line import (
     until_option,
 )
 from tools.import_subscriptions import import_subscriptions
-from tools.subscriptions import COLUMNS, disable, enable, missed, recover, send_to, subscriptions
+from tools.subscriptions import (
+    COLUMNS,
+    disable,
+    enable,
+    missed,
+    recover,
+    send_to,
+    subscriptions,
+    undelivered,
+)
 
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
@@ -63,7 +72,16 @@ WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 
 @click.group(
     cls=Commands,
-    commands=(subscriptions, send_to, missed, recover, enable, disable, import_subscriptions),
+    commands=(
+        subscriptions,
+        undelivered,
+        send_to,
+        missed,
+        recover,
+        enable,
+        disable,
+        import_subscriptions,
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 def cli() -> None:

@@ -106,6 +106,99 @@ def recover(subscription_id: str, since: str | None, until: str | None, *, go: b
     print(told)
 
 
+@click.command(short_help="List what did not arrive at a tenant's webhooks (status 1 if any).")
+@option("--tenant", metavar="TENANT", help="At the webhooks of this tenant. Without it, at all.")
+@option("--since", type=parse_time, metavar="TIME", default="1d", help="Created at or after.")
+@click.pass_context
+def undelivered(context: click.Context, tenant: str | None, since: str) -> None:
+    """List the copies that failed or are waiting for another attempt, and count them by webhook.
+
+    What was dismissed is left out, and so are reports. The exit status is 0 if everything that was
+    sent arrived, and 1 if something did not, or if there is no webhook.
+    """
+    api = Api()
+    webhooks = [*api.list_all("/subscriptions", tenant=tenant or "*", include="deliveries")]
+    if not webhooks:
+        nobody = f"{tenant} has no webhook" if tenant else "there is no webhook"
+        raise click.ClickException(printable(nobody))
+    rows = []
+    counts = []
+    total = Counter[str]()
+    for webhook in webhooks:
+        copies = find_undelivered(api, webhook, since)
+        states = Counter(state_of(copy) for copy in copies)
+        total += states
+        if copies:
+            counts.append({**webhook, "failed": states["failed"], "waiting": states["waiting"]})
+        rows += [
+            (
+                copy["created_at"],
+                copy["subject"] or copy["event_id"],
+                name_of(webhook),
+                state_of(copy),
+                copy["last_error"],
+            )
+            for copy in copies
+        ]
+    if rows:
+        print_table(("created_at", "event", "webhook", "state", "error"), sorted(rows))
+        print()
+        print_items((*COLUMNS, "failed", "waiting"), counts)
+        print()
+    whose = f" of {tenant}" if tenant else ""
+    until = parse_time("0s")
+    print(
+        printable(
+            f"Looked at {counted(len(webhooks), 'webhook')}{whose}, at what was created from"
+            f" {since} to {until}."
+        )
+    )
+    if rows:
+        print(f"{total['failed']:,} failed, {total['waiting']:,} waiting")
+    else:
+        print("Everything that was sent arrived: nothing failed, and nothing is waiting.")
+    missed_command = command_line("missed", {"subscription_id": "sub_...", "since": since})
+    print(f"Events that were never sent to a webhook are listed by {missed_command}")
+    if rows:
+        context.exit(1)
+
+
+def find_undelivered(api: Api, webhook: Json, since: str) -> list[Json]:
+    """Return the copies for a webhook that failed or are waiting, the oldest first, as `deliveries`
+    counts them.
+
+    A webhook whose `deliveries` count none is not asked.
+    """
+    deliveries = webhook["deliveries"]
+    if not deliveries["failed"] + deliveries["waiting"]:
+        return []
+    copies = api.list_all(
+        "/events",
+        subscription_id=webhook["subscription_id"],
+        status="undelivered",
+        since=since,
+        order="oldest",
+        limit="100",
+    )
+    dismissed_until = webhook["dismissed_until"] or ""
+    return [
+        copy
+        for copy in copies
+        if copy["created_at"] > dismissed_until
+        and not copy["event_type"].startswith(RESERVED_PREFIX)
+        and state_of(copy) != "pending"  # replayed since the index was written
+    ]
+
+
+def state_of(copy: Json) -> str:
+    """Return the state of a copy in the words of the API's outcomes."""
+    return "waiting" if copy["status"] == "pending" and copy["last_error"] else str(copy["status"])
+
+
+def name_of(webhook: Json) -> str:
+    return str(webhook["name"] or webhook["target_host"])
+
+
 WHY = {
     "event_types": "not asked for: event_types",
     "filter": "not asked for: filter",
@@ -113,7 +206,7 @@ WHY = {
     "deleted": "not sent: its copy was erased",
     "later": "not sent: the subscription was made later",
     "edited": "not sent: the subscription was edited later",
-    "waiting": "waits for another attempt",
+    "waiting": "waiting for another attempt",
 }
 
 
@@ -222,8 +315,7 @@ def change(
             body = {"dismissed_until": told["deliveries"]["last_at"]}
             api.call("PATCH", path_of(changed_id), json=body)
         subscription, _ = api.call("POST", path_of(changed_id, verb))
-        name = subscription["name"] or subscription["target_host"]
-        print(printable(f"{changed_id} ({name}): {verb}d"))
+        print(printable(f"{changed_id} ({name_of(subscription)}): {verb}d"))
 
 
 @click.command(short_help="List subscriptions.")

@@ -246,6 +246,54 @@ def test_what_a_subscription_missed_is_counted_then_sent(
     assert Ran("recover", *asked, "--go").output == "0 sent, 0 replayed, 0 left of 0 events\n"
 
 
+def test_what_did_not_arrive_at_a_tenant_s_webhooks_is_listed_and_is_the_exit_status(
+    world: World, receiver: Receiver
+) -> None:
+    crm, erp, _ = (
+        Hook(world, receiver, path=f"/{name}", tenant="acme", name=name)
+        for name in ("crm", "erp", "mail")
+    )
+    Hook(
+        world, receiver, path="/reports", tenant="acme", name="reports", event_types=["triggers.*"]
+    )
+    Hook(world, receiver, path="/others", tenant="corp-inc")
+    world.sleep(10)
+    answers = {"crm": 422, "erp": 503, "reports": 422}
+    receiver.default = lambda exchange: receivers.status(
+        answers.get(exchange.request.path.rpartition("/")[2], 200)
+    )(exchange)
+    older = post_later(world, tenant="acme", subject="order-1")  # which CRM refuses, and ERP later
+    crm.edit(dismissed_until=older["created_at"])
+    newer = post_later(world, tenant="acme", subject="order-2")
+    asked = ("undelivered", "--tenant=acme", "--since", newer["created_at"])
+
+    told = Ran(*asked, status=1).output
+    ever = Ran("undelivered", "--tenant=acme", "--since", rfc3339(0), status=1).output
+    everybody = Ran("undelivered", *asked[2:], status=1).output
+
+    rows = [line.split()[1:4] for line in told.splitlines() if "order-2" in line]
+    assert rows == [["order-2", "crm", "failed"], ["order-2", "erp", "waiting"]]
+    assert "receiver responded 422" in told
+    assert re.search(rf"\n{crm.id} +crm +acme +127\.0\.0\.1 +1 +0 *\n", told)
+    assert re.search(rf"\n{erp.id} +erp +acme +127\.0\.0\.1 +0 +1 *\n", told)
+    since = newer["created_at"]
+    assert re.search(rf"\nLooked at 4 webhooks of acme, .* from {since} to 20\S+Z\.\n", told)
+    assert "\n1 failed, 1 waiting\n" in told
+    assert "make missed SUBSCRIPTION_ID=" in told
+    assert "order-1" not in told
+    assert "\n1 failed, 2 waiting\n" in ever  # what was dismissed is left out
+    assert "Looked at 5 webhooks, " in everybody
+    assert "\n1 failed, 1 waiting\n" in everybody
+    misspelt = Ran("undelivered", "--tenant=customer-43", status=1)
+    assert misspelt.errors.endswith("Error: customer-43 has no webhook\n")
+    answers.clear()
+    world.sleep(60)
+    crm.recover()
+    erp.recover()
+    world.empty_inbox()
+    assert "\nEverything that was sent arrived" in Ran(*asked).output
+
+
 @pytest.mark.usefixtures("other")
 def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_listed(
     world: World, acme: Hook, monkeypatch: pytest.MonkeyPatch
