@@ -1,7 +1,28 @@
 """`make mutants`: break the code in one place at a time, and show that a test fails for each.
 
 A mutant is caught if a test fails because the code does something else, not because it cannot run.
-Names of mutants as arguments select them.
+A part of a mutant's name as an argument selects the mutants with such names.
+
+`tests/mutants.txt` lists the mutants, each in two or more lines:
+
+    @@ core/store functional/test_events::expired_event: an expired event is there
+    ~ _unexpired: only event
+
+The first line names the module of `chalicelib` that is broken (or a file of `tools` or `examples`,
+or of the console page), the suite in `tests`, an expression that selects tests of it, as
+`pytest -k` takes it, and what is wrong with the broken code.
+
+The second line says how the module is broken: in which function, class or constant (as
+`Class.method` if several have that name), by which operator, and where. The operators are the
+functions in OPERATORS. The place is the smallest one with that text in it, or the one with exactly
+that text; there must be one. After ` within ` stands a text of the statement in which the place
+is looked for. Choose names of functions, attributes and constants for these texts: local variables
+are renamed more often.
+
+    ~ _recover_row: takes 0 for LEFT_SECONDS within push_later
+
+A mutant that no operator makes, and one of a file of the page, quotes the lines that are replaced
+after `-`, and those that take their place after `+`.
 """
 
 import ast
@@ -15,10 +36,11 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,10 +52,6 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / "tests" / "support" / "mutation"
 TIMEOUT_SECONDS = 600
 
-# Blocks of lines. `@@`: the module of chalicelib (or of tools or examples, or a file of the page),
-# the tests and a part of their names, and what is broken. Then `~`: the function, the operator and,
-# if there is more than one such place in the function, a part of what stands there; or, if that
-# does not say it, `-`: the lines that are replaced, and `+`: by which.
 MUTANTS = ROOT / "tests" / "mutants.txt"
 
 # What tests import and no mutant changes is imported once; each mutant's process is forked then.
@@ -60,64 +78,194 @@ SURVIVED = "survived"
 
 @dataclass
 class Place:
-    """Where an operator may change a function: what stands there, and what changes it."""
+    """Where an operator may change a tree."""
 
-    source: str
-    apply: Callable[[], None]
+    source: str  # the code that is there, as `ast.unparse` writes it
+    apply: Callable[[], None]  # changes the tree in this place
 
 
-def _removable(function: ast.AST) -> Iterator[Place]:
-    """Find statements, operands, filters, arguments by name, elements and members."""
-    for node in ast.walk(function):
-        if isinstance(node, ast.JoinedStr):
-            continue
+Operator = Callable[[ast.AST], Iterator[Place]]
+
+
+@dataclass
+class Child:
+    """A node of a tree below its root."""
+
+    node: ast.AST
+    parent: ast.AST
+    field: str  # of the parent
+    replace: Callable[[ast.AST], None]  # puts another node in the place of this one
+
+
+def find_children(tree: ast.AST) -> Iterator[Child]:
+    """Yield all nodes below the root of a tree."""
+    for parent in ast.walk(tree):
+        for name, value in ast.iter_fields(parent):
+            if isinstance(value, ast.AST):
+                yield Child(value, parent, name, partial(setattr, parent, name))
+            elif isinstance(value, list):
+                for number, node in enumerate(value):
+                    if isinstance(node, ast.AST):
+                        yield Child(node, parent, name, partial(operator.setitem, value, number))
+
+
+def without(tree: ast.AST) -> Iterator[Place]:
+    """Leave out a statement, an operand, a filter, an argument, an element, a member, a decorator,
+    an alternative of a pattern, or a clause of a condition expression.
+
+    `_find_stored: without services.map` skips that call, `CLAIMABLE: without UNCLAIMED` drops that
+    clause.
+    """
+    for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             for number, (key, value) in enumerate(zip(node.keys, node.values, strict=True)):
                 source = f"{ast.unparse(key) if key else '**'}: {ast.unparse(value)}"
                 yield Place(source, partial(_pop, number, node.keys, node.values))
-            continue
-        for name in ("body", "orelse", "values", "ifs", "keywords", "elts"):
-            children = getattr(node, name, None)
-            if isinstance(children, list):
-                for number, child in enumerate(children):
-                    yield Place(ast.unparse(child), partial(_pop, number, children))
+        elif not isinstance(node, ast.JoinedStr):
+            for name in REMOVABLE:
+                children = getattr(node, name, None)
+                if isinstance(children, list):
+                    for number, child in enumerate(children):
+                        yield Place(ast.unparse(child), partial(_pop, number, children))
+    yield from _clauses(tree)
+
+
+REMOVABLE = (
+    "args",
+    "body",
+    "decorator_list",
+    "elts",
+    "finalbody",
+    "ifs",
+    "keywords",
+    "orelse",
+    "patterns",
+    "values",
+)
 
 
 def _pop(number: int, *lists: list[Any]) -> None:
+    """Remove what has a number from each list; a block of no statements becomes `pass`."""
     for children in lists:
         removed = children.pop(number)
         if isinstance(removed, ast.stmt) and not children:
             children.append(ast.Pass())
 
 
-def _conditions(value: bool, function: ast.AST) -> Iterator[Place]:
-    """Find conditions, operands and filters, to be replaced by a value."""
-    constant = ast.Constant(value)
-    for node in ast.walk(function):
-        if isinstance(node, (ast.If, ast.IfExp, ast.While)):
-            yield Place(ast.unparse(node.test), partial(setattr, node, "test", constant))
-        operands = node.values if isinstance(node, ast.BoolOp) else getattr(node, "ifs", [])
-        for number, operand in enumerate(operands):
-            apply = partial(operator.setitem, operands, number, constant)
-            yield Place(ast.unparse(operand), apply)
+def _clauses(tree: ast.AST) -> Iterator[Place]:
+    """Find the clauses of condition expressions, to be left out with an AND or OR beside them."""
+    for child in find_children(tree):
+        text = _text_of(child)
+        for start, end in _find_clauses(text):
+            before, after = text[:start], text[end:]
+            if LAST_CONNECTIVE.search(before):
+                rest = LAST_CONNECTIVE.sub("", before) + after
+            elif CONNECTIVE.match(after):
+                rest = before + CONNECTIVE.sub("", after, count=1)
+            else:  # the only clause
+                continue
+            yield Place(text[start:end], partial(_replace_text, child, rest))
 
 
-def _parts(function: ast.AST) -> Iterator[Place]:
-    """Find operands, arguments and alternatives, to take the place of what they are a part of."""
-    for parent in ast.walk(function):
-        for name, value in ast.iter_fields(parent):
-            for number, node in enumerate(value if isinstance(value, list) else [value]):
-                for kind, attributes in PARTS.items():
-                    if not isinstance(node, kind):
-                        continue
-                    values = [getattr(node, attribute) for attribute in attributes]
-                    for part in values[0] if isinstance(values[0], list) else values:
-                        apply = (
-                            partial(operator.setitem, value, number, part)
-                            if isinstance(value, list)
-                            else partial(setattr, parent, name, part)
-                        )
-                        yield Place(ast.unparse(part), apply)
+def _text_of(child: Child) -> str:
+    """Return what stands between the quotes of a string or an f-string; "" of anything else."""
+    node = child.node
+    if isinstance(node, ast.JoinedStr):
+        return ast.unparse(node)[2:-1]
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    if is_text and not isinstance(child.parent, ast.JoinedStr):
+        return ast.unparse(node)[1:-1]
+    return ""
+
+
+def _replace_text(child: Child, text: str) -> None:
+    """Put an f-string with a text in the place of a string or an f-string."""
+    child.replace(ast.parse(f"f{text!r}", mode="eval").body)
+
+
+def _find_clauses(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each clause of a condition expression, also in parentheses, begins and ends."""
+    for start in [0, *(found.end() for found in re.finditer(r"\(| AND | OR ", text))]:
+        depth = 0
+        end = start
+        while end < len(text) and not (depth == 0 and CONNECTIVE.match(text, end)):
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            if depth < 0:
+                break
+            end += 1
+        yield start, end
+
+
+CONNECTIVE = re.compile(" AND | OR ")
+LAST_CONNECTIVE = re.compile("( AND | OR )$")
+
+
+def _conditions(tree: ast.AST) -> Iterator[Child]:
+    """Find conditions, operands of `and` and `or`, filters, comparisons and negations."""
+    for child in find_children(tree):
+        is_negation = isinstance(child.node, ast.UnaryOp) and isinstance(child.node.op, ast.Not)
+        is_truth_value = isinstance(child.node, (ast.BoolOp, ast.Compare)) or is_negation
+        is_operand = isinstance(child.parent, ast.BoolOp) and child.field == "values"
+        if is_truth_value or is_operand or child.field in ("ifs", "test"):
+            yield child
+
+
+def always(tree: ast.AST) -> Iterator[Place]:
+    """Let a condition always hold. `sweep: always webhook_url`"""
+    for child in _conditions(tree):
+        yield Place(ast.unparse(child.node), partial(child.replace, ast.Constant(True)))
+
+
+def never(tree: ast.AST) -> Iterator[Place]:
+    """Let a condition never hold. `_state: never MAX_DESTINATIONS`"""
+    for child in _conditions(tree):
+        yield Place(ast.unparse(child.node), partial(child.replace, ast.Constant(False)))
+
+
+def negated(tree: ast.AST) -> Iterator[Place]:
+    """Let a condition hold if it does not, and the other way round. `put_listed: negated 'Code'`"""
+    for child in _conditions(tree):
+        if isinstance(child.node, ast.expr):
+            negation = ast.UnaryOp(ast.Not(), child.node)
+            yield Place(ast.unparse(child.node), partial(child.replace, negation))
+
+
+def edge(tree: ast.AST) -> Iterator[Place]:
+    """Let a comparison hold for equal numbers if it does not, and the other way round.
+
+    `decide: edge max_delivery_attempts` makes `>` of the `>=` before that setting.
+    """
+    for child in find_children(tree):
+        node = child.node
+        if isinstance(node, ast.Compare) and type(node.ops[0]) in EDGES:
+            other = EDGES[type(node.ops[0])]()
+            yield Place(ast.unparse(node), partial(operator.setitem, node.ops, 0, other))
+
+
+EDGES: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+}
+
+
+def only(tree: ast.AST) -> Iterator[Place]:
+    """Put a part in the place of the whole: an operand, an argument, an alternative, what is
+    indexed, or the object whose method is called.
+
+    `AFTER_PUSH_SECONDS: only CALL_SECONDS` makes that of `2 * CALL_SECONDS`.
+    """
+    for child in find_children(tree):
+        for kind, attributes in PARTS.items():
+            if isinstance(child.node, kind):
+                for attribute in attributes:
+                    value = getattr(child.node, attribute)
+                    for part in value if isinstance(value, list) else [value]:
+                        yield Place(ast.unparse(part), partial(child.replace, part))
+        if isinstance(child.node, ast.Call) and isinstance(child.node.func, ast.Attribute):
+            called = child.node.func.value
+            yield Place(ast.unparse(called), partial(child.replace, called))
 
 
 PARTS: dict[type[ast.AST], tuple[str, ...]] = {
@@ -125,42 +273,165 @@ PARTS: dict[type[ast.AST], tuple[str, ...]] = {
     ast.BoolOp: ("values",),
     ast.Call: ("args",),
     ast.IfExp: ("body", "orelse"),
+    ast.Subscript: ("value",),
     ast.UnaryOp: ("operand",),
 }
-OPERATORS: dict[str, Callable[[ast.AST], Iterator[Place]]] = {
-    "without": _removable,
-    "always": partial(_conditions, True),
-    "never": partial(_conditions, False),
-    "only": _parts,
+
+
+def takes(new: str, tree: ast.AST) -> Iterator[Place]:
+    """Take another value for an expression or, with a dot before it, another attribute.
+
+    `MAX_PAGES: takes 1`, `post: takes 0 for sum(`, `copy_id: takes .claim_id for body_hash`
+    """
+    for child in find_children(tree):
+        is_in_text = isinstance(child.parent, ast.JoinedStr)
+        if not isinstance(child.node, ast.expr) or is_in_text or child.field in NOT_TAKEN:
+            continue
+        source = ast.unparse(child.node)
+        if not new.startswith("."):
+            yield Place(source, partial(child.replace, ast.parse(new, mode="eval").body))
+        elif isinstance(child.node, ast.Attribute):
+            yield Place(source, partial(setattr, child.node, "attr", new[1:]))
+
+
+NOT_TAKEN = ("annotation", "optional_vars", "returns", "target", "targets")
+
+
+def _change_number(change: Callable[[Any], Any], tree: ast.AST) -> Iterator[Place]:
+    for child in find_children(tree):
+        node = child.node
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            changed = ast.Constant(change(node.value))
+            yield Place(ast.unparse(node), partial(child.replace, changed))
+
+
+def less(tree: ast.AST) -> Iterator[Place]:
+    """Let a number be one less. `SLOW_PUSHES: less`"""
+    return _change_number(lambda number: number - 1, tree)
+
+
+def more(tree: ast.AST) -> Iterator[Place]:
+    """Let a number be one more. `SECRET_CHARACTERS: more`"""
+    return _change_number(lambda number: number + 1, tree)
+
+
+def tenfold(tree: ast.AST) -> Iterator[Place]:
+    """Multiply by ten. `is_connected: tenfold IDLE_SECONDS`"""
+    for child in find_children(tree):
+        if isinstance(child.node, ast.expr) and child.field not in NOT_TAKEN:
+            product = ast.BinOp(ast.Constant(10), ast.Mult(), child.node)
+            yield Place(ast.unparse(child.node), partial(child.replace, product))
+
+
+def uncaught(tree: ast.AST) -> Iterator[Place]:
+    """Let exceptions pass a handler. `_post: uncaught ApiError`"""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type:
+            nothing = ast.Tuple([], ast.Load())
+            yield Place(ast.unparse(node.type), partial(setattr, node, "type", nothing))
+
+
+def earlier(tree: ast.AST) -> Iterator[Place]:
+    """Let a statement and the one before it change places. `move: earlier delete_many`"""
+    for node in ast.walk(tree):
+        for name in ("body", "finalbody", "orelse"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                for number, (first, second) in enumerate(pairwise(block)):
+                    pair = slice(number, number + 2)
+                    swap = partial(operator.setitem, block, pair, [second, first])
+                    yield Place(ast.unparse(second), swap)
+
+
+OPERATORS: dict[str, Operator] = {
+    operate.__name__: operate
+    for operate in (
+        without,
+        always,
+        never,
+        negated,
+        edge,
+        only,
+        less,
+        more,
+        tenfold,
+        uncaught,
+        earlier,
+    )
 }
 
 
-def change_one(function: ast.AST, change: str) -> None:
-    """Change one place of a function: the innermost that contains a text. Raises ValueError unless
-    there is one. `change` is the name of an operator and that text, which may be empty.
+def change_one(definition: ast.AST, change: str) -> None:
+    """Change one place of a function, a class or a constant.
+
+    :param change: An operator and a place, as in `tests/mutants.txt`.
+    :raises ValueError: Unless there is one such place.
     """
-    name, _, part = change.partition(" ")
-    places = [place for place in OPERATORS[name](function) if part in place.source]
-    innermost = [
+    change, _, statement = change.partition(" within ")
+    name, _, text = change.partition(" ")
+    operate: Operator
+    if name == "takes":
+        new, _, text = text.partition(" for ")
+        operate = partial(takes, new)
+    else:
+        operate = OPERATORS[name]
+    for tree in _find_statements(definition, statement):
+        if places := [place for place in operate(tree) if text in place.source]:
+            _choose(places, text).apply()
+            return
+    raise ValueError(f"there is no place for: {change}")
+
+
+def _find_statements(definition: ast.AST, text: str) -> list[ast.AST]:
+    """Return the statements with a text, the shortest first; without a text, the definition."""
+    if not text:
+        return [definition]
+    statements = [node for node in ast.walk(definition) if isinstance(node, ast.stmt)]
+    by_length = sorted(statements, key=lambda statement: len(ast.unparse(statement)))
+    return [statement for statement in by_length if text in ast.unparse(statement)]
+
+
+def _choose(places: Sequence[Place], text: str) -> Place:
+    """Return the place that is a text, else the one with the text that has none inside. Raises
+    ValueError unless there is one.
+    """
+    chosen = [place for place in places if place.source == text] or [
         place
         for place in places
         if not any(other.source in place.source for other in places if other is not place)
     ]
-    if len(innermost) != 1:
-        raise ValueError(f"there are {len(places)} places for: {change}")
-    innermost[0].apply()
+    if len(chosen) != 1:
+        raise ValueError(f"there are {len(places)} places for: {text}")
+    return chosen[0]
 
 
-def find_function(module: ast.Module, name: str) -> ast.AST:
-    """Return the function of a module, or raise ValueError unless there is one of that name."""
-    found = [
-        node
-        for node in ast.walk(module)
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name
-    ]
+def find_definition(module: ast.Module, path: str) -> ast.AST:
+    """Return the function, class or constant of a module that is called `path`, with the names of
+    classes and functions around it as far as they are needed. Raises ValueError unless there is
+    one.
+    """
+    found: list[ast.AST] = [module]
+    for name in path.split("."):
+        found = [node for parent in found for node in _definitions(parent) if name in _names(node)]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} functions are called {name}")
+        raise ValueError(f"{len(found)} definitions are called {path}")
     return found[0]
+
+
+def _definitions(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield functions, classes, constants of the module and fields of classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ClassDef, ast.Module)):
+            yield from (each for each in node.body if isinstance(each, (ast.AnnAssign, ast.Assign)))
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node is not tree:
+            yield node
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 @dataclass
@@ -185,7 +456,7 @@ class Mutant:
         if self.change:
             name, _, what = self.change.partition(": ")
             module = ast.parse(text)
-            change_one(find_function(module, name), what)
+            change_one(find_definition(module, name), what)
             return ast.unparse(ast.fix_missing_locations(module))
         old = "\n".join(self.old)
         if text.count(old) != 1:
