@@ -262,9 +262,9 @@ def test_what_did_not_arrive_at_a_tenant_s_webhooks_is_listed_and_is_the_exit_st
     receiver.default = lambda exchange: receivers.status(
         answers.get(exchange.request.path.rpartition("/")[2], 200)
     )(exchange)
-    older = post_later(world, tenant="acme", subject="order-1")  # which CRM refuses, and ERP later
+    older = world.post_later(tenant="acme", subject="order-1")  # which CRM refuses, and ERP later
     crm.edit(dismissed_until=older["created_at"])
-    newer = post_later(world, tenant="acme", subject="order-2")
+    newer = world.post_later(tenant="acme", subject="order-2")
     asked = ("undelivered", "--tenant=acme", "--since", newer["created_at"])
 
     told = Ran(*asked, status=1).output
