@@ -20,11 +20,11 @@ class Fault(StrEnum):
 
 
 class Aws:
-    """`calls` are the operations called; `fail` decides which of the next ones fail."""
+    """The AWS of a world, whose calls are recorded, and of which some can be failed."""
 
     def __init__(self, world: World) -> None:
-        self.calls: list[str] = []
-        self.faults = 0
+        self.calls: list[str] = []  # the operations called, such as `PutItem`
+        self.faults = 0  # how many calls failed since `fail` was called
         self._lock = threading.Lock()
         self._plan: Callable[[str], Fault | None] = _no_fault
         hooks = (
@@ -43,8 +43,10 @@ class Aws:
             events.unregister(name, hook)
 
     def fail(self, *operations: str, fault: Fault = Fault.REFUSED, at: int | None = None) -> None:
-        """Let calls fail: all, or those of `operations`, and of these only the call number `at`
-        (from 1).
+        """Let calls fail from now on.
+
+        :param operations: The operations whose calls fail; without any, all calls fail.
+        :param at: Which of these calls fails, from 1; None: each of them.
         """
         numbers = itertools.count(1)
 
@@ -57,10 +59,11 @@ class Aws:
         self._plan = plan
 
     def heal(self) -> None:
+        """Let no call fail from now on."""
         self._plan = _no_fault
 
     def during(self, act: Callable[[], object]) -> list[str]:
-        """Return the calls that `act` causes."""
+        """Return the operations that a function calls."""
         start = len(self.calls)
         act()
         return self.calls[start:]

@@ -1,4 +1,7 @@
-"""DynamoDB and SQS in memory, for a system in another process, which moto would keep waiting."""
+"""DynamoDB and SQS in memory, over HTTP, for a system in another process.
+
+Moto's server would be too slow for it.
+"""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +32,9 @@ class _SQS(FakeSQS):
 
 @contextmanager
 def aws_over_http() -> Iterator[str]:
-    """Give the URL of an AWS that has a table and all queues."""
+    """Serve DynamoDB, with its table, and SQS, with any queue, until the end of the block; yield
+    the URL.
+    """
     services = {"DynamoDB_20120810": _DynamoDB(time.time), "AmazonSQS": _SQS(time.time)}
     lock = Lock()
 

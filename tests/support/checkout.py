@@ -26,9 +26,10 @@ OURS = (
     "PYTHONDONTWRITEBYTECODE|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
     "INBOX_|WORKER_|SLOW_|QUIET_|DASHBOARD|MAKE"
 )
-# By its own path, for which there is bytecode.
+# PY is the absolute path of this Python, for which there is bytecode.
 MAKE = ("make", "--old-file=.venv/.set-up", f"PY={sys.executable}", "STAGE=dev")
 KEY = api_key.new_key()
+# Variables for a first deployment.
 GIVEN: Any = {
     "ZAPIER_WEBHOOK_URL": "none",
     "API_KEYS": api_key.entry("acme", KEY),
@@ -66,7 +67,7 @@ def copy_repository(path: Path, commit: str | None = None) -> None:
     if commit:
         extract(commit, path, *PARTS)
     else:
-        # by other tests meanwhile, or by a user
+        # Other tests and users write these meanwhile.
         written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")
         for part in PARTS:
             if (ROOT / part).is_dir():
@@ -88,7 +89,11 @@ def copy_packaged(path: Path, commit: str | None = None) -> None:
 
 
 class Checkout:
-    """A clone of the repository."""
+    """A clone of the repository, whose commands use an emulated AWS as the stage `dev`.
+
+    Each command is run by a method, with environment variables as keyword arguments. A method that
+    takes `status` checks the exit status: 0, or 1 for any other.
+    """
 
     def __init__(self, path: Path, aws: Ministack) -> None:
         self.path = path
@@ -110,14 +115,16 @@ class Checkout:
         path.write_text(json.dumps(config))
 
     def make(self, *arguments: str, status: int = 0, **variables: str) -> str:
-        """Run make with the .venv of the repository."""
+        """Run make with the .venv of the repository; return its output."""
         return self.run([*MAKE, *arguments], status, MAKEFLAGS="", **variables)
 
     def resources(self, *arguments: str, status: int = 0, **variables: str) -> str:
+        """Run tools.resources; return its output."""
         command = [sys.executable, "-m", "tools.resources", "dev", *arguments]
         return self.run(command, status, **variables)
 
     def configure_api(self, status: int = 0) -> str:
+        """Run tools.gateway; return its output."""
         return self.run([sys.executable, "-m", "tools.gateway", "dev"], status)
 
     def chalice(self, command: str, status: int = 0) -> str:
@@ -133,13 +140,16 @@ class Checkout:
             yield port
 
     def environ(self, **variables: str) -> dict[str, str]:
+        """Return the environment of a command: this process's, without the project's variables,
+        and these.
+        """
         inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
         bytecode = {"PYTHONPYCACHEPREFIX": f"{sys.prefix}/pycache"}  # as make has it
         aws = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
         return {**inherited, **bytecode, **aws, **self.account, **variables}
 
     def run(self, command: list[str], status: int, **variables: str) -> str:
-        """Return the output of a command, which must end with this status of make or a tool."""
+        """Run a command, which must exit with this status; return its output."""
         with self.started(command, **variables) as process:
             output, _ = process.communicate(timeout=120)
         assert min(process.returncode, 1) == status, output
@@ -149,7 +159,10 @@ class Checkout:
         self, command: Sequence[str], operation: str = "", number: int = 1, **variables: str
     ) -> None:
         """Take the network away from a command after a write, before the response arrives, and
-        kill it: after the write of that number, of those whose operation begins so.
+        kill the command.
+
+        :param operation: How the operation begins whose writes are counted.
+        :param number: After which of these writes, from 1, the network is taken away.
         """
         numbers = itertools.count(1)
         with self.started(command, **variables) as process:
@@ -180,6 +193,7 @@ class Checkout:
 
 
 def is_write(operation: str) -> bool:
+    """Return whether an operation of AWS, or a method of its REST APIs, writes."""
     reads = ("Get", "Describe", "List", "Query", "BatchGet", "GET", "HEAD")
     return not operation.startswith(reads)
 

@@ -10,7 +10,13 @@ from tools.ops import cli
 
 
 class Ran:
-    """What a command wrote. The app runs in the same process: its JSON lines are left out."""
+    """A command of tools.ops that was run, with its output.
+
+    The app runs in the same process. Its JSON lines are left out of the output.
+
+    :param status: The exit status that the command must have.
+    :param variables: Environment variables of the command.
+    """
 
     def __init__(self, *arguments: str, status: int = 0, **variables: str) -> None:
         result = CliRunner().invoke(cli, arguments, env=variables)
@@ -22,7 +28,10 @@ class Ran:
 
 
 def paste(text: str, what: str, *arguments: str) -> Ran:
-    """Run the make command that a text has, as make does."""
+    """Run the make command that a text proposes, as make runs it.
+
+    :param what: The words before the command and a colon.
+    """
     [command] = re.findall(rf"{what}: make (.*)", text)
     name, *given = shlex.split(command)
     variables: Any = dict(variable.split("=", 1) for variable in given)

@@ -1,4 +1,6 @@
-"""A webhook of a subscription as tests use it: post to it, answer, change it, and look at it."""
+"""A subscription and its receiver as tests use them: post events, script responses, change the
+subscription, and look at its copies.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,7 @@ from tests.support.world import Answer, Json, World, assert_has
 
 
 class Copy:
-    """A copy of an event that was posted."""
+    """A copy of an event for a subscription."""
 
     def __init__(self, world: World, event: Json, copy_id: str) -> None:
         self.world = world
@@ -25,20 +27,25 @@ class Copy:
         return self.now["status"]
 
     def has(self, **members: object) -> None:
+        """Check some members of the copy as it is now."""
         assert_has(self.now, **members)
 
     def replay(self) -> Answer:
         return self.world.replay(self.id)
 
     def retry(self) -> None:
-        """Let time pass until its next attempt, and make that."""
+        """Let time pass until the next attempt is due, and let the worker make it."""
         due = unix_seconds(self.now["next_attempt_at"])
         self.world.sleep(max(0, due - self.world.clock()) + 1)
         self.world.empty_inbox()
 
 
 class Hook:
-    """A subscription to all events of its tenant, and the receiver that it is for."""
+    """A subscription to all events of its tenant, and its receiver.
+
+    :param path: What follows the receiver's URL in the target URL.
+    :param members: Members of the subscription.
+    """
 
     def __init__(self, world: World, target: Receiver, *, path: str = "", **members: Any) -> None:
         self.world = world
@@ -48,7 +55,7 @@ class Hook:
         self.make()
 
     def make(self) -> Answer:
-        """Make it, or make it again."""
+        """Make the subscription, or make it again."""
         made = self.world.subscribe(self.url, **self.members)
         self.id = made.json.get("subscription_id", "")
         self.path = f"/subscriptions/{self.id}"
@@ -60,7 +67,7 @@ class Hook:
 
     @property
     def state(self) -> tuple[str | None, str | None]:
-        """Since when it is failing, and disabled."""
+        """Since when the subscription is failing, and disabled, each RFC 3339 or None."""
         return self.now["failing_since"], self.now["disabled_at"]
 
     @property
@@ -68,6 +75,7 @@ class Hook:
         return self.world.get(f"{self.path}/secret")["secret"]
 
     def call(self, verb: str, body: Json | None = None) -> Answer:
+        """Make a call of the subscription, such as `enable`."""
         return self.world.call("POST", f"{self.path}/{verb}", body)
 
     def edit(self, **changes: Any) -> Answer:
@@ -77,7 +85,10 @@ class Hook:
         return self.world.send_to(self.id, event["event_id"], **key)
 
     def send_during(self, once: Callable[..., None], event: Json) -> None:
-        """Send an event to it while the event is sent or recovered; `once` is the fixture."""
+        """Send an event to the subscription while the event is sent or recovered.
+
+        :param once: The fixture.
+        """
 
         def send_meanwhile() -> None:
             self.send(event)
@@ -97,24 +108,30 @@ class Hook:
         self.world.call("DELETE", self.path)
 
     def recreate(self) -> None:
+        """Delete the subscription, and make it again a second later."""
         self.delete()
         self.world.sleep(1)
         self.make()
 
     def offer(self, *answers: Answers, **headers: str) -> list[Copy]:
-        """Post an event of its tenant, to which it will answer so; return the copies."""
+        """Post an event of the subscription's tenant; return its copies.
+
+        :param answers: How the receiver responds to the next pushes.
+        """
         self.target.script(*answers)
         body: Json = {"event_type": "a", "payload": {}, "tenant": self.members.get("tenant")}
         event = self.world.offer(body, **headers).json
         return [Copy(self.world, event, copy_id) for copy_id in event["copies"]]
 
     def post(self, *answers: Answers, **headers: str) -> Copy:
-        """Post an event of which it alone gets a copy; return that."""
+        """Post an event of which no other subscription gets a copy; return the copy."""
         [copy] = self.offer(*answers, **headers)
         return copy
 
     def die(self) -> Copy:
-        """Fail for as long as SUBSCRIPTION_DISABLE_DAYS=1 says; return the latest copy."""
+        """Fail until the subscription is disabled, with SUBSCRIPTION_DISABLE_DAYS=1; return the
+        latest copy.
+        """
         while not self.now["disabled_at"]:
             copy = self.post(422)
             self.world.sleep(86_400)

@@ -1,5 +1,6 @@
-"""What IAM asks of a policy for a call: actions, resources and condition keys are those of AWS's
-Service Authorization Reference.
+"""Which actions on which resources a policy must allow for a call to AWS.
+
+Source: actions, resources and condition keys in AWS's Service Authorization Reference.
 """
 
 import json
@@ -26,14 +27,18 @@ LAMBDA = botocore.session.get_session().get_service_model("lambda")
 
 
 class Request(NamedTuple):
-    """An action on a resource, without one if the call does not name it, with condition keys."""
+    """What IAM checks against a policy."""
 
+    # Such as `sqs:SendMessage`.
     action: str
+    # An ARN, "*" for a list, or "" if the call does not name its resource.
     resource: str
+    # Values by condition key.
     context: Json
 
 
 def is_allowed(policy: Json, request: Request) -> bool:
+    """Return whether a statement of a policy allows a request."""
     return any(
         statement["Effect"] == "Allow"
         and any(fnmatchcase(request.action, action) for action in statement["Action"])
@@ -48,7 +53,10 @@ def is_allowed(policy: Json, request: Request) -> bool:
 
 
 def requests_of(call: Call, functions: Json) -> Iterator[Request]:
-    """Yield what IAM is asked for a call. `functions` are ARNs by the ids of event sources."""
+    """Yield the requests that IAM checks for a call.
+
+    :param functions: ARNs of functions by the ids of their event sources.
+    """
     action, members = _operation(call)
     resource = _resource(call, members)
     context = {}
@@ -65,7 +73,7 @@ def requests_of(call: Call, functions: Json) -> Iterator[Request]:
 
 
 def _resource(call: Call, members: Json) -> str:
-    """Return the ARN of what a call is about, "*" if it lists, or "" if it does not say."""
+    """Return the ARN of the resource of a call, "*" for a list, or "" if it names none."""
     match call.service:
         case "apigateway":
             return f"arn:aws:apigateway:::{call.path.split('?')[0]}"
@@ -89,8 +97,9 @@ def _resource(call: Call, members: Json) -> str:
 
 
 def _operation(call: Call) -> tuple[str, Json]:
-    """Return action and members of a call of the JSON protocol, the query protocol, of Lambda,
-    or of API Gateway.
+    """Return the action and the members of a call.
+
+    It is one of the JSON protocol, the query protocol, Lambda's REST API or API Gateway's.
     """
     if call.target:
         return call.target.rpartition(".")[2], json.loads(call.body)

@@ -21,7 +21,10 @@ class QuietHandler(ChaliceRequestHandler):
 
 @contextmanager
 def serve_app() -> Iterator[int]:
-    """Serve until the end of the block; yield the port."""
+    """Serve until the end of the block; yield the port.
+
+    Chalice's local server has no settings for what is patched here.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ThreadedHTTPServer, "daemon_threads", True)
         patch.setattr(ThreadedHTTPServer, "handle_error", lambda *_: None)  # of clients that leave

@@ -24,6 +24,7 @@ def resolve(value: Json) -> Json:
 
 
 def assert_fits(value: object, schema: Json) -> None:
+    """Check a value against a schema of the document."""
     faults = [
         f"{error.json_path}: {error.message}"
         for error in _validator(json.dumps(schema)).iter_errors(value)
@@ -32,8 +33,8 @@ def assert_fits(value: object, schema: Json) -> None:
 
 
 def assert_described(method: str, route: str, answer: Answer) -> None:
-    """Check status, headers and body of an answer against the document; it must not hold anything
-    else.
+    """Check that the document describes status, headers and body of an answer, and that the answer
+    has nothing else.
     """
     operation = DOCUMENT["paths"][route][method.lower()]
     described = resolve(operation["responses"][str(answer.status_code)])
@@ -62,7 +63,7 @@ def assert_described(method: str, route: str, answer: Answer) -> None:
 
 
 def _close_lists(schema: Json) -> Json:
-    """Refuse members that are not described of the objects in a list."""
+    """Let the objects of a list have no members that are not described."""
     return (
         schema | {"items": schema["items"] | {"unevaluatedProperties": False}}
         if "items" in schema
