@@ -1,8 +1,8 @@
 """DynamoDB and SQS in memory, for tests that need thousands of calls in virtual time.
 
-They know only what chalicelib asks of the boto3 clients, and answer that as AWS does. Whether a
-request is valid is shown by the tests that use moto. Not known here: throughput, and how much
-anything may hold. What has expired goes when `expire` is called.
+They have the calls of the boto3 clients that chalicelib makes, and respond as AWS does. They do not
+validate requests, which tests with moto do, and have no limits of throughput and size. Expired
+items and messages are deleted when `expire` is called.
 """
 # ruff: noqa: N803  # parameters are called what boto3 calls them
 
@@ -38,20 +38,20 @@ Condition = Callable[[Item, Item], bool]
 class FakeDynamoDB:
     """A client for one table, whatever its name, and its indexes with the projections of
     resources.json.
-
-    `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB
-    does. `index_lag_seconds` is how long a write takes to show in the indexes. `on_write`
-    is called with the item before and after each write; None stands for absent. `on_query` is
-    called with the rows that a query read, before its filter, `on_get` with the items that others
-    read.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        # The table by key.
         self.items: dict[str, Item] = {}
+        # After how many rows a page of a query ends, as it does after 1 MB.
         self.page_rows = sys.maxsize
+        # How long a write takes until the indexes show it.
         self.index_lag_seconds = 0.0
+        # Called with the item before and after each write; None: there is none.
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
+        # Called with the rows that a query read, before its filter.
         self.on_query: Callable[[list[Item]], None] = lambda rows: None
+        # Called with the items that GetItem or BatchGetItem read.
         self.on_get: Callable[[list[Item]], None] = lambda items: None
         self._clock = clock
         self._indexes = {
@@ -67,7 +67,7 @@ class FakeDynamoDB:
         self._store([(key, item)])
 
     def expire(self, late_seconds: float) -> None:
-        """Delete what expired so long ago, as TTL does up to two days late."""
+        """Delete the items that expired so many seconds ago, as TTL does up to two days late."""
         until = self._clock() - late_seconds
         for key, item in [*self.items.items()]:
             if item.get("expires_at", math.inf) <= until:
@@ -92,7 +92,9 @@ class FakeDynamoDB:
     def transact_write_items(
         self, *, TransactItems: Sequence[Json], ClientRequestToken: str = ""
     ) -> Json:
-        """Make all writes or none; those of a token that were made are not made again."""
+        """Make all writes or none. A transaction with the token of one that was made does
+        nothing.
+        """
         if ClientRequestToken in self._tokens:
             return {}
         prepare: dict[str, Callable[..., tuple[str, Item]]] = {
@@ -163,7 +165,7 @@ class FakeDynamoDB:
         return answer
 
     def _put(self, *, TableName: str, Item: Typed, **condition: Any) -> tuple[str, Item]:
-        """Return key and item of a put whose condition holds."""
+        """Return the key and the item of a put; raise ClientError if its condition fails."""
         item = _plain(Item)
         self._require(item[KEY], **condition)
         return item[KEY], item
@@ -171,7 +173,9 @@ class FakeDynamoDB:
     def _update(
         self, *, TableName: str, Key: Typed, UpdateExpression: str, **condition: Any
     ) -> tuple[str, Item]:
-        """Return key and changed item of an update whose condition holds."""
+        """Return the key and the changed item of an update; raise ClientError if its condition
+        fails.
+        """
         key = Key[KEY]["S"]
         values = self._require(key, **condition)
         item = dict(self.items[key])
@@ -185,8 +189,8 @@ class FakeDynamoDB:
         return key, item
 
     def _require(self, key: str, *, ConditionExpression: str = "", **options: Any) -> Item:
-        """Return the values of a write whose condition holds; raise ClientError, with the item, if
-        it does not.
+        """Return the expression's values of a write; raise ClientError, with the item, if its
+        condition fails.
         """
         values = _plain(options.get("ExpressionAttributeValues", {}))
         item = self.items.get(key)
@@ -198,7 +202,7 @@ class FakeDynamoDB:
         return values
 
     def _store(self, writes: Sequence[tuple[str, Item | None]]) -> None:
-        """Store items, all at once; None: none."""
+        """Store items by key, all at once; None deletes the item."""
         stored = []
         for key, item in writes:
             stored.append((self.items.pop(key, None), item))
@@ -217,7 +221,7 @@ class FakeDynamoDB:
 
 @dataclass
 class _Index:
-    """The rows of an index; an item without its partition key has none."""
+    """An index, in which an item without the index's partition key has no row."""
 
     partition: str
     projected: list[str]
@@ -227,7 +231,7 @@ class _Index:
     _places: dict[str, str] = field(default_factory=dict)  # the partition of each key
 
     def rows(self, partition: str, start: tuple[str, str] | None, *, forward: bool) -> list[Item]:
-        """Return the rows of a partition, in order, after a place if one is given."""
+        """Return the rows of a partition in order, from after `start` on; None: from the first."""
         rows = [*self._partitions[partition].values()]
         if start and forward:
             rows = [row for row in rows if _place(row) > start]
@@ -236,7 +240,7 @@ class _Index:
         return sorted(rows, key=_place, reverse=not forward)
 
     def show(self, key: str, item: Item | None) -> None:
-        """Let the index show an item, or none."""
+        """Let the index show an item; None: its row goes."""
         self._partitions[self._places.pop(key, "")].pop(key, None)
         if item and self.partition in item:
             place = self._places[key] = item[self.partition]
@@ -346,14 +350,15 @@ class _Message:
 class FakeSQS:
     """A client for the queues that `queue` makes.
 
-    Messages come in the order of sending, or with `shuffle` in any. With `duplicate_probability`,
-    which needs `shuffle`, one that was received comes again before its visibility timeout, and one
-    that was deleted comes again, as from a server of SQS that was out of reach; neither brings it
-    nearer to the DLQ. `on_send` is called with the queue, the body and the delay of each message.
+    :param shuffle: Decides which message is received next; None: the one that was sent first.
     """
 
     def __init__(self, clock: Callable[[], float], *, shuffle: Random | None = None) -> None:
+        # How likely a message that is received or deleted comes again before its visibility
+        # timeout, as from a server of SQS that could not be reached. That receive does not count
+        # for the DLQ. Needs `shuffle`.
         self.duplicate_probability = 0.0
+        # Called with the URL of the queue, the body and the delay of each message that is sent.
         self.on_send: Callable[[str, str, float], None] = lambda url, body, delay_seconds: None
         self._clock = clock
         self._shuffle = shuffle
@@ -362,29 +367,32 @@ class FakeSQS:
         self._numbers = itertools.count(1)
 
     def queue(self, url: str, redrive: tuple[str, int] = NO_REDRIVE) -> None:
-        """Make a queue; `redrive` is the URL of its DLQ, and after how many receives messages go
-        there.
+        """Make a queue.
+
+        :param redrive: The URL of its DLQ, and after how many receives a message is moved there.
         """
         self._redrives[url] = redrive
 
     def expire(self, url: str, retention_seconds: float) -> None:
-        """Delete the messages of a queue that were sent so long ago, to whatever queue first."""
+        """Delete the messages of a queue that were sent so many seconds ago, even if to another
+        queue.
+        """
         since = self._clock() - retention_seconds
         for key, message in [*self._queues[url].items()]:
             if message.sent_at <= since:
                 del self._queues[url][key]
 
     def messages(self, url: str) -> list[Json]:
-        """Return every message in a queue, hidden ones too, for tests: boto3 has no such call."""
+        """Return every message in a queue, also the invisible ones."""
         return [message.shown() for message in self._queues[url].values()]
 
     def visible(self, url: str) -> list[str]:
-        """Return the ids of the messages that a queue would give now, for tests."""
+        """Return the ids of the messages that can be received from a queue now."""
         now = self._clock()
         return [key for key, message in self._queues[url].items() if message.visible_at <= now]
 
     def next_visible_at(self, url: str) -> float:
-        """Return from when a queue gives a message, for tests; infinity: it has none."""
+        """Return when the next message of a queue becomes visible; infinity: it has none."""
         return min((message.visible_at for message in self._queues[url].values()), default=math.inf)
 
     def send_message(

@@ -39,27 +39,20 @@ Response = tuple[int, dict[str, str], bytes]  # the status code, headers and the
 
 
 class Call(NamedTuple):
-    """A request: the region and the service for which it is signed, its method, path, X-Amz-Target,
-    and body.
-    """
+    """A request to AWS."""
 
+    # For which it is signed.
     region: str
     service: str
     method: str
     path: str
+    # Its X-Amz-Target, or None.
     target: str | None
     body: bytes
 
 
 class Ministack:
-    """`calls` are all requests. `seen` is called with each operation and its status, such as
-    `CreateRole / 200` or `POST /restapis 201`.
-
-    While it `is_cut_off`, no response arrives, and no call takes effect. `replaced` has texts that
-    do not reach the caller, and what does. CreateDeployment is refused for `deployment_seconds`
-    after each success. After a change set, `index_looks` calls of DescribeTable find an index not
-    active. The functions `unfinished` are being updated until one was looked at.
-    """
+    """A running ministack and the proxy before it."""
 
     def __init__(self, port: int) -> None:
         self.direct_url = f"http://127.0.0.1:{port}"
@@ -72,7 +65,7 @@ class Ministack:
         return boto3.client(service, endpoint_url=self.url, **ACCOUNT)
 
     def direct(self, service: str, region: str = ACCOUNT["region_name"]) -> Any:
-        """Return a client that is not seen."""
+        """Return a client whose calls do not pass the proxy."""
         account = {**ACCOUNT, "region_name": region}
         return boto3.client(service, endpoint_url=self.direct_url, **account)
 
@@ -97,14 +90,20 @@ class Ministack:
         return f"{self.direct_url}/restapis/{api_id}/api/_user_request_"
 
     def _forget(self) -> None:
+        # Called with each operation and its status: `CreateRole / 200`, `POST /restapis 201`.
         self.seen: Callable[[str], None] = lambda operation: None
         self.calls = list[Call]()
+        # While this is true, no call takes effect, and no response arrives.
         self.is_cut_off = False
+        # Texts of responses, and the texts that the caller gets in their place.
         self.replaced = dict[bytes, bytes]()
+        # How long CreateDeployment is refused after each success, and when the last one was.
         self.deployment_seconds = 0.0
         self.deployed_at = -math.inf
+        # After a change set, how many calls of DescribeTable see an index that is not active.
         self.index_looks = 0
         self.looks_left = 0
+        # Names of functions whose update goes on until one of them has been looked at.
         self.unfinished = set[str]()
 
     def reset(self) -> None:
@@ -121,7 +120,7 @@ class Proxy(BaseHTTPRequestHandler):
         if self.ministack.is_cut_off:
             self.close_connection = True
             return
-        status, headers, content = self._mended(body) or self._forward(body)
+        status, headers, content = self._corrected(body) or self._forward(body)
         if self._is_deployment() and status == 201:
             self.ministack.deployed_at = time.monotonic()
         for text, replacement in self.ministack.replaced.items():
@@ -150,8 +149,8 @@ class Proxy(BaseHTTPRequestHandler):
     def _is_deployment(self) -> bool:
         return self.command == "POST" and self.path.endswith("/deployments")
 
-    def _mended(self, body: bytes) -> Response | None:
-        """Return the response of AWS where ministack has none, or another."""
+    def _corrected(self, body: bytes) -> Response | None:
+        """Return the response of AWS where ministack would respond otherwise, or None."""
         free_at = self.ministack.deployed_at + self.ministack.deployment_seconds
         if self._is_deployment() and time.monotonic() < free_at:
             return _error(429, "TooManyRequestsException")
@@ -279,8 +278,10 @@ def _running(log_file: Path, state: Path | None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def ministack(log_file: Path, state: Path | None = None) -> Iterator[Ministack]:
-    """Run ministack and its proxy until the end of the block; begin with, and keep, what is in the
-    folder `state`.
+    """Run ministack and its proxy until the end of the block.
+
+    :param state: A folder from which the resources are read at the start, and in which they are
+        stored at the end; None: there are none, and none are kept.
     """
     with _running(log_file, state) as port:
         served = Ministack(port)

@@ -63,7 +63,11 @@ def get_value(serializer: ResponseSerializer, value: Any, key: str, shape: Any) 
 
 @contextmanager
 def moto_aws(clock: Callable[[], float]) -> Iterator[MotoQueues]:
-    """Let moto be AWS until the end of the block."""
+    """Let moto be AWS until the end of the block.
+
+    Moto is patched, because it has no parameters for a clock, for calls one at a time, and for
+    less work in each call.
+    """
     lock = threading.Lock()
     process_request = BotocoreStubber.process_request
 

@@ -1,4 +1,4 @@
-"""A webhook receiver on loopback that answers and misbehaves byte by byte as a test tells it to."""
+"""A webhook receiver on loopback whose responses, and faults, tests script byte by byte."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Request:
 
 
 class Exchange(socketserver.StreamRequestHandler):
-    """A connection with the request on it that is being answered: the argument of a behaviour.
+    """A connection and the request on it, to which a behaviour responds.
 
-    Every method raises OSError if the client has left or the receiver was closed; a behaviour lets
-    it pass.
+    Every method raises OSError if the client has left or the receiver was closed. A behaviour does
+    not catch it.
     """
 
     server: Receiver
@@ -67,7 +67,7 @@ class Exchange(socketserver.StreamRequestHandler):
         self.connection.sendall(data)
 
     def pause(self, seconds: float) -> None:
-        """Wait, but notice a client that leaves."""
+        """Wait for some seconds; raise ConnectionAbortedError if the client leaves meanwhile."""
         if _readable(self.connection, seconds) and not self.connection.recv(65536):
             raise ConnectionAbortedError("the client left")
 
@@ -80,6 +80,7 @@ class Exchange(socketserver.StreamRequestHandler):
         self.connection.close()
 
     def reset(self) -> None:
+        """Reset the connection."""
         _reset_at_close(self.connection)
         self.close()
 
@@ -123,18 +124,18 @@ class Receiver(socketserver.ThreadingTCPServer):
         return len(self.requests)
 
     def script(self, *behaviours: Answers) -> None:
-        """Answer the next requests by these, one each, after those already scripted."""
+        """Add behaviours to the script: each answers one request."""
         self._script.extend(behaviours)
 
     def wait_for(self, number: int, timeout: float = 60) -> list[Request]:
-        """Return the first `number` requests as soon as there are so many."""
+        """Wait until there are `number` requests; return the first ones."""
         with self._changed:
             in_time = self._changed.wait_for(lambda: self.count >= number, timeout)
             assert in_time, f"{self.count} requests instead of {number} within {timeout} s"
             return self.requests[:number]
 
     def wait_until_left(self, timeout: float = 60, *, most: int = 0) -> None:
-        """Return as soon as at most so many connections are open, and none waits to be accepted."""
+        """Wait until at most `most` connections are open, and none waits to be accepted."""
         with self._changed:
             in_time = self._changed.wait_for(
                 lambda: len(self._open) <= most and not _readable(self.socket, 0), timeout
@@ -304,7 +305,7 @@ def blackhole_listener() -> Iterator[str]:
 
 
 class Certificates:
-    """Server contexts, good and bad, of an authority that a client may be told to trust."""
+    """TLS contexts of servers, good and bad, and the authority of their certificates."""
 
     def __init__(self) -> None:
         self.authority = trustme.CA()
@@ -352,7 +353,7 @@ def _reset_at_close(connection: socket.socket) -> None:
 
 
 def is_signed(request: Request, secret: str) -> bool:
-    """Verify a signature as Standard Webhooks tells receivers to."""
+    """Return whether a request is signed with a secret. Source: Standard Webhooks."""
     headers = request.headers
     sent_at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
     signature = Webhook(secret).sign(headers["webhook-id"], sent_at, request.body.decode())

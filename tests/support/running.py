@@ -23,12 +23,13 @@ OURS = (
 
 
 def environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment without the project's variables, and with these."""
     others = {name: value for name, value in os.environ.items() if not re.fullmatch(OURS, name)}
     return {**others, "PORT": "0", **settings}
 
 
 def ended(*command: str, **variables: str) -> tuple[int, str, str]:
-    """Return status, standard output and standard error of a command that ends by itself."""
+    """Run a command to its end; return its exit status, standard output and standard error."""
     run = subprocess.run(
         command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False
     )
@@ -62,7 +63,7 @@ class Run:
         self.lines.put(None)
 
     def wait_for(self, pattern: str) -> str:
-        """Return the group of `pattern` in the next line that begins with it."""
+        """Read lines until one begins with `pattern`; return its first group."""
         deadline = time.monotonic() + 150
         while True:
             try:
@@ -86,6 +87,7 @@ class Run:
             return answer.status, answer.headers, answer.read()
 
     def end(self, number: signal.Signals) -> int:
+        """Send a signal; return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(timeout=5)
 
@@ -101,8 +103,9 @@ class Run:
 def running(
     *, module: str = "tools.run", command: Sequence[str] = (), key: str = "", **settings: str
 ) -> Iterator[Run]:
-    """Run the system until the end of the block; kill it if it still runs. `key` is one of
-    API_KEYS.
+    """Run the system, and wait until it is ready; kill it at the end of the block.
+
+    :param key: One of API_KEYS; empty: the one that the system prints.
     """
     with contextlib.closing(Run(command or [sys.executable, "-m", module], **settings)) as system:
         system.key = key or system.wait_for(r"  key +(\S+)")

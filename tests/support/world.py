@@ -318,19 +318,19 @@ class Caller:
 
 @dataclass
 class World(Caller):
-    """A deployed system: call its API, run its worker and schedules, look into its queues.
-
-    `dynamodb` and `sqs` are the system's own clients; `outside` and `outside_dynamodb` are others.
-    `version` is that of the container that runs.
-    """
+    """A deployed system: call its API, run its worker and schedules, look into its queues."""
 
     clock: Clock
+    # The variables of its functions.
     environ: dict[str, str]
     queues: MotoQueues
+    # The clients of its functions.
     dynamodb: Any
     sqs: Any
+    # Clients of the test, for DynamoDB and SQS.
     outside_dynamodb: Any
     outside: Any
+    # The services, and the version of the code, of the container that runs.
     services: Services = field(init=False)
     version: Version = field(init=False, default=PRESENT)
 
@@ -382,10 +382,10 @@ class World(Caller):
         return call(self.clock, method, path, body, key=key, version=self.version, **headers)
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
-        """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event
-        source does; return how many messages there were.
+        """Receive a batch, call the worker, and delete the messages unless it raised, as Lambda's
+        event source does; return how many messages there were.
 
-        The worker of the slow lane comes when there is nothing for the other.
+        The batch is of the slow lane if the other lane has no message.
         """
         for variable, worker in WORKERS.items():
             function = getattr(self.version.app, worker)
@@ -427,7 +427,7 @@ class World(Caller):
         self.version.app.check_dlq(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
-        """Let time pass, running the worker and the sweep, until nothing is pending and no message
+        """Let time pass, and run the worker and the sweep, until nothing is pending and no message
         is left.
         """
         end = self.clock() + hours * 3600
@@ -461,7 +461,7 @@ class World(Caller):
         self.queues.clear(self.environ["INBOX_DLQ_URL"])
 
     def lose_messages(self) -> None:
-        """Drop every message of both lanes."""
+        """Delete every message of both lanes."""
         for variable in WORKERS:
             self.queues.clear(self.environ[variable])
 
@@ -525,7 +525,13 @@ def _session() -> boto3.Session:
 
 @contextmanager
 def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
-    """Create a system that pushes to `webhook_url`; `environ` adds to its variables."""
+    """Create a system that pushes to `webhook_url`.
+
+    Its API keys are those of KEY (all scopes), PRODUCER_KEY and CONSUMER_KEY. Boto3 has no other
+    place for a default session than the module's variable, which is patched.
+
+    :param environ: More variables of its functions.
+    """
     clock = Clock()
     session = _session()
     with pytest.MonkeyPatch.context() as patch, moto_aws(clock) as queues:
