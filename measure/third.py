@@ -77,23 +77,24 @@ def localstack(folder: Path, dynamodb_url: str) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def tell(step: str, expected: str, said: str) -> None:
-    """Print a step when it is done, whose output must have a text."""
-    assert expected in said, said
+def report(step: str, expected: str, output: str) -> None:
+    """Print that a step is done, if its output has the expected text."""
+    assert expected in output, output
     print(f"done  {step}", flush=True)
 
 
-def use(checkout: Checkout, sqs: Any) -> None:
+def run_steps(checkout: Checkout, sqs: Any) -> None:
+    """Make, change and delete the stack, and redrive dead letters."""
     settings: Any = {
         "ZAPIER_WEBHOOK_URL": "none",
         "API_KEYS": api_key.entry("a", api_key.new_key()),
     }
     made = checkout.make("resources", **settings)
-    tell("the stack is made", "  Add     EventsTable  AWS::DynamoDB::Table", made)
+    report("the stack is made", "  Add     EventsTable  AWS::DynamoDB::Table", made)
     again = checkout.make("resources")
-    tell("made again, it stays", "stack triggers-api-dev-resources: no changes", again)
+    report("made again, it stays", "stack triggers-api-dev-resources: no changes", again)
     changed = checkout.make("resources", "QUIET_ALARM_HOURS=24", "GO=1")
-    tell("it is changed", "  Add     QuietAlarm  AWS::CloudWatch::Alarm", changed)
+    report("it is changed", "  Add     QuietAlarm  AWS::CloudWatch::Alarm", changed)
     dlq_url, queue_url = (
         sqs.get_queue_url(QueueName=f"triggers-api-dev-inbox-{name}")["QueueUrl"]
         for name in ("dlq", "queue")
@@ -102,14 +103,14 @@ def use(checkout: Checkout, sqs: Any) -> None:
         letter = json.dumps({"event_id": f"evt_{number:032}", "reason": "permanent"})
         sqs.send_message(QueueUrl=dlq_url, MessageBody=letter)
     shown = checkout.make("dlq")
-    tell("make dlq shows the messages", f"holds {MESSAGES} messages, 0 of them in", shown)
+    report("make dlq shows the messages", f"holds {MESSAGES} messages, 0 of them in", shown)
     moved = checkout.make("redrive")
-    tell("make redrive moves them", f"{MESSAGES} of {MESSAGES} messages: {MESSAGES} moved", moved)
+    report("make redrive moves them", f"{MESSAGES} of {MESSAGES} messages: {MESSAGES} moved", moved)
     name = "ApproximateNumberOfMessages"
     asked = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=[name])
     assert asked["Attributes"][name] == str(MESSAGES)
-    tell("and none is left", "inbox-dlq is empty", checkout.make("dlq"))
-    tell("the stack is deleted", "stack deleted", checkout.make("destroy", "CONFIRM=dev"))
+    report("and none is left", "inbox-dlq is empty", checkout.make("dlq"))
+    report("the stack is deleted", "stack deleted", checkout.make("destroy", "CONFIRM=dev"))
     assert "QueueUrls" not in sqs.list_queues()
 
 
@@ -123,7 +124,7 @@ def main() -> None:
         copy_repository(path)
         copy(ROOT / "resources.json", path)  # LocalStack takes alarms that compute
         aws: Any = SimpleNamespace(url=url)
-        use(Checkout(path, aws), boto3.client("sqs", endpoint_url=url, **ACCOUNT))
+        run_steps(Checkout(path, aws), boto3.client("sqs", endpoint_url=url, **ACCOUNT))
     print(f"{(time.monotonic() - started) / 60:.1f} min")
 
 

@@ -54,8 +54,9 @@ def undo(checkout: Checkout) -> None:
     checkout.configure_api()
 
 
-# What came before what is interrupted: a deployment, or on the last way `make destroy`. An undo
-# keeps the newer record of Chalice's, as docs/operations.md says, or brings its version's own back.
+# The steps before the interrupted command, which is `make deploy`, or `make destroy` on the last
+# way. An undo keeps the newer record of Chalice, as docs/operations.md says, or brings back the
+# record of its own version.
 DESTROY = ("destroy", "CONFIRM=dev")
 DESTROYED = "now"
 DESTROYING = "destroy"
@@ -74,8 +75,8 @@ SIX = (
     ("1.0.0, now, undo to 1.0.0 with the record of 1.0.0", "PUT functions/code"),
     (DESTROYED, "DeleteRole"),
 )
-# What a deployment makes and sets: a service, what lists names, and where, what tells of each, and
-# the parameters for its name.
+# How to describe what a deployment makes and sets. Each line has a service, the call that lists
+# names, where its response has them, the call that describes one, and its parameters for the name.
 DESCRIBED = """
 lambda list_functions Functions[].FunctionName get_function FunctionName
 lambda list_functions Functions[].FunctionName get_function_event_invoke_config FunctionName
@@ -92,7 +93,7 @@ apigateway get_rest_apis items[].id get_stages restApiId
 cloudformation describe_stacks Stacks[].StackName describe_stacks StackName
 cloudformation describe_stacks Stacks[].StackName get_template StackName
 """
-# Members that tell of the past, and what is given at random.
+# Members that differ between two runs: times and ids, and parts of texts that are random.
 OF_THE_PAST = (
     r"ChangeSetId|CreateDate|CreationTime|LastModified|LastProcessingResult|LastUpdatedTime|"
     r"Location|RoleId|StackId|StackStatus|StateReason\w*|createdDate|deploymentId|id|"
@@ -106,17 +107,20 @@ def steps(way: str) -> list[str]:
 
 
 class Case(NamedTuple):
-    """A way, and the write after which it is interrupted, from 1."""
+    """An interruption."""
 
     way: str
+    # After which write of the command, from 1, and its operation.
     number: int
     operation: str
 
 
 class Stage(NamedTuple):
-    """A folder with what AWS and Chalice have of a stage, and the writes of what came last."""
+    """A stage that was reached."""
 
+    # What AWS and Chalice have of it.
     folder: Path
+    # The writes of the step that reached it.
     writes: list[str]
 
 
@@ -141,7 +145,7 @@ class Lab:
             act(checkout)
 
     def reach(self, *steps: str) -> Stage:
-        """Return the stage after some steps, of which each is done once."""
+        """Return the stage after some steps, each of which is done only once."""
         if steps not in self.reached:
             folder = self.folder / "stages" / ", ".join(steps or ["nothing"])
             self.reached[steps] = Stage(folder, [])
@@ -184,8 +188,8 @@ class Lab:
             yield shutil.copytree(before, Path(folder, "stage"))
 
     def try_case(self, case: Case) -> dict[str, str]:
-        """Interrupt what a way ends with; return what was wrong when the stage was deployed then,
-        and when it was destroyed instead.
+        """Interrupt a command, then deploy the stage, and destroy it instead; return the fault of
+        each, by its name, or an empty text.
         """
         faults = {}
         acts = [self.complete, destroy]
@@ -213,8 +217,8 @@ class Lab:
 
 
 def choose(way: str, operations: list[str]) -> Iterator[Case]:
-    """Yield where to interrupt: after one of the writes of each operation, each time after another
-    one; after each; or after a few.
+    """Yield where to interrupt a way: after one write of each operation, at a different place for
+    each; with ALL after each write; with FEW at the places in SIX.
     """
     writes: dict[str, list[Case]] = {}
     for number, operation in enumerate(operations, 1):
@@ -267,7 +271,7 @@ def describe(checkout: Checkout) -> str:
 
 
 def ask(call: Callable[..., Any], **names: str) -> Any:
-    """Return a response, or the code of an error: of what there is none."""
+    """Return a response, or the code of its error, as for what does not exist."""
     try:
         return {**call(**names), "ResponseMetadata": None}
     except ClientError as error:

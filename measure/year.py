@@ -1,8 +1,8 @@
 """`make year`: a year of a stage in virtual time. CI lives through its first month (MONTHS=1).
 `make versions`: two months in which functions of this version and of 1.0.0 run beside each other.
 
-Each month of four weeks has its troubles, as MONTH tells, and ends with days that are quiet: these
-are compared with the first ones. The exit status is 1 if a promise was broken.
+Each month of four weeks has the troubles in MONTH, and ends with quiet days, which are compared
+with the first ones. The exit status is 1 if a promise was broken.
 """
 
 import itertools

@@ -14,7 +14,10 @@ from tests.support.world import Clock
 
 
 class Hub:
-    """Runs actors one at a time. Time passes only when all of them sleep."""
+    """Runs actors one at a time. Time passes only when all of them sleep.
+
+    :param choose: Returns which of a number of ready actors goes on, from 0.
+    """
 
     def __init__(self, clock: Clock, choose: Callable[[int], int]) -> None:
         self._clock = clock
@@ -25,10 +28,11 @@ class Hub:
         self._hub = getcurrent()
 
     def spawn(self, act: Callable[[], Any]) -> None:
+        """Let an actor call a function soon."""
         self._ready.append(greenlet(act, self._hub))
 
     def sleep(self, seconds: float) -> None:
-        """Let others go on, at least for so long."""
+        """Let other actors go on for at least so many seconds; 0: in turn with them."""
         if not self._is_actor():
             self._clock.sleep(seconds)
             return
@@ -41,7 +45,7 @@ class Hub:
         self._hub.switch()
 
     def run(self) -> None:
-        """Let everybody act until nobody has anything left to do."""
+        """Let actors act until all have ended."""
         while self._ready or self._sleeping:
             if not self._ready:
                 moment, _, actor = heapq.heappop(self._sleeping)
@@ -58,7 +62,7 @@ class Hub:
         return nullcontext(SimpleNamespace(map=partial(self.map, size=size)))
 
     def map(self, function: Callable[[Any], Any], values: Iterable[Any], *, size: int) -> list[Any]:
-        """Let `size` actors call a function with each value."""
+        """Let `size` actors call a function with each value; return the results in order."""
         todo = list(values)
         owner = getcurrent()
         numbers = iter(range(len(todo)))
@@ -68,7 +72,7 @@ class Hub:
             for number in numbers:
                 try:
                     results[number] = function(todo[number]), None
-                except BaseException as failure:  # noqa: BLE001  # a death too: whoever waits is told
+                except BaseException as failure:  # noqa: BLE001  # also Killed, for the caller that waits
                     results[number] = None, failure
                 if len(results) == len(todo) and owner is not self._hub:
                     self._ready.append(owner)

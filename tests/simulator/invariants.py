@@ -32,18 +32,18 @@ class ViolationError(AssertionError):
 
 @dataclass
 class Push:
-    """A push that reached the receiver. `status_code` None: no response.
-
-    `is_lost`: the sender never saw the response. `is_recorded`: its `invocation` has written a
-    record since.
-    """
+    """A push that reached the receiver."""
 
     event: Event
     invocation: object
     started: float
+    # How often the event had been stored or replayed.
     replay_number: int = 0
+    # None: the receiver did not respond.
     status_code: int | None = None
+    # Whether the sender never saw the response.
     is_lost: bool = False
+    # Whether the invocation has written a record of the event since.
     is_recorded: bool = False
 
     @property
@@ -52,8 +52,9 @@ class Push:
 
 
 class History:
-    """What callers, consumers, the receiver and the table saw; `item` is what the table has of an
-    event by now.
+    """What callers, consumers, the receiver and the table saw.
+
+    :param item: Returns the item that the table has under a key, or None.
     """
 
     def __init__(self, item: Callable[[str], Json | None]) -> None:
@@ -82,7 +83,7 @@ class History:
         self.deleted = set[str]()  # copies
         self.messages = Counter[str]()  # that were sent to a queue, by event
         self.customers = set[str]()  # subscriptions with a tenant
-        self.logged = set[str]()  # events of which the log told that they failed for good
+        self.logged = set[str]()  # events with a line of the log that says "dead letter"
         self.sent = set[str]()  # copies that were made after their event
         self.erased_at = dict[str, float]()  # of events, when the latest erasure began
         self.erased_copies = set[tuple[str, str]]()  # their events and subscriptions
@@ -214,7 +215,7 @@ class History:
             self.subscribed_at[subscription_id] = now
 
     def _see_erasure(self, event: Item, now: float) -> None:
-        """Check that the mark of an erasure tells nothing."""
+        """Check that the mark of an erased event has nothing of the event's content."""
         self.erased_at[event["event_id"]] = now
         if event["event_id"].startswith(COPY_PREFIX):
             self.erased_copies.add((event["source_event_id"], event["subscription_id"]))
@@ -246,7 +247,8 @@ class History:
         is_unlisted = source and event_id not in source.get("copies", "")
         is_unwanted = event_id.startswith(COPY_PREFIX) and (is_of_another or is_unlisted)
         self.forbid(
-            not is_unwanted, "an event was deleted that was no copy, or one that somebody waits for"
+            not is_unwanted,
+            "an event was deleted that was no copy, or a copy that somebody waits for",
         )
 
     def see_sent(self, event_id: str, group_id: str) -> None:
@@ -364,14 +366,14 @@ class History:
 
 def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Json]) -> None:
     """Raise ViolationError unless a settled world kept its promises."""
-    told = {
+    dead_letter_keys = {
         (dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters
     }
     for event_id, began in history.accepted.items():
         is_lost = event_id not in stored and history.erased_at.get(event_id, 0) < began
         history.forbid(is_lost, f"accepted and not stored: {event_id}")
     for event in stored.values():
-        _check_end(event, history, told)
+        _check_end(event, history, dead_letter_keys)
         _check_attempts(event, history)
         lost = {copy_id for copy_id in event.copies if copy_id not in stored} - history.deleted
         history.forbid(bool(lost), f"copies that were not stored: {lost}")
@@ -409,20 +411,22 @@ def _is_sent_again(before: Item | None, after: Item) -> bool:
     return is_made and bool(after["event_id"].startswith(COPY_PREFIX))
 
 
-def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
-    """Check the end of an event, also of one whose caller was told 503: whatever is stored is
-    delivered or failed.
+def _check_end(event: Event, history: History, dead_letter_keys: set[tuple[Any, Any]]) -> None:
+    """Check that an event is delivered or failed, also if its POST was answered with 503, and that
+    a failed one was announced.
+
+    :param dead_letter_keys: Ids and times of failure of the messages in the dead letter queue.
     """
     history.forbid(event.status is Status.PENDING, "pending for ever")
-    has_letter = (event.event_id, event.failed_at) in told
-    is_told = has_letter or history.may_be_dropped(event)
+    has_letter = (event.event_id, event.failed_at) in dead_letter_keys
+    is_announced = has_letter or history.may_be_dropped(event)
     if event.subscription_id in history.customers:
-        is_told = event.event_id in history.logged
+        is_announced = event.event_id in history.logged
         history.forbid(has_letter, "a customer's copy has a message in the dead letter queue")
     is_silent = (
-        event.status is Status.FAILED and event.reason is not Reason.DISABLED and not is_told
+        event.status is Status.FAILED and event.reason is not Reason.DISABLED and not is_announced
     )
-    history.forbid(is_silent, f"{event.event_id} failed, and nothing tells of it")
+    history.forbid(is_silent, f"{event.event_id} failed, and was not announced")
     if event.delivered_via is DeliveredVia.PULL:
         history.forbid(
             event.event_id not in history.acknowledged, "delivered by pull, and nobody acknowledged"
@@ -451,7 +455,7 @@ def _check_attempts(event: Event, history: History) -> None:
     seen += history.not_made[event.event_id, replay_number]
     counted = event.delivery_attempts
     faults = history.faults
-    # A claim counts an attempt; one that comes to nothing is not taken back of an event that was
+    # A claim counts an attempt. If no push follows, the count is taken back, unless the event was
     # acknowledged since.
     is_right = seen <= counted <= seen + faults + (event.delivered_via is DeliveredVia.PULL)
     history.forbid(not is_right, f"{counted} attempts counted, {seen} seen, {faults} faults")

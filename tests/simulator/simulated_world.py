@@ -156,8 +156,11 @@ class Container:
             raise Killed
 
     def at(self, label: str, act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
-        """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees
-        of a failure.
+        """Make a call to AWS or the receiver, which may have a fault.
+
+        :param label: The service and the operation, or `push`.
+        :param act: Makes the call.
+        :param fail: Returns or raises what the caller sees of a fault.
         """
         fault = self._fault_at(label)
         before, after = (0.0, 0.0) if label == "push" else self.world.latency()
@@ -190,7 +193,7 @@ class Container:
     def _push(
         self, event: Event, target: Target, timestamp: int, timeout_seconds: float, *options: Any
     ) -> Any:
-        """Be the push client, without the network: the receiver is a part of the world."""
+        """Push an event to the receiver, which is a part of the world, as the push client does."""
         act = partial(self.world.respond, event, target.url, timeout_seconds, self)
         self._pushes += 1
 
@@ -312,7 +315,7 @@ class Container:
             self.world.history.see_erased(event_id, replay_number)
 
     def subscribe(self, url: str, *event_types: str, tenant: str | None = None) -> None:
-        """Subscribe a target to all events, or to those of some types, or of a tenant."""
+        """Subscribe a target to events of some types, or of all, of a tenant, or of all."""
         self.call(
             "POST",
             "/subscriptions",
@@ -336,8 +339,10 @@ class Container:
         self.call("POST", f"/subscriptions/{subscription_id}/send", {"event_id": event_id})
 
     def recover(self, subscription_id: str, since: str | None = rfc3339(0)) -> None:
-        """Recover what a subscription missed of all events or, without `since`, what did not arrive
-        there; whoever is told 503 gives up.
+        """Recover what a subscription missed, page by page until a call is refused.
+
+        :param since: From when on it missed events; None: only what was made for it, and failed or
+            waits.
         """
         body = {"since": since}
         while True:
@@ -432,7 +437,7 @@ class _Client:
 
 
 def _event_ids(parameters: Json) -> list[str]:
-    """Return the events that a call to AWS is about, as far as a fault of it can matter to them."""
+    """Return the ids of the events that a call to AWS writes or sends messages about."""
     if item := parameters.get("Item") or parameters.get("Key"):
         key = item["event_id"]["S"]
         return [key] if key.startswith(("evt_", "cpy_")) else []
@@ -441,7 +446,7 @@ def _event_ids(parameters: Json) -> list[str]:
 
 
 class DeadLetterLines(logging.Handler):
-    """Note which events the log says to have failed for good."""
+    """Notes the ids of events with a line of the log that says "dead letter"."""
 
     def __init__(self, event_ids: set[str]) -> None:
         super().__init__()
@@ -453,10 +458,9 @@ class DeadLetterLines(logging.Handler):
 
 
 class SimulatedWorld:
-    """One deployed system in memory. `answers` are the receiver's next status codes, then 200; None
-    is a hang.
+    """One deployed system in memory.
 
-    :param versions: The code of the containers, for each of which one is drawn.
+    :param versions: The versions of its code. Each call is made by a container of one of them.
     """
 
     def __init__(
@@ -476,8 +480,10 @@ class SimulatedWorld:
         self.sqs.queue(DLQ)
         for queue_url in WORKERS:
             self.sqs.queue(queue_url, redrive=(DLQ, 5))
+        # The next status codes of the receiver, which then responds 200; None: it hangs.
         self.answers: list[int | None] = []
-        self.faults = self.unavailable = 0  # and how many calls were answered with 503
+        self.faults = 0
+        self.unavailable = 0  # how many calls of the API were answered with 503
         telemetry.logger.handlers = [DeadLetterLines(self.history.logged)]
         telemetry.logger.setLevel("WARNING")
         telemetry.logger.propagate = False
@@ -494,8 +500,11 @@ class SimulatedWorld:
         return Container(self, version=version)
 
     def use(self, act: Callable[..., Any], *parameters: Any, **options: Any) -> Any:
-        """Let a container act that nobody else uses meanwhile: of those of the version that is
-        drawn the one that was used last, or a new one.
+        """Let an idle container act, or a new one; return what `act` returns.
+
+        It is the container that was used last, of the version that is drawn.
+
+        :param act: A method of Container.
         """
         version = self.draw_version()
         idle = self._idle[version]
@@ -513,7 +522,7 @@ class SimulatedWorld:
         return f"{next(self._ids):032x}"
 
     def items(self) -> dict[str, Event]:
-        """Return all events by id, those that are erased left out."""
+        """Return all events by id, without the marks of erased ones."""
         return {
             key: event for key, event in self._events().items() if event.status is not Status.ERASED
         }
@@ -531,7 +540,7 @@ class SimulatedWorld:
     def respond(
         self, event: Event, url: str, timeout_seconds: float, container: Container
     ) -> PushResult:
-        """Be the receiver of one push, and see whether it may be."""
+        """Receive a push, check that it may be made, and return its result."""
         push = Push(event, container.invocation, self.clock())
         self.history.see_push(push, self.dynamodb.items.get(event.event_id))
         response = self.answer(event, url)
@@ -606,8 +615,8 @@ class SimulatedWorld:
         return min([*moments, *map(self.sqs.next_visible_at, WORKERS)])
 
     def complete_erasures(self) -> None:
-        """Repeat each DELETE, as those do who were told 409 or nothing, when nobody holds a copy
-        any more.
+        """Repeat the DELETE of each erased event once all claims have ended, as callers do who were
+        answered 409, or not at all.
         """
         self.clock.sleep(CLAIM_SECONDS + 1)
         for event_id, event in self._events().items():

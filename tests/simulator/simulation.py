@@ -12,8 +12,8 @@ from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, Resp
 from tests.support.versions import PRESENT, Version
 
 ROUND_SECONDS = 450.0
-# Between the two rounds of a storm: the marks of what is erased in the first expire in the middle
-# of the second.
+# Between the two rounds of a storm, so that marks of events erased in the first round expire in the
+# middle of the second.
 PAUSE_SECONDS = ERASED_SECONDS - ROUND_SECONDS / 2
 # How a target responds; None is no response.
 BEHAVIOURS = {
@@ -79,9 +79,7 @@ class StormWorld(SimulatedWorld):
         return before, total - before
 
     def live(self) -> None:
-        """Live through the storm, then let the calm settle everything, and check what was
-        promised.
-        """
+        """Run two rounds, then let everything settle without faults, and check the promises."""
         ends = (Container.acknowledge, Container.replay)
         subscribed = self.history.subscribed_at
         actors: list[Callable[[], None]] = [
@@ -160,13 +158,15 @@ class StormWorld(SimulatedWorld):
         acts: Sequence[Callable[..., Any]],
         subjects: Callable[[], Iterable[str]],
     ) -> None:
-        """Let a container do one of some acts to whatever is there."""
+        """Let a container call one of `acts` with one of `subjects`, every `least` to `most`
+        seconds.
+        """
         for _ in self._every(least, most):
             if found := sorted(subjects()):
                 self._spawn(self.random.choice(acts), self.random.choice(found))
 
     def _erasers(self) -> None:
-        """Erase an event several times at once, whose key may be in use again."""
+        """Erase an event several times at once; its idempotency key may be in use again."""
         for _ in self._every(10, 90):
             if events := sorted(
                 key for key in self.dynamodb.items if key.startswith(("evt_", "cpy_"))
@@ -221,8 +221,8 @@ class StormWorld(SimulatedWorld):
         self.hub.spawn(partial(self.use, act, *parameters, **options))
 
     def _operator(self) -> None:
-        """Move dead letters back now and then, or all the time; one may stay in the queue as
-        well.
+        """Move dead letters back now and then, or all the time; one in ten also stays in the
+        queue.
         """
         for _ in self._every(*self._redrive_seconds):
             for message in self.receive(DLQ):
