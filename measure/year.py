@@ -1,4 +1,4 @@
-"""`make year`: a year of a stage in virtual time. CI lives through its first month (MONTHS=1).
+"""`make year`: a year of a stage in virtual time (MONTHS=1: its first month).
 `make versions`: two months in which functions of this version and of 1.0.0 run beside each other.
 
 Each month of four weeks has the troubles in MONTH, and ends with quiet days, which are compared

@@ -7,27 +7,22 @@ source or for another Python is ignored.
 """
 
 import tempfile
-from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
+from importlib.util import MAGIC_NUMBER, cache_from_source, find_spec, source_hash
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from py_compile import compile as write_bytecode
 
-import chalice
-import urllib3
-
-from tools.stage import ROOT
-
+ROOT = Path(__file__).parent.parent
 VENDOR = ROOT / "vendor"
 # The folder where Lambda unpacks the package, which tracebacks name.
 DEPLOYED = Path("/var/task")
-# Patterns of the source files in the package, below the folders from which they are packaged.
-PACKAGED = (
-    (ROOT, "app.py"),
-    (ROOT, "chalicelib/**/*.py"),
+# Patterns of the source files in the package, of the functions and of libraries in .venv.
+OWN = ("app.py", "chalicelib/**/*.py")
+LIBRARIES = (
     # Chalice packages these two files of itself.
-    (Path(chalice.__file__).parent.parent, "chalice/__init__.py"),
-    (Path(chalice.__file__).parent.parent, "chalice/app.py"),
-    (Path(urllib3.__file__).parent.parent, "urllib3/**/*.py"),
+    "chalice/__init__.py",
+    "chalice/app.py",
+    "urllib3/**/*.py",
 )
 # Patterns of their bytecode below vendor/. All other files there belong to the user.
 WRITTEN = (
@@ -45,9 +40,11 @@ def write() -> None:
     A file that is up to date is not written again: compiled twice, a module can have different
     bytes, and Chalice would upload a package in which nothing changed.
     """
+    packaged = [(ROOT, pattern) for pattern in OWN]
+    packaged += [(_folder_of(pattern.partition("/")[0]), pattern) for pattern in LIBRARIES]
     sources = {
         _bytecode_path(source.relative_to(folder)): (folder, source)
-        for folder, pattern in PACKAGED
+        for folder, pattern in packaged
         for source in folder.glob(pattern)
     }
     written = {path for pattern in WRITTEN for path in VENDOR.glob(pattern)}
@@ -70,6 +67,16 @@ def write() -> None:
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             complete.replace(path)
+
+
+def _folder_of(library: str) -> Path:
+    """Return the folder from which a library is imported, without importing it, which takes longer
+    than all that is done here; raise ModuleNotFoundError if it is not installed.
+    """
+    spec = find_spec(library)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(library)
+    return Path(spec.origin).parent.parent
 
 
 def _bytecode_path(module: Path) -> Path:
