@@ -32,4 +32,5 @@ def lost_response(monkeypatch: pytest.MonkeyPatch) -> None:
             request(*arguments, **options)
         return request(*arguments, **options)
 
+    # The command makes its client itself.
     monkeypatch.setattr(Api, "request", repeat)

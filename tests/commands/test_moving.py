@@ -156,6 +156,7 @@ def test_an_import_cut_off_between_make_and_pause_leaves_none_enabled(
             raise cuts.pop()
         return call(*arguments, **options)
 
+    # The command makes its client itself.
     monkeypatch.setattr(Api, "call", call_once)
 
     said = import_file(file, "--go", status=status)

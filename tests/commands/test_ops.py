@@ -203,6 +203,7 @@ def test_an_event_is_sent_to_one_subscription(world: World, acme: Hook) -> None:
 def test_what_a_subscription_missed_is_counted_then_sent(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The page is made short: a page of full length needs hundreds of events.
     monkeypatch.setattr(recipients, "ORIGINALS", replace(recipients.ORIGINALS, limit=2))
     for _ in range(3):
         world.post_later()

@@ -17,6 +17,7 @@ def test_smoke_fails_unless_the_worker_pushes_and_leaves_nothing_even_if_stopped
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(sleep=world.sleep, monotonic=world.clock)
+    # A command has no parameter for a clock.
     monkeypatch.setattr(smoke, "time", clock)
     all_scopes = f"all:{digest('all')}:produce+consume+erase"
     world.restart(API_KEYS=f"{world.environ['API_KEYS']},{all_scopes}")
@@ -36,6 +37,7 @@ def test_smoke_fails_unless_the_worker_pushes_and_leaves_nothing_even_if_stopped
             raise KeyboardInterrupt
         return check(*arguments, **options)
 
+    # Ctrl-C at this very place.
     monkeypatch.setattr(smoke, "check", stop_before_acknowledge)
     stopped = CliRunner().invoke(smoke.main, env=variables)
     assert "Aborted!" in stopped.stderr

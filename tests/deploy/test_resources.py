@@ -311,6 +311,7 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """Change variables in .chalice/config.json of a copy, of a stage or of one function."""
     shutil.copytree(ROOT / ".chalice", tmp_path / ".chalice", ignore=IS_WRITTEN)
     shutil.copy(ROOT / "resources.json", tmp_path)
+    # The tool works on its own checkout, which other tests read meanwhile.
     monkeypatch.setattr(stage, "ROOT", tmp_path)
     path = tmp_path / ".chalice" / "config.json"
     config = json.loads(path.read_text())
@@ -448,6 +449,7 @@ def test_a_restored_table_and_variables_of_others_are_taken(
 def test_a_python_that_was_not_tested_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A Python that no machine has.
     monkeypatch.setattr(stage, "RUNTIMES", ("python3.99",))
 
     with pytest.raises(click.ClickException, match=r"PYTHON=python3\.99"):

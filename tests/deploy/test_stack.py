@@ -45,6 +45,7 @@ Command = Callable[..., str]
 @pytest.fixture
 def resources(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Return a function that does what `make resources` does, in this process."""
+    # The command runs in this process, which is faster: with its own session, in another folder.
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setattr(stage, "ROOT", checkout.path)
 
@@ -305,6 +306,7 @@ def test_what_an_older_checkout_would_take_away_is_named(
     worker more memory.
     """
     catalogue = checkout.path / "event_types.json"
+    # The catalogue is a file of the package, which other tests read meanwhile.
     monkeypatch.setattr("tools.function_changes.CATALOGUE", catalogue)
     catalogue.write_text('{"order.created": {}, "order.paid": {}}')
     iam = aws.direct("iam")
@@ -355,6 +357,7 @@ def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
     checkout: Checkout, resources: Command, aws: Ministack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("stage", "resources"):
+        # A version that does not exist yet.
         monkeypatch.setattr(f"tools.{module}.__version__", "1.10.0")
     resources(**GIVEN)
     operations: list[str] = []

@@ -15,17 +15,6 @@ from chalicelib.web.validation import parse_new_event
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
-from tests.support.subscribing import (
-    copies,
-    id_of_new,
-    ids,
-    listed,
-    make_token,
-    post_for,
-    post_later,
-    subscribe,
-    subscribed,
-)
 from tests.support.world import (
     CONSUMER_KEY,
     EVENT,
@@ -343,7 +332,7 @@ def test_a_malformed_id_is_not_found_without_asking_dynamodb(
     assert aws.calls == []
 
 
-def test_an_expired_event_is_absent_before_dynamodb_deletes_it_as_one_that_never_was(
+def test_an_expired_event_is_absent_before_dynamodb_deletes_it_like_an_unknown_one(
     world: World,
 ) -> None:
     event_id = world.queued()
@@ -352,22 +341,22 @@ def test_an_expired_event_is_absent_before_dynamodb_deletes_it_as_one_that_never
     for method, suffix in (("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")):
         for absent in (event_id, UNKNOWN):
             assert_problem(world.call(method, f"/events/{absent}{suffix}"), 404)
-    assert listed(world, "/events") == []
-    assert listed(world) == []
+    assert world.listed("/events") == []
+    assert world.listed() == []
 
 
 def test_the_body_of_a_push_is_told_as_it_would_be_sent_now(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    path = subscribed(world, target, tenant="a", body="payload")
-    event = post_for(world, "a")
+    path = world.subscribe(target, tenant="a", body="payload").location
+    event = world.post_for("a")
     own, copy = (f"/events/{event_id}" for event_id in (event["event_id"], *event["copies"]))
 
     def told(path: str, key: str = KEY) -> Any:
         return world.get(path, key=key)["push_body"]
 
     assert told(own) == receiver.requests[-1].body.decode()
-    assert told(copy) == told(copy, make_token(world, "a")) == target.requests[-1].body.decode()
+    assert told(copy) == told(copy, world.make_token("a")) == target.requests[-1].body.decode()
     world.call("PATCH", path, {"body": None})
     world.call("POST", f"{path}/disable")
     assert copy[-36:] in told(copy)
@@ -396,7 +385,7 @@ def test_events_are_listed_newest_first_and_the_inbox_oldest_first(
         ("/inbox?order=newest", posted[:0:-1]),
         ("/inbox?event_type=b", posted[1:2]),
     ):
-        assert listed(world, path) == expected, path
+        assert world.listed(path) == expected, path
     errors = [event["last_error"] for event in world.get("/events")["events"]]
     assert errors == ["receiver responded 422", "receiver responded 503", None]
     for path in ("/events", "/events?include=payload", "/inbox"):
@@ -481,16 +470,16 @@ def test_events_are_listed_by_time_and_type(world: World) -> None:
         ("event_type=*&since=2026-11-18T11:06:42Z", posted[3:]),
         ("source=original&subscription_id=sub_" + "0" * 32, []),
     ):
-        assert listed(world, f"/events?{query}&order=oldest") == expected, query
+        assert world.listed(f"/events?{query}&order=oldest") == expected, query
 
 
 def test_an_event_its_copies_and_pushes_have_the_subject(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    subscribe(world, target)
+    world.subscribe(target)
     for subject in ("Größe 4", None):
-        event = post_later(world, subject=subject)
-        whole = [world.event(event["event_id"]), *copies(world, event)]
+        event = world.post_later(subject=subject)
+        whole = [world.event(event["event_id"]), *world.copies(event)]
         assert [shown["subject"] for shown in (event, *whole)] == [subject] * 3
         for pushed in (receiver.requests.pop().json(), target.requests.pop().json()):
             assert ("subject" in pushed) == (subject is not None)
@@ -504,30 +493,32 @@ def find(world: World, **query: str) -> Answer:
 def test_events_and_copies_are_found_by_their_exact_subject(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    subscription_id = id_of_new(world, target)
+    subscription_id = world.subscribe(target).new_id
     receiver.default = 503
     subjects = ("order-1", "order-11", "order-*", "*", "order-1")
-    events = [post_later(world, subject=subject) for subject in subjects]
+    events = [world.post_later(subject=subject) for subject in subjects]
 
     for subject in subjects:
         about = [event for event in reversed(events) if event["subject"] == subject]
         found = find(world, subject=subject)
-        assert ids(found) == [event["event_id"] for event in about]
+        assert found.event_ids == [event["event_id"] for event in about]
         assert {event["last_error"] for event in found.json["events"]} == {"receiver responded 503"}
         of_subscription = find(world, subject=subject, subscription_id=subscription_id)
-        assert ids(of_subscription) == [copy_id for event in about for copy_id in event["copies"]]
+        assert of_subscription.event_ids == [
+            copy_id for event in about for copy_id in event["copies"]
+        ]
     first = events[0]["event_id"]
     world.acknowledge(first)
-    assert ids(find(world, subject="order-1", status="delivered")) == [first]
-    assert ids(find(world, subject="order-1", order="oldest", limit="1")) == [first]
+    assert find(world, subject="order-1", status="delivered").event_ids == [first]
+    assert find(world, subject="order-1", order="oldest", limit="1").event_ids == [first]
 
 
 def test_lists_leave_subjects_out_unless_asked_for_them(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = 422
-    subscription_id = id_of_new(world, target)
-    post_later(world, subject="order-1", tenant="a")
+    subscription_id = world.subscribe(target).new_id
+    world.post_later(subject="order-1", tenant="a")
 
     for query, shown in (
         ({}, "left out"),

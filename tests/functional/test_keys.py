@@ -130,6 +130,7 @@ def test_customers_read_what_the_catalogue_says_of_the_types_to_choose_from(
     assert world.get(path, key=token)["catalogue"] is None
     file = tmp_path / "event_types.json"
     file.write_text(json.dumps(catalogue), encoding="utf-8-sig")  # as some editors save it
+    # The catalogue is a file of the package, which other tests read meanwhile.
     monkeypatch.setattr(settings, "CATALOGUE", file)
     world.restart()
 

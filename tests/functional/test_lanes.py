@@ -136,6 +136,7 @@ def test_a_push_has_three_seconds_in_the_fast_lane_and_no_longer_than_its_timeou
         seconds.append(arguments[4])
         return PushResult(Outcome.DELIVERED) if seconds[1:] else CUT_OFF
 
+    # Of the class: a container that restarts makes its client anew.
     monkeypatch.setattr(PushClient, "send", send)
     event_id = world.queued()
     world.run_worker()

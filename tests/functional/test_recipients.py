@@ -112,6 +112,7 @@ def test_a_subscription_that_no_list_has_yet_is_not_gone(
 ) -> None:
     world.subscribe_later(target)
     event = world.post_later()
+    # An index that lags: moto has none.
     monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda tenant: ())
     [recipient] = world.recipients(event)
     assert recipient["state"] == "active"

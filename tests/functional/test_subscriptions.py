@@ -303,6 +303,7 @@ def test_a_subscription_that_was_deleted_a_moment_ago_is_in_nobodys_way(
 ) -> None:
     lagging = world.services.subscriptions.of_tenant(None)
     hook.delete()
+    # An index that lags: moto has none.
     monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda _: lagging)
 
     assert world.subscribe(hook.target, filter={"total": [2]}).status_code == 201

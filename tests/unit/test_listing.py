@@ -427,6 +427,7 @@ def test_what_was_stored_before_the_period_was_lowered_is_read_until_it_expires(
 def test_a_sweep_queues_events_evenly(
     sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
+    # The bound is lowered: thousands of items would take long.
     monkeypatch.setattr(schedules, "MAX_SWEPT", 300)
     copies = store_all(sweeping, copies_of(1, range(1400)))
     lost = make_event(3 * len(copies), **OVERDUE)
@@ -447,6 +448,7 @@ def test_a_sweep_queues_events_evenly(
 def test_delayed_messages_are_waited_for(
     sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
+    # The bound is lowered: thousands of items would take long.
     monkeypatch.setattr(schedules, "MAX_SWEPT", 100)
     store_all(sweeping, copies_of(1, range(280)))
 

@@ -404,6 +404,7 @@ def test_2xx_is_delivered_whatever_becomes_of_the_body(
 def test_a_push_ends_at_its_timeout_whatever_becomes_of_the_body(
     server: Receiver, push: PushClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The bound of the body is raised, so that the timeout ends the push.
     monkeypatch.setattr("chalicelib.infra.connection.BODY_SECONDS", 5)
     server.default = BODIES["trickles"]
     assert send_within(4, push, server.url, timeout_seconds=0.3).outcome is DELIVERED
@@ -636,6 +637,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
                 found = [("127.0.0.1", addresses[host])]
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in found]
 
+        # The resolver of the system has no seam, and a test no name server.
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
     return resolve

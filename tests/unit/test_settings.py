@@ -169,6 +169,7 @@ def test_a_misspelt_member_of_the_catalogue_is_named() -> None:
 def test_a_folder_in_place_of_the_catalogue_is_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The catalogue is a file of the package, which other tests read meanwhile.
     monkeypatch.setattr(settings, "CATALOGUE", tmp_path)
 
     (fault,) = faults(REQUIRED)
