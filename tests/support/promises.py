@@ -1,9 +1,20 @@
-"""What an OpenAPI document promises to callers: places in it, compared between versions."""
+"""What a version promises until 2.0: its API, commands, settings and metrics.
 
+`tests/support/promises-1.0.json` has what 1.0.0 promised. It was made by
+
+    .venv/bin/python -m tests.support.promises 1e0755a5 > tests/support/promises-1.0.json
+"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from tests.support.world import Json
+from tests.support.world import ROOT, Json
 
 Place = tuple[str, ...]  # names and words of the document, from its root on, and a value
 # Whatever is named in these counts; in others, what is in TOLD.
@@ -79,3 +90,145 @@ def limited(place: Place) -> Place:
         return place[:4]  # the operation
     is_limit = place[-2:-1] == (("required",) if is_asked else ("type",))
     return place[:-2] if is_limit else ()
+
+
+FOLLOWED = {"$ref", "in", "name"}
+LINE_LENGTH = 200
+COMMAND = re.compile("^TAKES_(.+) :=(.*)$", re.MULTILINE)
+SETTING = re.compile("^\\| (`[^|]*`) \\|", re.MULTILINE)
+METRIC = re.compile("(?!CloudWatch)(DLQ|[A-Z][a-z]+)[A-Z][A-Za-z]+|Subscriptions")
+
+
+def read_promises(commit: str = "") -> Json:
+    """Return what a version promises, by the kind of promise.
+
+    `commands` has the variables that each takes.
+
+    :param commit: A commit of this repository; "" is the present code.
+    """
+    document = json.loads(_read("chalicelib/openapi.json", commit))
+    commands = COMMAND.findall(_read("Makefile", commit))
+    settings = SETTING.findall(_read("docs/settings.md", commit))
+    return {
+        "api": _told_of(document),
+        "commands": {name: sorted(variables.split()) for name, variables in commands},
+        "settings": sorted({name for names in settings for name in re.findall("`(.+?)`", names)}),
+        "metrics": sorted(_find_metrics(commit)),
+    }
+
+
+def find_lost(before: Json, after: Json) -> list[str]:
+    """Return what of the promises of a version another one does not keep, as `read_promises` has
+    them.
+    """
+    lost = [" ".join(place) for place in Promises(before["api"]).lost(Promises(after["api"]))]
+    for command, variables in before["commands"].items():
+        if command not in after["commands"]:
+            lost.append(f"make {command}")
+        else:
+            kept = after["commands"][command]
+            lost += [f"make {command} {name}=" for name in variables if name not in kept]
+    for kind in ("settings", "metrics"):
+        lost += [f"{kind}: {name}" for name in before[kind] if name not in after[kind]]
+    return lost
+
+
+def _read(path: str, commit: str) -> str:
+    """Return the text of a file in a version."""
+    return _git("show", f"{commit}:{path}") if commit else Path(ROOT, path).read_text("utf-8")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ("git", *arguments), cwd=ROOT, check=True, capture_output=True, encoding="utf-8"
+    ).stdout
+
+
+def _find_metrics(commit: str) -> Iterator[str]:
+    """Yield the names of metrics: words with two capitals, in functions that log metrics."""
+    if commit:
+        paths = _git("ls-tree", "-r", "--name-only", commit, "chalicelib").split()
+    else:
+        paths = [str(path.relative_to(ROOT)) for path in Path(ROOT, "chalicelib").rglob("*.py")]
+    for path in paths:
+        text = _read(path, commit) if path.endswith(".py") else ""
+        functions = (
+            node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)
+        )
+        for function in functions:
+            constants = [
+                node.value for node in ast.walk(function) if isinstance(node, ast.Constant)
+            ]
+            names = [value for value in constants if isinstance(value, str)]
+            if "metrics" in names:
+                yield from filter(METRIC.fullmatch, names)
+
+
+def _told_of(document: Json) -> Json:
+    """Return a document without texts and limits, with all that its `Promises` go by."""
+    components = {
+        kind: {name: _strip(component, ("", "")) for name, component in named.items()}
+        for kind, named in document["components"].items()
+        if kind != "securitySchemes"
+    }
+    told = {root: _strip(document[root], ("", root)) for root in ("paths", "webhooks")}
+    return {**told, "components": components}
+
+
+def _strip(value: Any, path: Place) -> Any:
+    """Return a part of a document without what `Promises.walk` leaves out.
+
+    :param path: The last two names on the way to it.
+    """
+    if isinstance(value, list):
+        return [_strip(element, path) for element in value]
+    if not isinstance(value, dict):
+        return value
+    has_names = path[-1] in {*NAMING, "examples"} and path[-2] not in NAMING
+    told = {
+        name: _strip(member, (path[-1], name))
+        for name, member in value.items()
+        if has_names or name in {*TOLD, *IN_PLACE, *FOLLOWED}
+    }
+    examples = IN_PLACE if not has_names else set()
+    return {
+        name: member
+        for name, member in told.items()
+        if name not in examples
+        or any(
+            isinstance(part, dict) and part
+            for part in elements(member, are_named=name == "examples")
+        )
+    }
+
+
+def _to_lines(value: Any, indent: str = "", before: str = "", after: str = "") -> Iterator[str]:
+    """Yield a value as lines of JSON, with as much as fits into LINE_LENGTH in one line.
+
+    :param before: What comes before the value in its first line; `after`: after it, in its last.
+    """
+    text = f"{before}{json.dumps(value)}{after}"
+    if len(indent + text) <= LINE_LENGTH or not isinstance(value, dict):
+        yield indent + text
+        return
+    yield f"{indent}{before}{{"
+    inner = f"{indent} "
+    line = ""
+    for number, (name, member) in enumerate(value.items(), 1):
+        key = f"{json.dumps(name)}: "
+        end = "," if number < len(value) else f"}}{after}"
+        text = f"{key}{json.dumps(member)}{end}"
+        if line and len(f"{inner}{line} {text}") > LINE_LENGTH:
+            yield inner + line
+            line = ""
+        if len(inner + text) > LINE_LENGTH:
+            yield from _to_lines(member, inner, key, end)
+        else:
+            line = f"{line} {text}".strip()
+    if line:
+        yield inner + line
+
+
+if __name__ == "__main__":
+    lines = _to_lines(read_promises(sys.argv[1]))
+    sys.stdout.writelines(f"{line}\n" for line in lines)
