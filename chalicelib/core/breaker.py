@@ -1,4 +1,4 @@
-"""A circuit breaker for each destination: one that fails or hangs does not make the others wait.
+"""Circuit breakers: a destination that fails or hangs does not make the others wait.
 
 Closed: pushes are made. Open: none is. Half-open: one push is made, a trial, and its result
 decides. Each container has breakers of its own, which its threads share. All times are Unix
@@ -15,9 +15,10 @@ from chalicelib.core.target import Target
 
 WORKER_PATIENCE_SECONDS = 25.0
 INLINE_PATIENCE_SECONDS = 5.0
-DOUBTFUL_SECONDS = 2.0  # so long a destination may have failed before it rests with others
-SLOW_REFUSAL_SECONDS = 1.0  # a 429 that took so long held a thread like any failure
-TROUBLE_SECONDS = 600.0  # so long after its last rest a tenant counts as in trouble
+# A destination whose failed pushes took this long together rests with the others of its owner.
+DOUBTFUL_SECONDS = 2.0
+SLOW_REFUSAL_SECONDS = 1.0  # a 429 that took longer held a thread like any failure
+TROUBLE_SECONDS = 600.0  # after its last rest an owner still counts as in trouble
 MAX_DESTINATIONS = 20_000
 # longer than any push; a trial whose result is never recorded ends by then
 MAX_TRIAL_SECONDS = 20.0
@@ -25,42 +26,41 @@ MAX_TRIAL_SECONDS = 20.0
 
 @dataclass
 class _State:
-    """What is known of one destination since its last success, also if its URL was edited since.
+    """The breaker of one destination. Times are 0 if the event has not happened."""
 
-    `next_trial_at` is 0 while it is closed. `last_failure_at`: when the latest push that failed
-    began.
-    """
-
+    # Of the latest push; an edited URL does not close the breaker.
     url: str = field(repr=False)
     last_success_at: float = 0.0
+    # When the latest push that failed began.
     last_failure_at: float = 0.0
+    # How long the pushes that failed since the last success took together.
     wasted_seconds: float = 0.0
+    # From when on a trial may be made; 0: the breaker is closed.
     next_trial_at: float = 0.0
 
 
 @dataclass
 class _Rest:
-    """Until when the open destinations of an owner are left alone.
+    """The rest of an owner: until it ends, no trial of the owner's destinations is made."""
 
-    `turns`: how many times as long as the container's own rest the next one is, at most.
-    `is_skipped`: the latest trial of the owner was made before that, because somebody asked for it.
-    """
-
+    # How many times as long as the container's own rest the next one is, at most.
     turns: int = 1
     ends_at: float = 0.0
+    # Whether the latest trial was made before the rest ended, because somebody asked for it.
     is_skipped: bool = False
 
 
 class Breaker:
-    """Decides whether to push to a destination now.
+    """Decides whether to push to a destination now, for all destinations of a container.
 
-    A container makes one trial at a time. After one that failed it rests, and the destinations of
-    the same owner rest, too, those that are open or have hung since their last success: as long,
-    then twice, four times as long, up to twice the number of owners in trouble. So a tenant with a
-    hundred dead URLs takes the place of one, and new trouble is tried before old.
+    A container makes one trial at a time. After a trial that failed the container rests, and so do
+    the destinations of the same owner that are open or have hung since their last success: for as
+    long, then twice, four times as long, up to twice the number of owners in trouble. So a tenant
+    with a hundred dead URLs takes no more trials than a tenant with one, and new trouble is tried
+    before old.
 
-    :param patience_seconds: A destination opens when the pushes that failed since its last success
-        took so long.
+    :param patience_seconds: The breaker of a destination opens when the pushes that failed since
+        its last success have taken this long together.
     """
 
     def __init__(self, patience_seconds: float, random: Random = random.random) -> None:
@@ -72,14 +72,15 @@ class Breaker:
         self._free_at = 0.0  # no trial before: another is being made, or has failed
 
     def acquire(self, target: Target, now: float, asked_at: float = 0.0) -> float:
-        """Return 0 to push now, else the seconds until the next trial.
+        """Return 0 to push now, or the seconds until the next trial.
 
-        Ask once for each push: 0 may begin the trial.
+        Call it once for each push: 0 may begin a trial, which `record` ends, or `release_trial` if
+        no push is made.
 
-        :param asked_at: When somebody asked for this push; 0: nobody did. Unless a push failed
-            since, it is the container's next trial: the destination may have been mended. Its owner
-            skips one rest in two at most: who asks for a hundred dead URLs all the time takes the
-            place of one, too.
+        :param asked_at: When somebody asked for this push; 0: nobody did. Unless a push has failed
+            since, this push is the container's next trial, because the destination may have been
+            repaired. At most every second rest of an owner is skipped for that, so that somebody
+            who asks for a hundred dead URLs all the time takes no more trials than for one.
         """
         with self._lock:
             state = self._state(target)
@@ -108,7 +109,7 @@ class Breaker:
                 self._free_at = now
 
     def has_failed_since(self, target: Target, asked_at: float) -> bool:
-        """Return whether a push that began after `asked_at` has failed, since the last success."""
+        """Return whether a push that began after `asked_at` failed, and none succeeded since."""
         with self._lock:
             return self._state(target).last_failure_at >= asked_at
 
@@ -117,9 +118,9 @@ class Breaker:
     ) -> None:
         """Count the result of a push.
 
-        A final refusal is a success, and so is a quick 429 if the destination is open; if it is
-        closed, a quick 429 counts as nothing. A push to a URL that was edited since tells nothing,
-        unless it failed while the destination is closed: edits must not keep it closed.
+        A final refusal counts as a success. A quick 429 counts as a success if the breaker is open,
+        and not at all if it is closed. A push to a URL that was edited since is ignored, unless it
+        failed while the breaker is closed: edits must not keep it closed.
 
         :param open_seconds: The least time between two trials of a destination.
         """
@@ -154,7 +155,7 @@ class Breaker:
                     self._rest(target.owner, now, pause_seconds)
 
     def _rest(self, owner: str, now: float, pause_seconds: float) -> None:
-        """Let the open destinations of an owner rest; forget rests that are over for long."""
+        """Begin a rest of an owner, and forget rests that ended TROUBLE_SECONDS ago."""
         since = now - TROUBLE_SECONDS
         self._rests = {other: rest for other, rest in self._rests.items() if rest.ends_at > since}
         rest = self._rests.setdefault(owner, _Rest())

@@ -49,14 +49,17 @@ class DeliveredVia(StrEnum):
 
 
 def lookup_key(subscription_id: str | None, subject: str | None) -> str | None:
-    """Return what copies of a subscription, or events with a subject, are looked up by."""
+    """Return the partition of `lookup-index` for copies of a subscription or, without one, for
+    events with a subject; None: the event is in no partition.
+    """
     if subscription_id is not None:
         return subscription_id
     return f"subject#{subject}" if subject is not None else None
 
 
 def response_bytes(text: str) -> int:
-    """Return the bytes of a text in a response of Lambda, at least twice those of its UTF-8.
+    """Return how many bytes a text takes in a response of Lambda, at least two for each byte of
+    UTF-8.
 
     Lambda quotes a response as JSON once more and, before Python 3.12, escapes all but ASCII.
     """
@@ -65,28 +68,26 @@ def response_bytes(text: str) -> int:
 
 @dataclass(frozen=True)
 class NewEvent:
-    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an
-    equal `body_hash`.
-
-    There is a `body_hash` only with an `idempotency_key`.
-    """
+    """A valid body of POST /events, and its Idempotency-Key."""
 
     event_type: str
+    # Compact JSON, as it is stored.
     payload: str
     metadata: str
     tenant: str | None
     subject: str | None = None
     idempotency_key: str | None = None
+    # The same for two bodies that are equal as JSON; None without an `idempotency_key`.
     body_hash: str | None = None
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One push, or one that an open breaker refused; see `PushResult`."""
+    """An attempt to push an event, or one that an open breaker refused; see `PushResult`."""
 
     # When it began (RFC 3339).
     at: str
-    # None: it is one of a later version.
+    # None: a later version stored an outcome that this one does not know.
     outcome: Outcome | None
     status_code: int | None
     error: str | None
@@ -112,42 +113,55 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """An event or a copy as stored. Times are RFC 3339, but `expires_at` is in Unix seconds
-    (DynamoDB TTL).
+    """An event or a copy as it is stored. Times are RFC 3339, but for `expires_at`."""
 
-    `payload` and `metadata` are JSON texts, `response_bytes` is their size in a response.
-    """
-
+    # evt_ or, of a copy, cpy_, and 32 hexadecimal digits.
     event_id: str
     event_type: str
+    # JSON texts, as they were posted.
     payload: str = "{}"
     metadata: str = "null"
     tenant: str | None = None
     subject: str | None = None
     created_at: str
+    # The name of the API key that posted it.
     created_by: str
     status: Status = Status.PENDING
+    # Attempts that were started since the event was created or last replayed.
     delivery_attempts: int = 0
+    # From when on the event may be pushed; None: it is never due, as in pull-only mode.
     next_attempt_at: str | None = None
+    # From when on the sweep may queue an overdue event again; None: at once.
     requeue_at: str | None = None
     # When the next attempt was due before a catch-up made it due earlier; None: none did.
     resume_at: str | None = None
+    # Who holds the event or held it last: a push, or a lease (lse_...).
     claim_id: str | None = None
+    # None: nobody holds the event.
     claimed_until: str | None = None
     lease_count: int = 0
+    # The newest MAX_ATTEMPTS_KEPT, the oldest of these first.
     attempts: tuple[Attempt, ...] = ()
+    # Of the latest push; None: there was none, or it succeeded.
     last_error: str | None = None
     delivered_at: str | None = None
     delivered_via: DeliveredVia | None = None
+    # Both are set while the event is failed.
     failed_at: str | None = None
     reason: Reason | None = None
     replayed_at: str | None = None
+    # When it was recovered, or became due by a catch-up; such an event stays in the slow lane.
     recovered_at: str | None = None
+    # Both are of copies alone.
     subscription_id: str | None = None
     source_event_id: str | None = None
+    # The ids of the copies of the event.
     copies: tuple[str, ...] = ()
+    # Only with an Idempotency-Key.
     body_hash: str | None = None
+    # The size of payload and metadata in a response; see the function of this name.
     response_bytes: int
+    # Unix seconds (DynamoDB TTL).
     expires_at: int
 
     @property
@@ -166,12 +180,12 @@ class Event:
 
     @property
     def origin_id(self) -> str:
-        """The id of the event, of a copy that of the event it was made of."""
+        """The id of the event or, of a copy, of the event from which it was made."""
         return self.source_event_id or self.event_id
 
     @property
     def is_pushed_itself(self) -> bool:
-        """Whether the event has a delivery of its own: of others, copies alone tell what became."""
+        """Whether the event itself is pushed or pulled, not its copies alone."""
         return self.delivered_via is not DeliveredVia.SUBSCRIPTIONS
 
     @property
@@ -185,7 +199,9 @@ class Event:
 
     @property
     def undelivered_key(self) -> str | None:
-        """The subscription of a copy that failed or waits; else None."""
+        """The partition of `undelivered-index`: the subscription of a copy that failed or waits;
+        None: the event is in no partition.
+        """
         has_failed = self.status is Status.FAILED
         return self.subscription_id if has_failed or self.is_waiting else None
 
@@ -240,7 +256,7 @@ class Event:
         return replace(self, attempts=(*shortened, *newest), last_error=last_error, resume_at=None)
 
     def left_to_copies(self) -> "Event":
-        """Return a new event of which only copies are pushed."""
+        """Return a new event as it is stored when its copies alone are pushed."""
         return replace(
             self,
             status=Status.DELIVERED,
@@ -296,13 +312,21 @@ class Event:
         return self._to_json(members, include_payload=True).encode()
 
     def summary_json(self, *, include_payload: bool = False, without: str = "", **more: Any) -> str:
-        """Return an event without attempts, and perhaps `without` a member, and `more` members."""
+        """Return the event as lists show it: without attempts.
+
+        :param without: A member to leave out; empty: none.
+        :param more: Values of JSON to add.
+        """
         members = {name: getattr(self, name) for name in MEMBERS if name != without}
         members["message"] = self.message
         return self._to_json(members | more, include_payload=include_payload)
 
     def full_json(self, *, include_responses: bool = True, **more: Any) -> str:
-        """Return an event with payload, metadata and attempts, and `more` members."""
+        """Return the event with payload, metadata and attempts.
+
+        :param include_responses: Whether attempts show responses and their headers.
+        :param more: Values of JSON to add.
+        """
         attempts = [dict(vars(attempt)) for attempt in self.attempts]
         if not include_responses:
             for attempt in attempts:
@@ -328,7 +352,9 @@ class Event:
         return f"The next attempt is due at {self.next_attempt_at}."
 
     def _to_json(self, members: Json, *, include_payload: bool) -> str:
-        """Return an object of id, type and `members`, payload and metadata as they are stored."""
+        """Return a JSON object of id, type and `members` and, if asked for, payload and metadata as
+        they are stored.
+        """
         first = {"event_id": self.event_id, "event_type": self.event_type}
         if not include_payload:
             return dumps({**first, **members})

@@ -1,5 +1,6 @@
-"""Queue messages: one asks to push an event, a dead letter tells why it failed. Neither carries the
-event.
+"""Queue messages: a push message asks to push an event, a dead letter says why an event failed.
+
+Neither carries the event itself.
 """
 
 import json
@@ -27,13 +28,13 @@ def push_message(event: Event) -> Message:
 
 
 def dead_letter(event: Event) -> Message:
-    """Return the DLQ message of an event that carries `reason` and `failed_at`."""
+    """Return the DLQ message of an event that failed: it has `reason` and `failed_at`."""
     attributes = {"EventId": event.event_id, "Reason": str(event.reason)}
     return Message(dumps(failure(event)), attributes, event.group_id)
 
 
 def failure(event: Event) -> Json:
-    """Return what is told of an event that carries `reason` and `failed_at`."""
+    """Return the members that the DLQ and reports show of an event that failed."""
     members: Json = {name: getattr(event, name) for name in FAILURE}
     pushed = [attempt for attempt in event.attempts if attempt.error != BREAKER_OPEN]
     members["last_status_code"] = pushed[-1].status_code if pushed else None
@@ -41,7 +42,9 @@ def failure(event: Event) -> Json:
 
 
 def parse(body: str) -> Json:
-    """Return the members of a message, of a dead letter also `reason`; none: it cannot be read."""
+    """Return the members of a push message or a dead letter, which has a `reason`; an empty object
+    if the text is neither.
+    """
     with suppress(ValueError, RecursionError, KeyError, TypeError):
         content: Json = json.loads(body)
         if EVENT_ID.fullmatch(content["event_id"]):

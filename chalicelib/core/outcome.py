@@ -1,4 +1,7 @@
-"""What a push came to, and what follows from it: decided without I/O. `delivery` carries it out."""
+"""Outcomes of pushes, and the decision that follows from each: pure, without I/O or a clock.
+
+`delivery` carries decisions out.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +20,7 @@ FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431
 
 
 class Outcome(StrEnum):
-    """What a push came to, as attempts show it."""
+    """The outcome of a push, as `attempts` of the API show it."""
 
     DELIVERED = "delivered"
     RETRY = "retry"
@@ -34,10 +37,14 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an event failed; one that is `disabled` makes no dead letter."""
+    """Why an event failed."""
 
+    # The receiver refused it: no later attempt can succeed.
     PERMANENT = "permanent"
+    # It was the last attempt.
     EXHAUSTED = "exhausted"
+    # Its subscription is disabled, or its tenant suspended: a copy that is kept, without a message
+    # in the DLQ.
     DISABLED = "disabled"
 
 
@@ -78,8 +85,9 @@ class Retry:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """The event will not be pushed again unless someone asks; a message in the DLQ tells the
-    operator, unless it failed at a customer's target.
+    """The event fails: it is pushed again only if someone asks for that.
+
+    The operator gets a message in the DLQ, unless the target is a customer's.
     """
 
     reason: Reason
@@ -87,23 +95,22 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class KeptFailed:
-    """A copy is kept as failed, without a message in the DLQ: an alarm told that its subscription
-    is disabled.
-
-    `error` is its last error, unless an attempt told one.
+    """A copy is kept as failed, without a message in the DLQ: an alarm was raised when its
+    subscription was disabled.
     """
 
+    # The new `last_error` of the copy; None: the error of its latest attempt stays.
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A copy is deleted: its subscription is gone, and nobody waits for it."""
+    """The copy is deleted, because its subscription is gone."""
 
 
 @dataclass(frozen=True)
 class Unscheduled:
-    """There is no URL to push to: the event waits in the inbox."""
+    """The event waits in the inbox for a consumer, because there is no URL to push to."""
 
 
 Random = Callable[[], float]  # returns a number from 0 to 1
@@ -112,7 +119,11 @@ Decision = Delivered | Retry | DeadLetter | NotPushed
 
 
 def decide(result: PushResult, attempt: int, settings: Settings, random: Random) -> Decision:
-    """Decide what follows from `attempt` (from 1)."""
+    """Return what follows from the result of a push.
+
+    :param attempt: The number of the attempt, from 1.
+    :param random: Draws the jitter.
+    """
     if result.outcome is Outcome.DELIVERED:
         return Delivered()
     if result.outcome is Outcome.FAILED:

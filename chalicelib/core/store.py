@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from chalicelib.core.event import (
     COPY_PREFIX,
@@ -136,14 +136,14 @@ class CatchUp(NamedTuple):
 
 @dataclass(frozen=True)
 class WriteResult:
-    """Whether the condition of a write held, and the event as it is now.
+    """The result of a conditional write of an event."""
 
-    The event is None if it is absent, expired or erased, or if the write returns nothing.
-    `erased_until` is when the mark of an erasure expires (Unix seconds), 0 without one.
-    """
-
+    # Whether the condition held, and the event was written.
     applied: bool
+    # The event as it is after the write; None if it is absent, expired or erased, or if the write
+    # returns no item.
     event: Event | None = None
+    # When the mark of an erasure expires (Unix seconds); 0: the event was not erased.
     erased_until: int = 0
 
 
@@ -155,18 +155,20 @@ class EventStore(Table):
     counts as not applied, and a repeated call or the sweep makes up for it.
     """
 
+    own_values: ClassVar[Values] = {":pending": Status.PENDING, ":failed": Status.FAILED}
+
     def __init__(self, client: Any, settings: Settings, *, clock: Clock) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._retention_seconds = settings.event_retention_days * DAY_SECONDS
         self._kept_seconds = cache(self._find_kept_seconds)
 
     def pages(self, partition: str, values: Values = NO_VALUES, **options: Any) -> Iterator[Json]:
-        """Yield pages of a partition; see `Table.pages`.
+        """Yield the pages of a partition; see `Table.pages`.
 
-        Of pending and failed events only those are read that were created within the time for which
-        they are kept: DynamoDB deletes expired rows up to days late, and each query would read
-        them. Copies and replayed events have other partitions, which are read whole, and so has a
-        tenant, in whose name there is no #.
+        A partition of pending or failed events is read from the earliest time at which an event
+        that still exists can have been created: DynamoDB deletes expired rows up to days late, and
+        each query would read them. Other partitions (copies, replayed events, a tenant, in whose
+        name there is no #) are read whole.
         """
         values = {":low": LOWEST, **values}
         if partition.startswith(("pending#", "failed#")):
@@ -183,9 +185,10 @@ class EventStore(Table):
         return max([self._retention_seconds, *kept_seconds])
 
     def put(self, event: Event, content: bytes) -> WriteResult:
-        """Store a new event, claimed or not, with its `compressed` content.
+        """Store a new event.
 
-        It carries a new `claim_id` for `delete_claimed`.
+        :param event: Has a new `claim_id`, by which `delete_claimed` finds it, claimed or not.
+        :param content: What `compressed` returns for it.
         """
         item = serialize({**to_attributes(event), "content": content})
         return self._result(self._write("put_item", ABSENT, Item=item), event.claim_id)
@@ -267,7 +270,7 @@ class EventStore(Table):
         return self.delete(event.event_id, MINE, {":mine": event.claim_id})
 
     def delete(self, event_id: str, condition: str, values: Values = NO_VALUES) -> WriteResult:
-        """Delete an event if `condition` holds, of an absent one, too, if it says so."""
+        """Delete an event if `condition` holds; a condition may hold for an absent event, too."""
         return self._result(self._write("delete_item", condition, values, Key=key_of(event_id)))
 
     def delete_expired(self, event_id: str) -> None:
@@ -347,13 +350,13 @@ class EventStore(Table):
         return self.read(event_id).event
 
     def read(self, event_id: str) -> WriteResult:
-        """Read an event consistently; return what a write would whose condition failed."""
+        """Read an event consistently; return it as a write does whose condition failed."""
         return self._result(ItemResult(False, self._get(event_id)))
 
     def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
-        """Return those events that exist, by id, read consistently.
+        """Return events by id, read consistently; ids of absent events are left out.
 
-        Without `with_content` they have neither payload nor metadata.
+        :param with_content: Whether payload and metadata are read, too.
         """
         names = () if with_content else SUMMARY
         items = self._get_many(event_ids, names)
@@ -376,9 +379,11 @@ class EventStore(Table):
         return self._result(written, changes.get("claim_id", ""))
 
     def _result(self, written: ItemResult, new_claim_id: object = "") -> WriteResult:
-        """Return the result of a write that sets a `new_claim_id`, or of another one.
+        """Return the result of a write.
 
-        An event that has it was written by the first try, unless a consumer acknowledged it since.
+        :param new_claim_id: The `claim_id` that the write sets; empty: it sets none. If the
+            condition failed and the event has this `claim_id`, boto3's first try wrote it: the
+            write counts as applied, unless a consumer acknowledged the event since.
         """
         applied, item = written
         if applied:
@@ -435,7 +440,11 @@ def compressed(event: Event) -> bytes:
 
 
 def to_attributes(event: Event, *, replayed: bool = False) -> Values:
-    """Return the attributes of an event but `content`, without those that are empty."""
+    """Return the attributes of an item that stores an event, without `content` and without empty
+    ones.
+
+    :param replayed: Whether the event is kept longer than the retention period after its creation.
+    """
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {
         **kept,

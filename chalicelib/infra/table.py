@@ -6,7 +6,7 @@ A failed condition is returned, not raised, with the current item.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from chalicelib.infra.errors import AWS_ERRORS, StorageUnavailableError, error_code
 from chalicelib.infra.parsing import Json
@@ -40,12 +40,11 @@ NO_VALUES: Values = {}
 
 
 class ItemResult(NamedTuple):
-    """Whether the condition of a write held, and an item.
+    """The result of a conditional write."""
 
-    It is the one that `ReturnValues` asks for or, if the condition failed, the current one.
-    """
-
+    # Whether the condition held, and the item was written.
     applied: bool
+    # If it was written, what `ReturnValues` asks for; if not, the item as it is. None: no item.
     item: Item | None
 
 
@@ -54,6 +53,9 @@ class Table:
 
     Every method raises StorageUnavailableError when DynamoDB fails.
     """
+
+    # Values of placeholders that any expression may use, besides `:now` and `:now_seconds`.
+    own_values: ClassVar[Values] = NO_VALUES
 
     def __init__(
         self,
@@ -72,11 +74,13 @@ class Table:
         values: Values = NO_VALUES,
         **parameters: Any,
     ) -> Iterator[Json]:
-        """Yield the responses of a query of one partition, for sort keys from `:low` to `:high`.
+        """Yield the responses of a query of one partition of an index, one for each page.
 
-        The index is that of statuses unless `parameters` has another `IndexName`. A `Limit` is for
-        the first page; each further one has four times as many rows, up to 1 MB: what a filter
-        leaves out is passed over in few calls, and little is read in vain.
+        :param values: Of the placeholders of the expressions; `:low` and `:high` are the first and
+            the last sort key, by default all.
+        :param parameters: Of the query. Without `IndexName` it is BY_STATUS. `Limit` is the number
+            of rows of the first page; each further page has four times as many, up to 1 MB, so that
+            rows that a filter leaves out are passed over in few calls.
         """
         index = parameters.setdefault("IndexName", BY_STATUS)
         key = f"{PARTITION_KEYS[index]} = :partition"
@@ -111,9 +115,9 @@ class Table:
         return response.get("Item")
 
     def _get_many(self, keys: Sequence[str], names: Sequence[str] = ()) -> list[Item]:
-        """Return those items that exist, read consistently.
+        """Return the items of some keys, read consistently; keys without an item are left out.
 
-        Each has the attributes of some `names`, without `names` all.
+        :param names: The attributes to read; empty: all.
         """
         options: Json = {"ConsistentRead": True}
         if names:
@@ -123,7 +127,7 @@ class Table:
         for start in range(0, len(keys), MAX_KEYS):
             options["Keys"] = [*map(key_of, keys[start : start + MAX_KEYS])]
             request = {self._name: options}
-            while request:  # again for what is over 16 MB, or was throttled
+            while request:  # again for items beyond 16 MB, or that were throttled
                 response = self._call("batch_get_item", RequestItems=request)
                 found = response["Responses"].get(self._name, [])
                 items += found
@@ -142,9 +146,10 @@ class Table:
         counter: str = "",
         **parameters: Any,
     ) -> ItemResult:
-        """Set attributes of an item, if `condition` holds; `values` are those of its placeholders.
+        """Set attributes of an item, if `condition` holds.
 
-        :param changes: The new values; None removes the attribute.
+        :param changes: The new values of attributes by name; None removes the attribute.
+        :param values: Of the placeholders of `condition`.
         :param counter: The attribute to which 1 is added; empty: none.
         """
         # SET #status = :new_status, #claim_id = :new_claim_id REMOVE #reason ADD lease_count :one
@@ -209,9 +214,9 @@ class Table:
         values: Values = NO_VALUES,
         **parameters: Any,
     ) -> Any:
-        """Return the response of DynamoDB; of a failed condition, what the error carries.
+        """Call DynamoDB and return its response; if a condition failed, the response of the error.
 
-        :param values: The values of placeholders that not all calls share.
+        :param values: Of the placeholders that `own_values` does not have.
         """
         try:
             return getattr(self._client, operation)(**self._complete(parameters, values))
@@ -230,8 +235,7 @@ class Table:
         known: Json = {
             ":now": rfc3339(now),
             ":now_seconds": int(now),
-            ":pending": "pending",
-            ":failed": "failed",
+            **self.own_values,
             **values,
         }
         used = {

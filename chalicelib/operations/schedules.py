@@ -27,7 +27,9 @@ from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
-MESSAGE_GRACE_SECONDS = 55  # how late a message may be before the sweep sends another
+# How late a message may be before the sweep sends another: what is due when a sweep runs is
+# overdue at the next one.
+MESSAGE_GRACE_SECONDS = SWEEP_PERIOD_SECONDS - 5
 SEARCH_SECONDS = 20  # of a partition; what a search that took longer did not find is left out
 # An event that had so many attempts is refused by its receiver, and does not tell of an outage.
 STALLED_ATTEMPTS = 12
