@@ -25,7 +25,7 @@ READ_SECRET_ONCE = partial(read_secret, config=ONE_SHORT_TRY)
 
 
 class Services(CoreServices):
-    """All services: those of the core, and the subscriptions."""
+    """The collaborators of the core, and the subscriptions."""
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
@@ -49,11 +49,11 @@ def use(services: Services | None) -> None:
 
 
 def initialize() -> None:
-    """Make services and clients while Lambda initializes a function, with more CPU than a request
-    has.
+    """Make services and clients while Lambda initializes a function, which then has more CPU than
+    during a request.
 
-    There is one short try for the secret, because Lambda allows 10 s in all; what fails is left to
-    the first request.
+    The secret is read with one short try, because Lambda allows 10 s in all; errors are left to the
+    first request.
     """
     with contextlib.suppress(SettingsError, *AWS_ERRORS):
         for service in ("dynamodb", "sqs"):
@@ -91,8 +91,8 @@ def get(read_secret: SecretReader = read_secret) -> Services:
 
 
 def _refresh(services: Services) -> Services:
-    """Return services with the settings of now, which share connections and breakers with the given
-    ones.
+    """Return services with the settings as they are now; they share connections and breakers with
+    the given services. If the settings cannot be read, return the given services.
     """
     try:
         settings = load_checked(os.environ, READ_SECRET_ONCE)

@@ -43,15 +43,14 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class ApiKey:
-    """One entry of API_KEYS: `digest` is the lower-case SHA-256 of the key in hexadecimal.
+    """An entry of API_KEYS, or a token."""
 
-    A token has a tenant and an end (RFC 3339). Its name cannot be that of an entry, which has no
-    colon.
-    """
-
+    # Of a token tenant:<tenant>, which no entry can have: it has no colon.
     name: str
+    # The lower-case SHA-256 of the key in hexadecimal.
     digest: str
     scopes: frozenset[str]
+    # Both are of tokens alone; the end is RFC 3339.
     tenant: str | None = None
     expires_at: str | None = None
 
@@ -62,7 +61,9 @@ class ApiKey:
 
 
 def decode_secret(text: str) -> bytes:
-    """Return the key that Standard Webhooks writes so; raise ValueError."""
+    """Return the bytes of a secret in the form of Standard Webhooks (whsec_ and base64); raise
+    ValueError.
+    """
     return base64.b64decode(text.removeprefix("whsec_"), validate=True)
 
 
@@ -95,7 +96,9 @@ def _setting(
 
 
 def _number(default: float, minimum: float, maximum: float) -> Any:
-    """Declare a setting that is a number: an integer, if its default is one."""
+    """Declare a setting that is a number from `minimum` to `maximum`: an integer if the default is
+    an integer.
+    """
     kind = type(default)
     noun = {int: "an integer", float: "a number"}[kind]
 

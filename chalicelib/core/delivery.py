@@ -1,6 +1,6 @@
 """Attempts, top down: claim an event, push it, decide what follows, record that.
 
-Each step may be the last before a crash: what is stored by then is enough for the sweep to go on.
+Each step may be the last before a crash: the sweep goes on from the state that is stored by then.
 """
 
 import contextlib
@@ -54,7 +54,9 @@ def deliver(event_id: str, invocation: Invocation) -> None:
 
 
 def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
-    """Claim an event and make an attempt, if it is due; return the event as it is then, or None."""
+    """Claim an event and make an attempt; return the event after that, or None if it is absent, not
+    due, or held by another.
+    """
     services = invocation.services
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
@@ -84,15 +86,17 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
 def _record_unpushed(
     event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
 ) -> Event:
-    """Record a decision that no push led to; the attempt that the claim counted does not count."""
+    """Record a decision without a push, and take back the attempt that the claim counted; return
+    the event after that.
+    """
     uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)
     return record(uncounted, decision, invocation, target).event or event
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
-    """Replace a message that came a little too early, in the same queue.
+    """Replace a message that came up to EARLY_SECONDS too early, in the same queue.
 
-    One that came much too early is old: who made the attempt due later sent another one.
+    A message that came earlier than that is dropped: whatever delayed the attempt sent another one.
     """
     now = invocation.services.clock()
     if event.next_attempt_at and not event.is_claimed(now):
@@ -102,13 +106,17 @@ def _send_on(event: Event, invocation: Invocation) -> None:
 
 
 def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
-    """Send a message for the next attempt; over MAX_DELAY_SECONDS, the sweep sends it."""
+    """Send a message for the next attempt; if it is due after MAX_DELAY_SECONDS, leave that to the
+    sweep.
+    """
     if delay_seconds <= MAX_DELAY_SECONDS:
         queue.send(messages.push_message(event), delay_seconds)
 
 
 def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
-    """Make an attempt of the worker, unless its breaker is open; return the event as it is then."""
+    """Make an attempt of the worker, or count one if the breaker is open; return the event after
+    that.
+    """
     services = invocation.services
     breaker = services.worker_breaker
     started = services.clock()
@@ -129,8 +137,8 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
 def push_and_record(
     event: Event, target: Target, breaker: Breaker, timeout_seconds: float, invocation: Invocation
 ) -> Event:
-    """Push a claimed event once, tell a breaker and the lanes how that ended, and record what
-    follows; return the event as it is then.
+    """Push a claimed event once, count the result in a breaker and in the lanes, and record what
+    follows; return the event after that.
     """
     services = invocation.services
     started = services.clock()
@@ -172,7 +180,9 @@ def push(
 def _follow(
     event: Event, target: Target, started: float, result: PushResult, invocation: Invocation
 ) -> Event:
-    """Decide what follows from an attempt, record it, and log one line, also if that fails."""
+    """Decide what follows from an attempt, record that, and log one line even if the record fails;
+    return the event after that.
+    """
     services = invocation.services
     claimed = event
     event = event.with_attempt(Attempt.of(started, result))
@@ -213,7 +223,8 @@ def _resume(
 def record(
     event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
 ) -> WriteResult:
-    """Record a decision by one write, then send the message of a retry and tell the target.
+    """Record a decision by one write, then send the message of a retry, and let the targets follow
+    up (`Targets.on_recorded`).
 
     If the write is not applied, nothing follows: a consumer acknowledged the event, or its claim
     expired. Raises StorageUnavailableError and QueueUnavailableError.
@@ -251,7 +262,7 @@ def _enqueue_retry(event: Event, delay_seconds: float, invocation: Invocation) -
 
 
 def _log_dead_letter(event: Event) -> None:
-    """Log one line with the metric."""
+    """Log one line with the metric of a dead letter."""
     metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
     extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
     logger.warning("dead letter", extra=extra)
@@ -288,7 +299,9 @@ def _log_attempt(
 
 @contextlib.contextmanager
 def errors_left_to_sweep(*events: Event) -> Iterator[None]:
-    """Log any error: the events are stored, and the sweep queues those that nobody holds."""
+    """Log an error of the block instead of raising it: its events are stored, and the sweep queues
+    them once nobody holds them.
+    """
     try:
         yield
     except Exception:

@@ -1,4 +1,4 @@
-"""Send one event to one URL over HTTP.
+"""The push client: sends one event to one URL over HTTP.
 
 No log line, error or result holds a URL, a payload, a secret or the text of an exception.
 """
@@ -56,11 +56,11 @@ RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
 
 
 class PushClient:
-    """Push events to any number of URLs over connections that are kept alive. Safe to share between
-    threads.
+    """Pushes events to any number of URLs over connections that are kept alive; threads may share
+    it.
 
-    `clock` is wall time, which goes on while Lambda freezes a container. `tls_context` makes the
-    context of all connections with TLS, before the first.
+    :param clock: Wall time, which goes on while Lambda freezes a container.
+    :param tls_context: Makes the context of all connections with TLS, before the first of them.
     """
 
     def __init__(
@@ -79,10 +79,11 @@ class PushClient:
         timeout_seconds: float,
         connect_timeout_seconds: float,
     ) -> PushResult:
-        """Push `event` once, signed for `timestamp` (Unix seconds).
+        """Push an event once; return the result, also of a push that could not be made.
 
-        `timeout_seconds` bounds connecting, sending and reading together. A target that is
-        `public_only` fails unless the address that is connected to is public.
+        :param timestamp: The Unix seconds for which the push is signed.
+        :param timeout_seconds: For connecting, sending and reading together, above 0.
+        :param connect_timeout_seconds: For connecting with TLS, above 0.
         """
         body = target.body_of(event)
         headers = urllib3.HTTPHeaderDict(target.headers)
@@ -125,8 +126,10 @@ class PushClient:
 
 
 def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> Json:
-    """Return the headers that a push at `timestamp` (Unix seconds) has besides those that its
-    target names.
+    """Return the headers of a push besides the `headers` of its target.
+
+    :param timestamp: The Unix seconds of the push.
+    :param body: Exactly the bytes that are sent.
     """
     signed = {"webhook-id": event.event_id, "webhook-timestamp": str(timestamp)}
     if signatures := signature(target.secrets, event.event_id, timestamp, body):
@@ -157,7 +160,7 @@ def signature(
 
 
 def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:
-    """Return the beginning of the body. Keep the connection if that is all of it."""
+    """Return up to MAX_RESPONSE_BYTES of a body, and keep the connection if that is all of it."""
     body = b""
     with suppress(*PUSH_ERRORS):  # the status has decided
         while len(body) < MAX_RESPONSE_BYTES and (

@@ -1,4 +1,4 @@
-"""What a function works with: the collaborators of its container, and the time that is left."""
+"""The collaborators of a container, and the invocation of a function with the time it has left."""
 
 import os
 import random
@@ -36,9 +36,9 @@ R = TypeVar("R")
 
 @dataclass
 class CoreServices(ABC):
-    """What is kept between requests. AWS clients are created at first use.
+    """The collaborators that a container keeps between invocations, without the subscriptions.
 
-    `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
+    AWS clients are created at first use.
     """
 
     settings: Settings
@@ -48,7 +48,9 @@ class CoreServices(ABC):
     clock: Clock = time.time
     sleep: Callable[[float], None] = time.sleep
     random: Random = random.random
+    # Returns 32 unique hexadecimal digits.
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
+    # Takes the number of threads.
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
     push: PushClient = field(default_factory=PushClient)
     inline_breaker: Breaker = field(default_factory=lambda: Breaker(INLINE_PATIENCE_SECONDS))
@@ -58,7 +60,7 @@ class CoreServices(ABC):
     @property
     @abstractmethod
     def targets(self) -> Targets:
-        """Where events go: `deps` makes it, because the core knows no subscription."""
+        """The targets of events: `deps` makes them, because the core knows no subscription."""
 
     @cached_property
     def store(self) -> EventStore:
@@ -79,9 +81,9 @@ class CoreServices(ABC):
     def needs_slow_lane(self, event: Event) -> bool:
         """Return whether an event belongs in the slow lane.
 
-        An event that timed out does, whatever its destination: one that is slow for some types and
-        quick for others is never marked, and each push in the fast lane would be cut off. So does
-        one that was recovered: it may be one of thousands.
+        An event that timed out does, even if its destination is not marked as slow: a destination
+        that is slow for some types and quick for others never is, and the fast lane would cut off
+        each push. An event that was recovered does, because it may be one of thousands.
         """
         is_kept_apart = event.has_timed_out or event.recovered_at is not None
         return is_kept_apart or self.lanes.is_slow(event.group_id, self.clock())
@@ -105,8 +107,8 @@ class CoreServices(ABC):
     def try_map(
         self, function: Callable[[T], R], items: Sequence[T]
     ) -> tuple[list[R], StorageUnavailableError | None]:
-        """Return the results of calls made in parallel, without those for which DynamoDB failed,
-        and the first of these errors: one failure must not cost the others their results.
+        """Call a function with each item, as `map` does; return the results of the calls for which
+        DynamoDB did not fail, and the first error of the others, or None.
         """
 
         def attempt(item: T) -> R | StorageUnavailableError:
@@ -131,21 +133,21 @@ class CoreServices(ABC):
 
 @dataclass(frozen=True)
 class Invocation:
-    """One invocation of a function: its services, and the Unix seconds by which it must end.
-
-    `is_fast_lane`: it is one of the fast lane's worker. `waits_until`: the Unix seconds until which
-    it may wait for an attempt in process, because nothing else waits for it to end.
-    """
+    """One invocation of a function."""
 
     services: CoreServices
+    # By when it must end (Unix seconds).
     deadline: float
     _: KW_ONLY
+    # Whether it is one of the fast lane's worker.
     is_fast_lane: bool = False
+    # Until when it may wait for the next attempt in process (Unix seconds); 0: it may not, because
+    # other messages wait for it to end.
     waits_until: float = 0.0
 
     @property
     def queue(self) -> Queue:
-        """The queue of the worker's lane."""
+        """The queue from which the worker's messages come."""
         return self.services.work_queue if self.is_fast_lane else self.services.slow_queue
 
     def seconds_left(self) -> float:
@@ -154,8 +156,9 @@ class Invocation:
     def waits_for(self, event: Event) -> bool:
         """Return whether the invocation makes the next attempt of an event itself, when it is due.
 
-        Never after a 429, which needs more time, nor where the event belongs in the slow lane. As
-        time passes, the answer may turn to yes, never to no: an attempt without a message is made.
+        It does not after a 429, which needs more time, or if the event belongs in the slow lane. As
+        time passes the result may become true, but never false: of an attempt that this invocation
+        makes no message is sent.
         """
         if event.next_attempt_at is None or self.services.needs_slow_lane(event):
             return False
@@ -165,10 +168,10 @@ class Invocation:
         return due <= min(self.waits_until, end) and latest != HTTPStatus.TOO_MANY_REQUESTS
 
     def retry_write(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
-        """Write a record, again and again while there is time for a message after it.
+        """Write a record, and try again while DynamoDB fails and time for a message is left.
 
-        A lost record is a second push. The claim lasts longer: CLAIM_SECONDS is more than the time
-        of the functions that push.
+        A record that is lost means a second push. The claim cannot end meanwhile: CLAIM_SECONDS is
+        longer than functions that push may run.
         """
         while True:
             try:

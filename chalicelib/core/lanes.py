@@ -1,8 +1,8 @@
 """Two lanes: the events of slow destinations have a queue and a worker of their own.
 
-A batch of the worker ends when its slowest push does: one that takes ten seconds makes nine others
-wait. So the fast lane has short pushes, and slow destinations share a lane. Each container counts
-for itself; its threads share the counts. All times are Unix seconds.
+A batch of the worker ends when its slowest push does: a push that takes ten seconds makes nine
+others wait. So pushes of the fast lane have a short timeout, and slow destinations share the other
+lane. Each container counts for itself; its threads share the counts. All times are Unix seconds.
 """
 
 from collections import OrderedDict
@@ -14,34 +14,41 @@ from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.core.target import Target
 
 FAST_PUSH_SECONDS = 3.0  # the timeout of a push in the fast lane
-# Pushes crowd a container that keep two of its ten threads busy all the time. Busy seconds that
-# are halved every 3.5 seconds come to 10.1 then: 2 * 3.5 / ln 2.
+# Pushes crowd a container if they keep two of its ten threads busy all the time. Their busy
+# seconds, halved every 3.5 seconds, add up to 10.1 then: 2 * 3.5 / ln 2.
 HALF_LIFE_SECONDS = 3.5
 CROWDING_SECONDS = 10.1
 SLOW_SECONDS = 2.0  # a push that took so long was slow
 SLOW_PUSHES = 3  # in a row make a destination slow
 QUICK_SECONDS = 1.0  # a delivery that took less was quick
 QUICK_DELIVERIES = 10  # in a row end that
-# How long a container takes a destination for slow that was slow in its own pushes.
+# How long a container treats a destination as slow after its own pushes marked it.
 MARK_SECONDS = 300
-# How long it knows what it read of a subscription: longer than an attempt takes.
+# How long it remembers the stored mark of a subscription: longer than an attempt takes.
 MEMORY_SECONDS = 60
-READ_AGE_SECONDS = 10  # how old what it read may be
-OLD_MARK_SECONDS = 3600  # the next delivery that is not slow ends a stored mark that is older
+READ_AGE_SECONDS = 10  # how old a subscription that it read may be
+OLD_MARK_SECONDS = 3600  # a stored mark that is older ends with the next delivery that is not slow
 
 
 @dataclass
 class _Pace:
-    """What a container knows of one destination while it has this URL."""
+    """How quick the pushes of a container to one URL of a destination are."""
 
     url: str = field(default="", repr=False)
+    # When the latest push that was not slow ended; 0: none did.
     last_quick_at: float = 0.0
+    # Slow pushes in a row.
     slow_pushes: int = 0
-    busy_seconds: float = 0.0  # of threads; what is past counts ever less
+    # How long threads were busy, halved every HALF_LIFE_SECONDS, as of `counted_at`.
+    busy_seconds: float = 0.0
     counted_at: float = 0.0
+    # Deliveries in a row that took less than QUICK_SECONDS.
     quick_deliveries: int = 0
+    # Whether the stored mark is older than OLD_MARK_SECONDS.
     has_old_mark: bool = False
-    marked_at: float = 0.0  # by its own pushes, not by what is stored
+    # When the container's own pushes marked the destination; 0: they did not.
+    marked_at: float = 0.0
+    # Until when the destination is treated as slow; 0: it is not.
     slow_until: float = 0.0
 
     def crowds(self, seconds: float, now: float) -> bool:
@@ -54,8 +61,8 @@ class _Pace:
     def count_slow(self, started: float, now: float, needed: int) -> None:
         """Count a slow push; mark the destination if there were `needed` in a row.
 
-        One that began before the latest other push ended tells nothing: a destination that hangs
-        at 5 % of its pushes is not slow.
+        A slow push that began before the latest quick push ended is not counted: a destination
+        that hangs at 5 % of its pushes is not slow.
         """
         self.quick_deliveries = 0
         if started >= self.last_quick_at:
@@ -64,9 +71,11 @@ class _Pace:
             self.mark(now)
 
     def count_other(self, now: float, *, is_delivered: bool, is_quick: bool) -> None:
-        """Count a push that was not slow; end the mark after QUICK_DELIVERIES in a row, an old one
-        after one delivery: of an event an hour, no container lives to see ten, and a destination
-        that always takes a second has no quick ones.
+        """Count a push that was not slow; end the mark after QUICK_DELIVERIES in a row.
+
+        An old mark ends with one delivery: no container lives long enough for ten deliveries of a
+        destination that gets an event an hour, and a destination that always takes a second has no
+        quick deliveries.
         """
         self.last_quick_at = now
         self.slow_pushes = 0
@@ -77,19 +86,19 @@ class _Pace:
             self.slow_until = 0.0
 
     def mark(self, now: float) -> None:
-        """Take the destination for slow, because of its pushes."""
+        """Mark the destination as slow, because of its pushes."""
         self.marked_at = now
         self.slow_until = now + MARK_SECONDS
 
 
-UNKNOWN = _Pace(url="none")  # of a destination that was not pushed to yet
+UNKNOWN = _Pace(url="none")  # of a destination that got no push yet
 
 
 class Lanes:
     """Knows for a while which destinations are slow.
 
-    A subscription's mark is stored, too (`slow_since`), and what is read of it is remembered here.
-    That of the webhook is the container's own.
+    The mark of a subscription is stored, too (`slow_since`), and remembered here when it is read.
+    The mark of the webhook is not stored: each container has its own.
     """
 
     def __init__(self) -> None:
@@ -101,11 +110,12 @@ class Lanes:
         return now < self._paces.get(destination, UNKNOWN).slow_until
 
     def remember(self, target: Target, now: float, slow_since: float | None) -> None:
-        """Remember what was read of a subscription.
+        """Remember the stored mark of a subscription that was read.
 
-        A mark of the container's own stands for a while: what was read may be older than it.
+        A mark by the container's own pushes stays for READ_AGE_SECONDS: the subscription may have
+        been read before it was marked.
 
-        :param slow_since: Since when it is slow; None: it is not.
+        :param slow_since: Since when the subscription is slow; None: it is not.
         """
         with self._lock:
             pace = self._pace(target)
@@ -126,9 +136,9 @@ class Lanes:
     ) -> None:
         """Count a push that was made; mark the destination, or end the mark, when that is due.
 
-        Only in the fast lane does a push keep others waiting. What a subscription recovers in the
-        slow lane, at a second each, must not put its new events there, too, nor ten that are
-        posted at once.
+        :param in_fast_lane: Whether other events waited for the push. Pushes of the slow lane, such
+            as thousands that are recovered at a second each, and the pushes of a POST crowd nobody:
+            they must not make the destination slow.
         """
         with self._lock:
             pace = self._pace(target)
@@ -148,11 +158,11 @@ class Lanes:
             pace.count_other(now, is_delivered=is_delivered, is_quick=is_quick)
 
     def _pace(self, target: Target) -> _Pace:
-        """Return the pace of a destination; beyond MAX_DESTINATIONS, forget the one that was used
-        least recently.
+        """Return the pace of a destination, a new one if its URL was edited; beyond
+        MAX_DESTINATIONS, forget the pace that was used least recently.
         """
         pace = self._paces.get(target.destination, UNKNOWN)
-        if pace.url != target.url:  # what is known is of another URL
+        if pace.url != target.url:
             pace = _Pace(target.url)
             self._paces[target.destination] = pace
         self._paces.move_to_end(target.destination)

@@ -1,4 +1,4 @@
-"""POST /events, top down: plan the event and its copies, store that plan, push what is due.
+"""POST /events, top down: plan the event and its copies, store the plan, push or queue them.
 
 Two POSTs with one Idempotency-Key and other bodies, A and B, at the same time:
 
@@ -41,15 +41,14 @@ BEGIN_SECONDS = 15
 
 @dataclass
 class Planned:
-    """A new event or copy, as it is by now, and its target.
+    """A new event or copy, and its target."""
 
-    `is_new`: this call stored it, not an earlier one. `is_inline`: it is claimed for a push while
-    the caller waits.
-    """
-
+    # As it is after the latest step; another call may have stored it.
     event: Event
     target: Target
+    # Whether this call stored it, not an earlier one.
     is_new: bool = False
+    # Whether it is claimed for a push while the caller waits.
     is_inline: bool = False
 
 
@@ -65,12 +64,15 @@ def post(
     *,
     respond_async: bool,
 ) -> list[Posted]:
-    """Store events and a copy of each for each matching subscription, then push what is due.
+    """Store events, each with a copy for each matching subscription, then push or queue them.
 
-    Up to MAX_INLINE_PUSHES are pushed once while the caller waits. The others are queued, as are
-    all if `respond_async`. Errors after an event is stored are left to the sweep.
+    Up to MAX_INLINE_PUSHES events and copies are pushed once while the caller waits; the others are
+    queued. Errors after an event is stored are left to the sweep.
 
-    :param parse: Returns the event of a document; raises ApiError.
+    :param documents: The bodies, parsed as JSON.
+    :param parse: Returns the new event of a document; raises ApiError.
+    :param created_by: The name of the API key.
+    :param respond_async: Whether all are queued, and none is pushed while the caller waits.
     :returns: For each document its event, or the error that `parse` or `_store` raised.
     """
     inline_left = 0 if respond_async else MAX_INLINE_PUSHES
@@ -94,18 +96,22 @@ def post(
 
 
 def post_plan(plan: Plan, invocation: Invocation) -> None:
-    """Store a plan and queue what is due; raise what `_store` raises, but for the time."""
+    """Store a plan and queue its events that are due.
+
+    Raises what `_store` raises, but for OutOfTimeError.
+    """
     _start([_store_plan(plan, invocation)], invocation)
 
 
 def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: Invocation) -> Plan:
-    """Store an event and a copy for each matching subscription; return what is stored.
+    """Store an event and a copy for each matching subscription; return the plan as it is stored.
 
     Raises OutOfTimeError if too little time is left to begin; StorageUnavailableError if some may
     not be stored; ApiError 422 if the Idempotency-Key was used with another body, 409 if its event
     was erased.
 
-    :param inline_left: How many of them may be claimed for a push while the caller waits.
+    :param inline_left: How many of its events and copies may be claimed for a push while the caller
+        waits.
     """
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
@@ -158,11 +164,10 @@ def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> 
 
 
 def make_copy(event: Event, subscription_id: str, services: CoreServices) -> Event:
-    """Return the copy for a subscription: the same id each time, so that a repeated POST stores it
-    once.
+    """Return a new copy of an event for a subscription; the event's state is not copied.
 
-    The id derives from the body, too: of two bodies under one Idempotency-Key, each has copies of
-    its own. Of the event's state nothing is taken over.
+    Its id is the same each time, so that a repeated POST stores the copy once. The id derives from
+    the body, too, so that of two bodies under one Idempotency-Key each has copies of its own.
     """
     return Event(
         event_id=copy_id(event, subscription_id),
@@ -199,10 +204,12 @@ def make_plan(event: Event, services: CoreServices) -> Plan:
 
 
 def _find_earlier(event: Event, services: CoreServices) -> Event | None:
-    """Return the event that an earlier call with the same Idempotency-Key stored, if it has copies.
+    """Return the event that an earlier call with the same Idempotency-Key stored, or None.
 
-    A copy that was deleted since would be pushed again, and those of an erased event if this call
-    ended before it deleted them. Raises what `_require_same_body` raises.
+    Only an event with copies is looked for: otherwise its put finds the earlier event. Copies are
+    put before their event, so a copy that was deleted since would be stored and pushed again, and
+    so would the copies of an erased event if this call ended before it deleted them. Raises what
+    `_require_same_body` raises.
     """
     if not event.copies or event.body_hash is None:
         return None
@@ -213,9 +220,9 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
 
 
 def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
-    """Claim up to `inline_left` of a plan for a push while the caller waits.
+    """Claim up to `inline_left` events of a plan for a push while the caller waits.
 
-    Targets that are slow, not enabled, or whose breaker is open are left to the workers.
+    Events for targets that are slow, not enabled, or whose breaker is open are left to the workers.
     """
     until = rfc3339(services.clock() + CLAIM_SECONDS)
     for planned in plan:
@@ -242,7 +249,7 @@ def _release_trials(plan: Plan, stored: Plan, services: CoreServices) -> None:
 
 
 def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
-    """Store a plan, copies first; return the event that is stored, and those copies it lists.
+    """Store a plan, copies first; return the stored event, and the copies of the plan in its list.
 
     Raises what `_store` raises, but for the time.
     """
@@ -264,10 +271,10 @@ def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
 
 
 def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Event:
-    """Return the event that another call stored under the id of the plan's.
+    """Return the event that another call stored under the id of the plan's event.
 
-    Raises what `_require_same_body` raises, after the copies are gone that the stored event does
-    not list.
+    First deletes the copies of the plan that the stored event does not list. Raises what
+    `_require_same_body` raises.
     """
     listed = result.event.copies if result.event else ()
     unlisted = [copy.event for copy in plan[1:] if copy.event.event_id not in listed]
@@ -294,7 +301,9 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 
 
 def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
-    """Push or queue what is new and due; errors are left to the sweep."""
+    """Push or queue the events and copies that this call stored and that are due; leave errors to
+    the sweep.
+    """
     services = invocation.services
     new = [planned for planned in chain(*plans) if planned.is_new]
     jobs = [partial(_push, planned, invocation) for planned in new if planned.is_inline]
@@ -313,7 +322,7 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
 
 
 def _push(planned: Planned, invocation: Invocation) -> None:
-    """Push an event that was claimed for that."""
+    """Push an event that is claimed for a push while the caller waits."""
     services = invocation.services
     with errors_left_to_sweep(planned.event):
         planned.event = delivery.push_and_record(

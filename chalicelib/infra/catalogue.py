@@ -30,7 +30,8 @@ def parse_catalogue(data: bytes) -> Json:
         for name, told in catalogue.items():
             parse_type(name)
             parse_entry(told)
-    # also for what is no Unicode, NaN, lone surrogates, too many digits, and nesting
+    # ValueError also for bytes that are not UTF-8, NaN, lone surrogates and too many digits;
+    # RecursionError for nesting that is too deep
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"must be corrected in {name[:128]}: {error}") from None
     return catalogue

@@ -39,13 +39,14 @@ class AddressNotAllowedError(OSError):
     """A host name resolves to an address that is not public."""
 
 
-# What a request raises if there is no response.
+# The errors that a request raises if no response came.
 PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, ValueError)
 
 
 ADDRESS_NOT_ALLOWED = "address not allowed"  # no push can succeed
 
-# What is told of errors by their types, of which the first that applies counts: it has no secret.
+# The texts that are shown of errors, by their types, of which the first that applies counts. The
+# error's own text may have a secret.
 ERROR_TEXTS: dict[Any, str] = {
     AddressNotAllowedError: ADDRESS_NOT_ALLOWED,
     (TimeoutError, ReadTimeoutError): "timed out",
@@ -65,7 +66,7 @@ ERROR_TEXTS: dict[Any, str] = {
 
 
 def error_text(error: BaseException | None) -> str:
-    """Return what is told of one of PUSH_ERRORS. urllib3 wraps errors up to three times."""
+    """Return the text that is shown of one of PUSH_ERRORS, which urllib3 wraps up to three times."""
     causes = []
     while error is not None:
         causes.append(error)
@@ -78,9 +79,8 @@ def error_text(error: BaseException | None) -> str:
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose timeout is a deadline.
-
-    It bounds all that is sent and received until the next `settimeout` together.
+    """A socket whose timeout is a deadline for everything that is sent and received until the next
+    `settimeout`.
     """
 
     def settimeout(self, value: float) -> None:  # type: ignore[override]
@@ -109,9 +109,10 @@ class DeadlineSocket(socket.socket):
 
 
 class ResponseReader(io.BufferedReader):
-    """What is received, as http.client reads it: all but the body by lines.
+    """A reader of responses that limits the lines, which are everything but the body.
 
-    They have up to MAX_HEAD_BYTES together, with those of informational responses and trailers.
+    All lines, with those of informational responses and trailers, have up to MAX_HEAD_BYTES
+    together; beyond, HTTPException is raised.
     """
 
     _bytes_left = MAX_HEAD_BYTES
@@ -125,9 +126,9 @@ class ResponseReader(io.BufferedReader):
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """The response that follows any informational (1xx) ones.
+    """A response that skips all informational (1xx) responses before it.
 
-    http.client itself skips only those with status 100. MAX_HEAD_BYTES bounds how many.
+    http.client itself skips only responses with status 100. MAX_HEAD_BYTES bounds how many.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -144,10 +145,13 @@ class FinalResponse(http.client.HTTPResponse):
 
 
 class Connection(HTTPSConnection):
-    """A connection for either scheme: with TLS if it has a `tls_context`, which returns one.
+    """A connection for http or, with a `tls_context`, for https.
 
-    The pool's timeout bounds TCP and the TLS handshake together; that of a request bounds all of
-    it.
+    The pool's timeout bounds TCP and the TLS handshake together; the timeout of a request bounds
+    the whole request.
+
+    :param public_only: Whether to connect to public addresses alone.
+    :param tls_context: Returns the context; None: no TLS.
     """
 
     response_class = FinalResponse

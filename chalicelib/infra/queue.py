@@ -22,24 +22,25 @@ WEBHOOK = "webhook"  # the destination, and message group, of events themselves
 
 @dataclass(frozen=True)
 class Message:
-    """A message to send or, with `message_id` and `receipt_handle`, one that was received.
+    """A message to send, or a message that was received.
 
-    SQS delivers those groups first that have few messages in flight (fair queues). A received
-    message is hidden from other consumers until its visibility timeout ends.
+    A received message is hidden from other consumers until its visibility timeout ends.
     """
 
     body: str
+    # Texts by name.
     attributes: Json
+    # SQS delivers messages of groups first that have few messages in flight (fair queues).
     group_id: str = WEBHOOK
+    # Both are empty of a message that is to be sent.
     message_id: str = ""
     receipt_handle: str = ""
 
     @classmethod
     def from_record(cls, record: Json) -> "Message":
-        """Return a message that Lambda or `Queue.receive` received.
+        """Return the message of a record of Lambda, or of a message that SQS returned.
 
-        The names of the members differ in case between the two. Attributes are texts; a binary one
-        counts as empty.
+        The names of members differ in case between the two. A binary attribute reads as empty.
         """
         members = _lowered(record)
         attributes = members.get("messageattributes", {})
@@ -81,7 +82,7 @@ class Queue:
     def receive(self, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Message]:
         """Receive up to `max_messages` (1 to 10) messages.
 
-        If there is none, wait up to `wait_seconds` (0 to 20) for the first.
+        :param wait_seconds: How long to wait for the first message if there is none: 0 to 20.
         """
         response = self._call(
             "receive_message",
@@ -117,7 +118,10 @@ class Queue:
         fields: Json,
         **parameters: Any,
     ) -> Json:
-        """Call SQS and log one line; a batch operation fails if SQS refused an entry."""
+        """Call SQS and log one line; raise QueueUnavailableError, also if SQS refused an entry.
+
+        :param fields: To log, besides the queue, the message's id, the duration and the error.
+        """
         started = time.monotonic()
         response: Json = {}
         error: str | None = None
@@ -142,7 +146,7 @@ class Queue:
 
 
 def _parameters(message: Message, delay_seconds: int) -> Json:
-    """Return what the calls that send name a message by."""
+    """Return the parameters of a message for SendMessage and SendMessageBatch."""
     attributes = {
         name: {"DataType": "String", "StringValue": value}
         for name, value in message.attributes.items()

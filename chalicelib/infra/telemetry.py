@@ -47,7 +47,7 @@ class StdoutHandler(logging.Handler):
             sys.stdout.flush()
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a record as a JSON object, with what is in `extra` and not None.
+        """Return a record as a JSON object, with the members of `extra` that are not None.
 
         `metrics` in `extra`, numbers by name, become metrics of CloudWatch with the dimension
         `Stage`. Their units are those of UNITS, or else counts. Source: "Specification: Embedded
