@@ -66,7 +66,7 @@ ERROR_TEXTS: dict[Any, str] = {
 
 
 def error_text(error: BaseException | None) -> str:
-    """Return the text that is shown of one of PUSH_ERRORS, which urllib3 wraps up to three times."""
+    """Return the text that is shown of one of PUSH_ERRORS; urllib3 may wrap it three times."""
     causes = []
     while error is not None:
         causes.append(error)
