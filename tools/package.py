@@ -1,7 +1,8 @@
-"""`make package STAGE=dev`: one CloudFormation template for everything, and the zip it deploys, in
-build/package/.
+"""`make package STAGE=dev`: write one CloudFormation template for everything, and the zip that it
+deploys, to build/package/.
 
-`chalice package --merge-template` merges resources.json, and what ties the functions to it.
+`chalice package --merge-template` merges resources.json, and what ties the functions to it, into
+its own template of the functions and the API.
 """
 
 import json
@@ -28,10 +29,36 @@ OUT = ROOT / "build" / "package"
 
 
 def package(stage: str, out: Path = OUT) -> None:
-    """Write sam.json and deployment.zip; raise ClickException or CalledProcessError."""
+    """Write sam.json and deployment.zip of a stage.
+
+    Raises ClickException if the configuration of the stage or this Python is unusable, and
+    CalledProcessError if Chalice fails, after it printed why.
+
+    :param out: The folder to write to, which is made if it is missing.
+    """
     own_runtime()
     read_config(stage)
-    template = read_template(stage)
+    template = resources_and_additions(stage)
+    bytecode.write()
+    chalice = Path(sys.executable).with_name("chalice")
+    # Chalice needs a region; the template is for any.
+    environ = {"AWS_DEFAULT_REGION": "us-east-1", **os.environ}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
+        json.dump(template, merged)
+        merged.flush()
+        subprocess.run(  # noqa: S603
+            [chalice, "package", "--stage", stage, "--merge-template", merged.name, out],
+            cwd=ROOT,
+            env=environ,
+            check=True,
+        )
+
+
+def resources_and_additions(stage: str) -> Json:
+    """Return resources.json for a stage, with what Chalice's template lacks: names and settings of
+    the functions, their queues by reference, and settings of the API.
+    """
+    template: Json = read_template(stage)
     template["Parameters"]["Stage"].update(Default=stage, AllowedValues=[stage])
     resources = template["Resources"]
     # A first creation that failed deletes its empty table, once someone has turned its protection
@@ -50,10 +77,25 @@ def package(stage: str, out: Path = OUT) -> None:
     for function, queue in (("Worker", "InboxQueue"), ("SlowWorker", "SlowQueue")):
         source = {"Properties": {"Queue": {"Fn::Sub": f"${{{queue}.Arn}}"}}}
         resources[function]["Properties"]["Events"] = {f"{function}SqsEventSource": source}
-    limits = []
+    api = {
+        # Without it the SAM transform makes a second, public API stage, which is named Stage.
+        "OpenApiVersion": "2.0",
+        # Not resources of their own, which each update of the definition would undo.
+        "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway.RESPONSES},
+        "MethodSettings": method_settings(),
+        "Tags": tags_of(stage),
+        "PropagateTags": True,  # from the stage of the API to the API
+    }
+    resources["RestAPI"] = {"Properties": api}
+    return template
+
+
+def method_settings() -> list[Json]:
+    """Return the limits of the API's methods as CloudFormation writes them."""
+    settings = []
     for key, (rate, burst) in gateway.LIMITS.items():
         path, method = key.split("/")
-        limits.append(
+        settings.append(
             {
                 # CloudFormation writes the root's path as it is, and others with `~1`.
                 "ResourcePath": f"/{path.removesuffix('~1')}",
@@ -62,29 +104,7 @@ def package(stage: str, out: Path = OUT) -> None:
                 "ThrottlingBurstLimit": burst,
             }
         )
-    api = {
-        # Without it the SAM transform makes a second, public API stage, which is named Stage.
-        "OpenApiVersion": "2.0",
-        # Not resources of their own, which each update of the definition would undo.
-        "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway.RESPONSES},
-        "MethodSettings": limits,
-        "Tags": tags_of(stage),
-        "PropagateTags": True,  # from the stage of the API to the API
-    }
-    resources["RestAPI"] = {"Properties": api}
-    bytecode.write()
-    chalice = Path(sys.executable).with_name("chalice")
-    # Chalice wants one; the template is for any
-    environ = {"AWS_DEFAULT_REGION": "us-east-1", **os.environ}
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
-        json.dump(template, merged)
-        merged.flush()
-        subprocess.run(  # noqa: S603
-            [chalice, "package", "--stage", stage, "--merge-template", merged.name, out],
-            cwd=ROOT,
-            env=environ,
-            check=True,
-        )
+    return settings
 
 
 @click.command()
@@ -94,10 +114,8 @@ def main(stage: str) -> None:
         package(stage)
     except subprocess.CalledProcessError as error:  # Chalice said why
         sys.exit(error.returncode)
-    print(
-        f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/operations.md tells how "
-        "to deploy them"
-    )
+    folder = OUT.relative_to(ROOT)
+    print(f"{folder}: sam.json and deployment.zip; to deploy them, see docs/operations.md")
 
 
 if __name__ == "__main__":
