@@ -18,8 +18,9 @@ endif
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to undelivered missed recover subscriptions enable disable import-subscriptions
 
-# What these goals take, beside SETTINGS, which a test holds complete in docs/settings.md. A misspelt or empty filter would
-# widen what is replayed or erased.
+# TAKES_<goal> has the variables that a goal takes on make's command line, beside those of TAKEN_BY_ALL. Before any recipe runs,
+# make refuses other names and empty values with status 2: a misspelt or empty filter would widen what is replayed or erased.
+# Goals without such a line take any variable.
 TAKES_run := PORT
 TAKES_api-key := NAME SCOPES
 TAKES_signing-secret :=
@@ -44,15 +45,19 @@ TAKES_subscriptions := STAGE TENANT STATE
 TAKES_enable := SUBSCRIPTION_ID DISMISS GO TENANT
 TAKES_disable := SUBSCRIPTION_ID GO TENANT
 TAKES_import-subscriptions := GO FILE
-SETTINGS := PY PYTHON AWS_% TRIGGERS_URL TRIGGERS_API_KEY ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS SUSPENDED_TENANTS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
+# Variables that each of these goals takes, also empty. `make run` takes the settings in the first column of docs/settings.md, too.
+TAKEN_BY_ALL := PY PYTHON AWS_% TRIGGERS_URL TRIGGERS_API_KEY ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS SUSPENDED_TENANTS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
+# The names of all variables on the command line. (A loop hides a variable that is called like its own: hence `_name`.)
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
-# What is given reaches the programs as it was typed: make would expand a $ in it.
+# Export each value as it was typed: make would expand a $ in it.
 $(foreach _name,$(GIVEN),$(eval override $(_name) := $$(value $(_name)))$(eval export $(_name)))
-STRICT := $(patsubst TAKES_%,%,$(filter TAKES_%,$(.VARIABLES)))
-$(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),\
-  $(foreach _name,$(filter-out $(SETTINGS) $(TAKES_$(goal)),$(GIVEN)),$(error make $(goal) does not take $(_name)))\
-  $(foreach _name,$(filter-out $(SETTINGS),$(GIVEN)),$(if $($(_name)),,$(error make $(goal) wants a value for $(_name)))))
+# The goals of the command line that have a TAKES_ line.
+CHECKED_GOALS := $(foreach goal,$(MAKECMDGOALS),$(if $(filter TAKES_$(goal),$(.VARIABLES)),$(goal)))
+# Refuse the first name that a goal does not take, then the first empty value.
+$(foreach goal,$(CHECKED_GOALS),\
+  $(foreach _name,$(filter-out $(TAKEN_BY_ALL) $(TAKES_$(goal)),$(GIVEN)),$(error make $(goal) does not take $(_name)))\
+  $(foreach _name,$(filter-out $(TAKEN_BY_ALL),$(GIVEN)),$(if $($(_name)),,$(error make $(goal) wants a value for $(_name)))))
 
 $(if $(filter destroy,$(MAKECMDGOALS)),$(if $(STAGE),,$(error make destroy needs the stage: make destroy STAGE=dev)))
 
@@ -171,8 +176,8 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice delete --stage "$$STAGE"
 	@exec $(PY) -m tools.resources "$$STAGE" delete
 
-# These read the variables named here from the environment, into which make puts what is given on its command line.
-# Only there does GO count: one that a shell exported would push, erase or change what was to be counted or shown.
+# The goals below read their variables from the environment, into which make exports the command line. GO counts on the command
+# line alone: a GO that a shell exported would push, erase or change what was to be counted or shown.
 GO_FLAG := $(if $(filter GO,$(GIVEN)),$(if $(filter 1,$(GO)),--go))
 dlq: $(SET_UP) ## show the dead letter queue (STAGE=prod LIMIT=100)
 	@exec $(PY) -m tools.ops dlq
