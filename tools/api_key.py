@@ -1,6 +1,4 @@
-"""`make api-key NAME=acme`: print a new API key, once, and its entry for API_KEYS, which has only a
-hash.
-"""
+"""`make api-key NAME=acme`: print a new API key, and its entry for API_KEYS, which has its hash."""
 
 import base64
 import hashlib
@@ -12,7 +10,7 @@ from chalicelib.settings import PARSERS
 
 
 def new_key() -> str:
-    """Return a key of 256 random bits; secret scanners know it by the prefix."""
+    """Return an API key of 256 random bits, with a prefix by which secret scanners find keys."""
     return f"trk_{secrets.token_urlsafe(32)}"
 
 
@@ -22,9 +20,10 @@ def new_signing_secret() -> str:
 
 
 def entry(name: str, key: str, scopes: str = "") -> str:
-    """Return the entry of API_KEYS for a key. Raises ValueError naming the unusable argument.
+    """Return the entry of API_KEYS for a key; raise ValueError if the name or the scopes are
+    unusable.
 
-    No scopes means produce and consume; erase must be named.
+    :param scopes: Joined by `+`; empty: produce and consume.
     """
     digest = hashlib.sha256(key.encode()).hexdigest()
     try:

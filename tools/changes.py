@@ -1,4 +1,4 @@
-"""What the environment would change of a stage's settings, without secrets."""
+"""Settings of a stage: API keys in and out, and what would change, shown without secrets."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from chalicelib.settings import BY_VARIABLE, COPIES_ONLY, PULL_ONLY
 
 
 class UnconfirmedError(click.ClickException):
-    """What is asked differs from what the stage has, and nothing was changed."""
+    """What is asked for differs from what the stage has, and needs confirmation."""
 
     exit_code = 2
 
@@ -28,7 +28,8 @@ PARAMETERS = {
     "QuietAlarmHours": "QUIET_ALARM_HOURS",
     "Dashboard": "DASHBOARD",
 }
-# What `chalice deploy` reads: the function whose event source has it, and the member there.
+# Variables that `chalice deploy` reads: the function whose event source has the value, and the path
+# of the value there.
 OF_EVENT_SOURCES = {
     "WORKER_BATCH_WINDOW_SECONDS": ("worker", "MaximumBatchingWindowInSeconds"),
     "WORKER_MAX_CONCURRENCY": ("worker", "ScalingConfig.MaximumConcurrency"),
@@ -108,8 +109,11 @@ def have_same_entries(one: str, other: str) -> bool:
 
 
 def find_undone_keys(before: str, after: str, in_use: str) -> set[str]:
-    """Return the entries of API_KEYS that a change added or took out without effect on the ones in
-    use.
+    """Return the entries of API_KEYS that a change added but are not in use, or that it took out
+    but are in use.
+
+    :param before: API_KEYS before the change.
+    :param after: API_KEYS after the change.
     """
     entries_after = {*split_names(after)}
     changed = {*split_names(before)} ^ entries_after
@@ -122,7 +126,7 @@ def name_keys(keys: str) -> str:
 
 
 def split_names(names: str) -> list[str]:
-    """Return what stands between commas, without spaces around it."""
+    """Return the names in a text that separates them by commas, without spaces around them."""
     return re.findall(r"[^\s,](?:[^,]*[^\s,])?", names)
 
 
@@ -131,21 +135,21 @@ def _name_of(entry: str) -> str:
 
 
 def _key_of(entry: str) -> list[str]:
-    """Return the name and the digest of an entry, whatever its scopes are."""
+    """Return the name and the digest of an entry of API_KEYS, without its scopes."""
     return entry.split(":")[:2]
 
 
 def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
-    """Return a line for each variable whose value is not that of the stage, with the values if they
-    are no secrets.
+    """Return a line for each variable whose value would change, with both values unless they may
+    be secret.
 
-    :param given: What is to be set, by variable.
-    :param values: What the stage has, by variable.
+    :param given: The values to be set, by variable.
+    :param values: The values of the stage, by variable. A variable that is not there does not
+        change: it is of an event source that does not exist yet.
     """
     return [
         f"{name}: {difference}"
         for name, value in given.items()
-        # no event source is there yet
         if (difference := _difference(name, value, values.get(name, value)))
     ]
 
@@ -174,8 +178,8 @@ def read_previous_keys(stage: str) -> str:
 
 
 def read_values(stage: str, stack: Json, secret: dict[str, str]) -> dict[str, str]:
-    """Return the settings of a stage, by variable. CloudFormation does not show those that are
-    secret: they are in the secret and in the topic.
+    """Return the settings of a stage, by variable: parameters of its stack, the settings of the
+    secret, which CloudFormation does not show, and the values of its topic and event sources.
     """
     values = dict.fromkeys(PARAMETERS.values(), "")
     for parameter in stack["Parameters"]:
@@ -194,22 +198,22 @@ def read_values(stage: str, stack: Json, secret: dict[str, str]) -> dict[str, st
 
 
 def outputs_of(stack: Json) -> dict[str, str]:
-    """Return the outputs of a stack, which has none before it is complete."""
+    """Return the outputs of a stack, by name. A stack that is not complete has none."""
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
 
 
 def _difference(name: str, new: str, old: str) -> str:
-    """Return how a value differs from the one before, or nothing. The values of names in SHOWN are
-    told.
+    """Return how a value differs from the old one, empty if it does not. Values of names in SHOWN
+    and of tags are part of that.
     """
     if new == old:
         return ""
     if name in ("API_KEYS", "SUSPENDED_TENANTS"):
-        told = _name_of if name == "API_KEYS" else str
+        show = _name_of if name == "API_KEYS" else str
         new_entries = {*split_names(new)}
         old_entries = {*split_names(old)}
-        names = [f"+ {told(entry)}" for entry in new_entries - old_entries]
-        names += [f"\N{MINUS SIGN} {told(entry)}" for entry in old_entries - new_entries]
+        names = [f"+ {show(entry)}" for entry in new_entries - old_entries]
+        names += [f"\N{MINUS SIGN} {show(entry)}" for entry in old_entries - new_entries]
         return ", ".join(sorted(names))
     if name in SHOWN or name.startswith(TAG):
         return f"{old or NOT_SET} \N{RIGHTWARDS ARROW} {new or NOT_SET}"

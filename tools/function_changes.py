@@ -15,7 +15,8 @@ from chalice.constants import DEFAULT_LAMBDA_MEMORY_SIZE, DEFAULT_LAMBDA_TIMEOUT
 from chalicelib.infra.parsing import Json
 from chalicelib.settings import CATALOGUE
 from tools.changes import TAG, find_changes
-from tools.stage import ROOT, find_functions, load_config, read_policy
+from tools.configuration import load_config
+from tools.stage import FUNCTION_NAMES, chalice_folder, find_functions, read_policy
 
 # What an operator sets of a function, as Lambda describes it, by name. RES_OPTIONS comes with a
 # version.
@@ -49,7 +50,7 @@ def print_function_changes(stage: str) -> bool:
     changed = defaultdict(list)  # names of functions, by line
     for name, function in functions.items():
         suffix = name.removeprefix(f"triggers-api-{stage}")
-        function_name = suffix[1:] or "api_handler"
+        function_name = FUNCTION_NAMES[suffix]
         config = Config(stage, function_name, config_from_disk=from_disk)
         for line in (
             *_find_setting_changes(function, config),
@@ -127,7 +128,7 @@ def _find_lost_permissions(live: Json, config: Config) -> list[str]:
         return []
     file = config.iam_policy_file or f"policy-{config.chalice_stage}.json"  # Chalice's default
     try:
-        own = json.loads((ROOT / ".chalice" / file).read_text())
+        own = json.loads((chalice_folder() / file).read_text())
     except (OSError, ValueError) as error:
         raise click.ClickException(f".chalice/{file} cannot be read: {error}") from error
     own_actions = _actions_of(own)

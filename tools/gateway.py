@@ -1,5 +1,5 @@
-"""`make deploy`, its last step: what Chalice cannot configure; `make package` has it in its
-template.
+"""The last step of `make deploy`: configure what Chalice cannot. The template of `make package`
+has the same.
 
 API Gateway answers some requests itself. Its own texts repeat the `Authorization` header: it takes
 an unknown path for one that wants an AWS signature. The problem documents below replace them.
@@ -15,18 +15,19 @@ from botocore.config import Config
 
 from chalicelib.infra.errors import AWS_ERRORS
 from chalicelib.infra.parsing import Json
+from tools.configuration import api_stage_name
 from tools.function_changes import DESCRIPTION, describe_catalogue
-from tools.stage import api_stage_name, await_functions, find_apis, find_functions, tags_of
+from tools.stage import await_functions, find_apis, find_functions, tags_of
 
 # Without START, END and REPORT of each invocation.
 LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
 # EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at
 # once.
 ONCE = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
-# Calls a second, and how many may come at once. API Gateway counts for each method of the API, and
-# before anybody looks at a key: a flood without keys uses them up.
-PUBLIC = (20, 40)  # of each path that needs no key
-# by path, in which `~1` is a slash, and method
+# Calls a second, and how many may come at once, for each path that needs no key.
+PUBLIC = (20, 40)
+# The same by path, in which `~1` is a slash, and method. API Gateway counts the calls of each
+# method before it looks at a key: a flood without keys uses up the limit.
 LIMITS = {
     "*/*": (200, 400),
     "~1events~1batch/POST": (20, 40),  # of up to ten events each
@@ -36,8 +37,8 @@ LIMITS = {
     "~1openapi.json/GET": PUBLIC,
     "~1listen.py/GET": PUBLIC,
 }
-# API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is
-# a minute later.
+# API Gateway takes one CreateDeployment in five seconds for an account. The last of these tries is
+# a minute after the first.
 RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 
@@ -98,7 +99,7 @@ RESPONSES = {
         "unavailable",
         retry_after="1",
     ),
-    # Of the others, whatever their own status is: a template knows no variable for that.
+    # All others get one status, because a template has no variable for their own.
     "DEFAULT_4XX": _response(400, "Bad Request", GATEWAY_SAYS, "invalid_request"),
     "DEFAULT_5XX": _response(500, "Internal Server Error", GATEWAY_SAYS, "unavailable"),
 }
@@ -110,8 +111,8 @@ the SQS trigger of {name} is disabled: what is in its queue waits. To enable it:
 
 
 def warn_of_disabled_triggers(functions: Iterable[str]) -> None:
-    """Print a line for each SQS trigger of these functions that an emergency stop left disabled,
-    with the command that enables it.
+    """Print each SQS trigger of these functions that is disabled, as an emergency stop leaves it,
+    and the command that enables it.
     """
     pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
     for trigger in pages.search("EventSourceMappings[?starts_with(State, 'Disabl')]"):
@@ -123,8 +124,8 @@ def warn_of_disabled_triggers(functions: Iterable[str]) -> None:
 @click.command()
 @click.argument("stage")
 def main(stage: str) -> None:
-    """Configure functions and API that `chalice deploy` made, deploy the API once more, and print
-    its URL.
+    """Configure the functions and the API that `chalice deploy` made, deploy the API once more, and
+    print its URL, then each SQS trigger that is disabled.
     """
     patches = [
         {"op": "replace", "path": f"/{method}/throttling/{name}", "value": str(value)}

@@ -1,6 +1,6 @@
-"""Put the system together on one machine: AWS, receiver, API, worker and schedules.
+"""Run the system on one machine: AWS, receiver, API, workers and schedules.
 
-Environment variables are checked first, then used; what they do not name is created.
+Environment variables are checked first. Resources and settings that they do not name are created.
 """
 
 import contextlib
@@ -39,16 +39,15 @@ from chalicelib.settings import Scope
 from chalicelib.subscriptions.catch_up import catch_up
 from tools import api_key, gateway, local_aws
 from tools.api import printable
+from tools.configuration import STAND_INS, load_config
 from tools.receiver import HOST, Receiver
-from tools.stage import ROOT, STAND_INS, load_config
+from tools.stage import ROOT
 
-# What is pasted, by ZAPIER_WEBHOOK_URL; without a webhook it is what needs no receiver.
+# The commands to paste; and those to paste if ZAPIER_WEBHOOK_URL is `subscriptions`.
 TOUR = ROOT / "tools" / "paste.sh"
 TOUR_OF_SUBSCRIPTIONS = ROOT / "tools" / "paste_subscriptions.sh"
-POLL_SECONDS = 0.2
-WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 SETTINGS = settings.BY_VARIABLE
-# What another shell needs to use the same AWS with the same settings
+# The variables with which another shell uses the same AWS and the same settings.
 VARIABLES = (
     "AWS_ENDPOINT_URL",
     "AWS_REGION",
@@ -59,14 +58,16 @@ VARIABLES = (
 )
 # Variables that name resources on AWS, where only a deployed stage has them.
 OF_DEPLOYED_STAGE = ("SETTINGS_SECRET", "EVENTS_TABLE_NAME", *local_aws.SETTINGS.values())
-# of a log record
-TOLD = ("outcome", "attempt", "status_code", "error", "reason", "retry_in_seconds")
 SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
 
 
+# The fields of a log record that are shown.
+SHOWN_FIELDS = ("outcome", "attempt", "status_code", "error", "reason", "retry_in_seconds")
+
+
 class Screen(logging.Handler):
-    """Write lines for a person, among them one for each log record that is about an event or a
-    warning.
+    """Write lines for a person: what the program says, and each log record that is a warning or is
+    about an event.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -86,18 +87,19 @@ class Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         fields = vars(record)
         words = [record.getMessage()]
-        words += [f"{name}={fields[name]}" for name in TOLD if fields.get(name) is not None]
+        words += [f"{name}={fields[name]}" for name in SHOWN_FIELDS if fields.get(name) is not None]
         if "event_id" in fields or record.levelno >= logging.WARNING:
             self.event(str(fields.get("event_id", "")), "  ".join(words))
 
 
 def _respond(api: LocalGateway, request: Request) -> Response:
-    """Return the response of the app or, where no route is, that of API Gateway."""
+    """Return the response of the app or, for a path or method without a route, of API Gateway."""
     path = request.environ["RAW_URI"]
     body = request.get_data() or None
     try:
         made = api.handle_request(request.method, path, dict(request.headers), body)
-    # Chalice repeats Authorization in the error, and takes no other characters than ASCII there
+    # Chalice repeats the Authorization header in this error, and raises UnicodeError if the header
+    # is not ASCII.
     except (LocalGatewayException, UnicodeError):
         made = {"statusCode": HTTPStatus.METHOD_NOT_ALLOWED}
     if made["statusCode"] == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -112,7 +114,9 @@ def given(name: str) -> str:
 
 
 def start() -> None:
-    """Start everything in daemon threads, and say how to use it; raise SettingsError."""
+    """Start the system in daemon threads and print how to use it; raise SettingsError, or
+    ClickException if .chalice/config.json cannot be read.
+    """
     outside = [name for name in VARIABLES if given(name)]
     config = _read_config()
     _check_environment()
@@ -145,8 +149,8 @@ def start() -> None:
 
 
 def _read_config() -> Config:
-    """Return Chalice's configuration of the stage; its settings count unless the environment has
-    others, but for the names of a deployed stage's resources, such as those of a restored table.
+    """Return Chalice's configuration of the stage, and set its variables where the environment does
+    not. Names of resources on AWS, such as that of a restored table, are not set.
     """
     stage = given("STAGE") or "dev"
     config = Config(stage, config_from_disk=load_config(stage))
@@ -157,13 +161,15 @@ def _read_config() -> Config:
 
 
 def _check_environment() -> None:
-    """Raise SettingsError naming every variable at fault."""
+    """Raise SettingsError with every fault in the environment."""
     is_set = {name: value for name, value in os.environ.items() if value.strip()}
     services.load_checked(STAND_INS | is_set)
 
 
 def _listen(config: Config) -> BaseWSGIServer:
-    """Return the server of the API, which listens already and does not yet respond."""
+    """Return the server of the API, which listens and does not respond yet; raise SettingsError if
+    PORT cannot be used.
+    """
     from app import app  # reads the variables that are set by now
 
     api_config = config.scope(config.chalice_stage, "api_handler")
@@ -179,8 +185,8 @@ def _listen(config: Config) -> BaseWSGIServer:
 
 
 def _open_screen() -> Screen:
-    """Return the screen. On a terminal, JSON lines go to a file, not in this tree, which `chalice
-    local` watches.
+    """Return the screen, on standard output. If that is a terminal, print JSON lines into a file
+    instead, outside this folder, which `chalice local` watches.
     """
     screen = Screen(sys.stdout)
     telemetry.logger.addHandler(screen)
@@ -191,8 +197,8 @@ def _open_screen() -> Screen:
 
 
 def _provide_aws() -> None:
-    """Start an AWS unless one is given, make the resources it lacks, and set the variables that
-    name them.
+    """Start an emulated AWS unless AWS_ENDPOINT_URL names one, create the resources that it lacks,
+    and set the variables that name them; raise SettingsError if it cannot be used.
     """
     endpoint = given("AWS_ENDPOINT_URL")
     try:
@@ -223,9 +229,15 @@ def _start_workers() -> None:
     _start_worker("slow_worker", started.slow_queue, started.settings.slow_max_concurrency)
 
 
+POLL_SECONDS = 0.2
+WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
+
+
 def _start_worker(name: str, queue: Queue, threads: int) -> None:
-    """Start the threads that receive and process batches, one receiving at a time; there is no
-    batch window.
+    """Start the threads of a worker, each of which receives and processes batches. One thread
+    receives at a time, and without a batch window.
+
+    :param threads: How many batches are processed at once.
     """
     receiving = Lock()
 
@@ -248,8 +260,11 @@ def _start_worker(name: str, queue: Queue, threads: int) -> None:
 
 
 def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
-    """Call `function` now, so that what a crash left behind does not wait, and `seconds` after each
-    call.
+    """Call a function in a thread of its own, again and again.
+
+    The first call comes at once, so that work that a crash left behind does not wait.
+
+    :param seconds: The pause after each call.
     """
 
     def run() -> None:
@@ -265,9 +280,11 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
 
 
 def _usage(url: str, key: str, receiver: Receiver, outside: list[str]) -> str:
-    """Return what to paste into another terminal, from top to bottom, and then what there is.
+    """Return the commands to paste into another terminal, then a summary of the system.
 
-    Secrets that come from outside are not repeated, but named.
+    :param key: The API key that was made; empty: the environment has the keys.
+    :param outside: The variables that were set by the user. Those that are secret are named, and
+        their values are not repeated.
     """
     current = services.get().settings
     hidden = [name for name in outside if name in SECRETS and given(name) != settings.COPIES_ONLY]

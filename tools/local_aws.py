@@ -18,7 +18,7 @@ from tools.stage import ROOT, read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
-# of queues, the DLQ first
+# The variables that name the queues, by their names in resources.json; the DLQ is created first.
 SETTINGS = {
     "InboxDLQ": "INBOX_DLQ_URL",
     "InboxQueue": "INBOX_QUEUE_URL",
@@ -27,8 +27,8 @@ SETTINGS = {
 
 
 def use(url: str) -> None:
-    """Point this process at a local AWS; no profile, endpoint or credentials of the user are
-    used.
+    """Let this process use the AWS at a local URL, without profile, endpoint, credentials and proxy
+    of the user.
     """
     for name in list(os.environ):
         if name.startswith("AWS_"):
@@ -46,7 +46,7 @@ def use(url: str) -> None:
 
 
 def complete_given() -> None:
-    """Set the credentials and the region that an emulator needs, where there are none."""
+    """Set credentials and a region, which an emulator needs, if the user has none."""
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # looking for it takes seconds
     session = boto3.Session()
     if session.get_credentials() is None:
@@ -56,14 +56,14 @@ def complete_given() -> None:
 
 
 def ensure(stage: str) -> dict[str, str]:
-    """Create the table and the queues of a stage where they are missing; return the variables that
-    name them.
+    """Create the table and the queues of a stage unless they exist; return the variables that name
+    them.
 
-    By single calls: emulators need packages for CloudFormation, or do not have it, and a stack
-    adopts nothing that is there.
+    No stack is created: emulators need packages for CloudFormation or do not have it, and a stack
+    would not adopt existing resources.
     """
     resources = read_template(stage)["Resources"]
-    # a closed port is reported at once
+    # A closed port is to be reported at once.
     config = Config(connect_timeout=3, retries={"total_max_attempts": 1})
     table = resources["EventsTable"]["Properties"]
     _ensure_table(table, boto3.client("dynamodb", config=config))
@@ -95,7 +95,10 @@ def _ensure_table(table: Json, dynamodb: Any) -> None:
 
 
 def _ensure_queue(queue: Json, dlq_url: str, sqs: Any) -> str:
-    """Return the URL of a queue, whose dead letters go to that of `dlq_url`."""
+    """Create a queue unless it exists, and return its URL.
+
+    :param dlq_url: The URL of the dead letter queue; used if the queue has a redrive policy.
+    """
     name = queue["QueueName"]
     try:
         return str(sqs.get_queue_url(QueueName=name)["QueueUrl"])
@@ -111,14 +114,14 @@ def _ensure_queue(queue: Json, dlq_url: str, sqs: Any) -> str:
 
 
 def start_moto() -> str:
-    """Start moto in a process of its own, which ends with this one, however that ends; return its
-    URL.
+    """Start moto in a process of its own, and return its URL. The process ends when this one ends,
+    even if this one is killed.
     """
     command = [sys.executable, "-m", "tools.local_aws"]
-    # Ctrl-C does not reach it
+    # Ctrl-C does not reach a process of another session.
     options: Json = {"cwd": ROOT, "text": True, "start_new_session": True}
     moto = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # noqa: S603
-    atexit.register(moto.communicate)  # keeps the pipes open
+    atexit.register(moto.communicate)  # which keeps the pipes open
     return next(iter(moto.stdout or ())).strip()
 
 

@@ -16,14 +16,8 @@ import click
 
 from chalicelib.infra.parsing import Json
 from tools import bytecode, gateway
-from tools.stage import (
-    FUNCTION_SUFFIXES,
-    ROOT,
-    own_runtime,
-    read_config,
-    read_template,
-    tags_of,
-)
+from tools.configuration import read_config
+from tools.stage import FUNCTION_SUFFIXES, ROOT, own_runtime, read_template, tags_of
 
 OUT = ROOT / "build" / "package"
 

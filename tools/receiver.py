@@ -1,8 +1,7 @@
-"""A webhook receiver for trying things out: it shows what is pushed, checks signatures, and fails
-when told to.
+"""The webhook receiver of `make run`: show pushes, check their signatures, and fail on request.
 
 `POST /fail?status=503&times=2` makes the next two deliveries fail, and `times=0` ends that. A GET
-shows the last ones.
+shows the latest deliveries.
 """
 
 import hmac
@@ -26,8 +25,8 @@ from tools.export import read_all
 
 
 def signature_verdict(headers: Headers, body: bytes) -> str:
-    """Return what to show about the signature of a push; raise KeyError or ValueError if it is
-    malformed.
+    """Return in words whether a push is signed correctly; raise KeyError or ValueError if a header
+    is missing or malformed.
     """
     if "webhook-signature" not in headers:
         return "not signed"
@@ -35,7 +34,7 @@ def signature_verdict(headers: Headers, body: bytes) -> str:
     secrets = [*current.settings.signing_secrets]
     event_id = headers["webhook-id"]
     if event_id.startswith("cpy_"):
-        # Any subscription's: the push of POST /subscriptions/{id}/test is stored nowhere.
+        # The secret of any subscription will do. Which one is not known: a test push is not stored.
         secrets.clear()
         for subscription in read_all(current.subscriptions):
             secrets += map(decode_secret, subscription.secrets(current.clock()))
@@ -47,7 +46,7 @@ def signature_verdict(headers: Headers, body: bytes) -> str:
 
 
 HOST = "127.0.0.1"
-PORT = 9000  # of the README's subscription
+PORT = 9000  # which the README's subscription names
 
 
 def _listen() -> socket.socket:
@@ -59,11 +58,13 @@ def _listen() -> socket.socket:
 
 
 class Receiver:
-    """Listen on a loopback port. `show` is called with the event id and one line for each
-    delivery.
-    """
+    """A server on a loopback port. `url` is its address, and `hook_url` the one of its webhook."""
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
+        """Start the server in a daemon thread.
+
+        :param show: Is called for each delivery, with the event's id and a line of text.
+        """
         self._show = show
         self._failures: deque[int] = deque()  # status codes of the next responses
         self._deliveries: deque[str] = deque(maxlen=50)
@@ -91,15 +92,15 @@ class Receiver:
                 status = int(request.args.get("status", 503))
                 times = int(request.args.get("times", 1))
                 self._failures = deque([status] * times)
-                told = f"responding {status} to the next {times}\n"
-                return Response(told if times else "responding 200\n")
+                text = f"responding {status} to the next {times}\n"
+                return Response(text if times else "responding 200\n")
         except (ValueError, AttributeError, KeyError, RecursionError) as error:
             return Response(f"not understood: {error!r}\n", 400)
         return Response("post to the webhook URL, or to /fail?status=503&times=2\n", 404)
 
     def _receive(self, headers: Headers, body: bytes) -> int:
-        """Show a push and return the status to respond with; raise as `signature_verdict` does if
-        it is malformed.
+        """Show a push, and return the status to respond with; raise KeyError, AttributeError or
+        ValueError if the push is malformed.
         """
         event_id = headers["webhook-id"]
         payload = json.loads(body)

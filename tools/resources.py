@@ -9,124 +9,48 @@ import json
 import os
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
 
-from chalicelib import __version__, deps
+from chalicelib import __version__
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
 from tools.changes import (
-    OF_EVENT_SOURCES,
     PARAMETERS,
     UnconfirmedError,
-    add_keys,
-    find_changes,
     find_undone_keys,
     have_same_entries,
     name_keys,
     outputs_of,
     read_previous_keys,
     read_settings,
-    read_values,
-    remove_keys,
 )
+from tools.configuration import read_config
 from tools.export import export_subscriptions
-from tools.function_changes import print_function_changes
+from tools.plan import plan_update, variables_of
+from tools.record import restore_record
 from tools.stage import (
-    STAND_INS,
     check_account,
     check_place,
     check_runtime,
     find_functions,
-    read_config,
     read_template,
-    restore_record,
     stack_name,
     tags_of,
 )
 
-REQUIRED = ("ZAPIER_WEBHOOK_URL", "API_KEYS")
-# the others: no keys, signatures, alarms
-NEVER_EMPTY = ("ZAPIER_WEBHOOK_URL", "QUIET_ALARM_HOURS", "DASHBOARD", *OF_EVENT_SOURCES)
-FIRST_TIME = """\
-{missing} must be set, the first time only:
-  ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them),
-                           or subscriptions (to those alone)
-  API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
-  WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it,
-                           your webhook's pushes are not signed, and no tokens
-  ALARM_EMAIL              optional: the address that alarms are mailed to
-  ALARM_URL                optional: an https URL that alarms are posted to
-  QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours
-  DASHBOARD                optional: none leaves the dashboard out, $3 a month beyond three"""
-UNCONFIRMED = """\
-{unchanged}. The environment has other settings than {changes}
-Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command."""
-OF_CHECKOUT = """\
-{unchanged}. Keep the values on the left: get what a colleague has committed of .chalice
-(git pull), or write them into .chalice/config.json. Or apply those on the right: GO=1 behind the
-same command."""
-NOTHING = "nothing was changed"
-ONLY_KEY = "no function was deployed; only REMOVE_KEY was applied"
-NO_SETTINGS = """\
-nothing was changed. The settings cannot be read: the secret triggers-api-{stage}-settings was
-deleted ({reason}).
-Until 30 days after its deletion, or as many as were chosen then, restore it:
-  aws secretsmanager restore-secret --secret-id triggers-api-{stage}-settings
-After that, make it again. CloudFormation has the values that `make resources` set last:
-  make resources STAGE={stage} NEW_SECRET=1"""
-KEYS_DIFFER = """\
-somebody else changed API_KEYS at the same time, and one change undid the other.
-  in use: {in_use}
-  added or taken out in vain: {undone}
-Type the change again that is not in effect."""
-NEWER = """\
-{stage} was deployed by version {newer}, and this checkout has {own}, which would remove what that
-version made. Update the checkout. To go back to older code (docs/operations.md, A bad deploy must
-be undone), in a checkout of version {newer}:
-  git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
-  export AWS_DEFAULT_REGION={region}
-  chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
-NAME_IS_TAKEN = """\
-{reason}
-Something has a name of this stage already: a queue, topic, secret or alarm made by hand,
-or by `make package`."""
-STILL_DEPLOYED = """\
-still deployed, and in need of queues and secret: {running}.
-`make destroy STAGE={stage}` deletes them first. What `make package` made goes with its own
-stack."""
-CONFIRM = """\
-nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log
-groups: for good the secret with webhook URL, API keys and signing secrets. Store what this
-prints:
-  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings \\
-    --query SecretString --output text"""
-NO_INDEX = """\
-no function was deployed: the table {table} lacks {index}, without which lists fail. Add it, and
-type `make deploy STAGE={stage}`, which waits until it is filled:
-  aws dynamodb update-table --cli-input-json '{request}'"""
-NOBODY = (
-    "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
-)
-BUSY = """\
-{error}
-If somebody else makes or updates this stage, wait until that is done. Then type the same command
-again, which completes it."""
-COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
-# How an interrupted run may have left the stack, which can then be created or updated again.
-USABLE = (*COMPLETE, "UPDATE_ROLLBACK_COMPLETE")
-NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
-WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
-
 
 def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Json | None:
-    """Return the stage's stack, or None; raise ClickException unless the stage is to be changed
-    from here. A stack in review, which was never created, is deleted; so is one whose deletion was
-    begun by a run that was stopped.
+    """Return the stage's stack, or None if there is none; raise ClickException unless commands may
+    change the stage in this account and region.
+
+    A stack in review, which was never created, is deleted. A deletion that a stopped run had begun
+    is completed.
+
+    :param is_deleting: Whether the stage is to be deleted.
     """
     stack = _find_stack(stage, cloudformation)
     if stack and stack["StackStatus"] in ("REVIEW_IN_PROGRESS", "DELETE_IN_PROGRESS"):
@@ -137,6 +61,11 @@ def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Jso
     return stack
 
 
+COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
+# How an interrupted run may have left the stack, which can then be created or updated again.
+USABLE = (*COMPLETE, "UPDATE_ROLLBACK_COMPLETE")
+
+
 def update_stage(
     stage: str,
     stack: Json | None,
@@ -145,11 +74,12 @@ def update_stage(
     is_confirmed: bool,
     cloudformation: Any,
 ) -> None:
-    """Create or update the stack, and what else `chalice deploy` and the functions need; raise
-    ClickException, SettingsError, or what boto3 raises.
+    """Create or update the stack, protect it, and correct Chalice's record; raise ClickException,
+    SettingsError, or an error of boto3.
 
-    :param is_deploying: Whether `chalice deploy` comes next, with what it changes of functions.
-    :param is_confirmed: Whether settings that differ from those of the stage are applied.
+    :param stack: The stack; None if it is to be created.
+    :param is_deploying: Whether `chalice deploy` follows.
+    :param is_confirmed: Whether settings are applied that differ from the stage's.
     """
     if stack and stack["StackStatus"].endswith("_IN_PROGRESS"):  # by a run that was stopped
         print(f"waiting for stack {stack_name(stage)}: {stack['StackStatus']}", flush=True)
@@ -172,82 +102,6 @@ def update_stage(
     check_indexes(stage, waits=is_deploying)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an update changes of a stage's settings."""
-
-    # The values to apply, by variable; others stay.
-    applied: dict[str, str]
-    # A line for each of them that differs from the stage's.
-    changes: list[str]
-    # API_KEYS as they are before the update.
-    keys_before: str
-    # Why no function may be deployed after the update; empty: functions may be deployed.
-    refusal: str
-
-
-def plan_update(
-    stage: str,
-    stack: Json | None,
-    secret: dict[str, str],
-    *,
-    is_deploying: bool,
-    is_confirmed: bool,
-) -> Plan:
-    """Compare the environment and, when deploying, this checkout with the stage; raise
-    UnconfirmedError if they differ and that is not confirmed, SettingsError if a value is unusable,
-    and ClickException if one is missing.
-
-    A key that REMOVE_KEY names is taken out without confirmation, and then nothing else changes.
-
-    :param secret: What the stage's secret has, by variable.
-    """
-    given = _given(stage)
-    removed = os.environ.get("REMOVE_KEY", "")
-    is_only_key_removed = bool(removed) and not is_confirmed
-    to_apply = {} if is_only_key_removed else given
-    deps.load_checked({**STAND_INS, **read_config(stage), **to_apply})
-    values = read_values(stage, stack, secret) if stack and (given or removed) else {}
-    has_function_changes = is_deploying and print_function_changes(stage)
-    keys_before = values.get("API_KEYS", "")
-    removal = remove_keys(removed, keys_before, read_previous_keys(stage) if removed else "")
-    if removed or "API_KEYS" in given:
-        keys = add_keys(given.get("API_KEYS", ""), removal)
-        given["API_KEYS"] = keys_before if have_same_entries(keys, keys_before) else keys
-    missing = [name for name in REQUIRED if name not in given.keys() | _parameters_of(stack)]
-    if missing:
-        raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
-    if is_only_key_removed:
-        applied = {"API_KEYS": ",".join(removal.left)}
-        for change in find_changes(given, values | applied):
-            print(f"left as it is: {change}")
-        # `chalice deploy` reads these from the environment, and cannot leave them as they are.
-        read_by_chalice = {name: given[name] for name in OF_EVENT_SOURCES if name in given}
-        changes = find_changes(read_by_chalice, values) if is_deploying else []
-        refusal = _refuse(stage, changes, has_function_changes, ONLY_KEY)
-        return Plan(applied, find_changes(applied, values), keys_before, refusal)
-    changes = find_changes(given, values)
-    refusal = _refuse(stage, changes, has_function_changes, NOTHING)
-    if refusal and not is_confirmed:
-        raise UnconfirmedError(refusal)
-    return Plan(given, changes, keys_before, "")
-
-
-def _refuse(stage: str, changes: list[str], has_function_changes: bool, unchanged: str) -> str:
-    """Return why a run ends without confirmation, empty if nothing differs.
-
-    :param changes: A line for each setting of the environment that differs from the stage's.
-    :param unchanged: What the run has not changed.
-    """
-    refusals = []
-    if changes:
-        told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
-        refusals.append(UNCONFIRMED.format(unchanged=unchanged, changes=told))
-    if has_function_changes:
-        refusals.append(OF_CHECKOUT.format(unchanged=unchanged))
-    return "\n".join(refusals)
-
-
 def apply_template(
     stage: str,
     template: Json,
@@ -263,7 +117,7 @@ def apply_template(
     :param applied: The values of parameters, by variable. Others stay as they are.
     :param changes: A line for each value that differs.
     """
-    known = _parameters_of(stack)
+    known = variables_of(stack)
     change_set = _create_change_set(stage, template, applied, known, cloudformation)
     if change_set is None:
         print(f"stack {stack_name(stage)}: no changes")
@@ -287,15 +141,18 @@ def apply_template(
     return updated
 
 
-def _parameters_of(stack: Json | None) -> set[str]:
-    """Return the variables whose parameters a stack has."""
-    parameters = stack["Parameters"] if stack else ()
-    return {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
+NO_SETTINGS = """\
+nothing was changed. The settings cannot be read: the secret triggers-api-{stage}-settings was
+deleted ({reason}).
+Until 30 days after its deletion, or as many as were chosen then, restore it:
+  aws secretsmanager restore-secret --secret-id triggers-api-{stage}-settings
+After that, make it again. CloudFormation has the values that `make resources` set last:
+  make resources STAGE={stage} NEW_SECRET=1"""
 
 
 def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[str, str]:
-    """Return the settings in the stage's secret, by variable. If it was deleted, make it again if
-    NEW_SECRET is set, or raise ClickException.
+    """Return the settings in the stage's secret, by variable. If the secret was deleted, create it
+    again if NEW_SECRET is set, else raise ClickException.
     """
     try:
         return read_settings(stage)
@@ -303,40 +160,55 @@ def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[s
         code = error.response["Error"]["Code"]
         if code not in ("ResourceNotFoundException", "InvalidRequestException"):
             raise
-        # InvalidRequestException: it is still there, and waits for its deletion.
+        # After an InvalidRequestException the secret waits for its deletion, and can be restored.
         if code == "InvalidRequestException" or not os.environ.get("NEW_SECRET"):
             reason = error.response["Error"]["Message"]
             raise click.ClickException(NO_SETTINGS.format(stage=stage, reason=reason)) from None
     template = read_template(stage)
     settings = template["Resources"].pop("Settings")
-    # CloudFormation knows nothing of the deletion: it makes again what an update took out before.
+    # CloudFormation does not notice the deletion. It creates the secret only after an update that
+    # removed it from the stack.
     apply_template(stage, template, stack, cloudformation, applied={}, changes=[])
     template["Resources"]["Settings"] = settings
     apply_template(stage, template, stack, cloudformation, applied={}, changes=[])
     return read_settings(stage)
 
 
-def check_keys(stage: str, meant: str, before: str) -> None:
-    """Raise ClickException if another run changed API_KEYS while this one did, and either change
-    undid the other.
+KEYS_DIFFER = """\
+somebody else changed API_KEYS at the same time, and one change undid the other.
+  in use: {in_use}
+  added or taken out in vain: {undone}
+Type the change again that is not in effect."""
 
-    :param meant: API_KEYS as this run set them.
-    :param before: API_KEYS as this run found them.
+
+def check_keys(stage: str, meant: str, before: str) -> None:
+    """Raise ClickException if another run changed API_KEYS at the same time, and one of the two
+    changes undid the other.
+
+    :param meant: The API_KEYS that this run set.
+    :param before: The API_KEYS that this run had read.
     """
     in_use = read_settings(stage)["API_KEYS"]
     undone = find_undone_keys(before, meant, in_use)
-    if not have_same_entries(before, meant):  # by an update, which replaced the previous ones
+    if not have_same_entries(before, meant):
+        # This run's update replaced the previous keys: those that it had read, or another run's.
         undone |= find_undone_keys(before, read_previous_keys(stage), in_use)
     if undone:
         names = name_keys(",".join(sorted(undone)))
         raise click.ClickException(KEYS_DIFFER.format(in_use=name_keys(in_use), undone=names))
 
 
-def check_indexes(stage: str, *, waits: bool) -> None:
-    """Raise ClickException if the table that functions use, which may be restored or adopted, lacks
-    an index of the template's.
+NO_INDEX = """\
+no function was deployed: the table {table} lacks {index}, without which lists fail. Add it, and
+type `make deploy STAGE={stage}`, which waits until it is filled:
+  aws dynamodb update-table --cli-input-json '{request}'"""
 
-    :param waits: Whether to wait first until its indexes can be read.
+
+def check_indexes(stage: str, *, waits: bool) -> None:
+    """Raise ClickException if the table that functions use lacks an index of the template, because
+    it was restored or adopted.
+
+    :param waits: Whether to wait first until all its indexes can be read.
     """
     properties = read_template(stage)["Resources"]["EventsTable"]["Properties"]
     table_name = read_config(stage).get("EVENTS_TABLE_NAME", properties["TableName"])
@@ -363,11 +235,13 @@ def check_indexes(stage: str, *, waits: bool) -> None:
 
 
 def await_indexes(table_name: str, *, waits: bool = True) -> dict[str, str]:
-    """Wait until all indexes of the table can be read, and another one can be changed; print
-    progress each minute. Return the states of table and indexes, by their names.
+    """Wait until all indexes of a table can be read and another one can be changed, and print
+    progress each minute. Return the state of the table, under `table`, and of each index, by name.
 
-    CloudFormation is done when DynamoDB begins to fill an index, which takes hours for a large
+    CloudFormation completes when DynamoDB begins to fill an index, which takes hours for a large
     table.
+
+    :param waits: False to return the present states.
     """
     dynamodb = boto3.client("dynamodb")
     for seconds in itertools.count():
@@ -385,13 +259,28 @@ def await_indexes(table_name: str, *, waits: bool = True) -> dict[str, str]:
     return states
 
 
+WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
+NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
+NAME_IS_TAKEN = """\
+{reason}
+Something has a name of this stage already: a queue, topic, secret or alarm made by hand,
+or by `make package`."""
+BUSY = """\
+{error}
+If somebody else makes or updates this stage, wait until that is done. Then type the same command
+again, which completes it."""
+
+
 def _create_change_set(
     stage: str, template: Any, given: dict[str, str], known: set[str], cloudformation: Any
 ) -> dict[str, str] | None:
-    """Return the ARNs of a change set that can be executed and of its stack, or None if nothing
-    changes; raise ClickException with CloudFormation's reason.
+    """Create a change set that can be executed, and return its ARN and that of the stack, or None
+    if nothing changes; raise ClickException with CloudFormation's reason.
 
-    A new stack imports the table and the log groups that a deleted one left.
+    A new stack imports the table and the log groups that a deleted stack left.
+
+    :param given: The values to set, by variable.
+    :param known: The variables whose values the stack has; empty if it is to be created.
     """
     parameters: list[Json] = [{"ParameterKey": "Stage", "ParameterValue": stage}]
     for key, variable in PARAMETERS.items():
@@ -431,17 +320,27 @@ def _create_change_set(
     return change_set
 
 
+NOBODY = (
+    "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
+)
+
+
 def check_alarms(topic: str) -> None:
-    """Print a line if alarms, which go to a topic, reach nobody."""
+    """Print a line if nobody has confirmed a subscription to the topic of the alarms."""
     attributes = boto3.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
     if attributes["SubscriptionsConfirmed"] == "0":
         print(NOBODY.format(topic=topic))
 
 
-def delete(stage: str, stack: Json | None, cloudformation: Any) -> None:
-    """Delete the stack, if it exists; the table and the log groups stay.
+STILL_DEPLOYED = """\
+still deployed, and in need of queues and secret: {running}.
+`make destroy STAGE={stage}` deletes them first. What `make package` made goes with its own
+stack."""
 
-    Raise ClickException while functions are deployed: they would run without queues and secret.
+
+def delete(stage: str, stack: Json | None, cloudformation: Any) -> None:
+    """Delete the stack if it exists, but not the table and the log groups; raise ClickException
+    while functions are deployed, which would run without queues and secret.
     """
     running = sorted(find_functions(stage))
     if running:
@@ -461,21 +360,19 @@ def delete(stage: str, stack: Json | None, cloudformation: Any) -> None:
     )
 
 
-def _given(stage: str) -> dict[str, str]:
-    """Return what the environment sets of the template's parameters, by variable; raise
-    ClickException if .chalice/config.json is unusable.
-    """
-    given = {}
-    config = read_config(stage)  # takes precedence when Chalice reads the variables of sources
-    for variable in (*PARAMETERS.values(), *(OF_EVENT_SOURCES.keys() - config.keys())):
-        value = " ".join(os.environ.get(variable, "").split())
-        if value or (variable in os.environ and variable not in NEVER_EMPTY):
-            given[variable] = value
-    return given
+NEWER = """\
+{stage} was deployed by version {newer}, and this checkout has {own}, which would remove what that
+version made. Update the checkout. To go back to older code (docs/operations.md, A bad deploy must
+be undone), in a checkout of version {newer}:
+  git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
+  export AWS_DEFAULT_REGION={region}
+  chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
 
 
 def _find_stack(stage: str, cloudformation: Any) -> Json | None:
-    """Return the stage's stack, or None; raise ClickException if a newer version deployed it."""
+    """Return the stage's stack, or None if there is none; raise ClickException if a newer version
+    deployed it.
+    """
     try:
         [stack] = cloudformation.describe_stacks(StackName=stack_name(stage))["Stacks"]
     except ClientError as error:
@@ -500,8 +397,8 @@ def _numbers(version: str) -> list[int]:
 
 
 def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
-    """Return the stack when CloudFormation is through; raise ClickException with the first failure
-    if the status is not wanted.
+    """Wait until CloudFormation has completed what it does to a stack, and return the stack; raise
+    ClickException with the first failure unless its status is one of `wanted`.
     """
     while True:
         [stack] = cloudformation.describe_stacks(StackName=stack_id)["Stacks"]
@@ -515,11 +412,19 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
     latest = itertools.takewhile(
         lambda event: event.get("ResourceStatusReason") != "User Initiated", events
     )
-    reason = "the events of the stack tell why"
+    reason = "see the events of the stack"
     for event in latest:
         if event["ResourceStatus"].endswith("_FAILED"):
             reason = f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
     raise click.ClickException(f"{stack['StackStatus']}: {reason}")
+
+
+CONFIRM = """\
+nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log
+groups: for good the secret with webhook URL, API keys and signing secrets. Store what this
+prints:
+  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings \\
+    --query SecretString --output text"""
 
 
 @click.command()

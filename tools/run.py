@@ -1,6 +1,6 @@
-"""`make run`: the whole system on this machine until Ctrl-C or SIGTERM, which end it with status 0.
+"""`make run`: run the whole system on this machine until Ctrl-C or SIGTERM, and exit with 0.
 
-What keeps it from starting is one line on standard error, and status 1.
+If it cannot start, print the reason in one line on standard error, and exit with 1.
 """
 
 import os
@@ -10,8 +10,8 @@ import time
 
 
 def end(status: int) -> None:
-    """End the process, which waits for no thread, and name the file of the logs, if there is
-    one.
+    """End the process without waiting for its threads, and print the name of the log file, if there
+    is one.
     """
     if sys.stdout is not sys.__stdout__:
         print(f"logs: {sys.stdout.name}", file=sys.stderr, flush=True)
@@ -19,8 +19,8 @@ def end(status: int) -> None:
 
 
 def main() -> int:
-    # Both are set because a shell that starts this in the background has SIGINT ignored. What was
-    # in progress is found by the next sweep.
+    # SIGINT is set, too, because a shell lets a background process ignore it. After the next start
+    # the sweep finds what was in progress.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end(0))
     import click
@@ -33,7 +33,7 @@ def main() -> int:
     except (SettingsError, click.ClickException) as error:
         print(f"make run: {error}", file=sys.stderr, flush=True)
         return 1
-    while True:  # a signal that arrives just before a wait is handled after it
+    while True:  # in short waits: a signal just before a wait is handled after it
         time.sleep(1)
 
 

@@ -1,9 +1,8 @@
-"""`make smoke`: check a deployed stage through its API, with nothing but TRIGGERS_URL and
-TRIGGERS_API_KEY.
+"""`make smoke`: check a stage through its API, with nothing but TRIGGERS_URL and TRIGGERS_API_KEY.
 
-Each check is one call, whose response must have a certain status and, for most, a certain text. One
-event is posted, of a type and tenant of its own, and only that is leased, unless it was pushed
-before. Its copy for a webhook at TARGET_URL is pushed by the worker.
+Each check is a call whose response must have a certain status and, for most, a certain text. The
+checks post one event, of a type and tenant of its own. They lease that event alone, unless it was
+pushed before. If TARGET_URL is set, the worker pushes a copy of the event there.
 """
 
 import json
@@ -18,8 +17,8 @@ import click
 
 from tools.api import Api, printable
 
-# The index lags behind the table, the worker is started, and what is being pushed cannot be erased.
-# WORKER_BATCH_WINDOW_SECONDS is 60 at most.
+# The seconds before each try of a check. An index lags behind the table, a worker takes time to
+# start and waits up to 60 s for a batch, and an event that is being pushed cannot be erased.
 PAUSES_SECONDS = (0, 0.5, 1, 2, 4, 8, 16, 32, 16)
 DELIVERED = '"status": "delivered"'
 UNCHECKED = """\
@@ -35,8 +34,12 @@ def check(
     expect: str = "",
     **options: Any,
 ) -> Any:
-    """Make a call, print a line, and return the JSON of the response, which must have a text; raise
-    ClickException if it has not after the pauses.
+    """Make a call, print a line about it, and return the JSON of its response. The call is repeated
+    while the response is 409 or lacks the text; raise ClickException if it never is as expected.
+
+    :param statuses: The statuses that are expected.
+    :param expect: A text that the JSON must contain; empty: any JSON will do.
+    :param options: Arguments of `Api.request`.
     """
     for pause in PAUSES_SECONDS:
         time.sleep(pause)
@@ -55,8 +58,8 @@ def check(
 
 @click.command()
 def main() -> None:
-    """Make all checks, and remove what they made. With TARGET_URL set, the pushes to it must
-    arrive.
+    """Make all checks, and delete the event and the webhook that they made. If TARGET_URL is set,
+    pushes must arrive there.
     """
     smoke = partial(check, Api())
     name = f"smoke-{secrets.token_hex(8)}"

@@ -17,6 +17,7 @@ from chalicelib import console
 from chalicelib.infra.telemetry import UNITS
 from tests.support.world import ROOT, Json, assert_has
 from tools import stage
+from tools.configuration import read_config
 from tools.package import package
 from tools.stage import FUNCTION_SUFFIXES, read_template
 
@@ -367,7 +368,7 @@ def test_a_copied_stage_of_which_the_key_alone_was_renamed_is_refused(
     configured("dev2")
 
     with pytest.raises(click.ClickException) as refused:
-        stage.read_config("dev2")
+        read_config("dev2")
 
     found = re.findall('"(\\w+)": "(.*)" is of another stage', refused.value.message)
     policies = CONFIG["stages"]["dev"]["lambda_functions"].values()
@@ -423,7 +424,7 @@ def test_an_unusable_configuration_is_refused_in_a_line(
         path.write_text(config)
 
     with pytest.raises(click.ClickException) as refused:
-        stage.read_config("dev")
+        read_config("dev")
 
     assert fault in refused.value.message
 
@@ -431,7 +432,7 @@ def test_an_unusable_configuration_is_refused_in_a_line(
 def test_a_stage_without_variables_is_taken(configured: Configure, tmp_path: Path) -> None:
     (tmp_path / ".chalice" / "config.json").write_text('{"stages": {"dev": {}}}')
 
-    assert stage.read_config("dev") == {}
+    assert read_config("dev") == {}
 
 
 @pytest.mark.parametrize(
@@ -443,7 +444,7 @@ def test_a_restored_table_and_variables_of_others_are_taken(
     others = {"DD_LOG_LEVEL": "info", "OTEL_LOG_LEVEL": "info", "AWS_MAX_ATTEMPTS": "3"}
     configured(EVENTS_TABLE_NAME=table, **others)
 
-    assert_has(stage.read_config("dev"), EVENTS_TABLE_NAME=table, **others)
+    assert_has(read_config("dev"), EVENTS_TABLE_NAME=table, **others)
 
 
 def test_a_python_that_was_not_tested_is_refused(

@@ -1,0 +1,150 @@
+"""What an update of the stack changes of a stage's settings, and what it refuses to change."""
+
+import os
+from dataclasses import dataclass
+
+import click
+
+from chalicelib import deps
+from chalicelib.infra.parsing import Json
+from tools.changes import (
+    OF_EVENT_SOURCES,
+    PARAMETERS,
+    UnconfirmedError,
+    add_keys,
+    find_changes,
+    have_same_entries,
+    read_previous_keys,
+    read_values,
+    remove_keys,
+)
+from tools.configuration import STAND_INS, read_config
+from tools.function_changes import print_function_changes
+from tools.stage import stack_name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run changes of a stage's settings."""
+
+    # The values to apply, by variable. Others stay as they are.
+    applied: dict[str, str]
+    # A line for each of these values that differs from the stage's.
+    changes: list[str]
+    # API_KEYS before the run.
+    keys_before: str
+    # Why `chalice deploy` must not follow; empty: it may.
+    refusal: str
+
+
+REQUIRED = ("ZAPIER_WEBHOOK_URL", "API_KEYS")
+FIRST_TIME = """\
+{missing} must be set, the first time only:
+  ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them),
+                           or subscriptions (to those alone)
+  API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
+  WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it,
+                           your webhook's pushes are not signed, and no tokens
+  ALARM_EMAIL              optional: the address that alarms are mailed to
+  ALARM_URL                optional: an https URL that alarms are posted to
+  QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours
+  DASHBOARD                optional: none leaves the dashboard out, $3 a month beyond three"""
+
+
+def plan_update(
+    stage: str,
+    stack: Json | None,
+    secret: dict[str, str],
+    *,
+    is_deploying: bool,
+    is_confirmed: bool,
+) -> Plan:
+    """Compare the environment with the stage and, if `chalice deploy` follows, the functions with
+    this checkout.
+
+    Raise UnconfirmedError if they differ and that is not confirmed, SettingsError if a value is
+    unusable, and ClickException if a required one is missing. A key that REMOVE_KEY names is taken
+    out without confirmation; everything else stays as it is then.
+
+    :param stack: The stack of the stage's resources; None before the first run.
+    :param secret: The settings in the stage's secret, by variable.
+    """
+    given = _read_environment(stage)
+    removed = os.environ.get("REMOVE_KEY", "")
+    is_removal_alone = bool(removed) and not is_confirmed
+    to_check = {} if is_removal_alone else given
+    deps.load_checked({**STAND_INS, **read_config(stage), **to_check})
+    values = read_values(stage, stack, secret) if stack and (given or removed) else {}
+    has_function_changes = is_deploying and print_function_changes(stage)
+    keys_before = values.get("API_KEYS", "")
+    removal = remove_keys(removed, keys_before, read_previous_keys(stage) if removed else "")
+    if removed or "API_KEYS" in given:
+        keys = add_keys(given.get("API_KEYS", ""), removal)
+        given["API_KEYS"] = keys_before if have_same_entries(keys, keys_before) else keys
+    missing = [name for name in REQUIRED if name not in given.keys() | variables_of(stack)]
+    if missing:
+        raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
+    if not is_removal_alone:
+        changes = find_changes(given, values)
+        refusal = _explain(stage, changes, has_function_changes, "nothing was changed")
+        if refusal and not is_confirmed:
+            raise UnconfirmedError(refusal)
+        return Plan(given, changes, keys_before, refusal="")
+    applied = {"API_KEYS": ",".join(removal.left)}
+    for change in find_changes(given, values | applied):
+        print(f"left as it is: {change}")
+    # `chalice deploy` would apply these: it reads them from the environment.
+    read_by_chalice = {name: given[name] for name in OF_EVENT_SOURCES if name in given}
+    unconfirmed = find_changes(read_by_chalice, values) if is_deploying else []
+    only_removed = "no function was deployed; only REMOVE_KEY was applied"
+    refusal = _explain(stage, unconfirmed, has_function_changes, only_removed)
+    return Plan(applied, find_changes(applied, values), keys_before, refusal)
+
+
+ENVIRONMENT_DIFFERS = """\
+{done}. The environment has other settings than {changes}
+Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command."""
+CHECKOUT_DIFFERS = """\
+{done}. Keep the values on the left: get what a colleague has committed of .chalice
+(git pull), or write them into .chalice/config.json. Or apply those on the right: GO=1 behind the
+same command."""
+
+
+def _explain(stage: str, changes: list[str], has_function_changes: bool, done: str) -> str:
+    """Return what differs and what to type, for a run that needs confirmation; empty if nothing
+    differs.
+
+    :param changes: A line for each setting of the environment that differs from the stage's.
+    :param done: What the run has or has not done.
+    """
+    explanations = []
+    if changes:
+        lines = "\n  ".join([f"stack {stack_name(stage)}", *changes])
+        explanations.append(ENVIRONMENT_DIFFERS.format(done=done, changes=lines))
+    if has_function_changes:
+        explanations.append(CHECKOUT_DIFFERS.format(done=done))
+    return "\n".join(explanations)
+
+
+def variables_of(stack: Json | None) -> set[str]:
+    """Return the variables that set the parameters of a stack."""
+    parameters = stack["Parameters"] if stack else ()
+    return {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
+
+
+# Variables that count as not set if they are empty. An empty value of others removes the setting.
+NEVER_EMPTY = ("ZAPIER_WEBHOOK_URL", "QUIET_ALARM_HOURS", "DASHBOARD", *OF_EVENT_SOURCES)
+
+
+def _read_environment(stage: str) -> dict[str, str]:
+    """Return the variables of the environment that set parameters of the template or of event
+    sources; raise ClickException if .chalice/config.json is unusable.
+    """
+    given = {}
+    # Chalice sets those of the configuration before it imports the app.
+    of_event_sources = OF_EVENT_SOURCES.keys() - read_config(stage).keys()
+    for variable in (*PARAMETERS.values(), *of_event_sources):
+        value = " ".join(os.environ.get(variable, "").split())
+        if value or (variable in os.environ and variable not in NEVER_EMPTY):
+            given[variable] = value
+    return given
