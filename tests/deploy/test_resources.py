@@ -14,6 +14,7 @@ import click
 import pytest
 
 from chalicelib import console
+from chalicelib.core.store import SWEEP_PERIOD_SECONDS
 from chalicelib.infra.telemetry import UNITS
 from tests.support.world import ROOT, Json, assert_has
 from tools import stage
@@ -109,7 +110,7 @@ EXPECTED: Json = {
         "Statistic": "Sum",
         "ComparisonOperator": AT_LEAST,
         "Threshold": 3,
-        "Period": 900,
+        "Period": 15 * SWEEP_PERIOD_SECONDS,  # three of fifteen runs
         "EvaluationPeriods": 1,
         "TreatMissingData": "missing",
         "InsufficientDataActions": [{"Ref": "DLQAlarmTopic"}],
