@@ -19,9 +19,9 @@ async function confirm(question, consequence, yes, no = "Cancel", tone = "primar
 const answers = new Map(); // by the node that says it
 function dropPassed() {
   for (const [answer, isSo] of answers)
-    if (!answer.isConnected || !isSo()) tell(answer, "");
+    if (!answer.isConnected || !isSo()) showAnswer(answer, "");
 }
-function tell(answer, text, tone = "", isSo = null) {
+function showAnswer(answer, text, tone = "", isSo = null) {
   setSentence(answer, text);
   setTone(answer, "note", tone);
   if (isSo) answers.set(answer, isSo);
@@ -37,18 +37,18 @@ async function act(button, answer, given) {
   const asked = [given.question ?? `${action}?`, consequence, action, "Cancel", tone];
   if (consequence && !(await confirm(...asked))) return;
   button.ariaBusy = "true";
-  tell(answer, "Waiting for the answer…");
+  showAnswer(answer, "Waiting for the answer…");
   clearTimeout(page.timer);
   page.refreshing.abort(); // it would ask for what is deleted meanwhile
   const run = async () => {
     for (const first of before) await call("POST", first);
     const answered = await call(method, path, [], body);
-    tell(answer, "");
+    showAnswer(answer, "");
     return isThere() ? describe(answered) : [""];
   };
   const said = await run().catch((error) => [error.message, "failed"]);
   button.ariaBusy = null;
-  tell(answer, ...(isThere() ? said : [""]));
+  showAnswer(answer, ...(isThere() ? said : [""]));
   await hooks.refreshAll();
   focusNear(button);
 }
@@ -61,7 +61,7 @@ function focusNear(button) {
   const sentences = next?.matches("[role=status][tabindex]") ? [next] : [];
   const around = [button.parentNode, button.closest(".buttons"), button.closest("li, section")];
   const all = around.flatMap((node) => [...(node?.querySelectorAll("button, a, summary") ?? [])]);
-  const nearest = [button, ...sentences, ...all].find((one) => one.offsetParent);
+  const nearest = [button, ...sentences, ...all].find((node) => node.offsetParent);
   (nearest ?? $(HEADINGS[page.view.name])).focus({ preventScroll: true });
 }
 async function copy({ target }, name, text) {
@@ -73,10 +73,10 @@ async function copy({ target }, name, text) {
   if (target.textContent === said) setText(target, name); // else it asks something else by now
 }
 // Show the secret of a webhook until it is closed.
-async function showSecret(one, { secret, previous_until: until }, added = "") {
+async function showSecret(webhook, { secret, previous_until: until }, added = "") {
   const before = until ? ` The one before signs, too, until ${until}.` : "";
   const note = `Check signatures with this secret.${before}`;
-  const closed = confirm(`${nameOf(one)}${added}`, note, "Copy secret", "Done");
+  const closed = confirm(`${nameOf(webhook)}${added}`, note, "Copy secret", "Done");
   setText($("secret"), secret);
   $("yes").onclick = (click) => click.preventDefault() ?? copy(click, "Copy secret", secret);
   $("yes").focus();

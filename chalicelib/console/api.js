@@ -57,7 +57,7 @@ async function listAll(path, given, { enough, least = enough, signal, cursor }) 
   const limit = Math.min(enough, PAGE);
   let asked = 0;
   for await (const body of pagesOf(path, { ...given, limit }, signal, cursor)) {
-    for (const one of body[path]) found.set(one.event_id ?? one.subscription_id, one);
+    for (const item of body[path]) found.set(item.event_id ?? item.subscription_id, item);
     asked += 1;
     const isEnough = found.size >= least || asked > 5 + least / 25; // a page may hold few, or none
     if (isEnough) return { found, cursor: body.next_cursor };
@@ -92,7 +92,8 @@ async function loadWebhooks({ include, tenant } = {}) {
   const { found, cursor } = await listAll("subscriptions", given, { enough: MOST_SHOWN });
   page.webhooks = found;
   page.namesAt = tenant ? 0 : Date.now(); // those of other tenants are not known then
-  for (const one of found.values()) if (one.tenant) page.seen.tenants.add(one.tenant);
+  for (const webhook of found.values())
+    if (webhook.tenant) page.seen.tenants.add(webhook.tenant);
   return !cursor;
 }
 // Load the webhooks, of which events tell ids alone; many of them less often.
@@ -101,13 +102,13 @@ async function learn() {
   if (isOld) await loadWebhooks();
 }
 // Return all that a webhook missed. `tellRows` is told the rows so far, and of how many events.
-async function listMissed(id, given, signal, tellRows) {
+async function listMissed(id, given, signal, onRows) {
   const missed = [];
   let examined = 0;
   for await (const body of pagesOf(`subscriptions/${id}/missed`, given, signal)) {
     missed.push(...body.events);
     examined += body.examined;
-    tellRows?.(missed, examined);
+    onRows?.(missed, examined);
   }
   return missed;
 }

@@ -1,45 +1,45 @@
 // card.js: the card of one webhook, with one primary button by its state.
-function fillCard(node, one) {
+function fillCard(node, webhook) {
   const parts = partsOf(node);
-  const { text, tone } = stateOf(one);
-  setText(parts.name, nameOf(one));
-  setLink(parts.name, address("/", { subscription_id: one.subscription_id }));
+  const { text, tone } = stateOf(webhook);
+  setText(parts.name, nameOf(webhook));
+  setLink(parts.name, address("/", { subscription_id: webhook.subscription_id }));
   setSentence(parts.state, text);
   setTone(parts.state, "badge", tone);
-  fillCardFacts(parts.facts, one);
-  fillCardButtons(parts, one);
-  fillRecover(parts, one);
-  const primary = isOff(one) ? "enable" : parts.recover.hidden ? "try" : "recover";
+  fillCardFacts(parts.facts, webhook);
+  fillCardButtons(parts, webhook);
+  fillRecover(parts, webhook);
+  const primary = isOff(webhook) ? "enable" : parts.recover.hidden ? "try" : "recover";
   setTone(parts.recover, "", primary === "recover" ? "primary" : "quiet");
   setTone(parts.try.firstElementChild, "", primary === "try" ? "primary" : "quiet");
   const isEmpty = () => !parts.form.children.length; // else what was typed stays
-  const fill = () => isEmpty() && fillForm(parts.form, one, parts.answer);
+  const fill = () => isEmpty() && fillForm(parts.form, webhook, parts.answer);
   parts.edit.ontoggle = ({ target }) => target.open && fill();
-  parts.try.ontoggle = ({ target }) => target.open && fillTry(target, one);
-  fillLook(parts.never, one);
-  if (page.me.tenant) loadUrl(one);
+  parts.try.ontoggle = ({ target }) => target.open && fillTry(target, webhook);
+  fillLook(parts.never, webhook);
+  if (page.me.tenant) loadUrl(webhook);
 }
-function fillCardFacts(node, one) {
-  const { subscription_id: id, target_host: host, filter, header_names: headers } = one;
+function fillCardFacts(node, webhook) {
+  const { subscription_id: id, target_host: host, filter, header_names: headers } = webhook;
   const tested = page.tests.get(id);
   const url = page.urls.get(id);
   const facts = [
     ["URL", url && span("mono", url)],
     ["Host", !url && `${host} …${id.slice(-6)}`],
-    ["Tenant", !page.me.tenant && one.tenant && linkToTenant(one)],
-    ["Types", typesOf(one)],
+    ["Tenant", !page.me.tenant && webhook.tenant && linkToTenant(webhook)],
+    ["Types", typesOf(webhook)],
     ["Filter", filter && span("mono", JSON.stringify(filter))],
     ["Headers", headers?.map((name) => `${name}: set`).join(", ")],
-    ["Body", one.body && "the payload alone"],
-    ["Signature", one.header_prefix && `as ${one.header_prefix}-… headers, too`],
-    ["Deliveries", tellDeliveries(one)],
-    ["Newest", one.deliveries.recent.length && strip(one)],
+    ["Body", webhook.body && "the payload alone"],
+    ["Signature", webhook.header_prefix && `as ${webhook.header_prefix}-… headers, too`],
+    ["Deliveries", linkDeliveries(webhook)],
+    ["Newest", webhook.deliveries.recent.length && strip(webhook)],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
-    ["Last error", errorOf(one)],
-    ["Slow", one.slow_since && SLOW],
-    ["Dismissed", one.dismissed_until && `what came before ${one.dismissed_until}`],
-    ["To do", one.state === "disabled" && "Mend the receiver, try it, enable, then recover."],
-    ["Created", `${one.created_at}${by(one)}`],
+    ["Last error", errorOf(webhook)],
+    ["Slow", webhook.slow_since && SLOW],
+    ["Dismissed", webhook.dismissed_until && `what came before ${webhook.dismissed_until}`],
+    ["To do", webhook.state === "disabled" && "Mend the receiver, try it, enable, then recover."],
+    ["Created", `${webhook.created_at}${by(webhook)}`],
     ["Id", span("mono", id)],
   ];
   const shown = facts.map(([, value]) => value?.textContent ?? value);
@@ -48,38 +48,38 @@ function fillCardFacts(node, one) {
 const linkToTenant = ({ tenant }) => link("/subscriptions", { tenant }, tenant);
 const SLOW = "Its receiver takes a second or longer, so a queue for slow ones has its \
 deliveries, and they may come later: respond first, then work.";
-function tellDeliveries(one) {
-  const { subscription_id: id, deliveries: some } = one;
+function linkDeliveries(webhook) {
+  const { subscription_id: id, deliveries: some } = webhook;
   if (!some.last_at) return "none yet";
   const linkTo = (status, count, word) =>
     [link("/", { subscription_id: id, status }, `${amountOf(count, some)} ${word}`), ", "];
-  const failed = some.failed ? linkTo("failed", some.failed, failedState(one)) : [];
+  const failed = some.failed ? linkTo("failed", some.failed, failedState(webhook)) : [];
   const waiting = some.waiting ? linkTo("pending", some.waiting, "waiting") : [];
   const all = link("/", { subscription_id: id }, "all");
   return span("", ...failed, ...waiting, all, ...sentence(`, the last at ${some.last_at}`));
 }
-function fillCardButtons(parts, one) {
-  const { subscription_id: id } = one;
-  hide(parts.enable, !isOff(one));
-  hide(parts.pause, isOff(one));
-  hide(parts.dismiss, !isMissing(one));
-  hide(parts.restore, !one.dismissed_until);
-  hide(parts.open, page.me.tenant || !one.tenant);
-  const asked = { path: "tokens", body: { tenant: one.tenant }, describe: openTab };
+function fillCardButtons(parts, webhook) {
+  const { subscription_id: id } = webhook;
+  hide(parts.enable, !isOff(webhook));
+  hide(parts.pause, isOff(webhook));
+  hide(parts.dismiss, !isMissing(webhook));
+  hide(parts.restore, !webhook.dismissed_until);
+  hide(parts.open, page.me.tenant || !webhook.tenant);
+  const asked = { path: "tokens", body: { tenant: webhook.tenant }, describe: openTab };
   parts.open.onclick = () => act(parts.open, parts.answer, asked);
   for (const [name, { path = "", verb, describe, body, ...more }] of Object.entries(CALLS)) {
-    set(parts[name], { ariaDescription: nameOf(one) });
+    set(parts[name], { ariaDescription: nameOf(webhook) });
     parts[name].onclick = () =>
       act(parts[name], parts.answer, {
         ...more,
         path: `subscriptions/${id}${path}`,
-        body: body?.(one),
-        question: `${verb} ${nameOf(one)}?`,
-        describe: (answer) => describe(one, answer.body),
+        body: body?.(webhook),
+        question: `${verb} ${nameOf(webhook)}?`,
+        describe: (answer) => describe(webhook, answer.body),
       });
   }
 }
-const isNow = (state) => () => page.listed?.some((one) => one.state === state);
+const isNow = (state) => () => page.listed?.some((webhook) => webhook.state === state);
 const CALLS = {
   enable: {
     path: "/enable",
@@ -115,10 +115,10 @@ too: put the new one into your receiver meanwhile.",
   },
   delete: {
     method: "DELETE",
-    describe: (one) => {
+    describe: (webhook) => {
       history.pushState(null, "", "#/subscriptions");
       hooks.route();
-      tell($("told"), `${nameOf(one)} is deleted.`);
+      showAnswer($("told"), `${nameOf(webhook)} is deleted.`);
       return ["", ""];
     },
     verb: "Delete",

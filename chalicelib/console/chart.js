@@ -31,11 +31,11 @@ function drawChart(items) {
     ...(cut > first * 60e3 ? [make("rect", { class: "beyond", width, height: 100 })] : []),
     ...minutes.map((states, index) => column(sumsOf(states), index, first, peak)),
   ]);
-  const sums = sumsOf(minutes.flat()).map(tellState);
+  const sums = sumsOf(minutes.flat()).map(describeCount);
   set($("chart"), { ariaLabel: `Events created in the last hour: ${sums.join(", ") || "none"}` });
 }
 function column(sums, index, first, peak) {
-  const texts = [utc((first + index) * 60e3), ...sums.map(tellState)];
+  const texts = [utc((first + index) * 60e3), ...sums.map(describeCount)];
   const group = make("g", {}, make("title", {}, texts.join(", ")));
   let y = 100;
   for (const [state, count] of sums) {

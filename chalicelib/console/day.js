@@ -9,54 +9,54 @@ function yesterday() {
 }
 // Return what did not arrive at a webhook since a time, {failed, waiting, isMore}, if the counts of
 // the webhook tell that, or if the API was asked; else null.
-function undeliveredSince(one, since) {
-  const { failed, waiting, has_more, oldest_missed_at: oldest, last_at: last } = one.deliveries;
+function undeliveredSince(webhook, since) {
+  const { failed, waiting, has_more, oldest_missed_at: oldest, last_at: last } = webhook.deliveries;
   const begin = Date.parse(since);
-  const hasNone = !isMissing(one) || Date.parse(last) < begin;
+  const hasNone = !isMissing(webhook) || Date.parse(last) < begin;
   if (hasNone) return { failed: 0, waiting: 0, isMore: false };
   const areAllYoung = !has_more && Date.parse(oldest) >= begin;
   if (areAllYoung) return { failed, waiting, isMore: false };
-  return page.days.get(one.subscription_id) ?? null;
+  return page.days.get(webhook.subscription_id) ?? null;
 }
 // Ask what did not arrive since yesterday at the webhooks whose counts do not tell that: once, and
 // again when their counts have changed.
 async function loadDay() {
   const since = yesterday();
   const isFirst = !page.shownAt;
-  const stateAt = (one) => JSON.stringify([since, one.dismissed_until, one.deliveries]);
-  const lastAsked = (one) => page.days.get(one.subscription_id);
-  const isAsked = (one) => {
-    const counted = undeliveredSince(one, since);
-    return counted === null || (counted === lastAsked(one) && counted.asked !== stateAt(one));
+  const stateAt = (webhook) => JSON.stringify([since, webhook.dismissed_until, webhook.deliveries]);
+  const lastAsked = (webhook) => page.days.get(webhook.subscription_id);
+  const isAsked = (webhook) => {
+    const counted = undeliveredSince(webhook, since);
+    return counted === null || (counted === lastAsked(webhook) && counted.asked !== stateAt(webhook));
   };
-  const askedAt = (one) => lastAsked(one)?.askedAt ?? 0;
+  const askedAt = (webhook) => lastAsked(webhook)?.askedAt ?? 0;
   const all = page.listed.filter(isAsked).sort((a, b) => askedAt(a) - askedAt(b));
-  for (const one of isFirst ? all : all.slice(0, ASKED_AT_ONCE)) {
-    const { items, cursor } = await listUndelivered(one, { since });
+  for (const webhook of isFirst ? all : all.slice(0, ASKED_AT_ONCE)) {
+    const { items, cursor } = await listUndelivered(webhook, { since });
     const failed = items.filter(({ status }) => status === "failed").length;
     const counted = { failed, waiting: items.length - failed, isMore: Boolean(cursor) };
-    const asked = { asked: stateAt(one), askedAt: Date.now() };
-    page.days.set(one.subscription_id, { ...counted, ...asked });
+    const asked = { asked: stateAt(webhook), askedAt: Date.now() };
+    page.days.set(webhook.subscription_id, { ...counted, ...asked });
   }
   if (isFirst) page.calls = Math.min(page.calls, 2); // what a refresh asks later on is little
 }
 // Return the parts of what did not arrive: {state, count, isMore, names}; null: not all is known.
 function undeliveredParts(since) {
   const parts = ["failed", "waiting", "kept"].map((state) => ({ state, count: 0, names: [] }));
-  for (const one of page.listed) {
-    const counted = undeliveredSince(one, since);
+  for (const webhook of page.listed) {
+    const counted = undeliveredSince(webhook, since);
     if (!counted) return null;
-    const counts = { [failedState(one)]: counted.failed, waiting: counted.waiting };
+    const counts = { [failedState(webhook)]: counted.failed, waiting: counted.waiting };
     for (const [state, count] of Object.entries(counts)) {
       const part = parts.find((known) => known.state === state);
       part.count += count;
-      if (count) part.names.push(nameOf(one));
+      if (count) part.names.push(nameOf(webhook));
       part.isMore ||= count > 0 && counted.isMore;
     }
   }
   return parts.filter(({ count }) => count);
 }
-function tellPart({ state, count, isMore }) {
+function describePart({ state, count, isMore }) {
   const isOne = count === 1 && !isMore;
   const words = { failed: "failed", waiting: isOne ? "waits" : "wait", kept: "are kept" };
   const word = state === "kept" && isOne ? "is kept" : words[state];
@@ -71,7 +71,7 @@ function drawDay() {
   const parts = undeliveredParts(since);
   const begin = moment(since, (time) => `yesterday ${local(time).slice(11, 16)}`);
   const given = { since, status: "undelivered", tenant: page.me.tenant ? "" : tenant };
-  const linkTo = (part) => link("/", { ...given, state: part.state }, tellPart(part));
+  const linkTo = (part) => link("/", { ...given, state: part.state }, describePart(part));
   const draw = () => {
     if (!parts) return ["Since ", begin, ": looking at each webhook in trouble…"];
     const nodes = ["Since ", begin, " everything arrived"];

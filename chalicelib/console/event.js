@@ -21,12 +21,12 @@ function becameOf({ event, recipients, outcome: judged }) {
     return { state: own, tone: toneOf(own), text: sayOf(event, event.message) };
   if (!judged) return { state: "…", tone: "", text: "Looking who got it…" };
   const outcome = withKept({ ...event, outcome: judged }, recipients);
-  const others = recipients.filter((one) => stateOfRecipient(one) === "not_asked").length;
+  const others = recipients.filter((recipient) => stateOfRecipient(recipient) === "not_asked").length;
   const there = others ? `none of ${number(others, "webhook")}` : "no webhook: there is none";
   const none = `It matched ${there}.`;
-  const became = tellBecame(outcome, event.tenant);
+  const became = describeOutcome(outcome, event.tenant);
   const without = others && /^\d/.test(became) ? `; ${others} not asked` : "";
-  const alone = [none, upper(tellOwn(outcome, true))].filter(Boolean).join(" ");
+  const alone = [none, upper(describeOwnPush(outcome, true))].filter(Boolean).join(" ");
   const text = isOwnAlone({ outcome }) ? alone : `${became}${without}`;
   return { state: wordOf(outcome.state), tone: toneOf(outcome.state), text };
 }
@@ -41,8 +41,8 @@ function fillEvent() {
   setText($("status"), state);
   setTone($("status"), "badge", tone);
   fillFacts(isOne);
-  tell($("became"), text, tone);
-  const isOthers = (one) => one.tenant !== event.tenant;
+  showAnswer($("became"), text, tone);
+  const isOthers = (recipient) => recipient.tenant !== event.tenant;
   const all = isOne ? [] : inOrder(recipients ?? []);
   showRecipients($("recipients"), all.sort((a, b) => isOthers(a) - isOthers(b)), event);
   fillContent();
@@ -97,12 +97,12 @@ $("replay").onclick = ({ target }) =>
 // Return the recipients whose copies failed or, if none did, all that have one. Left out are those
 // for which a replay would be refused: `left` of them have a copy that failed.
 function recipientsToReplay() {
-  const made = (page.recipients ?? []).filter((one) => one.copy);
-  const isTaken = (one) => !isOff(one) && one.state !== "gone" && !isSuspended(one);
-  const hasFailed = (one) => one.copy.status === "failed";
+  const made = (page.recipients ?? []).filter((recipient) => recipient.copy);
+  const isTaken = (recipient) => !isOff(recipient) && recipient.state !== "gone" && !isSuspended(recipient);
+  const hasFailed = (recipient) => recipient.copy.status === "failed";
   const taken = made.filter(isTaken);
   const failed = taken.filter(hasFailed);
-  const left = made.filter((one) => hasFailed(one) && !isTaken(one));
+  const left = made.filter((recipient) => hasFailed(recipient) && !isTaken(recipient));
   return { chosen: failed.length ? failed : taken, areFailed: failed.length > 0, left };
 }
 $("replay-copies").onclick = async () => {
@@ -110,13 +110,13 @@ $("replay-copies").onclick = async () => {
   const copies = number(chosen.length, "copy");
   const question = `Replay ${copies}${areFailed ? " that failed" : ", none of which failed"}?`;
   const sentences = [`To ${listNames(chosen.map(nameOf))}, with the same webhook-id.`];
-  for (const one of left) {
-    const state = isSuspended(one) ? "suspended" : one.state;
-    sentences.push(`${nameOf(one)} gets nothing: it is ${state}.`);
+  for (const recipient of left) {
+    const state = isSuspended(recipient) ? "suspended" : recipient.state;
+    sentences.push(`${nameOf(recipient)} gets nothing: it is ${state}.`);
   }
   if (page.me.webhook) sentences.push("Your own webhook gets nothing.");
   if (await confirm(question, sentences.join(" "), "Replay"))
-    await replayMany(chosen.map((one) => one.copy));
+    await replayMany(chosen.map((recipient) => recipient.copy));
 };
 $("acknowledge").onclick = () =>
   act($("acknowledge"), $("answer"), {

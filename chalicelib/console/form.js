@@ -1,28 +1,28 @@
 // form.js: the form that makes a subscription, or edits one: what is not changed stays.
 const SAVED_MS = 10e3; // an edit counts everywhere after that
-function fillForm(form, one, answer) {
+function fillForm(form, webhook, answer) {
   form.replaceChildren($("fields").content.cloneNode(true));
   const { target_url: url, name, tenant, filter, types } = form.elements;
   const parts = partsOf(form);
-  url.required = !one;
-  url.defaultValue = page.urls.get(one?.subscription_id) ?? "";
-  if (one) url.placeholder = `not shown to you; stays as it is, at ${one.target_host}`;
-  name.defaultValue = one?.name ?? "";
-  tenant.parentNode.hidden = Boolean(one);
-  filter.defaultValue = one?.filter ? JSON.stringify(one.filter) : "";
-  for (const choice of ["body", "header_prefix"]) form.elements[choice].value = one?.[choice] ?? "";
-  fillTypes(parts, types, one?.event_types ?? []);
-  for (const header of one?.header_names ?? []) addHeader(parts.rows, header);
+  url.required = !webhook;
+  url.defaultValue = page.urls.get(webhook?.subscription_id) ?? "";
+  if (webhook) url.placeholder = `not shown to you; stays as it is, at ${webhook.target_host}`;
+  name.defaultValue = webhook?.name ?? "";
+  tenant.parentNode.hidden = Boolean(webhook);
+  filter.defaultValue = webhook?.filter ? JSON.stringify(webhook.filter) : "";
+  for (const choice of ["body", "header_prefix"]) form.elements[choice].value = webhook?.[choice] ?? "";
+  fillTypes(parts, types, webhook?.event_types ?? []);
+  for (const header of webhook?.header_names ?? []) addHeader(parts.rows, header);
   const refused = ({ message }) => [message, "failed"];
-  parts.trier.onclick = async () => tell(parts.tried, ...(await tryFilter(form).catch(refused)));
-  filter.oninput = () => tell(parts.tried, "");
+  parts.trier.onclick = async () => showAnswer(parts.tried, ...(await tryFilter(form).catch(refused)));
+  filter.oninput = () => showAnswer(parts.tried, "");
   hide(parts.trier, !Object.keys(page.me.catalogue).some(exampleOf));
   parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
   const isOfHeaders = ({ field }) => field === "headers";
-  url.oninput = () => explain(readForm(form, one).faults.filter(isOfHeaders), form);
-  form.isEdited = () => one && form.children.length > 0 && isUnsaved(readForm(form, one));
-  setText(parts.save, one ? "Save" : "Add");
-  form.onsubmit = () => (form.saved ??= save(form, one, answer).finally(() => delete form.saved));
+  url.oninput = () => explain(readForm(form, webhook).faults.filter(isOfHeaders), form);
+  form.isEdited = () => webhook && form.children.length > 0 && isUnsaved(readForm(form, webhook));
+  setText(parts.save, webhook ? "Save" : "Add");
+  form.onsubmit = () => (form.saved ??= save(form, webhook, answer).finally(() => delete form.saved));
 }
 const isUnsaved = ({ given, faults }) =>
   faults.length > 0 || Object.values(given).some((value) => value !== undefined);
@@ -53,13 +53,13 @@ function addHeader(rows, name = "") {
   return row;
 }
 // Return {given, faults}: what a form says that differs from `one`, and what cannot be read.
-function readForm(form, one) {
+function readForm(form, webhook) {
   const { target_url: url, name, tenant, filter, secret } = form.elements;
-  const changed = (input) => input.value !== (one ? input.defaultValue : "");
+  const changed = (input) => input.value !== (webhook ? input.defaultValue : "");
   const text = (input) => (changed(input) ? input.value.trim() || null : undefined);
   const chosen = (choice) => {
     const { value } = form.elements[choice];
-    return value === (one?.[choice] ?? "") ? undefined : value || null;
+    return value === (webhook?.[choice] ?? "") ? undefined : value || null;
   };
   const readers = {
     target_url: () => text(url) ?? undefined,
@@ -67,10 +67,10 @@ function readForm(form, one) {
     body: () => chosen("body"),
     header_prefix: () => chosen("header_prefix"),
     secret: () => secret.value.trim() || undefined,
-    tenant: () => (one || page.me.tenant ? undefined : text(tenant)),
-    event_types: () => readTypes(form, one?.event_types ?? []),
+    tenant: () => (webhook || page.me.tenant ? undefined : text(tenant)),
+    event_types: () => readTypes(form, webhook?.event_types ?? []),
     filter: () => text(filter) && JSON.parse(text(filter), exactly),
-    headers: () => readHeaders(form, one),
+    headers: () => readHeaders(form, webhook),
   };
   const faults = [];
   const given = {};
@@ -98,11 +98,11 @@ function readTypes(form, known) {
   const isSame = entries.length === known.length && entries.every((entry) => known.includes(entry));
   return isSame ? undefined : entries.length ? entries : null;
 }
-function readHeaders(form, one) {
+function readHeaders(form, webhook) {
   const rows = [...partsOf(form).rows.children].map((row) => partsOf(row));
   const given = rows.map(({ header, value }) => [header.value.trim(), value.value]);
   const filled = given.filter(([name, value]) => name || value);
-  const known = one?.header_names ?? [];
+  const known = webhook?.header_names ?? [];
   const { target_url: url } = form.elements;
   const isElsewhere = known.length > 0 && url.value && url.value !== url.defaultValue;
   const isKept = ([name, value]) => !value && known.includes(name);
@@ -134,14 +134,14 @@ async function tryFilter(form) {
   const tried = `Tried on ${types.length} of ${number(all.length, "example")}.`;
   return [tried + took + left, yes.length ? "delivered" : "failed"];
 }
-async function save(form, one, answer) {
-  const { given, faults } = readForm(form, one);
+async function save(form, webhook, answer) {
+  const { given, faults } = readForm(form, webhook);
   if (explain(faults, form)) return;
-  const isWidened = one?.event_types && given.event_types === null;
-  const question = [`Send all types to ${isWidened && nameOf(one)}?`, "No type is chosen."];
+  const isWidened = webhook?.event_types && given.event_types === null;
+  const question = [`Send all types to ${isWidened && nameOf(webhook)}?`, "No type is chosen."];
   if (isWidened && !(await confirm(...question, "Send all types"))) return;
-  const path = one ? `subscriptions/${one.subscription_id}` : "subscriptions";
-  const answered = await call(one ? "PATCH" : "POST", path, [], given).catch((error) => error);
+  const path = webhook ? `subscriptions/${webhook.subscription_id}` : "subscriptions";
+  const answered = await call(webhook ? "PATCH" : "POST", path, [], given).catch((error) => error);
   const { body } = answered;
   const isExplained = explain((answered.errors ?? []).map(asSentence), form);
   const { fault } = partsOf(form);
@@ -152,13 +152,13 @@ async function save(form, one, answer) {
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;
-  if (one) {
-    page.urls.delete(one.subscription_id);
+  if (webhook) {
+    page.urls.delete(webhook.subscription_id);
     fold.firstElementChild.focus();
     form.replaceChildren(); // it is filled with what was saved
     const end = Date.now() + SAVED_MS;
     const said = "It is saved, and counts within ten seconds.";
-    tell(answer, said, "delivered", () => Date.now() < end);
+    showAnswer(answer, said, "delivered", () => Date.now() < end);
     return hooks.refresh();
   }
   fillForm(form);

@@ -33,11 +33,11 @@ function show() {
 // Focus the row that was opened last, if it is there, or a card, or else the heading.
 function focusFirst() {
   const { name, from } = page.view;
-  const row = [...$("rows").children].find((one) => one.dataset.id === from)?.firstElementChild;
+  const row = [...$("rows").children].find((node) => node.dataset.id === from)?.firstElementChild;
   const places = { list: row, subscriptions: $("subscriptions").querySelector("h2 a") };
   (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: !row });
 }
-function tellAge() {
+function showAge() {
   const isOld = page.key && page.shownAt && Date.now() - page.shownAt > OLD_MS;
   setText($("as-of"), isOld ? asOf(page.shownAt) : "");
 }

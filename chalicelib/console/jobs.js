@@ -2,7 +2,7 @@
 const REPLAY_MS = 250; // between two replays of many
 let opener = null; // what began it, and has the focus again after it
 const isRunning = () => page.job !== null && $("stop").textContent === "Stop";
-const tellJob = (text) => setSentence($("job-title"), text);
+const showJob = (text) => setSentence($("job-title"), text);
 const showProgress = (value, max) => Object.assign($("progress"), { max, value });
 // Run `work`, which returns what became of it, {text, isSo} (it goes once it is not so any more), or
 // null if somebody thought better of it.
@@ -15,13 +15,13 @@ async function runJob(work) {
   $("job").hidden = $("progress").hidden = false;
   $("stop").textContent = "Stop";
   setText($("job-fault"), "");
-  tellJob("Counting");
+  showJob("Counting");
   const { signal } = page.job;
   const fail = (error) => ({ text: stopped(error, signal, "Stopped") });
   const told = await work(signal).catch(fail);
   if (page.job?.signal !== signal) return; // the key is another, or forgotten
   if (told === null) return endJob();
-  tellJob(told.text);
+  showJob(told.text);
   page.isJobSo = told.isSo ?? null;
   setSentence($("announcement"), told.text);
   $("stop").textContent = "Close";
@@ -62,19 +62,19 @@ async function insist(method, path, signal, body) {
     }
   }
 }
-const tellAll = (all) => number(all.length, page.me.tenant ? "delivery" : "event");
+const countItems = (all) => number(all.length, page.me.tenant ? "delivery" : "event");
 // Count all that match, ask, then replay them.
 function replayAll(given) {
   return runJob(async (signal) => {
     const { found } = await listEvents(given, { enough: Infinity, signal });
-    const pushed = [...found.values()].filter((one) => one.delivered_via !== "subscriptions");
+    const pushed = [...found.values()].filter((item) => item.delivered_via !== "subscriptions");
     const whatever = given.status ? "" : ", whatever their status";
     const consequence = "Each is queued to be sent again, a few a second, from this tab. If they \
 fail again and that disables a webhook, the rest for it is refused.";
     const owner = page.webhooks.get(given.subscription_id);
     const isMended = owner && isOff(owner);
     const verb = isMended ? "Enable and replay" : "Replay";
-    if (!(await confirm(`${verb} ${tellAll(pushed)}${whatever}?`, consequence, verb))) return null;
+    if (!(await confirm(`${verb} ${countItems(pushed)}${whatever}?`, consequence, verb))) return null;
     if (isMended) await insist("POST", `subscriptions/${owner.subscription_id}/enable`, signal);
     return replayEach(pushed, signal);
   });
@@ -86,28 +86,28 @@ async function replayEach(all, signal) {
   let done = 0;
   let end = "";
   try {
-    for (const one of all) {
-      const { event_id: id } = one;
+    for (const item of all) {
+      const { event_id: id } = item;
       signal.throwIfAborted();
-      tellJob(`Replaying: ${done.toLocaleString("en")} of ${tellAll(all)} queued`);
+      showJob(`Replaying: ${done.toLocaleString("en")} of ${countItems(all)} queued`);
       showProgress(done, all.length);
       const path = `events/${id}/replay`;
       const error = await insist("POST", path, signal).then(() => null, (reason) => reason);
       if (!error) done += 1;
       else if (!error.code || ![404, 409].includes(error.status)) throw error;
-      else refused.set(error.message, [...(refused.get(error.message) ?? []), one]);
+      else refused.set(error.message, [...(refused.get(error.message) ?? []), item]);
       if (error) setText($("job-fault"), `${id}: ${error.message}`);
       await sleep(REPLAY_MS);
     }
   } catch (error) {
     end = stopped(error, signal, ", then stopped");
   }
-  const told = [...refused].map(tellRefused).join("");
-  return { text: `${done.toLocaleString("en")} queued${told}${end}${tellLetters(all)}` };
+  const told = [...refused].map(describeRefused).join("");
+  return { text: `${done.toLocaleString("en")} queued${told}${end}${describeDeadLetters(all)}` };
 }
 // Say how many were refused, of which webhooks, and why.
-function tellRefused([reason, all]) {
-  const ids = new Set(all.map((one) => one.subscription_id).filter(Boolean));
+function describeRefused([reason, all]) {
+  const ids = new Set(all.map((item) => item.subscription_id).filter(Boolean));
   const names = ids.size ? ` (${listNames([...ids].map(nameById))})` : "";
   return `, ${all.length} refused${names}: ${reason.replace(/\.$/, "")}`;
 }

@@ -13,7 +13,7 @@ async function loadList() {
   takeNewest(await listEvents(given, options));
   while (page.olderCursor && page.loaded.size < shownItems()) {
     const older = await listEvents(given, { ...options, cursor: page.olderCursor });
-    for (const one of keep(older.found)) page.loaded.set(idOf(one), one);
+    for (const item of keep(older.found)) page.loaded.set(idOf(item), item);
     page.olderCursor = older.cursor;
   }
   page.isListed = true;
@@ -28,22 +28,22 @@ async function loadUndelivered() {
   await loadWebhooks({ include: "deliveries", tenant });
   const found = new Map();
   page.olderCursor = null;
-  for (const one of [...page.webhooks.values()].filter(isMissing)) {
-    const { items, cursor } = await listUndelivered(one, page.filters);
+  for (const webhook of [...page.webhooks.values()].filter(isMissing)) {
+    const { items, cursor } = await listUndelivered(webhook, page.filters);
     for (const item of items)
       if (!state || stateOfPush(item) === state) found.set(idOf(item), item);
     page.olderCursor ??= cursor;
   }
   const items = keep(found).sort(newestFirst);
-  page.loaded = new Map(items.slice(0, MOST_SHOWN).map((one) => [idOf(one), one]));
+  page.loaded = new Map(items.slice(0, MOST_SHOWN).map((item) => [idOf(item), item]));
   page.isListed = true;
   markShown();
   renderList();
 }
 // Return the newest deliveries to a webhook that did not arrive, {items, cursor}, under the filters
 // that are given, as the API counts them: without reports, and without what was dismissed.
-async function listUndelivered(one, given) {
-  const { subscription_id, dismissed_until: dismissed } = one;
+async function listUndelivered(webhook, given) {
+  const { subscription_id, dismissed_until: dismissed } = webhook;
   const [, since] = [given.since ?? "", dismissed ?? ""].sort();
   const asked = { ...given, subscription_id, since, status: "undelivered", include: "subject" };
   const { found, cursor } = await listEvents({ ...asked, tenant: "" }, { enough: PAGE });
@@ -55,56 +55,56 @@ async function listUndelivered(one, given) {
 function takeNewest({ found, cursor }) {
   const items = keep(found);
   const oldest = items.at(-1)?.created_at;
-  const isMeeting = items.some((one) => page.loaded.has(idOf(one)));
+  const isMeeting = items.some((item) => page.loaded.has(idOf(item)));
   const isLonger = cursor && isMeeting && (shownItems() > PAGE || items.length < PAGE);
   const before = isLonger ? [...page.loaded.values()] : [];
-  const older = before.filter((one) => one.created_at <= oldest && !found.has(idOf(one)));
-  page.loaded = new Map([...items, ...older].slice(0, MOST_SHOWN).map((one) => [idOf(one), one]));
+  const older = before.filter((item) => item.created_at <= oldest && !found.has(idOf(item)));
+  page.loaded = new Map([...items, ...older].slice(0, MOST_SHOWN).map((item) => [idOf(item), item]));
   if (!isLonger) page.olderCursor = cursor;
 }
 // Return the items of a page, marked with the time at which they were read.
 function keep(found) {
   const readAt = Date.now();
-  return [...found.values()].map((one) => ({ ...one, readAt }));
+  return [...found.values()].map((item) => ({ ...item, readAt }));
 }
 // Return a row for each event, {id, one, isEvent, state, time}: `one` is it or a copy of it.
 function rowsOf(items) {
   const rows = new Map();
-  for (const one of items) {
-    const id = isOfOne() ? one.event_id : (one.source_event_id ?? one.event_id);
-    const isEvent = id === one.event_id;
-    const outcome = one.outcome && withKept(one);
-    const state = isOfOne() ? stateOfPush(one) : (outcome?.state ?? "deleted");
-    const row = { id, one: { ...one, outcome }, isEvent, state, time: Date.parse(one.created_at) };
+  for (const item of items) {
+    const id = isOfOne() ? item.event_id : (item.source_event_id ?? item.event_id);
+    const isEvent = id === item.event_id;
+    const outcome = item.outcome && withKept(item);
+    const state = isOfOne() ? stateOfPush(item) : (outcome?.state ?? "deleted");
+    const row = { id, item: { ...item, outcome }, isEvent, state, time: Date.parse(item.created_at) };
     if (isEvent || !rows.has(id)) rows.set(id, row);
   }
   return [...rows.values()];
 }
-function fillRow(node, { id, one, isEvent, state }) {
+function fillRow(node, { id, item, isEvent, state }) {
   const parts = partsOf(node);
-  const isOwn = isEvent && (isOfOne() || isOwnAlone(one));
-  const attempts = isOwn ? one.delivery_attempts : 0;
+  const isOwn = isEvent && (isOfOne() || isOwnAlone(item));
+  const attempts = isOwn ? item.delivery_attempts : 0;
   setText(parts.state, wordOf(state));
   setTone(parts.state, "badge", toneOf(state));
-  setText(parts.subject, one.subject ?? `${id.slice(0, 12)}…`);
-  setText(parts.type, one.event_type);
-  const old = page.shownAt - one.readAt > OLD_MS && asOf(one.readAt);
-  setSentence(parts.remark, [...toldOf(one, isOwn), old].filter(Boolean).join(", "));
+  setText(parts.subject, item.subject ?? `${id.slice(0, 12)}…`);
+  setText(parts.type, item.event_type);
+  const old = page.shownAt - item.readAt > OLD_MS && asOf(item.readAt);
+  setSentence(parts.remark, [...remarksOf(item, isOwn), old].filter(Boolean).join(", "));
   setText(parts.tries, attempts ? number(attempts, "attempt") : "");
-  const ago = relative(one.created_at);
-  setSentence(parts.age, page.me.tenant ? `${ago}, ${one.created_at}` : ago);
-  set(parts.age, { title: utc(one.created_at) });
+  const ago = relative(item.created_at);
+  setSentence(parts.age, page.me.tenant ? `${ago}, ${item.created_at}` : ago);
+  set(parts.age, { title: utc(item.created_at) });
   setLink(node.firstElementChild, `#/events/${id}`);
 }
-function toldOf(one, isOwn) {
-  const { tenant, outcome, delivered_via } = one;
-  if (isOfAll()) return [`to ${nameById(one.subscription_id)}`, remark(one)];
-  if (page.me.tenant) return [remark(one)];
+function remarksOf(item, isOwn) {
+  const { tenant, outcome, delivered_via } = item;
+  if (isOfAll()) return [`to ${nameById(item.subscription_id)}`, remark(item)];
+  if (page.me.tenant) return [remark(item)];
   const whose = tenant && `for ${tenant}`;
-  if (isOfOne()) return [whose, `to ${label(page.filters.subscription_id)}`, remark(one)];
-  if (isOwn) return [whose, delivered_via === "subscriptions" ? "matched no webhook" : remark(one)];
+  if (isOfOne()) return [whose, `to ${label(page.filters.subscription_id)}`, remark(item)];
+  if (isOwn) return [whose, delivered_via === "subscriptions" ? "matched no webhook" : remark(item)];
   if (!outcome) return [whose]; // the event was erased a moment ago
-  const became = tellBecame(outcome, tenant, true);
+  const became = describeOutcome(outcome, tenant, true);
   return [!became.startsWith("not ") && whose, became];
 }
 // Draw the link to the webhooks from which a list comes.

@@ -91,7 +91,7 @@ function viewOf(path, sought) {
 }
 function enter(left) {
   if (page.job && !isRunning()) endJob();
-  for (const id of ["answer", "told"]) tell($(id), "");
+  for (const id of ["answer", "told"]) showAnswer($(id), "");
   set(document, { title: page.me?.tenant ?? "Triggers API" });
   Object.assign(page, { orders: [], listed: null, days: new Map(), shownAt: null });
   $("fold").open = false;
@@ -101,7 +101,7 @@ function enter(left) {
 }
 function fillFields() {
   drawWebhookOptions();
-  for (const field of FIELDS.filter((one) => one !== document.activeElement)) {
+  for (const field of FIELDS.filter((other) => other !== document.activeElement)) {
     const value = page.filters[field.name] ?? "";
     field.value = field.type === "datetime-local" ? asInput(value) : value;
   }
@@ -136,7 +136,7 @@ $("find").onsubmit = () => {
 $("skip").onclick = (click) => {
   click.preventDefault();
   const all = [...document.querySelectorAll(":is(#rows, #overview, #subscriptions) a")];
-  (all.find((one) => one.offsetParent) ?? $(HEADINGS[page.view.name])).focus();
+  (all.find((node) => node.offsetParent) ?? $(HEADINGS[page.view.name])).focus();
 };
 onkeydown = (press) => {
   const isTyping = press.target.closest("input, textarea, select, dialog");
@@ -163,7 +163,7 @@ onbeforeunload = (leaving) => {
 document.onvisibilitychange = () => document.hidden || refresh();
 setInterval(() => {
   const { me, view, event } = page;
-  tellAge();
+  showAge();
   if (me && view.name === "list") renderList();
   else if (event && event.event_id === view.id) drawTimeline();
 }, 1000);

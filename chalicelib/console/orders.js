@@ -15,7 +15,7 @@ async function loadOrders() {
   renderOrders("");
   for (const order of orders.slice(0, MOST_READ)) {
     const told = await get(`events/${order.event_id}/recipients`);
-    const made = told.recipients.find((one) => one.copy)?.copy; // an id alone tells no subject
+    const made = told.recipients.find((recipient) => recipient.copy)?.copy; // an id alone tells no subject
     Object.assign(order, { ...made, ...order }, told);
     markShown();
     renderOrders("");
@@ -35,6 +35,6 @@ function fillOrder(node, order) {
   setLink(type, address("/find", { text: id }));
   setSentence(created, created_at ?? "");
   const judged = outcome && withKept(order, recipients);
-  setText(became, judged ? upper(tellBecame(judged, page.me.tenant)) : "");
+  setText(became, judged ? upper(describeOutcome(judged, page.me.tenant)) : "");
   showRecipients(webhooks, inOrder(recipients ?? []), order);
 }

@@ -23,26 +23,26 @@ const nameOf = ({ name, target_host: host, subscription_id: id }) =>
   name ?? `${host ?? "webhook"} …${id.slice(-6)}`;
 const nameById = (id) => (page.webhooks.has(id) ? nameOf(page.webhooks.get(id)) : label(id));
 function label(id) {
-  const one = page.webhooks.get(id);
+  const webhook = page.webhooks.get(id);
   const end = `…${id.slice(-6)}`; // tells those of one name apart
-  const named = one ? `${one.name ?? typesOf(one)} (${one.target_host} ${end})` : `webhook ${end}`;
+  const named = webhook ? `${webhook.name ?? typesOf(webhook)} (${webhook.target_host} ${end})` : `webhook ${end}`;
   return id === OWN ? "your own webhook" : named;
 }
 // Return what is to be said of one event or copy beside its status.
-function remark(one) {
-  const took = spell(Date.parse(one.delivered_at) - Date.parse(one.created_at));
+function remark(item) {
+  const took = spell(Date.parse(item.delivered_at) - Date.parse(item.created_at));
   const ways = { push: `after ${took}`, pull: `acknowledged after ${took}` };
-  if (one.status === "delivered") return ways[one.delivered_via] ?? "not pushed itself";
-  const waits = isCopy(one.event_id) ? "" : "waits in the inbox";
-  const next = one.next_attempt_at ? `next attempt ${due(one.next_attempt_at)}` : waits;
-  const error = sayOf(one, one.last_error ?? "");
-  return [error, one.status === "pending" && next].filter(Boolean).join(", ");
+  if (item.status === "delivered") return ways[item.delivered_via] ?? "not pushed itself";
+  const waits = isCopy(item.event_id) ? "" : "waits in the inbox";
+  const next = item.next_attempt_at ? `next attempt ${due(item.next_attempt_at)}` : waits;
+  const error = sayOf(item, item.last_error ?? "");
+  return [error, item.status === "pending" && next].filter(Boolean).join(", ");
 }
 // Say what ends the alarm, if what is replayed had dead letters: a customer's copy has none.
-function tellLetters(all) {
+function describeDeadLetters(all) {
   const isOperators = ({ event_id: id, subscription_id: owner }) =>
     !isCopy(id) || page.webhooks.get(owner)?.tenant === null;
-  const isLetter = (one) => one.status === "failed" && isOperators(one);
+  const isLetter = (item) => item.status === "failed" && isOperators(item);
   if (page.me.tenant || !all.some(isLetter)) return "";
   const command = `make redrive STAGE=${page.me.stage}`;
   return `; once delivered, ${command} takes the dead letters out of the DLQ, which ends the alarm`;
@@ -55,17 +55,17 @@ function stateOfPush({ status, last_error, subscription_id }) {
   return status === "pending" && last_error ? "waiting" : status;
 }
 // Return a text of the API about a copy; of a kept one it calls the webhook paused, not disabled.
-function sayOf(one, text) {
+function sayOf(item, text) {
   const paused = text
     .replace("was disabled, or its tenant suspended", "is paused")
     .replace("is disabled", "is paused");
-  return say(stateOfPush(one) === "kept" ? paused : text);
+  return say(stateOfPush(item) === "kept" ? paused : text);
 }
 // Return the outcome of an event, or of the event of a copy, in which what is kept for paused
 // webhooks is counted apart from what failed. Without `recipients` it is known only where all that
 // failed is kept: then the API names a paused webhook. The state is then the worst of the others.
-function withKept(one, recipients = null) {
-  const { outcome } = one;
+function withKept(item, recipients = null) {
+  const { outcome } = item;
   const isKept = outcome.state === "failed" && isPaused(outcome.subscription_id);
   if (!isKept && !recipients) return outcome;
   const keepers = (recipients ?? []).filter((row) => row.copy && stateOfPush(row.copy) === "kept");
@@ -79,9 +79,9 @@ function withKept(one, recipients = null) {
   const operator = split(outcome.operator, false);
   const counted = { ...outcome, tenant, operator };
   if (!isKept) return counted;
-  const isOwnWaiting = outcome.own === "pending" && !isCopy(one.event_id) && one.last_error;
+  const isOwnWaiting = outcome.own === "pending" && !isCopy(item.event_id) && item.last_error;
   if (isOwnWaiting)
-    return { ...counted, state: "waiting", error: one.last_error, subscription_id: null };
+    return { ...counted, state: "waiting", error: item.last_error, subscription_id: null };
   const deciding = isAny(outcome.tenant) ? tenant : operator;
   const state = ORDER.find((name) => deciding[name]);
   return { ...counted, state, error: state === "kept" ? outcome.error : null };
@@ -92,42 +92,42 @@ function meantFor(counts) {
   const all = Object.values(counts).reduce((sum, count) => sum + count, 0);
   return all - counts.not_asked;
 }
-function tellRest(counts) {
+function describeOthers(counts) {
   const states = ORDER.filter((state) => !["delivered", "not_asked"].includes(state));
   const rest = states.filter((state) => counts[state]);
   return rest.map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
 }
-const tellGot = (counts) =>
-  `${counts.delivered} of ${number(meantFor(counts), "webhook")} got it${tellRest(counts)}`;
+const describeDelivered = (counts) =>
+  `${counts.delivered} of ${number(meantFor(counts), "webhook")} got it${describeOthers(counts)}`;
 // Return whether an event has no webhook's outcome: its own push is all that there is.
 const isOwnAlone = ({ outcome }) =>
   outcome && !isAny(outcome.tenant) && !meantFor(outcome.operator);
 // Say what became of an event, with the error beside those whom it is about.
-function tellBecame(outcome, tenant, hasError = false) {
+function describeOutcome(outcome, tenant, hasError = false) {
   const { tenant: theirs, operator: yours, state, error, subscription_id: id } = outcome;
   const isTold = hasError && error && id;
   const said = state === "kept" ? "paused" : say(error ?? "");
   const told = isTold ? `, ${nameById(id)}: ${said}` : "";
   const isNotAsked = isAny(theirs) && !meantFor(theirs);
   const asked = isAny(theirs) ? theirs : yours;
-  const first = isNotAsked ? `not asked for by ${tenant}` : tellGot(asked);
-  const isNoise = !isAny(theirs) || !meantFor(yours) || (state === "delivered" && !tellRest(yours));
-  const second = isNoise ? "" : `${yours.delivered} of yours got it${tellRest(yours)}`;
-  return [`${first}${told}`, second, tellOwn(outcome, hasError)].filter(Boolean).join("; ");
+  const first = isNotAsked ? `not asked for by ${tenant}` : describeDelivered(asked);
+  const isNoise = !isAny(theirs) || !meantFor(yours) || (state === "delivered" && !describeOthers(yours));
+  const second = isNoise ? "" : `${yours.delivered} of yours got it${describeOthers(yours)}`;
+  return [`${first}${told}`, second, describeOwnPush(outcome, hasError)].filter(Boolean).join("; ");
 }
 // Say that an event's own push fails, which the alarm is about.
-function tellOwn({ own, state, error, subscription_id: id }, hasError) {
+function describeOwnPush({ own, state, error, subscription_id: id }, hasError) {
   const isWorst = !id && ["failed", "waiting"].includes(state);
   const told = own === "failed" ? "your own webhook did not get it" : "";
   const waits = told || (isWorst ? "your own webhook is waiting" : "");
   return `${waits}${isWorst && hasError && error ? `: ${say(error)}` : ""}`;
 }
 // Return the state of a webhook: {text, word, since, tone, rank}. Trouble has a low rank.
-function stateOf(one) {
-  const { state, disabled_at, failing_since, slow_since, deliveries = {} } = one;
+function stateOf(webhook) {
+  const { state, disabled_at, failing_since, slow_since, deliveries = {} } = webhook;
   const { failed, waiting, oldest_missed_at: oldest } = deliveries;
-  const missed = tellUndelivered(one);
-  if (isSuspended(one)) return stateSince("suspended", "", "failed", 0, missed);
+  const missed = describeUndelivered(webhook);
+  if (isSuspended(webhook)) return stateSince("suspended", "", "failed", 0, missed);
   if (state === "paused") return stateSince(state, disabled_at, "kept", QUIET, missed);
   if (state === "disabled") return stateSince(state, disabled_at, "failed", 0);
   const begun = [oldest, failing_since].filter(Boolean).sort()[0];
@@ -150,9 +150,9 @@ const amountOf = (count, some) => `${count.toLocaleString("en")}${some.has_more 
 // Return the state of the failed deliveries of a webhook: of a paused one they are kept.
 const failedState = ({ state }) => (state === "paused" ? "kept" : "failed");
 // Say how many deliveries did not arrive, as the API counts them.
-function tellUndelivered(one) {
-  const { deliveries: some = {} } = one;
-  const amounts = [[some.failed, failedState(one)], [some.waiting, "waiting"]];
+function describeUndelivered(webhook) {
+  const { deliveries: some = {} } = webhook;
+  const amounts = [[some.failed, failedState(webhook)], [some.waiting, "waiting"]];
   const told = amounts.filter(([count]) => count);
   return told.map(([count, word]) => `${amountOf(count, some)} ${word}`).join(" and ");
 }
@@ -164,18 +164,18 @@ function errorOf({ deliveries, last_error: own, state }) {
 }
 // Return how many are in which state, [state, count], the worst first.
 function sumsOf(states) {
-  const counts = ORDER.map((state) => [state, states.filter((one) => one === state).length]);
+  const counts = ORDER.map((state) => [state, states.filter((other) => other === state).length]);
   return counts.filter(([, count]) => count);
 }
-const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
+const describeCount = ([state, count]) => `${count} ${wordOf(state)}`;
 // Draw a mark for each of the newest copies of a webhook, the oldest first. The API tells their
 // statuses: where some copies wait, it is not known which of the pending ones do.
-function strip(one) {
-  const { recent, waiting } = one.deliveries;
+function strip(webhook) {
+  const { recent, waiting } = webhook.deliveries;
   const pending = waiting ? "waiting or pending" : "pending";
-  const states = { failed: failedState(one), pending, delivered: "delivered" };
+  const states = { failed: failedState(webhook), pending, delivered: "delivered" };
   const shown = recent.map((status) => states[status]);
-  const title = `The newest: ${sumsOf(shown).map(tellState).join(", ")}`;
+  const title = `The newest: ${sumsOf(shown).map(describeCount).join(", ")}`;
   const marks = shown.toReversed().map((state) => span(toneOf(state)));
   return make("span", { class: "strip", role: "img", "aria-label": title, title }, ...marks);
 }

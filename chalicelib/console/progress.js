@@ -13,14 +13,14 @@ function beginRecovery(id, { total, isAsked, laterBy, isCatchUp, sentence: sente
 }
 // Return whether something has not arrived at a webhook, or it is not shown.
 const isMissingNow = (id) =>
-  (page.listed ?? []).every((one) => one.subscription_id !== id || isMissing(one));
+  (page.listed ?? []).every((webhook) => webhook.subscription_id !== id || isMissing(webhook));
 const leftOf = ({ isAsked }, { failed, waiting }) => (isAsked ? failed + waiting : waiting);
 // Compare the counts of a webhook with those of the last refresh.
-function watchRecovery(one) {
-  const { subscription_id: id, deliveries: some, state } = one;
+function watchRecovery(webhook) {
+  const { subscription_id: id, deliveries: some, state } = webhook;
   const before = page.counted.get(id);
   page.counted.set(id, { waiting: some.waiting, state });
-  if (!isMissing(one) || isOff(one)) page.recoveries.delete(id);
+  if (!isMissing(webhook) || isOff(webhook)) page.recoveries.delete(id);
   const known = page.recoveries.get(id);
   if (known) {
     const left = leftOf(known, some);
@@ -32,14 +32,14 @@ function watchRecovery(one) {
   }
 }
 // Return the recovery of a webhook that goes on, or null: none does, it stalls, or it failed again.
-function recoveryOf(one) {
-  const known = page.recoveries.get(one.subscription_id);
-  const isOver = !known || !isMissing(one) || Date.now() - known.movedAt > STALLED_MS;
-  return isOver || (known.isAsked && one.deliveries.failed) ? null : known;
+function recoveryOf(webhook) {
+  const known = page.recoveries.get(webhook.subscription_id);
+  const isOver = !known || !isMissing(webhook) || Date.now() - known.movedAt > STALLED_MS;
+  return isOver || (known.isAsked && webhook.deliveries.failed) ? null : known;
 }
 // Say how a recovery goes; "" if there is none.
-function tellRecovery(one) {
-  const known = recoveryOf(one);
+function describeRecovery(webhook) {
+  const known = recoveryOf(webhook);
   if (!known) return "";
   const { left, total, isCatchUp, laterBy } = known;
   if (left === total) return known.sentence?.() ?? "";

@@ -6,42 +6,42 @@ function stateOfRecipient({ copy: made, reason }) {
   if (made) return stateOfPush(made);
   return reason === "deleted" ? reason : NOT_SENT.includes(reason) ? "not_sent" : "not_asked";
 }
-const turnOf = (one) => ORDER.indexOf(stateOfRecipient(one));
+const turnOf = (recipient) => ORDER.indexOf(stateOfRecipient(recipient));
 const inOrder = (all) => all.toSorted((a, b) => turnOf(a) - turnOf(b));
 // Fill the row of one recipient of `given`, an event.
-function fillRecipient(node, one, given) {
+function fillRecipient(node, recipient, given) {
   const parts = partsOf(node);
-  const { subscription_id: id, copy: made } = one;
-  const state = stateOfRecipient(one);
+  const { subscription_id: id, copy: made } = recipient;
+  const state = stateOfRecipient(recipient);
   setText(parts.state, wordOf(state));
   setTone(parts.state, "badge", toneOf(state));
-  setText(parts.name, nameOf(one));
+  setText(parts.name, nameOf(recipient));
   setLink(parts.name, made ? `#/events/${made.event_id}` : `#/subscriptions/${id}`);
-  setSentence(parts.about, aboutRecipient(one, given));
+  setSentence(parts.about, aboutRecipient(recipient, given));
   setLink(parts.webhook, `#/subscriptions/${id}`);
-  set(parts.webhook, { ariaLabel: `Webhook ${nameOf(one)}` });
-  hide(parts.webhook, !made || one.state === "gone");
-  fillButton(parts.act, one, given, parts.answer);
+  set(parts.webhook, { ariaLabel: `Webhook ${nameOf(recipient)}` });
+  hide(parts.webhook, !made || recipient.state === "gone");
+  fillButton(parts.act, recipient, given, parts.answer);
 }
 // Say whose webhook it is, how that is, and why it has a copy that did not arrive, or none.
-function aboutRecipient(one, given) {
-  const { copy: made, tenant, state } = one;
-  const owner = [tenant && !page.me.tenant && `for ${tenant}`, isOff(one) && state];
+function aboutRecipient(recipient, given) {
+  const { copy: made, tenant, state } = recipient;
+  const owner = [tenant && !page.me.tenant && `for ${tenant}`, isOff(recipient) && state];
   const count = made?.delivery_attempts ? number(made.delivery_attempts, "attempt") : "";
   const gone = state === "gone" && "its webhook is deleted";
-  const told = made ? [remark(made), count, gone] : [whyNot(one, given)];
+  const told = made ? [remark(made), count, gone] : [whyNot(recipient, given)];
   return [...owner, ...told].filter(Boolean).join(", ");
 }
 // A copy is replayed; who has none is sent one. Where both are refused there is no button.
-function fillButton(button, one, given, answer) {
-  const { copy: made, state, reason } = one;
+function fillButton(button, recipient, given, answer) {
+  const { copy: made, state, reason } = recipient;
   const action = made ? "replay" : "send";
   const isRefused = state === "gone" || reason === "host";
-  const name = isOff(one) ? `Enable and ${action}` : made ? "Replay" : "Send";
+  const name = isOff(recipient) ? `Enable and ${action}` : made ? "Replay" : "Send";
   setText(button, isRefused ? "" : name);
-  set(button, { ariaDescription: nameOf(one) });
+  set(button, { ariaDescription: nameOf(recipient) });
   button.onclick = () =>
-    made ? replayOne(button, made, answer, one) : send(button, one, given.event_id, answer);
+    made ? replayOne(button, made, answer, recipient) : send(button, recipient, given.event_id, answer);
 }
 const enableFirst = (owner) =>
   owner && isOff(owner) ? [`subscriptions/${owner.subscription_id}/enable`] : [];
@@ -49,29 +49,29 @@ const enableFirst = (owner) =>
 function isPending(id) {
   const rows = [page.recipients, ...page.orders.map(({ recipients }) => recipients)].flat();
   const all = [page.event, ...rows.map((row) => row?.copy)];
-  return all.some((one) => one?.event_id === id && one.status === "pending");
+  return all.some((item) => item?.event_id === id && item.status === "pending");
 }
-const tellQueued = (name, { event_id, message }) =>
+const describeQueued = (name, { event_id, message }) =>
   [`Queued${name}. ${say(message)}`, "pending", () => isPending(event_id)];
 // Replay an event or copy; `owner`: its webhook, which is enabled first if it is disabled.
 function replayOne(button, made, answer = $("answer"), owner = null) {
-  const letter = tellLetters([made]);
+  const letter = describeDeadLetters([made]);
   const whose = made.subscription_id ? ` to ${nameById(made.subscription_id)}` : "";
   return act(button, answer, {
     question: `${button.textContent}${whose}?`,
     path: `events/${made.event_id}/replay`,
     before: enableFirst(owner),
-    describe: ({ body }) => (letter ? [`It is replayed${letter}.`, ""] : tellQueued("", body)),
+    describe: ({ body }) => (letter ? [`It is replayed${letter}.`, ""] : describeQueued("", body)),
     consequence: enableFirst(owner).length ? `${ENABLED_FIRST} ${REPLAYED}` : REPLAYED,
   });
 }
-function send(button, one, event_id, answer) {
+function send(button, recipient, event_id, answer) {
   return act(button, answer, {
-    path: `subscriptions/${one.subscription_id}/send`,
+    path: `subscriptions/${recipient.subscription_id}/send`,
     body: { event_id },
-    before: enableFirst(one),
-    describe: ({ body }) => tellQueued(` for ${nameOf(one)}`, body),
-    question: `Send it to ${nameOf(one)}?`,
+    before: enableFirst(recipient),
+    describe: ({ body }) => describeQueued(` for ${nameOf(recipient)}`, body),
+    question: `Send it to ${nameOf(recipient)}?`,
     consequence: "It is queued for this webhook alone, whatever its types and filter say.",
   });
 }

@@ -1,31 +1,31 @@
 // recover.js: what did not arrive is sent again; what was never sent is looked for, then sent, too.
 const SHOWN = 10; // of what was found
-const verbOf = (one) => (isOff(one) ? "Enable and recover" : "Recover");
+const verbOf = (webhook) => (isOff(webhook) ? "Enable and recover" : "Recover");
 // The button says what the API counts. Beside it stands how a recovery goes on; one that was asked
 // for takes its place.
-function fillRecover({ recover: button, queued }, one) {
-  const { deliveries: some } = one;
-  const suspended = isSuspended(one) && "Nothing can be recovered while its tenant is suspended.";
-  const told = suspended || tellRecovery(one);
+function fillRecover({ recover: button, queued }, webhook) {
+  const { deliveries: some } = webhook;
+  const suspended = isSuspended(webhook) && "Nothing can be recovered while its tenant is suspended.";
+  const told = suspended || describeRecovery(webhook);
   const hadFocus = [button, queued].includes(document.activeElement);
   setSentence(queued, told);
-  const isOffered = isMissing(one) && !suspended && !recoveryOf(one)?.isAsked;
-  setText(button, isOffered ? `${verbOf(one)} ${tellSet(one)}` : "");
-  set(button, { ariaDescription: nameOf(one) });
+  const isOffered = isMissing(webhook) && !suspended && !recoveryOf(webhook)?.isAsked;
+  setText(button, isOffered ? `${verbOf(webhook)} ${describeMissing(webhook)}` : "");
+  set(button, { ariaDescription: nameOf(webhook) });
   if (hadFocus) focusNear(button); // it has taken the place of the other, or both have gone
-  button.onclick = () => recover(one, {}, some.failed + some.waiting);
+  button.onclick = () => recover(webhook, {}, some.failed + some.waiting);
 }
-function tellSet(one) {
-  const { deliveries: some } = one;
+function describeMissing(webhook) {
+  const { deliveries: some } = webhook;
   const total = some.failed + some.waiting;
-  const amount = some.has_more ? `${total.toLocaleString("en")} or more` : tellUndelivered(one);
+  const amount = some.has_more ? `${total.toLocaleString("en")} or more` : describeUndelivered(webhook);
   const oldest = `${total === 1 ? "" : ", the oldest"} of ${dayOf(some.oldest_missed_at)}`;
   return `${amount}${total ? oldest : ""}`;
 }
 // Recover, of about `total`, what did not arrive or, with `since`, what was never sent, too.
-const recover = (one, given, total) =>
+const recover = (webhook, given, total) =>
   runJob(async (signal) => {
-    const { subscription_id: id, deliveries } = one;
+    const { subscription_id: id, deliveries } = webhook;
     const path = `subscriptions/${id}`;
     const until = given.until ?? deliveries.last_at; // what is younger is not followed
     const asked = { ...given, cursor: null };
@@ -38,10 +38,10 @@ const recover = (one, given, total) =>
     };
     let end = "";
     try {
-      if (isOff(one)) await insist("POST", `${path}/enable`, signal);
+      if (isOff(webhook)) await insist("POST", `${path}/enable`, signal);
       do {
         signal.throwIfAborted();
-        tellJob(`Recovering: ${done()} of ${number(total, "event", deliveries.has_more)} queued`);
+        showJob(`Recovering: ${done()} of ${number(total, "event", deliveries.has_more)} queued`);
         showProgress(done() + sum.left, Math.max(done() + sum.left, total));
         const { body } = await insist("POST", `${path}/recover`, signal, asked);
         for (const name of Object.keys(sum)) sum[name] += body[name];
@@ -57,40 +57,40 @@ const recover = (one, given, total) =>
     const isSoon = () => Date.now() < Date.parse(soon);
     const later = sum.left ? `, ${sum.left.toLocaleString("en")} more in a minute, by ${soon}` : "";
     const told = `${number(done(), "event")} queued`;
-    const tellSum = () => `At ${now}: ${told}${isSoon() ? later : ""}.`;
+    const describeSum = () => `At ${now}: ${told}${isSoon() ? later : ""}.`;
     const laterBy = sum.left ? soon : null;
-    const begun = { total, isAsked: true, laterBy, sentence: tellSum };
+    const begun = { total, isAsked: true, laterBy, sentence: describeSum };
     if (!end && done() + sum.left) beginRecovery(id, begun);
     const failed = { event_id: "cpy_", subscription_id: id, status: "failed" };
-    const letters = done() && deliveries.failed ? tellLetters([failed]) : "";
-    const text = `${told} for ${nameOf(one)}${later}${end}${letters}`;
+    const letters = done() && deliveries.failed ? describeDeadLetters([failed]) : "";
+    const text = `${told} for ${nameOf(webhook)}${later}${end}${letters}`;
     return { text, isSo: () => !sum.left || (isSoon() && isMissingNow(id)) };
   });
-function fillLook(node, one) {
+function fillLook(node, webhook) {
   const parts = partsOf(node);
   // What is older was hardly meant for it.
-  const since = asInput(Math.max(Date.now() - 3 * DAY, Date.parse(one.created_at)));
+  const since = asInput(Math.max(Date.now() - 3 * DAY, Date.parse(webhook.created_at)));
   parts.since.defaultValue ||= since;
-  parts.look.onclick = () => lookFor(parts, one, fromInput(parts.since.value || since));
+  parts.look.onclick = () => lookFor(parts, webhook, fromInput(parts.since.value || since));
 }
 // Look for what was never sent since a time, and count what else of it did not arrive.
-const lookFor = (parts, one, typed) =>
+const lookFor = (parts, webhook, typed) =>
   runJob(async (signal) => {
-    const [, since] = [typed, one.dismissed_until ?? ""].sort(); // what was dismissed is left out
+    const [, since] = [typed, webhook.dismissed_until ?? ""].sort(); // what was dismissed is left out
     const given = { since, until: new Date().toISOString() };
     const missed = { rows: [], others: 0, examined: 0, since, end: "" };
-    const tellRows = (all, examined) => {
+    const onRows = (all, examined) => {
       const rows = all.filter((row) => !row.copy);
       Object.assign(missed, { rows, others: all.length - rows.length, examined });
-      tellJob(`Looking: ${tellFound(missed)}`);
+      showJob(`Looking: ${describeFound(missed)}`);
     };
     try {
-      await listMissed(one.subscription_id, given, signal, tellRows);
-      if (!missed.rows.length) missed.made = await listMade(one, given, signal);
+      await listMissed(webhook.subscription_id, given, signal, onRows);
+      if (!missed.rows.length) missed.made = await listMade(webhook, given, signal);
     } catch ({ message }) {
       missed.end = signal.aborted ? "Stopped." : message;
     }
-    showMissed(parts, one, given, missed);
+    showMissed(parts, webhook, given, missed);
     return null;
   });
 // Return the states of the deliveries of a time; null: there are more than are shown.
@@ -101,10 +101,10 @@ async function listMade({ subscription_id, dismissed_until }, given, signal) {
     !event_type.startsWith("triggers.") && created_at > (dismissed_until ?? "");
   return cursor ? null : [...found.values()].filter(isExamined).map(stateOfPush);
 }
-const tellFound = ({ rows, examined, since }) =>
+const describeFound = ({ rows, examined, since }) =>
   `${rows.length.toLocaleString("en")} never sent of ${number(examined, "event")} since ${since}`;
-function tellMissed({ others, made, end, examined, ...missed }) {
-  const found = tellFound({ examined, ...missed });
+function describeMissed({ others, made, end, examined, ...missed }) {
+  const found = describeFound({ examined, ...missed });
   if (end) return `${found}. ${end} There may be more: look again.`;
   if (missed.rows.length) return found;
   const isGot = !others && made?.every((state) => state === "delivered");
@@ -114,26 +114,26 @@ function tellMissed({ others, made, end, examined, ...missed }) {
   const events = `${number(examined, "event")} since ${missed.since}`;
   return `It ${isGot ? "got" : "was sent"} all that it takes${count} of ${events}${out}`;
 }
-function showMissed({ missed: told, reasons, mend }, one, given, missed) {
+function showMissed({ missed: told, reasons, mend }, webhook, given, missed) {
   const { rows, others, end } = missed;
-  setSentence(told, tellMissed(missed));
+  setSentence(told, describeMissed(missed));
   const too = others ? " and what did not arrive since then" : "";
-  const these = `${verbOf(one)} these ${rows.length.toLocaleString("en")}${too}`;
-  setText(mend, rows.length && !end && !isSuspended(one) ? these : "");
+  const these = `${verbOf(webhook)} these ${rows.length.toLocaleString("en")}${too}`;
+  setText(mend, rows.length && !end && !isSuspended(webhook) ? these : "");
   mend.onclick = () => {
     for (const part of [told, mend]) setText(part, "");
     reasons.replaceChildren();
-    return recover(one, given, rows.length + others);
+    return recover(webhook, given, rows.length + others);
   };
   const more = rows.length - SHOWN;
   const rest = more > 0 ? [make("li", { class: "muted" }, `and ${more} more`)] : [];
-  const items = rows.slice(0, SHOWN).map((row) => make("li", {}, tellRow(row, one)));
+  const items = rows.slice(0, SHOWN).map((row) => make("li", {}, makeMissedRow(row, webhook)));
   reasons.replaceChildren(...items, ...rest);
 }
-function tellRow(row, one) {
+function makeMissedRow(row, webhook) {
   const { subject, event_type, event_id, created_at } = row;
   const name = subject ?? event_type;
   const shown = page.me.tenant ? name : link(`/events/${event_id}`, {}, name);
-  const why = ` ${created_at}: ${nameOf(one)} ${whyNot({ ...one, ...row }, row)}`;
+  const why = ` ${created_at}: ${nameOf(webhook)} ${whyNot({ ...webhook, ...row }, row)}`;
   return span("", make("bdi", {}, shown), span("muted", ...sentence(why)));
 }

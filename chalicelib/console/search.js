@@ -60,7 +60,7 @@ function propose(sought, tried, ids) {
   const placeOf = (text) => (me.tenant ? ["/find", { text }] : ["/", { subject: text }]);
   const subjects = [...seen.subjects].filter(has);
   const tenants = me.tenant ? [] : [...seen.tenants].filter(has);
-  const found = [...webhooks.values()].filter((one) => has(nameOf(one)) || has(one.tenant));
+  const found = [...webhooks.values()].filter((webhook) => has(nameOf(webhook)) || has(webhook.tenant));
   const proposals = [
     ...ids.filter((id) => id.startsWith(sought)).map((id) => [id, "/find", { text: id }]),
     ...subjects.map((text) => [`Subject ${text}`, ...placeOf(text)]),

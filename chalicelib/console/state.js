@@ -52,7 +52,7 @@ const page = {
 };
 const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route
 const isCopy = (id) => id.startsWith("cpy_");
-const idOf = (one) => one.event_id;
+const idOf = (item) => item.event_id;
 const newestFirst = (a, b) => (a.created_at < b.created_at ? 1 : -1);
 // Return whether a customer can have a list of this: of one webhook, or of what did not arrive.
 const isOfCustomer = (given) => Boolean(given.subscription_id) || given.status === "undelivered";

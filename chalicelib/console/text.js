@@ -58,7 +58,7 @@ function listNames(names, most = 5) {
 }
 const upper = (text) => text && text[0].toUpperCase() + text.slice(1);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const by = (one) => (page.me.tenant ? "" : ` by ${one.created_by}`);
+const by = (item) => (page.me.tenant ? "" : ` by ${item.created_by}`);
 const curl = (path) => `curl -sS '${API}${path}' -H "Authorization: Bearer $TRIGGERS_API_KEY"`;
 // Return a text without case and punctuation, by which a search compares.
 const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");

@@ -11,29 +11,27 @@ function brief({ outcome, error, status_code, duration_ms }) {
 const excerpt = ({ response }) =>
   [...(response ?? "").replace(ESCAPED, " ")].length < MOST_KEPT ? response : `${response}…`;
 // Return what happened, in order: {from, to, tone, name, text, response}, times in milliseconds.
-function stepsOf(one) {
-  const created = Date.parse(one.created_at);
-  const steps = [step(created, 0, "", "created", `Created${by(one)}`)];
-  const claimedUntil = one.message.match(/until ([\d:.TZ-]+)/)?.[1];
+function stepsOf(event) {
+  const created = Date.parse(event.created_at);
+  const steps = [step(created, 0, "", "created", `Created${by(event)}`)];
+  const claimedUntil = event.message.match(/until ([\d:.TZ-]+)/)?.[1];
   // while it is claimed, the attempts that count may have one more than those that are recorded
-  const earlier = claimedUntil ? 0 : one.attempts.length - one.delivery_attempts;
+  const earlier = claimedUntil ? 0 : event.attempts.length - event.delivery_attempts;
   const dropped = Math.max(-earlier, 0); // only the last ones are kept
-  for (const [index, attempt] of one.attempts.entries()) {
+  for (const [index, attempt] of event.attempts.entries()) {
     const before = steps.at(-1);
     const isReplay = index === earlier || ["delivered", "failed"].includes(before.tone);
     steps.push(attemptStep(attempt, index + dropped + 1, before, isReplay));
   }
-  steps.push(lastStep(one, steps.at(-1), claimedUntil));
+  steps.push(lastStep(event, steps.at(-1), claimedUntil));
   return steps;
 }
-// Return what an attempt was answered that was not delivered: headers that tell who answered, then
-// the beginning of the body.
-function answerOf(attempt) {
-  const headers = Object.entries(attempt.response_headers ?? {}).map((pair) => pair.join(": "));
-  return [headers.join("\n"), excerpt(attempt)].filter(Boolean).join("\n\n");
+// Return the headers that show who responded to an attempt; "" if it was delivered.
+function responderOf({ response_headers: headers }) {
+  return Object.entries(headers ?? {}).map((pair) => pair.join(": ")).join(", ");
 }
-const step = (from, ms, tone, name, text, response) =>
-  ({ from, to: from + ms, tone, name, text: say(text), response });
+const step = (from, ms, tone, name, text, response, headers) =>
+  ({ from, to: from + ms, tone, name, text: say(text), response, headers });
 function attemptStep(attempt, count, before, isReplay) {
   const { at, outcome, status_code, error, duration_ms } = attempt;
   const from = Date.parse(at);
@@ -42,18 +40,19 @@ function attemptStep(attempt, count, before, isReplay) {
   const text = `Attempt ${count}${after}: ${brief(attempt)}`;
   const unanswered = error?.startsWith("not pushed") ? "not pushed" : "no response";
   const name = `${count}: ${status_code ?? unanswered}`;
-  return step(from, Math.max(duration_ms, 1), outcome, name, text, answerOf(attempt));
+  const ms = Math.max(duration_ms, 1);
+  return step(from, ms, outcome, name, text, excerpt(attempt), responderOf(attempt));
 }
-function lastStep(one, before, claimedUntil) {
-  const { status, message, delivered_at, delivered_via, next_attempt_at } = one;
+function lastStep(event, before, claimedUntil) {
+  const { status, message, delivered_at, delivered_via, next_attempt_at } = event;
   const way = delivered_via === "pull" ? "acknowledged" : status;
   if (status === "delivered") return step(Date.parse(delivered_at), 0, status, way, message);
   if (status === "failed") {
     const isUnsent = message.includes("disabled"); // then no dead letter tells of it
-    const state = stateOfPush(one);
-    const pushed = tellLetters([one]) ? "dead letter" : status;
+    const state = stateOfPush(event);
+    const pushed = describeDeadLetters([event]) ? "dead letter" : status;
     const unsent = state === "kept" ? state : "not pushed";
-    return step(before.to, 0, state, isUnsent ? unsent : pushed, sayOf(one, message));
+    return step(before.to, 0, state, isUnsent ? unsent : pushed, sayOf(event, message));
   }
   if (claimedUntil)
     return step(Date.parse(claimedUntil), 0, status, `ends ${due(claimedUntil)}`, message);
@@ -79,8 +78,8 @@ function drawTimeline() {
     drawn.push(make("text", { x: middle, y: 13, "text-anchor": "middle" }, duration(ms)));
   }
   if (Date.now() < end) drawn.push(vertical(Date.now(), "now"));
-  for (const [index, one] of steps.entries())
-    drawn.push(...drawStep(one, steps[index - 1], x, LINE * (index + 1.5)));
+  for (const [index, current] of steps.entries())
+    drawn.push(...drawStep(current, steps[index - 1], x, LINE * (index + 1.5)));
   listSteps(steps, start);
   redraw($("timeline"), [drawn.map((node) => node.outerHTML)], () => {
     $("timeline").setAttribute("height", bottom);
@@ -95,17 +94,25 @@ function drawStep({ from, to, name, tone }, before, x, y) {
   const rx = tone === "failed" ? 0 : 4;
   return [...drawn, make("rect", { class: tone, x: x(from) - 4, y: y - 4, width, height: 8, rx })];
 }
+// List the steps; a response that is that of the step before is not shown again.
 function listSteps(steps, start) {
-  const shown = steps.map(({ from, text, response }, index) => {
-    const isRepeated = response && response === steps[index - 1]?.response;
-    const said = `${text}${isRepeated ? ", same response" : ""}`;
-    return [`+${duration(from - start)}`, said, from, isRepeated ? "" : response];
+  const shown = steps.map(({ from, text, response, headers }, index) => {
+    const before = steps[index - 1];
+    const isRepeated = response && response === before?.response;
+    return {
+      at: `+${duration(from - start)}`,
+      text: `${text}${isRepeated ? ", same response" : ""}`,
+      from,
+      response: isRepeated ? "" : response,
+      headers: headers === before?.headers ? "" : headers,
+    };
   });
-  redraw($("steps"), shown, () =>
-    shown.map(([at, text, from, response]) => {
-      const time = span("muted", moment(new Date(from).toISOString(), inMilliseconds));
-      const more = response ? [span("response", response)] : [];
-      return make("li", {}, span("at", at), span("", ...sentence(text), " ", time), ...more);
-    }),
-  );
+  redraw($("steps"), shown, () => shown.map(makeStep));
+}
+function makeStep({ at, text, from, response, headers }) {
+  const time = span("muted", moment(new Date(from).toISOString(), inMilliseconds));
+  const answer = response ? [span("response", response)] : [];
+  const responder = headers ? [span("headers muted", headers)] : [];
+  const said = span("", ...sentence(text), " ", time);
+  return make("li", {}, span("at", at), said, ...answer, ...responder);
 }

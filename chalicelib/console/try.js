@@ -1,31 +1,31 @@
 // try.js: a test of one's own, and what came of the last one.
-function describeTest({ body }, one, given, sent) {
+function describeTest({ body }, webhook, given, sent) {
   const told = brief(body) + (body.outcome === "retry" ? ", would be tried again" : "");
-  page.tests.set(one.subscription_id, { at: body.at, text: told });
+  page.tests.set(webhook.subscription_id, { at: body.at, text: told });
   const headers = Object.entries(body.sent?.headers ?? {}).map((pair) => pair.join(": "));
   setText(sent, body.sent ? [...headers, "", body.sent.body].join("\n") : "");
-  const why = body.matches ? "" : whyNot({ ...one, ...body }, given);
-  const match = why ? `would not be sent: ${nameOf(one)} ${why}` : "would be sent";
-  const answer = answerOf(body).replace(/\n+/g, ", ");
+  const why = body.matches ? "" : whyNot({ ...webhook, ...body }, given);
+  const match = why ? `would not be sent: ${nameOf(webhook)} ${why}` : "would be sent";
+  const answer = [responderOf(body), excerpt(body)].filter(Boolean).join(", ");
   const test = `Test at ${body.at}: ${told}`;
-  const { text: follows, isSo } = tellCatchUp(one.subscription_id, body);
+  const { text: follows, isSo } = describeCatchUp(webhook.subscription_id, body);
   const sentences = [test, answer, `An event like this ${match}`, follows].filter(Boolean);
   return [`${sentences.join(". ")}.`, body.outcome, isSo];
 }
 // Say whether what waits follows a test that was delivered: {text, isSo}.
-function tellCatchUp(id, { outcome, catches_up: isCatchUp }) {
-  const one = page.listed?.find((listed) => listed.subscription_id === id);
-  const waiting = one?.deliveries.waiting ?? 0;
+function describeCatchUp(id, { outcome, catches_up: isCatchUp }) {
+  const webhook = page.listed?.find((listed) => listed.subscription_id === id);
+  const waiting = webhook?.deliveries.waiting ?? 0;
   if (outcome !== "delivered" || !waiting || isCatchUp === undefined) return { text: "" };
   const isSo = () => isMissingNow(id);
   const isOne = waiting === 1;
-  const count = `${amountOf(waiting, one.deliveries)} ${isOne ? "waits" : "wait"}`;
+  const count = `${amountOf(waiting, webhook.deliveries)} ${isOne ? "waits" : "wait"}`;
   if (isCatchUp) {
     const text = `${count}, and ${isOne ? "follows" : "follow"} within minutes`;
     beginRecovery(id, { total: waiting, isCatchUp, sentence: () => `${text}.` });
     return { text, isSo: () => page.recoveries.get(id)?.left === waiting }; // then it counts down
   }
-  if (isOff(one)) return { text: `${count}: press Enable, then Recover`, isSo };
+  if (isOff(webhook)) return { text: `${count}: press Enable, then Recover`, isSo };
   // A catch-up after a test rests for a quarter of an hour; when the last one ended is not known.
   const again = Date.now() + 15 * MINUTE;
   const end = new Date(again).toISOString();
@@ -46,13 +46,13 @@ async function findLast({ tenant, subscription_id: own }, event_type) {
   return null;
 }
 // A test with a type and a payload, at first those of the last event.
-function fillTry(node, one) {
+function fillTry(node, webhook) {
   const { type, payload, send: button, result, sent } = partsOf(node);
   // Fill in the last event, unless something is typed: the default is what was filled in.
   const fill = async (event_type) => {
     const before = type.value;
     const example = exampleOf(event_type);
-    const last = example ? { event_type, payload: example } : await findLast(one, event_type);
+    const last = example ? { event_type, payload: example } : await findLast(webhook, event_type);
     const isTyped = type.value !== before || payload.value !== payload.defaultValue;
     if (!last || isTyped) return;
     type.value = last.event_type;
@@ -60,8 +60,8 @@ function fillTry(node, one) {
     payload.value = payload.defaultValue;
   };
   if (!payload.defaultValue) {
-    const exact = one.event_types?.find((entry) => !entry.endsWith("*"));
-    const isTaken = (offered) => hasType(one.event_types, offered);
+    const exact = webhook.event_types?.find((entry) => !entry.endsWith("*"));
+    const isTaken = (offered) => hasType(webhook.event_types, offered);
     type.value = exact ?? page.me.event_types?.find(isTaken) ?? "test";
     payload.defaultValue = "{}";
     fill(exampleOf(type.value) ? type.value : "").catch(() => {});
@@ -72,13 +72,13 @@ function fillTry(node, one) {
     try {
       given.payload = JSON.parse(payload.value, exactly);
     } catch ({ message }) {
-      return tell(result, `The payload must be JSON: ${message}`, "failed");
+      return showAnswer(result, `The payload must be JSON: ${message}`, "failed");
     }
     setText(sent, "");
     return act(button, result, {
-      path: `subscriptions/${one.subscription_id}/test`,
+      path: `subscriptions/${webhook.subscription_id}/test`,
       body: given,
-      describe: (answer) => describeTest(answer, one, given, sent),
+      describe: (answer) => describeTest(answer, webhook, given, sent),
     });
   };
 }

@@ -27,33 +27,37 @@ async function loadOwn({ host }) {
   const failed = await list({ status: "failed", order: "oldest" }, PAGE);
   const pending = await list({ status: "pending", order: "oldest" }, PAGE);
   const recent = [...(await list({}, 25)).found.values()];
-  const waiting = [...pending.found.values()].filter((one) => stateOfPush(one) === "waiting");
+  const waiting = [...pending.found.values()].filter((webhook) => stateOfPush(webhook) === "waiting");
   const missed = [...failed.found.values(), ...waiting];
   const deliveries = {
     failed: failed.found.size,
     waiting: waiting.length,
     has_more: Boolean(failed.cursor ?? pending.cursor),
     oldest_missed_at: missed.map(({ created_at }) => created_at).sort()[0],
-    last_error: recent.find((one) => one.last_error)?.last_error,
+    last_error: recent.find((webhook) => webhook.last_error)?.last_error,
     last_at: recent[0]?.created_at,
     recent: recent.map(({ status }) => status),
   };
   const state = failed.found.size ? "dead letters" : "active";
   return { ...own, state, deliveries };
 }
-// Return those that match what is sought, those in trouble first, after the operator's own.
+// Return the text of a webhook in which a search looks.
+function searchedText(webhook) {
+  const { name, tenant, target_host, subscription_id } = webhook;
+  return [name, tenant, target_host, subscription_id, stateOf(webhook).word].join("\n");
+}
+// Return the webhooks that match the search, those in trouble first, after the operator's own.
 function matching() {
   const text = (page.filters.text ?? "").trim().toLowerCase();
-  const placeOf = (one) => (one.subscription_id === OWN ? -1 : stateOf(one).rank);
-  const toldOfOne = ({ name, tenant, target_host, subscription_id, ...one }) =>
-    [name, tenant, target_host, subscription_id, stateOf(one).word].join("\n").toLowerCase();
-  const found = page.listed.filter((one) => page.view.id || toldOfOne(one).includes(text));
+  const placeOf = (webhook) => (webhook.subscription_id === OWN ? -1 : stateOf(webhook).rank);
+  const isFound = (webhook) => searchedText(webhook).toLowerCase().includes(text);
+  const found = page.listed.filter((webhook) => page.view.id || isFound(webhook));
   return found.sort((a, b) => placeOf(a) - placeOf(b));
 }
 function renderSubscriptions() {
   const { me, listed, view, filters } = page;
   const some = matching();
-  const ranks = listed.map((one) => stateOf(one).rank);
+  const ranks = listed.map((webhook) => stateOf(webhook).rank);
   const troubled = ranks.filter((rank) => rank < QUIET).length;
   const none = "There are no webhooks yet. Add the URL of a receiver: events are POSTed to it.";
   const missed = `No webhook has “${filters.text}” in its name, tenant, host or state.`;
@@ -84,33 +88,33 @@ function renderSubscriptions() {
   showItems($("overview"), rows, "subscription_id", "overview-row", fillOverview);
   showItems($("subscriptions"), cards, "subscription_id", "subscription", fillCard);
 }
-function tellFailed(one) {
-  const { deliveries: some, state } = one;
+function describeFailed(webhook) {
+  const { deliveries: some, state } = webhook;
   const amount = some.failed ? amountOf(some.failed, some) : "0";
   return state === "paused" && some.failed ? `${amount} kept` : amount;
 }
-function fillOverview(node, one) {
+function fillOverview(node, webhook) {
   const parts = partsOf(node);
-  const { word, tone, since } = stateOf(one);
-  const { deliveries: some } = one;
+  const { word, tone, since } = stateOf(webhook);
+  const { deliveries: some } = webhook;
   const cells = {
     since: since ?? "",
     waiting: some.waiting ? amountOf(some.waiting, some) : "0",
-    failed: tellFailed(one),
-    error: errorOf(one),
+    failed: describeFailed(webhook),
+    error: errorOf(webhook),
     last: some.last_at ?? "none",
   };
-  setText(parts.name, nameOf(one));
-  setText(parts.tenant, one.tenant ?? "");
-  setLink(parts.tenant, address("/subscriptions", { tenant: one.tenant }));
+  setText(parts.name, nameOf(webhook));
+  setText(parts.tenant, webhook.tenant ?? "");
+  setLink(parts.tenant, address("/subscriptions", { tenant: webhook.tenant }));
   set(parts.error, { title: cells.error });
-  redraw(parts.recent, [some.recent, some.waiting, one.state], () => [strip(one)]);
-  const path = one.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
-  setLink(parts.name, `#${path}${one.subscription_id}`);
+  redraw(parts.recent, [some.recent, some.waiting, webhook.state], () => [strip(webhook)]);
+  const path = webhook.subscription_id === OWN ? "/?subscription_id=" : "/subscriptions/";
+  setLink(parts.name, `#${path}${webhook.subscription_id}`);
   showText(parts.state, word);
   setTone(parts.state, "badge", tone);
   for (const [name, text] of Object.entries(cells)) showSentence(parts[name], text);
-  set(parts.failed.dataset, { name: one.state === "paused" && some.failed ? "" : "failed" });
+  set(parts.failed.dataset, { name: webhook.state === "paused" && some.failed ? "" : "failed" });
   const isSelecting = () => !getSelection().isCollapsed;
   node.onclick = ({ target }) =>
     target.closest("a, button") ?? (isSelecting() || parts.name.click());

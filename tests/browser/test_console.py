@@ -357,9 +357,10 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(
     console.heading("order.created").to_be_focused()
     first = (
         r"1: failed, receiver responded 503, took [\d.]+ ms [\d:]+\.\d{3}"
-        r"\s*retry-after: 60\s*database is down.*"
+        r"\s*database is down.*"
     )
-    console.contains("#steps", re.compile(first + r"Next attempt in \d+ s", re.DOTALL))
+    answered = first + r"retry-after: 60.*Next attempt in \d+ s"
+    console.contains("#steps", re.compile(answered, re.DOTALL))
     console.api("POST", f"/events/{event['event_id']}/replay")
     console.contains("#announcement", "Not delivered: the latest attempt")
     second = "Attempt 2, replayed after .*: failed, .*"
