@@ -27,7 +27,7 @@ VERSION = "2018-06-01"
 # Lambda allows 10 s; here other processes may keep a container from starting.
 INIT_SECONDS = 60
 ARN = f"arn:aws:lambda:{local_aws.REGION}:123456789012:function"
-# What a container reports to the Runtime API: the last part of the path
+# What a container reports to the Runtime API; the first two are the last part of the path.
 RESPONSE = "response"
 ERROR = "error"
 INIT_ERROR = "init error"
@@ -39,10 +39,7 @@ class FunctionError(Exception):
 
 
 class Container:
-    """A process of one function, which handles one event at a time.
-
-    It starts with its first event.
-    """
+    """A process of one function, which is started at once and handles one event at a time."""
 
     def __init__(self, folder: Path, name: str, configuration: Json, aws_url: str) -> None:
         """:param folder: Has the unpacked package in `task`.
