@@ -365,6 +365,7 @@ NEWER = """\
 version made. Update the checkout. To go back to older code (docs/operations.md, A bad deploy must
 be undone), in a checkout of version {newer}:
   git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
+  git checkout @{{-1}} -- .chalice/config.json .chalice/policies
   export AWS_DEFAULT_REGION={region}
   chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
 

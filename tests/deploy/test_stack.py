@@ -367,6 +367,7 @@ def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
         output = checkout.make(*command, status=1)
         assert "dev was deployed by version 1.10.0" in output
         assert "git checkout GOOD_COMMIT && git checkout @{-1} -- .chalice/deployed\n" in output
+        assert "git checkout @{-1} -- .chalice/config.json .chalice/policies\n" in output
     assert not any(map(is_write, operations))
     resources()
 
