@@ -1,10 +1,12 @@
 """The client of the HTTP API that the operator commands use."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
+from urllib.request import getproxies_environment, proxy_bypass
 
 import click
 import urllib3
@@ -31,6 +33,38 @@ class ApiCallError(click.ClickException):
         self.status = status
 
 
+def make_pool(url: str) -> urllib3.PoolManager:
+    """Return the connections to a URL, through the proxy of HTTPS_PROXY where that applies.
+
+    The proxy is used for https URLs only, by CONNECT, so that it sees neither key nor content. It
+    is not used for a loopback host or a host that NO_PROXY names, and HTTP_PROXY is ignored. Raises
+    ClickException if HTTPS_PROXY is not the URL of a proxy.
+    """
+    options: Json = {"maxsize": MAX_CALLS, "timeout": urllib3.Timeout(connect=5, read=35)}
+    target = urllib3.util.parse_url(url)
+    proxy = getproxies_environment().get("https", "")
+    is_direct = is_loopback(str(target.host)) or proxy_bypass(str(target.host))
+    if not proxy or is_direct or target.scheme != "https":
+        return urllib3.PoolManager(**options)
+    try:
+        parsed = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        headers = urllib3.make_headers(proxy_basic_auth=parsed.auth) if parsed.auth else None
+        # Without user name and password: errors of urllib3 repeat the URL.
+        address = parsed._replace(auth=None, path=None).url
+        return urllib3.ProxyManager(address, proxy_headers=headers, **options)
+    except urllib3.exceptions.HTTPError:
+        message = "HTTPS_PROXY must be the URL of a proxy, such as http://proxy.example:3128"
+        raise click.ClickException(message) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host of a URL is this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 class Api:
     """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After,
     10 s at most. If the environment has a STAGE, the API must be of that stage. The URL is shown on
@@ -49,9 +83,7 @@ class Api:
         if not (key and key.isascii() and key.isprintable()):
             raise click.ClickException("set TRIGGERS_API_KEY to an API key")
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
-        self._pool = urllib3.PoolManager(
-            maxsize=MAX_CALLS, timeout=urllib3.Timeout(connect=5, read=35)
-        )
+        self._pool = make_pool(self.url)
         click.echo(f"asking {self.url}", err=True)
         stage = os.environ.get("STAGE")
         if stage:
