@@ -1,7 +1,7 @@
 // actions.js: what a button does: a question, a call, and what came of it.
 async function confirm(question, consequence, yes, no = "Cancel", tone = "primary") {
   const dialog = $("confirm");
-  while (dialog.onclose) await sleep(100); // another question is asked, or its end is not told yet
+  while (dialog.onclose) await sleep(100); // another question is open, or has closed this moment
   setText($("question"), question);
   setSentence($("consequence"), consequence);
   for (const [part, text] of Object.entries({ yes, no, secret: "" })) setText($(part), text);
@@ -15,7 +15,7 @@ async function confirm(question, consequence, yes, no = "Cancel", tone = "primar
   for (const part of ["question", "consequence", "secret"]) setText($(part), "");
   return dialog.returnValue === "yes";
 }
-// What actions said, and as long as what is so. It goes when that has passed.
+// What each node says of an action, with a function that returns whether it is still so.
 const answers = new Map(); // by the node that says it
 function dropPassed() {
   for (const [answer, isSo] of answers)

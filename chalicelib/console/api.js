@@ -91,17 +91,18 @@ async function loadWebhooks({ include, tenant } = {}) {
   const given = { tenant: page.me.tenant ?? tenant ?? "*", include };
   const { found, cursor } = await listAll("subscriptions", given, { enough: MOST_SHOWN });
   page.webhooks = found;
-  page.namesAt = tenant ? 0 : Date.now(); // those of other tenants are not known then
+  page.namesAt = tenant ? 0 : Date.now(); // the webhooks of other tenants are not known then
   for (const webhook of found.values())
     if (webhook.tenant) page.seen.tenants.add(webhook.tenant);
   return !cursor;
 }
-// Load the webhooks, of which events tell ids alone; many of them less often.
+// Load the webhooks, for their names, unless that was done shortly ago; many are read less often.
 async function learn() {
   const isOld = Date.now() - page.namesAt > NAMES_MS * (1 + page.webhooks.size / PAGE);
   if (isOld) await loadWebhooks();
 }
-// Return all that a webhook missed. `tellRows` is told the rows so far, and of how many events.
+// Return all events that a webhook missed. `onRows` is called after each page with the rows so far,
+// and with the number of events that were examined.
 async function listMissed(id, given, signal, onRows) {
   const missed = [];
   let examined = 0;

@@ -41,7 +41,7 @@ function column(sums, index, first, peak) {
   for (const [state, count] of sums) {
     const height = (count / peak) * 100;
     y -= height;
-    const width = state === "failed" ? 8 : 5; // it is told by more than its colour
+    const width = state === "failed" ? 8 : 5; // a failure differs by more than its colour
     const x = index * 10 + 5 - width / 2;
     group.append(make("rect", { class: toneOf(state), x, y, width, height }));
   }

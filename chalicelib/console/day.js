@@ -7,8 +7,8 @@ function yesterday() {
   time.setMinutes(0, 0, 0);
   return time.toISOString();
 }
-// Return what did not arrive at a webhook since a time, {failed, waiting, isMore}, if the counts of
-// the webhook tell that, or if the API was asked; else null.
+// Return what did not arrive at a webhook since a time, {failed, waiting, isMore}; null if neither
+// the counts of the webhook nor an earlier answer of the API says it.
 function undeliveredSince(webhook, since) {
   const { failed, waiting, has_more, oldest_missed_at: oldest, last_at: last } = webhook.deliveries;
   const begin = Date.parse(since);
@@ -18,8 +18,8 @@ function undeliveredSince(webhook, since) {
   if (areAllYoung) return { failed, waiting, isMore: false };
   return page.days.get(webhook.subscription_id) ?? null;
 }
-// Ask what did not arrive since yesterday at the webhooks whose counts do not tell that: once, and
-// again when their counts have changed.
+// Ask what did not arrive since yesterday at each webhook whose counts leave that open: once, and
+// again when its counts have changed.
 async function loadDay() {
   const since = yesterday();
   const isFirst = !page.shownAt;
@@ -27,7 +27,8 @@ async function loadDay() {
   const lastAsked = (webhook) => page.days.get(webhook.subscription_id);
   const isAsked = (webhook) => {
     const counted = undeliveredSince(webhook, since);
-    return counted === null || (counted === lastAsked(webhook) && counted.asked !== stateAt(webhook));
+    if (counted === null) return true;
+    return counted === lastAsked(webhook) && counted.asked !== stateAt(webhook);
   };
   const askedAt = (webhook) => lastAsked(webhook)?.askedAt ?? 0;
   const all = page.listed.filter(isAsked).sort((a, b) => askedAt(a) - askedAt(b));

@@ -42,7 +42,7 @@ function setSentence(node, text) {
 }
 const setTone = (node, kind, tone) => set(node, { className: `${kind} ${tone}`.trim() });
 const setLink = (node, hash) => node.getAttribute("href") === hash || (node.href = hash);
-// Replace the children of a node if `data` changed: what is open or pointed at stays.
+// Replace the children of a node if `data` has changed; else they stay open or selected.
 function redraw(node, data, children) {
   const text = JSON.stringify(data);
   if (node.shown === text && node.firstChild) return;

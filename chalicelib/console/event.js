@@ -21,7 +21,8 @@ function becameOf({ event, recipients, outcome: judged }) {
     return { state: own, tone: toneOf(own), text: sayOf(event, event.message) };
   if (!judged) return { state: "…", tone: "", text: "Looking who got it…" };
   const outcome = withKept({ ...event, outcome: judged }, recipients);
-  const others = recipients.filter((recipient) => stateOfRecipient(recipient) === "not_asked").length;
+  const isNotAsked = (recipient) => stateOfRecipient(recipient) === "not_asked";
+  const others = recipients.filter(isNotAsked).length;
   const there = others ? `none of ${number(others, "webhook")}` : "no webhook: there is none";
   const none = `It matched ${there}.`;
   const became = describeOutcome(outcome, event.tenant);
@@ -94,11 +95,13 @@ function fillContent() {
 }
 $("replay").onclick = ({ target }) =>
   replayOne(target, page.event, $("answer"), page.webhooks.get(page.event.subscription_id));
-// Return the recipients whose copies failed or, if none did, all that have one. Left out are those
-// for which a replay would be refused: `left` of them have a copy that failed.
+// Return the recipients to which *Replay copies* replays: `chosen` have a copy that failed or, if
+// no copy failed, any copy. A webhook for which a replay would be refused is not chosen; if its
+// copy failed, it is among `left`.
 function recipientsToReplay() {
   const made = (page.recipients ?? []).filter((recipient) => recipient.copy);
-  const isTaken = (recipient) => !isOff(recipient) && recipient.state !== "gone" && !isSuspended(recipient);
+  const isTaken = (recipient) =>
+    !isOff(recipient) && recipient.state !== "gone" && !isSuspended(recipient);
   const hasFailed = (recipient) => recipient.copy.status === "failed";
   const taken = made.filter(isTaken);
   const failed = taken.filter(hasFailed);

@@ -1,4 +1,4 @@
-// form.js: the form that makes a subscription, or edits one: what is not changed stays.
+// form.js: the form that makes a webhook or edits it: what is not changed stays as it is.
 const SAVED_MS = 10e3; // an edit counts everywhere after that
 function fillForm(form, webhook, answer) {
   form.replaceChildren($("fields").content.cloneNode(true));
@@ -10,11 +10,15 @@ function fillForm(form, webhook, answer) {
   name.defaultValue = webhook?.name ?? "";
   tenant.parentNode.hidden = Boolean(webhook);
   filter.defaultValue = webhook?.filter ? JSON.stringify(webhook.filter) : "";
-  for (const choice of ["body", "header_prefix"]) form.elements[choice].value = webhook?.[choice] ?? "";
+  for (const choice of ["body", "header_prefix"])
+    form.elements[choice].value = webhook?.[choice] ?? "";
   fillTypes(parts, types, webhook?.event_types ?? []);
   for (const header of webhook?.header_names ?? []) addHeader(parts.rows, header);
   const refused = ({ message }) => [message, "failed"];
-  parts.trier.onclick = async () => showAnswer(parts.tried, ...(await tryFilter(form).catch(refused)));
+  parts.trier.onclick = async () => {
+    const said = await tryFilter(form).catch(refused);
+    showAnswer(parts.tried, ...said);
+  };
   filter.oninput = () => showAnswer(parts.tried, "");
   hide(parts.trier, !Object.keys(page.me.catalogue).some(exampleOf));
   parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
@@ -22,7 +26,8 @@ function fillForm(form, webhook, answer) {
   url.oninput = () => explain(readForm(form, webhook).faults.filter(isOfHeaders), form);
   form.isEdited = () => webhook && form.children.length > 0 && isUnsaved(readForm(form, webhook));
   setText(parts.save, webhook ? "Save" : "Add");
-  form.onsubmit = () => (form.saved ??= save(form, webhook, answer).finally(() => delete form.saved));
+  const submit = () => save(form, webhook, answer).finally(() => delete form.saved);
+  form.onsubmit = () => (form.saved ??= submit()); // a second click waits for the first
 }
 const isUnsaved = ({ given, faults }) =>
   faults.length > 0 || Object.values(given).some((value) => value !== undefined);
@@ -42,7 +47,7 @@ function fillTypes({ ticks, others }, input, chosen) {
     ticks.append(make("label", { class: "tick" }, box, ` ${type} `, about));
   }
 }
-// Add a row for a header; of one that is set only the name is known.
+// Add a row for a header. The API shows only the name of a header that is set.
 function addHeader(rows, name = "") {
   const row = $("header").content.firstElementChild.cloneNode(true);
   const { header, value, remove } = partsOf(row);
@@ -52,7 +57,8 @@ function addHeader(rows, name = "") {
   rows.append(row);
   return row;
 }
-// Return {given, faults}: what a form says that differs from `one`, and what cannot be read.
+// Return {given, faults}: the members in which a form differs from the webhook that it edits, or all
+// members without a webhook; and what cannot be read.
 function readForm(form, webhook) {
   const { target_url: url, name, tenant, filter, secret } = form.elements;
   const changed = (input) => input.value !== (webhook ? input.defaultValue : "");

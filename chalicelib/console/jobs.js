@@ -4,8 +4,8 @@ let opener = null; // what began it, and has the focus again after it
 const isRunning = () => page.job !== null && $("stop").textContent === "Stop";
 const showJob = (text) => setSentence($("job-title"), text);
 const showProgress = (value, max) => Object.assign($("progress"), { max, value });
-// Run `work`, which returns what became of it, {text, isSo} (it goes once it is not so any more), or
-// null if somebody thought better of it.
+// Run `work`, which returns what became of it, {text, isSo}, or null if the question before it was
+// answered with no. The text goes once `isSo` returns false; without it, by *Close*.
 async function runJob(work) {
   if (isRunning()) return $("stop").focus();
   page.job = new AbortController();
@@ -74,7 +74,8 @@ fail again and that disables a webhook, the rest for it is refused.";
     const owner = page.webhooks.get(given.subscription_id);
     const isMended = owner && isOff(owner);
     const verb = isMended ? "Enable and replay" : "Replay";
-    if (!(await confirm(`${verb} ${countItems(pushed)}${whatever}?`, consequence, verb))) return null;
+    const question = `${verb} ${countItems(pushed)}${whatever}?`;
+    if (!(await confirm(question, consequence, verb))) return null;
     if (isMended) await insist("POST", `subscriptions/${owner.subscription_id}/enable`, signal);
     return replayEach(pushed, signal);
   });

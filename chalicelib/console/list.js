@@ -59,7 +59,8 @@ function takeNewest({ found, cursor }) {
   const isLonger = cursor && isMeeting && (shownItems() > PAGE || items.length < PAGE);
   const before = isLonger ? [...page.loaded.values()] : [];
   const older = before.filter((item) => item.created_at <= oldest && !found.has(idOf(item)));
-  page.loaded = new Map([...items, ...older].slice(0, MOST_SHOWN).map((item) => [idOf(item), item]));
+  const shown = [...items, ...older].slice(0, MOST_SHOWN);
+  page.loaded = new Map(shown.map((item) => [idOf(item), item]));
   if (!isLonger) page.olderCursor = cursor;
 }
 // Return the items of a page, marked with the time at which they were read.
@@ -75,7 +76,8 @@ function rowsOf(items) {
     const isEvent = id === item.event_id;
     const outcome = item.outcome && withKept(item);
     const state = isOfOne() ? stateOfPush(item) : (outcome?.state ?? "deleted");
-    const row = { id, item: { ...item, outcome }, isEvent, state, time: Date.parse(item.created_at) };
+    const time = Date.parse(item.created_at);
+    const row = { id, item: { ...item, outcome }, isEvent, state, time };
     if (isEvent || !rows.has(id)) rows.set(id, row);
   }
   return [...rows.values()];
@@ -102,7 +104,8 @@ function remarksOf(item, isOwn) {
   if (page.me.tenant) return [remark(item)];
   const whose = tenant && `for ${tenant}`;
   if (isOfOne()) return [whose, `to ${label(page.filters.subscription_id)}`, remark(item)];
-  if (isOwn) return [whose, delivered_via === "subscriptions" ? "matched no webhook" : remark(item)];
+  const isUnmatched = delivered_via === "subscriptions";
+  if (isOwn) return [whose, isUnmatched ? "matched no webhook" : remark(item)];
   if (!outcome) return [whose]; // the event was erased a moment ago
   const became = describeOutcome(outcome, tenant, true);
   return [!became.startsWith("not ") && whose, became];

@@ -1,4 +1,4 @@
-// main.js: the address says what is shown, with filters; that is loaded anew every few seconds.
+// main.js: the address says which view is shown, with which filters; it is loaded periodically.
 const LOADERS = { list: loadList, event: loadEvent, missing: search, orders: loadOrders };
 LOADERS.subscriptions = loadSubscriptions;
 async function refresh() {

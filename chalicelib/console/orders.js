@@ -15,7 +15,7 @@ async function loadOrders() {
   renderOrders("");
   for (const order of orders.slice(0, MOST_READ)) {
     const told = await get(`events/${order.event_id}/recipients`);
-    const made = told.recipients.find((recipient) => recipient.copy)?.copy; // an id alone tells no subject
+    const made = told.recipients.find((recipient) => recipient.copy)?.copy;
     Object.assign(order, { ...made, ...order }, told);
     markShown();
     renderOrders("");

@@ -1,5 +1,5 @@
 // outcomes.js: what became of events and how webhooks are, in words: the API judges.
-// The order in which states are shown, with the words of those whose names are not words.
+// The states in the order in which they are shown, with their words.
 const STATES = {
   failed: "failed",
   waiting: "waiting",
@@ -18,17 +18,18 @@ const TONES = { "waiting or pending": "either", deleted: "absent" };
 const toneOf = (state) => (isAbsent(state) ? "absent" : (TONES[state] ?? state));
 const wordOf = (state) => STATES[state] ?? state;
 const typesOf = ({ event_types }) => event_types?.join(", ") ?? "all types";
-// Webhooks of one host are told apart by the ends of their ids.
+// Webhooks of one host differ by the ends of their ids.
 const nameOf = ({ name, target_host: host, subscription_id: id }) =>
   name ?? `${host ?? "webhook"} …${id.slice(-6)}`;
 const nameById = (id) => (page.webhooks.has(id) ? nameOf(page.webhooks.get(id)) : label(id));
 function label(id) {
   const webhook = page.webhooks.get(id);
-  const end = `…${id.slice(-6)}`; // tells those of one name apart
-  const named = webhook ? `${webhook.name ?? typesOf(webhook)} (${webhook.target_host} ${end})` : `webhook ${end}`;
-  return id === OWN ? "your own webhook" : named;
+  const end = `…${id.slice(-6)}`; // differs between webhooks of one name
+  if (id === OWN) return "your own webhook";
+  if (!webhook) return `webhook ${end}`;
+  return `${webhook.name ?? typesOf(webhook)} (${webhook.target_host} ${end})`;
 }
-// Return what is to be said of one event or copy beside its status.
+// Return the remark on an event or a copy that stands beside its state.
 function remark(item) {
   const took = spell(Date.parse(item.delivered_at) - Date.parse(item.created_at));
   const ways = { push: `after ${took}`, pull: `acknowledged after ${took}` };
@@ -38,7 +39,8 @@ function remark(item) {
   const error = sayOf(item, item.last_error ?? "");
   return [error, item.status === "pending" && next].filter(Boolean).join(", ");
 }
-// Say what ends the alarm, if what is replayed had dead letters: a customer's copy has none.
+// Return the command that ends the alarm, if some of the items that are replayed have dead letters.
+// A copy for a tenant's webhook has none.
 function describeDeadLetters(all) {
   const isOperators = ({ event_id: id, subscription_id: owner }) =>
     !isCopy(id) || page.webhooks.get(owner)?.tenant === null;
@@ -102,7 +104,7 @@ const describeDelivered = (counts) =>
 // Return whether an event has no webhook's outcome: its own push is all that there is.
 const isOwnAlone = ({ outcome }) =>
   outcome && !isAny(outcome.tenant) && !meantFor(outcome.operator);
-// Say what became of an event, with the error beside those whom it is about.
+// Return what became of an event in words, on request with the error of the webhook that failed.
 function describeOutcome(outcome, tenant, hasError = false) {
   const { tenant: theirs, operator: yours, state, error, subscription_id: id } = outcome;
   const isTold = hasError && error && id;
@@ -111,11 +113,12 @@ function describeOutcome(outcome, tenant, hasError = false) {
   const isNotAsked = isAny(theirs) && !meantFor(theirs);
   const asked = isAny(theirs) ? theirs : yours;
   const first = isNotAsked ? `not asked for by ${tenant}` : describeDelivered(asked);
-  const isNoise = !isAny(theirs) || !meantFor(yours) || (state === "delivered" && !describeOthers(yours));
+  const haveAllGot = state === "delivered" && !describeOthers(yours);
+  const isNoise = !isAny(theirs) || !meantFor(yours) || haveAllGot;
   const second = isNoise ? "" : `${yours.delivered} of yours got it${describeOthers(yours)}`;
   return [`${first}${told}`, second, describeOwnPush(outcome, hasError)].filter(Boolean).join("; ");
 }
-// Say that an event's own push fails, which the alarm is about.
+// Return words about an event's own push if it failed or waits; the alarm is about such pushes.
 function describeOwnPush({ own, state, error, subscription_id: id }, hasError) {
   const isWorst = !id && ["failed", "waiting"].includes(state);
   const told = own === "failed" ? "your own webhook did not get it" : "";
@@ -168,8 +171,8 @@ function sumsOf(states) {
   return counts.filter(([, count]) => count);
 }
 const describeCount = ([state, count]) => `${count} ${wordOf(state)}`;
-// Draw a mark for each of the newest copies of a webhook, the oldest first. The API tells their
-// statuses: where some copies wait, it is not known which of the pending ones do.
+// Draw a mark for each of the newest copies of a webhook, the oldest first. The API has statuses
+// alone: where some copies wait, it is not known which of the pending copies do.
 function strip(webhook) {
   const { recent, waiting } = webhook.deliveries;
   const pending = waiting ? "waiting or pending" : "pending";

@@ -3,9 +3,9 @@ const STALLED_MS = 5 * 60e3; // what moves no more for so long can be recovered 
 const MINUTE = 60e3; // the sweep sends more once in it
 const aMinuteFrom = (time) => new Date(time + MINUTE).toISOString();
 // Remember that a recovery of `total` deliveries to a webhook began:
-// isAsked: somebody pressed Recover; if some of them follow after a minute, it is over at `laterBy`.
+// isAsked: somebody pressed Recover. laterBy: the time by which the rest of them follow, or null.
 // isCatchUp: the webhook works again, and the sweep sends more each minute.
-// sentence: returns what is said of it until something has arrived.
+// sentence: returns the sentence that is shown until the first delivery has arrived.
 function beginRecovery(id, { total, isAsked, laterBy, isCatchUp, sentence: sentenceOf }) {
   const movedAt = Date.now(); // when something had arrived last
   const given = { total, isAsked, laterBy, isCatchUp, sentence: sentenceOf };
@@ -15,7 +15,8 @@ function beginRecovery(id, { total, isAsked, laterBy, isCatchUp, sentence: sente
 const isMissingNow = (id) =>
   (page.listed ?? []).every((webhook) => webhook.subscription_id !== id || isMissing(webhook));
 const leftOf = ({ isAsked }, { failed, waiting }) => (isAsked ? failed + waiting : waiting);
-// Compare the counts of a webhook with those of the last refresh.
+// Compare the counts of a webhook with its counts at the last refresh: if fewer deliveries wait, a
+// recovery goes on, or has begun.
 function watchRecovery(webhook) {
   const { subscription_id: id, deliveries: some, state } = webhook;
   const before = page.counted.get(id);

@@ -22,7 +22,8 @@ function whyFiltered(filter, member, payload) {
 // Return the member at a path, whose names may have dots; in lists, of each of their objects.
 function memberAt(value, path) {
   if (Array.isArray(value)) {
-    const found = value.map((entry) => memberAt(entry, path)).filter((entry) => entry !== undefined);
+    const members = value.map((entry) => memberAt(entry, path));
+    const found = members.filter((entry) => entry !== undefined);
     return found.length ? found : undefined;
   }
   if (value === null || typeof value !== "object") return undefined;

@@ -1,7 +1,7 @@
 // recipients.js: who got an event, who did not and why, and how it gets to them.
 const ENABLED_FIRST = "The webhook is enabled: what comes is sent to it again.";
 const REPLAYED = "It is queued to be sent again, with all its attempts and the same webhook-id.";
-const NOT_SENT = ["later", "edited"]; // the reasons for which a copy is missing that can be sent
+const NOT_SENT = ["later", "edited"]; // the reasons why a copy is missing that can be sent
 function stateOfRecipient({ copy: made, reason }) {
   if (made) return stateOfPush(made);
   return reason === "deleted" ? reason : NOT_SENT.includes(reason) ? "not_sent" : "not_asked";
@@ -41,11 +41,13 @@ function fillButton(button, recipient, given, answer) {
   setText(button, isRefused ? "" : name);
   set(button, { ariaDescription: nameOf(recipient) });
   button.onclick = () =>
-    made ? replayOne(button, made, answer, recipient) : send(button, recipient, given.event_id, answer);
+    made
+      ? replayOne(button, made, answer, recipient)
+      : send(button, recipient, given.event_id, answer);
 }
 const enableFirst = (owner) =>
   owner && isOff(owner) ? [`subscriptions/${owner.subscription_id}/enable`] : [];
-// Return whether an event or copy, of those that are shown, is pending.
+// Return whether an event or copy is shown, and pending.
 function isPending(id) {
   const rows = [page.recipients, ...page.orders.map(({ recipients }) => recipients)].flat();
   const all = [page.event, ...rows.map((row) => row?.copy)];

@@ -1,11 +1,12 @@
 // recover.js: what did not arrive is sent again; what was never sent is looked for, then sent, too.
 const SHOWN = 10; // of what was found
 const verbOf = (webhook) => (isOff(webhook) ? "Enable and recover" : "Recover");
-// The button says what the API counts. Beside it stands how a recovery goes on; one that was asked
-// for takes its place.
+// Fill the button with what the API counts, and the sentence beside it with how a recovery goes on.
+// After *Recover* the sentence takes the place of the button.
 function fillRecover({ recover: button, queued }, webhook) {
   const { deliveries: some } = webhook;
-  const suspended = isSuspended(webhook) && "Nothing can be recovered while its tenant is suspended.";
+  const refusal = "Nothing can be recovered while its tenant is suspended.";
+  const suspended = isSuspended(webhook) && refusal;
   const told = suspended || describeRecovery(webhook);
   const hadFocus = [button, queued].includes(document.activeElement);
   setSentence(queued, told);
@@ -18,7 +19,8 @@ function fillRecover({ recover: button, queued }, webhook) {
 function describeMissing(webhook) {
   const { deliveries: some } = webhook;
   const total = some.failed + some.waiting;
-  const amount = some.has_more ? `${total.toLocaleString("en")} or more` : describeUndelivered(webhook);
+  const least = `${total.toLocaleString("en")} or more`;
+  const amount = some.has_more ? least : describeUndelivered(webhook);
   const oldest = `${total === 1 ? "" : ", the oldest"} of ${dayOf(some.oldest_missed_at)}`;
   return `${amount}${total ? oldest : ""}`;
 }
@@ -76,7 +78,8 @@ function fillLook(node, webhook) {
 // Look for what was never sent since a time, and count what else of it did not arrive.
 const lookFor = (parts, webhook, typed) =>
   runJob(async (signal) => {
-    const [, since] = [typed, webhook.dismissed_until ?? ""].sort(); // what was dismissed is left out
+    // The later of the two: what was dismissed is left out.
+    const [, since] = [typed, webhook.dismissed_until ?? ""].sort();
     const given = { since, until: new Date().toISOString() };
     const missed = { rows: [], others: 0, examined: 0, since, end: "" };
     const onRows = (all, examined) => {

@@ -18,7 +18,8 @@ async function search() {
   await loadWebhooks();
   missSubject(sought, tried, [...ids, ...page.webhooks.keys()]);
 }
-// Say that nothing has a subject, what was `tried`, and which of what was seen contains it.
+// Say that no event has a subject, which spellings were `tried`, and what contains the subject
+// among `ids` and the names that this page has seen.
 function missSubject(sought, tried = [sought], ids = []) {
   const what = page.me.tenant ? "subject" : "id or subject";
   miss(`No event has the ${what} ${sought}.`);
@@ -42,7 +43,8 @@ async function findSubject(sought, include, enough = PAGE) {
   }
   return { found, tried, ids: [...newest.found.keys()] };
 }
-// Return other ways to write a subject: those that were seen, and what people mean by `#4711`.
+// Return other spellings of a subject: subjects that were seen and differ in case and punctuation
+// alone, a bare number in the shapes that were seen, and what people mean by `#4711`.
 function spellings(sought) {
   const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
@@ -60,7 +62,8 @@ function propose(sought, tried, ids) {
   const placeOf = (text) => (me.tenant ? ["/find", { text }] : ["/", { subject: text }]);
   const subjects = [...seen.subjects].filter(has);
   const tenants = me.tenant ? [] : [...seen.tenants].filter(has);
-  const found = [...webhooks.values()].filter((webhook) => has(nameOf(webhook)) || has(webhook.tenant));
+  const isLike = (webhook) => has(nameOf(webhook)) || has(webhook.tenant);
+  const found = [...webhooks.values()].filter(isLike);
   const proposals = [
     ...ids.filter((id) => id.startsWith(sought)).map((id) => [id, "/find", { text: id }]),
     ...subjects.map((text) => [`Subject ${text}`, ...placeOf(text)]),

@@ -18,19 +18,19 @@ const HEADINGS = { list: "list-title", event: "type", missing: "missing", orders
 HEADINGS.subscriptions = "subscriptions-title";
 const nothingKnown = () => ({
   loaded: new Map(), // events and copies of the list, by id, the newest first
-  olderCursor: null, // of what is older than those
+  olderCursor: null, // of the page that follows; null: there is none
   isListed: false,
   event: null,
   recipients: null, // of an event, as its outcome; null: not read yet
   outcome: null,
   webhooks: new Map(), // by id, as they were last read
   namesAt: 0, // when all of them were read
-  listed: null, // those of the table or the card; null: not read yet
+  listed: null, // the webhooks of the table or the card; null: not read yet
   days: new Map(), // what did not arrive since yesterday, by webhook, as far as that was asked for
   urls: new Map(), // in full, for a customer, by id
   tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
   counted: new Map(), // what waited at the last refresh, by webhook: {waiting, state}
-  recoveries: new Map(), // those that go on, by webhook: see beginRecovery
+  recoveries: new Map(), // recoveries that go on, by webhook: see beginRecovery
   orders: [], // what a customer's search found
   seen: { types: new Set(), tenants: new Set(), subjects: new Set() },
   shapes: JSON.parse(sessionStorage.getItem("shapes") ?? "[]"), // of subjects: `order-#`
@@ -69,6 +69,6 @@ function kept() {
   return page.me?.tenant ? { subscription_id } : {};
 }
 const isFiltered = () => Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
-// Return the tenant whose webhooks the table has; undefined: it has those of all.
+// Return the tenant whose webhooks the table shows; undefined: the table shows all webhooks.
 const tenantOfTable = () => page.me.tenant ?? page.view.tenant;
 const markShown = () => (page.shownAt = Date.now());

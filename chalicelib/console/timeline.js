@@ -15,7 +15,7 @@ function stepsOf(event) {
   const created = Date.parse(event.created_at);
   const steps = [step(created, 0, "", "created", `Created${by(event)}`)];
   const claimedUntil = event.message.match(/until ([\d:.TZ-]+)/)?.[1];
-  // while it is claimed, the attempts that count may have one more than those that are recorded
+  // While an event is claimed, one attempt may be counted that is not recorded yet.
   const earlier = claimedUntil ? 0 : event.attempts.length - event.delivery_attempts;
   const dropped = Math.max(-earlier, 0); // only the last ones are kept
   for (const [index, attempt] of event.attempts.entries()) {
@@ -48,7 +48,7 @@ function lastStep(event, before, claimedUntil) {
   const way = delivered_via === "pull" ? "acknowledged" : status;
   if (status === "delivered") return step(Date.parse(delivered_at), 0, status, way, message);
   if (status === "failed") {
-    const isUnsent = message.includes("disabled"); // then no dead letter tells of it
+    const isUnsent = message.includes("disabled"); // then there is no dead letter
     const state = stateOfPush(event);
     const pushed = describeDeadLetters([event]) ? "dead letter" : status;
     const unsent = state === "kept" ? state : "not pushed";

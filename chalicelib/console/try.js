@@ -45,7 +45,7 @@ async function findLast({ tenant, subscription_id: own }, event_type) {
   }
   return null;
 }
-// A test with a type and a payload, at first those of the last event.
+// Fill the form of a test with a type and a payload, at first of the last event.
 function fillTry(node, webhook) {
   const { type, payload, send: button, result, sent } = partsOf(node);
   // Fill in the last event, unless something is typed: the default is what was filled in.

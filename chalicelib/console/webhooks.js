@@ -1,4 +1,4 @@
-// webhooks.js: a table, those in trouble first, or the card of one.
+// webhooks.js: a table of webhooks, those in trouble first, or the card of a webhook.
 let isAll = true; // all webhooks are known
 // A customer's only webhook has its card at once.
 const isTable = () => !page.view.id && !(page.me.tenant && page.listed.length === 1);
@@ -27,7 +27,8 @@ async function loadOwn({ host }) {
   const failed = await list({ status: "failed", order: "oldest" }, PAGE);
   const pending = await list({ status: "pending", order: "oldest" }, PAGE);
   const recent = [...(await list({}, 25)).found.values()];
-  const waiting = [...pending.found.values()].filter((webhook) => stateOfPush(webhook) === "waiting");
+  const isWaiting = (event) => stateOfPush(event) === "waiting";
+  const waiting = [...pending.found.values()].filter(isWaiting);
   const missed = [...failed.found.values(), ...waiting];
   const deliveries = {
     failed: failed.found.size,
@@ -46,7 +47,7 @@ function searchedText(webhook) {
   const { name, tenant, target_host, subscription_id } = webhook;
   return [name, tenant, target_host, subscription_id, stateOf(webhook).word].join("\n");
 }
-// Return the webhooks that match the search, those in trouble first, after the operator's own.
+// Return the webhooks that match the search: the operator's own, webhooks in trouble, the others.
 function matching() {
   const text = (page.filters.text ?? "").trim().toLowerCase();
   const placeOf = (webhook) => (webhook.subscription_id === OWN ? -1 : stateOf(webhook).rank);
@@ -126,7 +127,7 @@ const listenCommand = (token) => `curl -fsS ${API}listen.py -o listen.py && \\
 $("listen").textContent = listenCommand("trt_…");
 $("copy-listen").onclick = (click) => copy(click, "Copy command", listenCommand(page.key));
 $("copy-token").onclick = (click) => copy(click, "Copy token", page.key);
-// What is typed filters what is there at once, and is in the address; nothing is loaded for it.
+// Filter the table at each key, and keep the text in the address; nothing is loaded for it.
 $("sought").oninput = () => {
   const text = new FormData($("sought")).get("text");
   page.filters = { ...page.filters, text };
