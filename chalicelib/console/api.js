@@ -72,8 +72,9 @@ async function listEvents(given, options) {
     page.seen.types.add(event_type);
     if (tenant) page.seen.tenants.add(tenant);
     if (subject) page.seen.subjects.add(subject);
-    if (subject) rememberShape(subject);
   }
+  const subjects = [...listed.found.values()].map((item) => item.subject).filter(Boolean);
+  subjects.reverse().forEach(rememberShape); // so that the newest is tried first
   return listed;
 }
 // Remember the shape of a subject that has one number, `order-#`, while the tab has its key: a bare
