@@ -120,7 +120,9 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     services = invocation.services
     breaker = services.worker_breaker
     started = services.clock()
-    open_seconds = breaker.acquire(target, started, event.asked_at)
+    # A catch-up asks for no trial: one that fails would keep the destination open for longer.
+    asked_at = 0.0 if event.is_catching_up else event.asked_at
+    open_seconds = breaker.acquire(target, started, asked_at)
     if not open_seconds:
         timeout_seconds = FAST_PUSH_SECONDS if invocation.is_fast_lane else math.inf
         return push_and_record(event, target, breaker, timeout_seconds, invocation)
@@ -129,6 +131,8 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
         # long before the rest ends. The longer that takes, the longer it waits: thousands may.
         seconds = max(services.settings.breaker_open_seconds, 2 * (started - event.asked_at))
         delay_seconds = min(seconds * (1 + services.random()), MAX_DELAY_SECONDS)
+        if event.is_catching_up and event.seconds_until_resumed(started) > 0:
+            delay_seconds = min(delay_seconds, event.seconds_until_resumed(started))
         return _record_unpushed(event, Retry(delay_seconds), invocation)
     result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
     return _follow(event, target, started, result, invocation)
@@ -210,7 +214,7 @@ def _resume(
 
     If that time has passed, it is due after the backoff of the attempts that count.
     """
-    seconds = unix_seconds(str(claimed.resume_at)) - services.clock()
+    seconds = claimed.seconds_until_resumed(services.clock())
     if seconds <= 0:
         return back_off(result, counted_attempts, services.settings, services.random)
     # An open breaker is no answer of the receiver: it may close before the time comes.

@@ -230,6 +230,12 @@ class Event:
         """
         return self.resume_at is not None and self.attempted_at < (self.recovered_at or "")
 
+    def seconds_until_resumed(self, now: float) -> float:
+        """Return the seconds until the next attempt was due before a catch-up made it due earlier:
+        not positive once that time has passed.
+        """
+        return unix_seconds(str(self.resume_at)) - now
+
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)

@@ -585,7 +585,7 @@ def test_what_an_open_breaker_refuses_in_a_catch_up_is_due_when_it_was(
     opened = world.services.targets.of(subscription)
     begin_catch_up(world, target, subscription_id)
     world.sweep()
-    world.sleep(60)
+    world.sleep(unix_seconds(before[0]) - 20 - world.clock())
     breaker = world.services.worker_breaker
     breaker.record(opened, world.clock() - 25, world.clock(), PushResult(Outcome.RETRY), 30)
     world.empty_inbox()
@@ -593,6 +593,62 @@ def test_what_an_open_breaker_refuses_in_a_catch_up_is_due_when_it_was(
     assert {copy["delivery_attempts"] for copy in refused} == {1}
     assert [copy["next_attempt_at"] for copy in refused] == before
     assert {copy["attempts"][-1]["error"] for copy in refused} == {BREAKER_OPEN}
+
+
+def test_what_an_open_breaker_delays_in_a_catch_up_is_due_no_later_than_before(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]]
+) -> None:
+    subscription_id, events = waiting
+    [copy_id] = events[0]["copies"]
+    before = world.event(copy_id)
+    world.sleep(unix_seconds(before["next_attempt_at"]) - 80 - world.clock())
+    subscription = world.services.subscriptions.get(subscription_id)
+    assert subscription
+    opened = world.services.targets.of(subscription)
+    breaker = world.services.worker_breaker
+    breaker.record(opened, world.clock() - 25, world.clock(), PushResult(Outcome.RETRY), 900)
+    begin_catch_up(world, target, subscription_id)
+    world.sweep()
+    world.sleep(60)
+    world.empty_inbox()
+    delayed = world.event(copy_id)
+    assert_has(delayed, delivery_attempts=1, attempts=before["attempts"])
+    early_seconds = unix_seconds(before["next_attempt_at"]) - unix_seconds(
+        delayed["next_attempt_at"]
+    )
+    assert 0 <= early_seconds < 1
+
+
+def test_a_catch_up_asks_for_no_trial_of_an_open_breaker(
+    world: World, target: Receiver, waiting: tuple[str, list[Any]]
+) -> None:
+    subscription_id, _ = waiting
+    subscription = world.services.subscriptions.get(subscription_id)
+    assert subscription
+    opened = world.services.targets.of(subscription)
+    breaker = world.services.worker_breaker
+    breaker.record(opened, world.clock() - 25, world.clock(), PushResult(Outcome.RETRY), 900)
+    begin_catch_up(world, target, subscription_id)
+    before = target.count
+    sweep_and_push(world)
+    assert target.count == before
+
+
+def test_what_fails_again_in_a_catch_up_has_one_message_for_its_next_attempt(
+    world: World, target: Receiver
+) -> None:
+    target.default = status(503, headers={"retry-after": "600"})
+    subscription_id = subscribe_later(world, target)
+    world.sleep(10)
+    event = post_later(world)
+    world.sleep(61)
+    target.default = 500
+    begin_catch_up(world, target, subscription_id)
+    sweep_and_push(world)
+    copy = world.event(event["copies"][0])
+    assert_has(copy, delivery_attempts=1, status="pending")
+    assert len(copy["attempts"]) == 2
+    assert len(world.messages()) == 1
 
 
 def test_what_waits_for_a_consumer_hides_nothing(
