@@ -53,9 +53,9 @@ def push_later(
 ) -> None:
     """Replay a failed event, or make a pending one due, after a delay, if it is as it was read.
 
-    A pending one keeps its attempts: replayed each minute, it would never become a dead letter. It
-    is due no later than it was. Raises EventNotFoundError, or EventClaimedError: somebody was
-    faster.
+    A pending event keeps its attempts: replayed each minute, it would never become a dead letter.
+    It is due no later than it was. Raises EventNotFoundError, or EventClaimedError if somebody else
+    claimed, replayed or settled the event since it was read.
 
     :param resume_at: When the attempt after this one is due if this one fails (RFC 3339), which
         then does not count; None: the attempt counts.
@@ -105,11 +105,11 @@ def _push_again(event: Event, condition: str, changes: Json, services: CoreServi
 
 
 def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
-    """Replay the event of a dead letter that was moved back, if it is failed, and push it.
+    """Replay the failed event of a dead letter that was moved back to a queue, and push it.
 
-    While the event is claimed, the dead letter is sent on: it is sent before the failure is
-    recorded, so it can come back before that. That of a pending event counts as a queue message.
-    Raises what `delivery.deliver` raises.
+    While the event is claimed, the dead letter is sent again with a delay: dead letters are sent
+    before the failure is recorded, so one can come back before that. The dead letter of a pending
+    event counts as a queue message. Raises what `delivery.deliver` raises.
     """
     services = invocation.services
     event = services.store.get(event_id)
@@ -130,7 +130,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
 
 
 def _begin_replay(event: Event, services: CoreServices) -> Json:
-    """Write how long the event of a copy is kept, as long as the copy; return what makes an event
+    """Keep the event of a copy as long as the copy; return the changes that make an event or copy
     pending, and due now if it is pushed at all.
     """
     expires_at = max(event.expires_at, services.expires_at())

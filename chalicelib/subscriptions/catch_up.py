@@ -39,14 +39,15 @@ WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_waitin
 
 @dataclass(frozen=True)
 class Found:
-    """The oldest events that wait for a destination, up to a share of what a minute has."""
+    """The oldest events that wait for a destination, as many as its share has room for."""
 
+    # The mark of the destination.
     mark: CatchUp
+    # The events, and a cursor if more of them wait.
     page: Page
-    # How many events the catch-up may make due in this minute, if the other destinations leave it
-    # so many.
+    # How many events this minute of the catch-up may have, before the share limits it.
     allowed: int
-    # How many events the page may have: `allowed`, or the share if that is less.
+    # How many events the page may have: `allowed`, or the share of the destination if that is less.
     limit: int
 
     @property
@@ -100,10 +101,12 @@ def _find_and_push(
 def _query(
     mark: CatchUp, known: Mapping[str, Subscription], services: CoreServices
 ) -> Query | None:
-    """Return the query of what waits for a destination since before it delivered again, None if
-    nothing may be pushed there.
+    """Return the query of the events that wait for the destination of a mark, and were created up
+    to the mark; None if nothing may be pushed there.
 
     What was created later has a short backoff, and would keep the catch-up from ending.
+
+    :param known: The subscriptions that exist, by id.
     """
     # Behind all events of the mark's moment.
     waiting = replace(WAITING, until=f"{mark.since}{HIGHEST}")
@@ -117,8 +120,9 @@ def _query(
 
 
 def _find(mark: CatchUp, query: Query | None, share: int, services: CoreServices) -> Found:
-    """Return the oldest events of a query, up to `share` and to what this minute allows; of none,
-    no events.
+    """Return the oldest events of a query, up to `share` and to what this minute allows.
+
+    :param query: The query of what waits; None: nothing may be pushed, and there are no events.
     """
     minutes = (services.clock() - unix_seconds(mark.since)) / SWEEP_PERIOD_SECONDS
     # By the clock, not by the number of sweeps: one may have been missed.
@@ -131,8 +135,8 @@ def _find(mark: CatchUp, query: Query | None, share: int, services: CoreServices
 
 
 def _first_page_with_events(query: Query, services: CoreServices) -> Page:
-    """Return the first page that has an event, however many dead letters are older, or the last one
-    that was read within SEARCH_SECONDS.
+    """Return the first page of a query that has an event, or the last page that was read within
+    SEARCH_SECONDS: thousands of dead letters may be older.
     """
     deadline = services.clock() + SEARCH_SECONDS
     page = read_page(services, query)
@@ -152,8 +156,8 @@ def _push(services: CoreServices, found: Found) -> None:
     waiting = [event for event in found.page.events if event.is_waiting]
     failed_again = [event for event in waiting if _has_failed_since(event, began)]
     have_all_failed = len(failed_again) == len(waiting) and not found.page.next_cursor
-    # The minute before had half as many, or its share. Where all that waits was found, that says
-    # nothing of the share which the minute before had.
+    # The minute before was allowed half as many events, or its share. Its share is taken to be that
+    # of this minute; a page with all that waits does not use up its share, and says nothing of it.
     most_before = found.limit if found.page.next_cursor else MAX_EVENTS
     allowed_before = min(found.allowed // 2, most_before)
     if have_all_failed or 2 * len(failed_again) >= allowed_before:
@@ -170,7 +174,8 @@ def _push(services: CoreServices, found: Found) -> None:
         event = due[number]
         delay_seconds = SPREAD_SECONDS * number / found.limit
         resume_at = event.resume_at if event.is_catching_up else event.next_attempt_at
-        with suppress(ApiError):  # somebody was faster, or DynamoDB fails: the next minute tells
+        # Somebody was faster, or DynamoDB fails: the next minute finds the event as it is then.
+        with suppress(ApiError):
             replay.push_later(event, delay_seconds, services, resume_at=resume_at)
 
     services.map(push, range(len(due)), threads=PUSH_THREADS)
@@ -178,5 +183,7 @@ def _push(services: CoreServices, found: Found) -> None:
 
 
 def _has_failed_since(event: Event, began: float) -> bool:
-    """Return whether an event was made due since the catch-up began, and tried since then."""
+    """Return whether a waiting event was made due since the catch-up began (Unix seconds), and its
+    attempt failed.
+    """
     return began <= event.asked_at and rfc3339(event.asked_at) <= event.attempted_at

@@ -12,17 +12,18 @@ from chalicelib.infra.parsing import RESERVED_PREFIX, Json
 from chalicelib.infra.table import BY_LOOKUP, UNDELIVERED
 from chalicelib.subscriptions.subscription import Subscription
 
-NEWEST = 25  # copies whose status is told
+NEWEST = 25  # copies whose status is shown
 MAX_PAGES = 10  # of 1 MB, with nothing that counts: a list has 25 subscriptions
 NO_REPORT = "NOT begins_with(event_type, :reserved)"
 
 
 def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
-    """Return what was not delivered to a subscription, and how its newest copies are.
+    """Return how many copies were not delivered to a subscription, and the states of its newest
+    copies.
 
-    The oldest that 1 MB of the index has, some 3,000 copies, are counted: `has_more` says whether
-    there is more. While nothing counts, up to MAX_PAGES are read. Without trouble, this takes two
-    queries.
+    The oldest undelivered copies in 1 MB of the index are counted, which are some 3,000; `has_more`
+    says whether there are more. While a page has no copy that counts, up to MAX_PAGES are read. For
+    a subscription without trouble, this takes two queries.
     """
     key = subscription.subscription_id
     pages = services.store.pages(

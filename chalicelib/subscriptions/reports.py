@@ -1,8 +1,8 @@
 """Reports: events about events and subscriptions, for the subscriptions that name them.
 
-They are made at best effort: the state in the table, the DLQ for what is the operator's, and the
-alarms are the promise. Nothing that a report's copy causes is reported: ten subscriptions that get
-reports and fail would make more and more of them.
+Reports are made at best effort. What is certain is the state in the table, the messages in the DLQ
+for the operator's events, and the alarms. Nothing that the copy of a report causes is reported: ten
+failing subscriptions that get reports would make more and more reports.
 """
 
 from chalicelib.core import messages, posting
@@ -18,9 +18,11 @@ REPORTED_MEMBERS = ("event_type", "source_event_id", "created_at")
 
 
 def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
-    """Tell of a dead letter.
+    """Report a dead letter.
 
-    One about an event itself has no tenant: no customer learns of the operator's webhook.
+    :param event: The event or copy that failed.
+    :param tenant: The tenant whose subscriptions get the report; None for an event of the
+        operator's own webhook, of which no customer learns.
     """
     payload = messages.failure(event)
     del payload["tenant"]
@@ -32,14 +34,21 @@ def event_failed(event: Event, tenant: str | None, services: CoreServices) -> No
 def subscription_changed(
     change: str, subscription: Subscription, cause: Event, services: CoreServices
 ) -> None:
-    """Tell that an event's attempt left a subscription `failing`, `disabled` or `ended`."""
+    """Report that an attempt changed the state of a subscription.
+
+    :param change: The new state: `failing`, `disabled` or `ended`.
+    :param cause: The event whose attempt changed the state.
+    """
     event_type = f"{RESERVED_PREFIX}subscription.{change}"
     report = NewEvent(event_type, subscription.to_json(), "null", subscription.tenant)
     _post(report, cause, services)
 
 
 def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
-    """Store a report and queue its copies, if a subscription matches and no report is the cause."""
+    """Store a report and queue its copies, if a subscription gets it and its cause is no report.
+
+    Errors are logged.
+    """
     if cause.is_report:
         return
     try:

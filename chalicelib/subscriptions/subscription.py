@@ -64,41 +64,54 @@ SVIX_HEADER = re.compile("(?im)^svix[-_](id|timestamp|signature)$")
 
 @dataclass(frozen=True, repr=False)
 class Subscription:
-    """A target URL, which is a secret except for its host, and which events it gets.
+    """A target URL, and which events are pushed there.
 
-    `event_types`, `name`, `filter`, `headers`, `body` and `header_prefix` are what its owner
-    describes; None of the first stands for all; `described` is the text of DESCRIPTION_ATTRIBUTE,
-    as it was read. The values of `headers` are secrets. Times are RFC 3339;
-    `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at` and `last_error`.
-    One that is `paused` was disabled by hand. Its secret was renewed so many times, the last time
-    at `renewed_at`; `given` has the secrets by the numbers of the present renewal and of that
-    before. Its pushes are slow since `slow_since`. Copies that were created until `dismissed_until`
-    do not count as undelivered: its owner does not want them. DESCRIPTION_ATTRIBUTE has these, too:
-    the index shows it, and a write that changes it finds them as they were read. As there are
-    secrets among all that, no repr shows any.
+    Times are RFC 3339. The members in DESCRIBED are stored together in DESCRIPTION_ATTRIBUTE: the
+    index shows that attribute, and a write that changes it finds all of them as they were read.
+    Some fields are secrets, so no repr shows any field.
     """
 
     subscription_id: str
+    # Creation time and id: its place in lists.
     sort_key: str
+    # A secret, except for its host.
     target_url: str
+    # Event types, or prefixes followed by `*`; None: all.
     event_types: EventTypes
+    # A name that its owner gave it.
     name: str | None
+    # What a payload has to match; None: every payload matches.
     filter: Json | None
+    # Additional headers of each push, whose values are secrets.
     headers: Json | None
+    # PAYLOAD if a push has the payload alone as its body; None: the whole event.
     body: str | None
+    # SVIX if the three `webhook-` headers are sent a second time as `svix-` headers, else None.
     header_prefix: str | None
+    # The signing secrets, by the number of their renewal: the present one and the one before.
     given: dict[str, str]
+    # Whose events it gets; None: all tenants' events.
     tenant: str | None
     created_at: str
+    # The name of the API key that made it.
     created_by: str
+    # Since when deliveries fail, until one succeeds.
     failing_since: str | None
+    # When it was disabled, by hand or because it failed; None: it is enabled.
     disabled_at: str | None
+    # What the latest attempt said when it became failing or disabled.
     last_error: str | None
+    # Whether it was disabled by hand.
     paused: bool | None
+    # How often the signing secret was renewed; None: never.
     renewals: int | None
+    # When the signing secret was renewed for the last time.
     renewed_at: str | None
+    # Since when its pushes are slow.
     slow_since: str | None
+    # Copies created until then do not count as undelivered: its owner does not want them.
     dismissed_until: str | None
+    # The text of DESCRIPTION_ATTRIBUTE as it was read.
     described: str
 
     @classmethod
@@ -125,21 +138,25 @@ class Subscription:
         return "failing" if self.failing_since else "active"
 
     def is_listed(self, state: str) -> bool:
-        """Return whether a list of this state has it: `disabled` has those that are paused, and
-        `slow` is apart from the other states.
+        """Return whether a list of subscriptions in a state has this one.
+
+        The list `disabled` also has paused subscriptions. The list `slow` has subscriptions with
+        `slow_since`, whatever their state.
         """
         marks = {"disabled": self.disabled_at, "slow": self.slow_since}
         return bool(marks.get(state, self.state == state))
 
     @property
     def wanted_after(self) -> str:
-        """The place in order of creation after which what did not arrive counts, and is recovered:
-        behind all copies of the moment of `dismissed_until`.
+        """The sort key after which undelivered copies count, and are recovered: behind all copies
+        created at `dismissed_until`.
         """
         return f"{self.dismissed_until or LOWEST}{HIGHEST}"
 
     def refusal(self, settings: Settings) -> ApiError | None:
-        """Return why its copies are kept as failed and not pushed, if so."""
+        """Return why copies of the subscription are kept as failed and not pushed; None: they are
+        pushed.
+        """
         if self.tenant in settings.suspended_tenants:
             return ApiError(409, "suspended", "not pushed: the tenant is suspended")
         if self.disabled_at:
@@ -148,8 +165,8 @@ class Subscription:
         return None
 
     def recover_refusal(self, settings: Settings) -> ApiError | None:
-        """Return why nothing that waits for it can be pushed now, if so: what `refusal` says, or
-        that the host of its URL is no longer allowed.
+        """Return why nothing that waits for the subscription can be pushed now: what `refusal`
+        returns, or that the host of the target URL is no longer allowed. None: it can be pushed.
         """
         refusal = self.refusal(settings)
         if refusal or settings.subscription_hosts.allows(self.target_url):
@@ -179,9 +196,9 @@ class Subscription:
         return event_type in entries or event_type.startswith(prefixes)
 
     def secrets(self, now: float) -> list[str]:
-        """Return the secrets that its copies are signed with at `now` (Unix seconds).
+        """Return the secrets that sign pushes at `now` (Unix seconds).
 
-        There is the present one and, for PREVIOUS_SECONDS after a renewal, the one before it.
+        They are the present secret and, for PREVIOUS_SECONDS after a renewal, the secret before.
         """
         return [*reversed(self.given.values())] if self.previous_until(now) else [self.secret]
 
@@ -207,11 +224,13 @@ class Subscription:
 
     @property
     def secret(self) -> str:
-        """The secret that its owner is shown."""
+        """The signing secret that the API shows to the owner of the subscription."""
         return self.given[f"{self.renewals or 0}"]
 
     def previous_until(self, now: float) -> str | None:
-        """Return until when the secret before the last renewal signs, too; None: it does not."""
+        """Return until when the secret before the last renewal also signs pushes (RFC 3339); None:
+        it no longer does, or there was no renewal.
+        """
         if self.renewed_at is None:
             return None
         until = unix_seconds(self.renewed_at) + PREVIOUS_SECONDS

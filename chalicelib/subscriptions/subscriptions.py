@@ -47,8 +47,8 @@ from chalicelib.subscriptions.subscription import (
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 CACHED_TENANTS = 32  # a hundred subscriptions with the longest filters take 2.5 MB
 CACHE_SECONDS = 10
-# A subscription that delivered one of its newest so many copies, of those that are delivered or
-# failed, works.
+# A subscription works if it delivered one of its newest so many copies that are delivered or
+# failed.
 TELLING_COPIES = 5
 FIRST_ROWS = 25  # of copies that are read for that; then 100 and 400, if most are pending
 MAX_PAGES = 3
@@ -97,12 +97,13 @@ class Subscriptions(Table):
         while existing := self.get(make_id(seed)):
             found[existing.subscription_id] = existing
             seed += "\0edited"
-        # Edits may have made several alike: one that is as described comes first.
+        # Edits may have made several alike: the subscription that is as described comes first.
         in_order = sorted(
             found.values(),
             key=lambda known: (len(self._differences(known, described)), known.sort_key),
         )
-        # One that is edited meanwhile is another: what is given for one URL never goes to another.
+        # If a subscription is edited meanwhile, the next one is looked at: a secret or header that
+        # is given for one URL never goes to another URL.
         for known in in_order:
             same = self._make_again(known, identity, described)
             if same:
@@ -269,7 +270,8 @@ class Subscriptions(Table):
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, if it is there as it is known.
 
-        Return whether it was. If DynamoDB fails, it counts as not there: the next attempt tells.
+        Return whether it was. If DynamoDB fails, it counts as not there: the next attempt finds
+        out.
         """
         key = subscription.subscription_id
         with suppress(StorageUnavailableError):
@@ -288,7 +290,7 @@ class Subscriptions(Table):
         """Disable a subscription that has been failing for days, unless it works; return it if this
         call did.
 
-        Two events a week apart that are refused do not make it one that is broken.
+        Two refused events a week apart do not mean that the subscription is broken.
         """
         days = self._services.settings.subscription_disable_days
         is_broken = (subscription.failing_since or HIGHEST) <= self._after(-days * DAY_SECONDS)
@@ -322,11 +324,12 @@ class Subscriptions(Table):
         return marked
 
     def _works(self, subscription: Subscription, since: str) -> bool:
-        """Return whether a subscription delivered one of its newest TELLING_COPIES, of those that
-        were created from `since` on and are delivered or failed.
+        """Return whether a subscription delivered one of its newest TELLING_COPIES.
 
-        Reads up to MAX_PAGES, most often one. If DynamoDB fails, the subscription counts as one
-        that works: the next attempt tells.
+        Only copies count that were created from `since` on and are delivered or failed.
+
+        Reads up to MAX_PAGES, most often one. If DynamoDB fails, the subscription counts as
+        working: the next attempt asks again.
         """
         pages = self.pages(
             subscription.subscription_id,
@@ -357,10 +360,10 @@ class Subscriptions(Table):
         condition: str,
         changes: Values,
     ) -> Subscription | None:
-        """Change this subscription, not one that was made anew since; return it if changed.
+        """Change this subscription, unless it was made anew since; return it if changed.
 
-        If DynamoDB fails, nothing is changed: what is told of an attempt must not cost its record
-        or message.
+        If DynamoDB fails, nothing is changed: what is noted about an attempt must not cost the
+        record or the message of the attempt.
         """
         try:
             _, item = self._update(
@@ -398,7 +401,7 @@ class Subscriptions(Table):
         """Return subscriptions, the oldest first, and the sort key to go on from, if any.
 
         :param tenant: Whose; None: those without a tenant; `*`: all.
-        :param limit: How many are read; those that a list of `state` has not are left out of them.
+        :param limit: How many are read. Of these, only subscriptions in the state are returned.
         :param cursor: The sort key after which the page begins.
         """
         low = f"{cursor} "  # a space comes before all that may follow
@@ -423,7 +426,8 @@ class Subscriptions(Table):
     def matching(self, event: Event) -> list[Subscription]:
         """Return the subscriptions that get a copy, by lists that are at most CACHE_SECONDS old.
 
-        They are those of the event's tenant and those without one. Raises InvalidRequestError if
+        Subscriptions of the event's tenant and subscriptions without a tenant may match. Raises
+        InvalidRequestError if
         the payload, which was parsed with fewer calls on the stack, is nested too deep.
         """
         period = self._clock() // CACHE_SECONDS
@@ -479,8 +483,10 @@ def seed_of(
     tenant: str | None,
     event_types: EventTypes,
 ) -> str:
-    """Return what makes a subscription the same when it is made again, and its id, unless one that
-    was edited has that id.
+    """Return the text from which the id of a subscription is made.
+
+    A subscription that is made again has the same text, and the same id unless an edited
+    subscription has that id.
     """
     types = None if event_types is None else dumps(sorted(set(event_types)))
     return "\0".join((created_by, tenant or "", target_url, str(types)))

@@ -101,9 +101,10 @@ class AllTargets:
         return KeptFailed(str(refusal)) if refusal else self.of(subscription)
 
     def push_body(self, event: Event) -> str | None:
-        """Return the body of a push of an event as it would be made now.
+        """Return the body with which an event would be pushed now.
 
-        None: it is not pushed, or its subscription is gone. A disabled one makes no difference.
+        None: the event is not pushed, or its subscription is gone. Whether the subscription is
+        disabled makes no difference.
         """
         if event.is_copy:
             subscription = self.subscriptions.get(event.subscription_id)
@@ -184,7 +185,7 @@ class AllTargets:
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
     def _note_pace(self, subscription: Subscription) -> None:
-        """Set or clear `slow_since`, if this container knows better."""
+        """Set or clear `slow_since` of a subscription, if this container has measured otherwise."""
         now = self.services.clock()
         is_slow = self.services.lanes.is_slow(subscription.subscription_id, now)
         slow_since = subscription.slow_since or ""
