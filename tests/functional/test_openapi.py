@@ -3,6 +3,7 @@ against it as well.
 """
 
 import json
+from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
@@ -82,6 +83,37 @@ def test_each_operation_requires_its_scopes(
     )
     assert [key for key in answers if key not in refused] == taken
     assert schemes - {"token"} in ({"bearer", "basic"}, set())
+
+
+def schemas_in(node: object) -> Iterator[Json]:
+    """Yield every object of a part of the document."""
+    if isinstance(node, dict):
+        yield node
+    members = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for member in members:
+        yield from schemas_in(member)
+
+
+def test_each_object_without_members_says_that_it_has_any() -> None:
+    # Else generators make a type of it that can have no member.
+    closed = [
+        schema
+        for schema in schemas_in(DOCUMENT)
+        if "object" in (schema.get("type"), *schema.get("type", ()))
+        and not schema.get("properties")
+        and "additionalProperties" not in schema
+    ]
+
+    assert closed == []
+
+
+@for_each_operation
+def test_a_body_is_required_where_a_call_without_one_is_refused(
+    world: World, method: str, path: str, operation: Json
+) -> None:
+    if "requestBody" in operation:
+        answer = world.call(method, example_path(path), key=accepted_keys(operation)[0])
+        assert operation["requestBody"]["required"] is (answer.status_code == 400)
 
 
 @for_each_operation

@@ -88,6 +88,8 @@ def limited(place: Place) -> Place:
     is_asked = place[1] == "paths" and "responses" not in place
     if is_asked and place[-2:] == ("required", "True"):
         return place[:4]  # the operation
+    if is_asked and place[-2:] == ("required", "False"):
+        return ()  # it may be left out by now
     is_limit = place[-2:-1] == (("required",) if is_asked else ("type",))
     return place[:-2] if is_limit else ()
 
