@@ -149,6 +149,8 @@ def push_and_record(
     try:
         result = push(event, target, started, invocation, timeout_seconds)
     except OutOfTimeError:
+        # The container would make no other trial for MAX_TRIAL_SECONDS.
+        breaker.release_trial(target, started)
         return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
     ended = services.clock()
     # Also for a target with a fault: a trial that was not made has ended, too.

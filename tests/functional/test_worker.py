@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Once, Output
@@ -102,6 +103,23 @@ def test_the_worker_begins_no_push_that_it_cannot_record_in_time(
     assert_has(event, status="pending", delivery_attempts=0, next_attempt_at=rfc3339(START + 60))
     assert len(world.messages()) == 1
     world.settle()
+    assert world.event(event_id)["status"] == "delivered"
+
+
+def test_a_trial_that_the_worker_has_no_time_for_is_left_to_the_next_event(
+    world: World, receiver: Receiver
+) -> None:
+    webhook = world.services.targets.webhook
+    failed = PushResult(Outcome.RETRY)
+    world.services.worker_breaker.record(webhook, START - 25, START, failed, open_seconds=1)
+    world.sleep(300)  # until the breaker allows a trial
+    world.queued()
+    world.run_worker(timeout_seconds=11)
+    assert receiver.requests == []
+
+    event_id = world.queued()
+    world.run_worker()
+
     assert world.event(event_id)["status"] == "delivered"
 
 
