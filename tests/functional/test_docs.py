@@ -12,6 +12,7 @@ import runpy
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 import urllib3
@@ -56,6 +59,8 @@ RECEIVERS = {
     "php": ("php", "-S", "127.0.0.1:PORT", f"{EXAMPLES}/receivers/receiver.php"),
     "java": ("java", f"{EXAMPLES}/receivers/Receiver.java"),
 }
+
+MAILER = {"mail": (sys.executable, "mail_customers.py")}
 
 
 def without_blocks(text: str) -> str:
@@ -151,7 +156,7 @@ def pushed(
 def started(language: str) -> Iterator[str]:
     """Run the receiver of a language until the end of the block; yield its URL."""
     port = str(free_port())
-    command = [word.replace("PORT", port) for word in RECEIVERS[language]]
+    command = [word.replace("PORT", port) for word in (RECEIVERS | MAILER)[language]]
     variables = {**os.environ, "SECRET": SIGNING_SECRETS[0], "PORT": port}
     with subprocess.Popen(command, env=variables, start_new_session=True) as process:
         try:
@@ -236,6 +241,50 @@ def test_a_product_gives_a_customer_the_page_of_its_webhooks(world: World) -> No
     page, _, token = product["webhooks_page"]("customer-42").partition("#key=")
     assert page == f"{os.environ['TRIGGERS_URL']}/"
     assert world.get("/me", key=token)["tenant"] == "customer-42"
+
+
+class MailServer(socketserver.StreamRequestHandler):
+    """Takes one mail over SMTP (RFC 5321), and adds it to `mails`."""
+
+    mails: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 ready\r\n")
+        for line in self.rfile:
+            command = line[:4].upper()
+            if command == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                lines = iter(self.rfile.readline, b".\r\n")
+                self.mails.append(b"".join(lines).decode())
+            self.wfile.write(b"221 bye\r\n" if command == b"QUIT" else b"250 done\r\n")
+
+
+@pytest.mark.usefixtures("snippets")
+def test_a_customer_is_mailed_when_its_webhook_ends(
+    world: World, receiver: Receiver, target: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.clock.now = time.time()  # by which the program judges a signature
+    target.default = 410
+    world.subscribe(target, tenant="customer-42", name="CRM")
+    with socketserver.TCPServer(("127.0.0.1", 0), MailServer) as mail_server:
+        Thread(target=mail_server.serve_forever).start()
+        monkeypatch.setenv("MAIL_SERVER", f"127.0.0.1:{mail_server.server_address[1]}")
+        monkeypatch.setenv("MAIL_FROM", "webhooks@example.com")
+        with started("mail") as url:
+            secret = SIGNING_SECRETS[0]
+            made = world.subscribe(url, "triggers.subscription.*", secret=secret)
+            assert made.status_code == 201, made.text
+            until_it_listens = urllib3.Retry(900, backoff_factor=0.1, backoff_max=0.1)
+            forged = urllib3.request("POST", url, body=b"{}", retries=until_it_listens)
+            world.post_for("customer-42")
+            world.empty_inbox()
+        mail_server.shutdown()
+
+    assert forged.status == 401
+    [mail] = MailServer.mails
+    assert "To: developers@customer-42.example" in mail
+    assert "Subject: Your webhook CRM is disabled" in mail
+    assert "Its last error: receiver responded 410" in mail
 
 
 @pytest.mark.usefixtures("snippets")
