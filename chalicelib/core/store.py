@@ -302,8 +302,9 @@ class EventStore(Table):
             # What failed within a minute has a backoff of a minute at most. So the delivery that
             # began a catch-up, which may be noted by several containers, is followed by none.
             if known["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS):
-                self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
-        elif cause == MENDED:
+                noted = self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
+                known = noted.item or known  # the catch-up may have ended meanwhile
+        if "undelivered_key" not in known and cause == MENDED:
             mark["sort_key"] = rfc3339(int(known["expires_at"]["N"]))
             self._update(item_key, f"NOT {IN_INDEX}", mark, NO_VALUES)
         return self._is_under_way(known)

@@ -10,7 +10,7 @@ from chalicelib.core.outcome import BREAKER_OPEN, Outcome, PushResult
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.subscriptions import catch_up
-from tests.conftest import During
+from tests.conftest import During, Once
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import post_later, states, subscribe_later
 from tests.support.world import KEY, World, assert_has
@@ -426,6 +426,21 @@ def test_trouble_that_ends_while_a_catch_up_runs_has_another_one_after_it(
     assert [states(world, event) for event in later] == [["delivered"]] * 3
     sweep_and_push(world)
     assert world.services.store.catch_ups() == []
+
+
+def test_trouble_that_ends_while_its_catch_up_ends_has_another_one(
+    world: World, waiting: tuple[str, list[Any]], once: Once
+) -> None:
+    subscription_id, _ = waiting
+    store = world.services.store
+    store.start_catch_up(subscription_id)
+    [mark] = store.catch_ups()
+    world.sleep(300)
+    once(world.dynamodb, "before-call.dynamodb.UpdateItem", lambda: store.end_catch_up(mark))
+    assert not store.start_catch_up(subscription_id)
+    assert store.catch_ups() == []
+    world.sleep(600)
+    assert [again.destination for again in store.catch_ups()] == [subscription_id]
 
 
 def test_what_follows_after_a_test_begins_a_quarter_of_an_hour_after_it(
