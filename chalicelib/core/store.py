@@ -298,12 +298,12 @@ class EventStore(Table):
         if written.applied or written.item is None:
             return True
         known = written.item
-        if "undelivered_key" in known:
-            # What failed within a minute has a backoff of a minute at most. So the delivery that
-            # began a catch-up, which may be noted by several containers, is followed by none.
-            if known["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS):
-                noted = self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
-                known = noted.item or known  # the catch-up may have ended meanwhile
+        # What failed within a minute has a backoff of a minute at most. So the delivery that began a
+        # catch-up, which may be noted by several containers, is followed by none.
+        is_old = known["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS)
+        if "undelivered_key" in known and is_old:
+            noted = self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
+            known = noted.item or known  # the catch-up may have ended meanwhile
         if "undelivered_key" not in known and cause == MENDED:
             mark["sort_key"] = rfc3339(int(known["expires_at"]["N"]))
             self._update(item_key, f"NOT {IN_INDEX}", mark, NO_VALUES)
