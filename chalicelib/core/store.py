@@ -298,8 +298,8 @@ class EventStore(Table):
         if written.applied or written.item is None:
             return True
         known = written.item
-        # What failed within a minute has a backoff of a minute at most. So the delivery that began a
-        # catch-up, which may be noted by several containers, is followed by none.
+        # What failed within a minute has a backoff of a minute at most. So the delivery that began
+        # a catch-up, which may be noted by several containers, is followed by none.
         is_old = known["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS)
         if "undelivered_key" in known and is_old:
             noted = self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
