@@ -32,6 +32,7 @@ from measure.trouble import (
     TenantsWorld,
     flaps,
 )
+from tests.simulator.simulated_world import Container
 
 SEEDS = range(4)  # the worst of them is printed
 # How many events a second are posted beside a destination in trouble.
@@ -133,9 +134,10 @@ def make_and_describe_repair(make: Callable[[], RepairWorld]) -> str:
 def repairs() -> Iterator[Figure]:
     """Yield the figures of destinations that were in trouble for two hours and are repaired."""
     cases = {}
-    for waiting in (12, 114, 2000, 12_000):
+    for waiting in (12, 60, 114, 2000, 12_000):
         cases[f"{waiting} wait"] = partial(RepairWorld, waiting)
-        cases[f"{waiting} wait, Recover"] = partial(RepairWorld, waiting, recovers=True)
+        cases[f"{waiting} wait, Recover"] = partial(RepairWorld, waiting, asks=Container.recover)
+    cases["60 wait, Try it"] = partial(RepairWorld, 60, asks=Container.try_it)
     cases["2000 wait, then down every other minute"] = partial(
         RepairWorld, 2000, responds=flaps, limit_seconds=1800
     )

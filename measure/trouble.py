@@ -385,7 +385,8 @@ class RepairWorld(BusyWorld):
 
     :param waiting: How many copies wait for each target.
     :param subscriptions: How many targets there are, each of a tenant of its own.
-    :param recovers: Whether somebody asks for *Recover* 5 s after the repair.
+    :param asks: What somebody does 5 s after the repair with the subscription of each target, as
+        `Container.recover`; None: nobody does anything.
     :param responds: How a target responds from its repair on; None: it is healthy.
     :param limit_seconds: When it ends, after the repair, if not all has arrived.
     """
@@ -399,14 +400,14 @@ class RepairWorld(BusyWorld):
         waiting: int,
         *,
         subscriptions: int = 1,
-        recovers: bool = False,
+        asks: Callable[[Container, str], None] | None = None,
         responds: Callable[["RepairWorld"], Response] | None = None,
         limit_seconds: float = 9000.0,
         seed: int = 0,
     ) -> None:
         environ = {"ZAPIER_WEBHOOK_URL": COPIES_ONLY, "MAX_DELIVERY_ATTEMPTS": "45"}
         super().__init__(seconds=1e9, environ=environ, seed=seed)
-        self._recovers = recovers
+        self._asks = asks
         self._responds = responds
         self._limit_seconds = limit_seconds
         self._tenants = [f"repaired-{number}" for number in range(subscriptions)]
@@ -493,7 +494,7 @@ class RepairWorld(BusyWorld):
 
     def _callers(self, every_seconds: float) -> None:
         self.hub.spawn(self._end_when_all_arrived)
-        self.hub.spawn(self._recover)
+        self.hub.spawn(self._ask)
         self.hub.spawn(self._post_to_repaired)
         super()._callers(every_seconds)
 
@@ -513,11 +514,11 @@ class RepairWorld(BusyWorld):
             self.hub.sleep(1)
         self.ends_at = self.clock()
 
-    def _recover(self) -> None:
-        if self._recovers:
+    def _ask(self) -> None:
+        if self._asks:
             self.hub.sleep(self.repaired_after_seconds + 5)
             for subscription_id in self.repaired:
-                self.hub.spawn(partial(self.use, Container.recover, subscription_id))
+                self.hub.spawn(partial(self.use, self._asks, subscription_id))
 
     def arrivals(self) -> tuple[float, float]:
         """Return how many seconds after the repair half, and the last, of what waited arrived;

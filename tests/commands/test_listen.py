@@ -1,16 +1,18 @@
 """examples/listen.py: what a webhook gets comes to a server on the developer's machine."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from standardwebhooks import Webhook
 
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, redirect
-from tests.support.world import World
+from tests.support.world import ROOT, World
 
 TENANT = "customer-42"
 LISTEN = (sys.executable, "-m", "examples.listen")
@@ -109,3 +111,24 @@ def test_what_there_was_since_a_time_is_posted_once_to_a_receiver_that_may_fail(
     assert pushed == [event["copies"][0] for event in posted]
     assert {request.headers["x-local"] for request in local.requests} == {"1"}
     assert {*aws.calls[before:]} <= {"Query", "GetItem", "BatchGetItem"}
+
+
+@pytest.mark.usefixtures("served_app")
+def test_the_block_of_the_guide_gets_the_listener_from_the_api_and_starts_it(
+    world: World, target: Receiver, tmp_path: Path
+) -> None:
+    world.subscribe(target, tenant=TENANT)
+    guide = (ROOT / "docs" / "receiving.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^   export TRIGGERS_URL=.*\n   curl .*$", guide, re.MULTILINE)
+    block = block.replace("https://…", os.environ["TRIGGERS_URL"])
+    block = block.replace("trt_…", world.make_token(TENANT))
+    with subprocess.Popen(
+        ["bash", "-c", block],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as listener:
+        assert listener.stderr
+        assert "goes to http://127.0.0.1:3000/hook" in listener.stderr.readline()
+        os.killpg(listener.pid, signal.SIGINT)

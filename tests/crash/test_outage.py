@@ -110,7 +110,7 @@ def test_what_is_slow_for_some_events_delivers_all() -> None:
 def test_what_waits_for_a_destination_arrives_within_minutes_of_its_repair(
     *, recovers: bool
 ) -> None:
-    world = RepairWorld(12, recovers=recovers)
+    world = RepairWorld(12, asks=Container.recover if recovers else None)
     world.run(per_second=1)
     half, last = world.arrivals()
     assert half < (105 if recovers else 450)  # *Recover* comes 5 s after the repair

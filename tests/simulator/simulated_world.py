@@ -338,6 +338,10 @@ class Container:
     def send(self, subscription_id: str, event_id: str) -> None:
         self.call("POST", f"/subscriptions/{subscription_id}/send", {"event_id": event_id})
 
+    def try_it(self, subscription_id: str) -> None:
+        """Push a test event to a subscription."""
+        self.call("POST", f"/subscriptions/{subscription_id}/test")
+
     def recover(self, subscription_id: str, since: str | None = rfc3339(0)) -> None:
         """Recover what a subscription missed, page by page until a call is refused.
 
