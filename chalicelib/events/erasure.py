@@ -1,4 +1,4 @@
-"""Erasure: an event, its copies and what they hold go, and nothing brings them back."""
+"""Erase events with their copies, so that no later write restores them."""
 
 from chalicelib.core.event import Status
 from chalicelib.core.invocation import CoreServices
@@ -6,10 +6,11 @@ from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, EVENT_FIELDS, U
 from chalicelib.infra.errors import EventClaimedError
 from chalicelib.infra.telemetry import logger
 
-# An event, even an expired one, or the mark of its erasure until that expires.
+# Holds for an event, even if it has expired, and for the mark of an erasure until the mark expires.
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
 IS_MARK = "#status = :erased"
-# What a mark of an erasure keeps of an event; a member that is added to events goes.
+# The members of an event that the mark of its erasure keeps. A member that is added to events later
+# is erased, too, unless it is listed here.
 KEPT_OF_ERASED = {
     "event_id",
     "event_type",
@@ -26,13 +27,15 @@ ERASED = {*EVENT_FIELDS, "content", *KEYS} - KEPT_OF_ERASED
 
 
 def erase(event_id: str, services: CoreServices) -> None:
-    """Erase an event and its copies; nothing happens if there is none.
+    """Erase an event and its copies; do nothing if there is no such event.
 
-    Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed
-    call began: first the event is replaced by a mark, which makes it absent for everybody but an
-    eraser, then the copies that the mark lists are deleted. The mark stays as long as the event
-    would have, which no copy outlives, and once the copies are gone for ERASED_SECONDS: copies of a
-    new event of its key have the same ids.
+    First the event is replaced by a mark of its erasure, which counts as absent for every call but
+    this one. Then the copies that the mark lists are deleted. A repeated call completes an erasure
+    that failed half-way. The mark expires when the event would have expired, and ERASED_SECONDS
+    after the copies are deleted at the earliest: a new event with the same Idempotency-Key would
+    have copies with the same ids.
+
+    Raises EventClaimedError while the event or a copy is claimed, and StorageUnavailableError.
     """
     store = services.store
     changes = {**dict.fromkeys(ERASED), "status": Status.ERASED}
@@ -44,16 +47,17 @@ def erase(event_id: str, services: CoreServices) -> None:
         raise EventClaimedError(seconds=event.claim_seconds_left(services.clock()))
 
     def keep_mark(condition: str) -> None:
+        """Let the mark expire ERASED_SECONDS from now, if `condition` holds."""
         expires_at = int(services.clock()) + ERASED_SECONDS
         store.change(event_id, condition, {"expires_at": expires_at}, {":erased": Status.ERASED})
 
     def delete(copy_id: str) -> bool:
         return store.delete(copy_id, UNCLAIMED).applied
 
-    # Also of an event that is about to expire: another eraser may be deleting its copies.
+    # The event may be about to expire while another call deletes its copies.
     keep_mark(f"{IS_MARK} AND expires_at < :new_expires_at")
     if not all(services.map(delete, event.copies)):
-        detail = "A copy is claimed: repeat the call to complete the erasure."
+        detail = "A copy of the event is claimed; repeat the call to complete the erasure."
         raise EventClaimedError(detail, CLAIM_SECONDS)
     keep_mark(IS_MARK)
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})

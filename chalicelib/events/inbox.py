@@ -1,10 +1,9 @@
-"""What consumers do: lease, acknowledge, release. Each is one conditional write for an event."""
+"""Lease, acknowledge and release events for consumers, each event by one conditional write."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from chalicelib.core.event import EVENT_ID, DeliveredVia, Event, Status, response_bytes
 from chalicelib.core.invocation import CoreServices
@@ -15,13 +14,15 @@ from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 
-# Their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES: of each event
-# MAX_ATTEMPTS_KEPT with 2,900 bytes at most, and the headers of MAX_HEADERS_KEPT with 2,700 more.
-MAX_LEASED_AT_ONCE = 10
-
 IN_INBOX = f"{EXISTS} AND #status IN (:pending, :failed)"
 LEASABLE = f"{IN_INBOX} AND {UNCLAIMED}"
 LEASED = f"{IN_INBOX} AND claim_id = :lease_id AND claimed_until >= :now"
+
+
+# The attempts of the events, whose size is not known, must fit into a response beside
+# MAX_PAGE_BYTES: for each event MAX_ATTEMPTS_KEPT attempts with 2,900 bytes at most, and the
+# headers of MAX_HEADERS_KEPT attempts with 2,700 bytes more.
+MAX_LEASED_AT_ONCE = 10
 
 
 def lease(
@@ -29,11 +30,19 @@ def lease(
     *,
     limit: int = 10,
     lease_seconds: int = 300,
-    **filters: Any,
+    event_type: str = "*",
+    tenant: str | None = None,
 ) -> list[Event]:
-    """Claim the oldest undelivered events that nobody holds, for a consumer.
+    """Claim the oldest pending or failed events for a consumer, except for events that are claimed.
 
-    All get the same `claim_id`. `filters` may have `event_type` and `tenant`.
+    All leased events get the same `claim_id`, the id of the lease. Raises StorageUnavailableError.
+
+    :param limit: The largest number of events.
+    :param lease_seconds: How long the claims last, if the consumer does not end them.
+    :param event_type: The type of the events; `*`: events of any type.
+    :param tenant: The tenant of the events; None: events of any tenant, or without a tenant.
+    :returns: The leased events; fewer than `limit` if no more are found, or if more would not fit
+        into a response.
     """
     lease_id = f"lse_{services.new_id()}"
 
@@ -53,8 +62,8 @@ def lease(
         )
         return result.event if result.applied else None
 
-    rows = search(services, replace(INBOX, limit=limit, **filters))
-    events = (row.event for row in rows if row.event)
+    query = replace(INBOX, limit=limit, event_type=event_type, tenant=tenant)
+    events = (row for row in search(services, query) if isinstance(row, Event))
     leased: list[Event] = []
     used_bytes = 0
     while len(leased) < limit:
@@ -68,20 +77,25 @@ def lease(
 
 
 def _next_batch(events: Iterator[Event], count: int, free_bytes: int) -> list[Event]:
-    """Return the next `count` events, or those of them before the first that does not fit."""
-    batch = []
+    """Take up to `count` events from an iterator, and stop before the event with which the sum of
+    `response_bytes` would exceed `free_bytes`.
+    """
+    batch: list[Event] = []
     for event in islice(events, count):
         free_bytes -= event.response_bytes
-        if free_bytes >= 0:
-            batch.append(event)
+        if free_bytes < 0:
+            return batch
+        batch.append(event)
     return batch
 
 
 def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = None) -> None:
-    """Record that a consumer has processed an event.
+    """Record that a consumer has processed an event; a repeated call succeeds, too.
 
-    Raises EventNotFoundError, also for a malformed id, and LeaseLostError if `lease_id` is given
-    and neither holds the event nor acknowledged it.
+    :param lease_id: The lease that must hold the event, or have acknowledged it; None: any pending
+        or failed event is acknowledged, even while a push or a lease holds it.
+    :raises EventNotFoundError: If there is no such event, or the id is malformed.
+    :raises LeaseLostError: If the lease neither holds the event nor acknowledged it.
     """
     if not EVENT_ID.fullmatch(event_id):
         raise EventNotFoundError
@@ -95,7 +109,7 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         "next_attempt_at": None,
         "requeue_at": None,
     }
-    condition = IN_INBOX  # the claim stays: a push may be running
+    condition = IN_INBOX  # the claim is kept: a push may be running
     if lease_id is not None:
         condition = LEASED
         changes["claimed_until"] = None
@@ -110,40 +124,50 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         return
     if result.event is None:
         raise EventNotFoundError
-    # A repeated call finds it delivered, under the lease that it names.
+    # A repeated call finds the event delivered, and claimed by the lease that acknowledged it.
     if result.event.status is not Status.DELIVERED or lease_id not in (None, result.event.claim_id):
         raise LeaseLostError
 
 
 def acknowledge_many(services: CoreServices, lease_id: str, event_ids: Sequence[str]) -> Json:
-    """Record that a consumer has processed events of its lease; return their ids, and the others.
+    """Record that a consumer has processed several events of a lease.
 
-    Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
+    Raises StorageUnavailableError if DynamoDB fails for an event; a repeated call acknowledges the
+    remaining events.
+
+    :returns: The ids of the `acknowledged` events, and the ids of the events `not_held` by the
+        lease; an id that was given twice is returned once.
     """
 
-    def is_acknowledged(event_id: str) -> bool:
+    def try_to_acknowledge(event_id: str) -> bool:
         with suppress(EventNotFoundError, LeaseLostError):
             acknowledge(event_id, services, lease_id)
             return True
         return False
 
-    answer: Json = {"acknowledged": [], "not_held": []}
-    unique = list(dict.fromkeys(event_ids))
-    for event_id, done in zip(unique, services.map(is_acknowledged, unique), strict=True):
-        answer["acknowledged" if done else "not_held"].append(event_id)
-    return answer
+    unique_ids = list(dict.fromkeys(event_ids))
+    results = services.map(try_to_acknowledge, unique_ids)
+    acknowledged: list[str] = []
+    not_held: list[str] = []
+    for event_id, is_acknowledged in zip(unique_ids, results, strict=True):
+        if is_acknowledged:
+            acknowledged.append(event_id)
+        else:
+            not_held.append(event_id)
+    return {"acknowledged": acknowledged, "not_held": not_held}
 
 
 def release(event_id: str, lease_id: str, services: CoreServices) -> None:
-    """End a lease before its time.
+    """End the claim of a lease on an event before it expires, so that others may claim the event.
 
-    Raises EventNotFoundError, or LeaseLostError unless the lease holds the event.
+    Raises EventNotFoundError if there is no such event, and LeaseLostError if the lease does not
+    hold it.
     """
     result = services.store.change(
         event_id,
         LEASED,
-        # By the new `claim_id` boto3's retry of this write, if the first response was lost, knows
-        # that it was made.
+        # If the first response was lost, boto3's retry of this write finds the new `claim_id`, and
+        # succeeds.
         {"claim_id": services.new_id(), "claimed_until": None, "requeue_at": None},
         {":lease_id": lease_id},
     )

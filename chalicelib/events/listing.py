@@ -1,7 +1,7 @@
-"""Pages of events in order of creation, merged from the partitions of an index."""
+"""List events in order of creation, a page at a time, merged from the partitions of an index."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import merge
 from itertools import chain, islice
 from operator import attrgetter
@@ -31,81 +31,107 @@ from chalicelib.infra.table import (
 )
 from chalicelib.infra.times import Clock
 
-PAGE_SECONDS = 5
-# As `response_bytes` counts: Lambda's responses are limited to 6 MB.
+# The sum of `response_bytes` of the events of a page: Lambda's responses are limited to 6 MB.
 MAX_PAGE_BYTES = 5 * 1024 * 1024
-READ_AT_ONCE = 25  # events: what does not fit into a page is read in vain
-# Before and after all events of one moment.
+# The lowest and the highest event id, which order the events that were created at one moment.
 FIRST_ID = f"cpy_{'0' * 32}"
 LAST_ID = f"evt_{'f' * 32}"
-# What narrows a query down, by the field that asks for it.
+# Filter conditions, by the field of a query that adds the condition.
 FILTERS = {
     "tenant": "tenant = :tenant",
     "subject": "subject = :subject",
     "source": "attribute_not_exists(source_event_id)",
     "skips_reports": "NOT begins_with(event_type, :reserved)",
 }
-# What an index shows of events that wait for another attempt. That of undelivered copies shows only
-# the status: its other copies failed.
+# The filter condition for events that wait for another attempt, by index. The index of undelivered
+# copies has only copies that wait or failed, and projects the status.
 WAITING = {
     UNDELIVERED: "begins_with(status_shard, :waiting)",
     BY_STATUS: "attribute_exists(last_error) AND attribute_exists(next_attempt_at)",
 }
-# The index of tenants shows neither status nor size, that of undelivered copies no size. Until an
-# event is read, its row counts as a delivered one, which every list by tenant may have.
-NOT_SHOWN = serialize({"status_shard": Status.DELIVERED, "created_by": "", "response_bytes": 0})
+# Attributes that an index may not project: the index of tenants has neither status nor size, the
+# index of undelivered copies has no size. Until an event is read from the table, it counts as
+# delivered, which every list by tenant may show.
+NOT_PROJECTED = serialize({"status_shard": Status.DELIVERED, "created_by": "", "response_bytes": 0})
+
+
+@dataclass(frozen=True)
+class IndexPartitions:
+    """The partitions of an index of the table that a query reads."""
+
+    # The name of the index.
+    index: str
+    # The partition keys.
+    keys: list[str]
 
 
 @dataclass(frozen=True)
 class Query:
-    """The events to list. Fields are the parameters of `GET /events`, with any number of `status`.
+    """The events to list; the fields before `only_unclaimed` are the parameters of `GET /events`.
 
-    `since` (inclusive), `until` (exclusive) and `cursor` (exclusive) are sort keys, or what sort
-    keys begin with. `is_waiting`: only pending events that failed and have another attempt, of a
-    subscription or, with the `source` `original`, of the webhook.
+    `since`, `until` and `cursor` are sort keys, or the beginnings of sort keys.
     """
 
+    # An event is listed if it has one of these statuses.
     status: tuple[Status, ...]
+    # `oldest` or `newest`: which event comes first.
     order: str
+    # The largest number of events of a page.
     limit: int = 50
+    # The sort key of the last event of the page before; empty: there was no page before.
     cursor: str = ""
+    # A type, or the beginning of types followed by `*`; `*` alone: all types.
     event_type: str = "*"
+    # What is read beside the attributes of the index: `payload`, `subject`, `outcome` or
+    # `attempts`; None: nothing.
     include: str | None = None
+    # The earliest creation, inclusive.
     since: str = LOWEST
+    # `original`: no copies; None: events and copies.
     source: str | None = None
+    # None: events of any subject, and events without a subject. So for the next two fields.
     subject: str | None = None
     subscription_id: str | None = None
     tenant: str | None = None
+    # The end of the creation, exclusive.
     until: str = HIGHEST
+    # Whether events that a push or a consumer holds are left out.
     only_unclaimed: bool = False
+    # Whether reports are left out.
     skips_reports: bool = False
+    # Whether only pending events are listed whose last attempt failed and that have another
+    # attempt: copies for `subscription_id` or, with `source` `original`, events for the webhook.
     is_waiting: bool = False
 
     @property
     def includes_payload(self) -> bool:
-        """Whether events are read with their payloads, which filters need for an outcome."""
+        """Whether events are read with their payloads; the outcome needs them for the filters."""
         return self.include in ("payload", "outcome")
 
     @property
-    def partitions(self) -> tuple[str, list[str]]:
-        """The index that is read, and the keys of its partitions that have the events.
+    def partitions(self) -> IndexPartitions:
+        """The partitions that have the events of the query.
 
-        A tenant's events that are pending or failed are found by status: they may be few of many.
+        A tenant's pending or failed events are found by status, because they may be few of the
+        tenant's many events.
         """
         if self.subscription_id and (self.status == UNSETTLED or self.is_waiting):
-            return UNDELIVERED, [self.subscription_id]
+            return IndexPartitions(UNDELIVERED, [self.subscription_id])
         looked_up = lookup_key(self.subscription_id, self.subject)
         if looked_up:
-            return BY_LOOKUP, [looked_up]
+            return IndexPartitions(BY_LOOKUP, [looked_up])
         if self.tenant and Status.DELIVERED in self.status:
-            return BY_TENANT, [self.tenant]
+            return IndexPartitions(BY_TENANT, [self.tenant])
         keys = partitions(*self.status)
         if self.source is None:
             keys += partitions(*self.status, of_copies=True)
-        return BY_STATUS, keys
+        return IndexPartitions(BY_STATUS, keys)
 
     def has(self, event: Event, now: float) -> bool:
-        """Return whether the query has an event with this state at `now` (Unix seconds)."""
+        """Return whether the query lists an event with the event's status and claim.
+
+        :param now: Unix seconds, at which the claim must have ended with `only_unclaimed`.
+        """
         return event.status in self.status and not (self.only_unclaimed and event.is_claimed(now))
 
 
@@ -113,85 +139,98 @@ EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), order="newest"
 INBOX = Query(UNSETTLED, order="oldest", source="original", include="payload", only_unclaimed=True)
 
 
-class Row(NamedTuple):
-    """An event as the index shows it.
-
-    Without an event, the sort key is the place where a search that took too long ends.
-    """
+class SearchEnd(NamedTuple):
+    """The end of a search that took too long: rows after the sort key were not read."""
 
     sort_key: str
-    event: Event | None
 
 
 class Page(NamedTuple):
-    """Events in order, and the sort key after which the next page begins, if there is one."""
+    """A page of events."""
 
+    # In the order of the query.
     events: list[Event]
+    # The sort key after which the next page begins; None: there is no next page.
     next_cursor: str | None
 
 
 def read_page(services: CoreServices, query: Query) -> Page:
-    """Return a page of events as they are or, without `include`, as the index of statuses has them.
+    """Return the page of events that follows the cursor of a query.
 
-    An index is eventually consistent: what it shows may have been pushed or acknowledged a moment
-    ago.
+    Events are read from the table, unless the query reads the index of statuses and includes
+    nothing: then they have the attributes that this index projects. An index is eventually
+    consistent, so such an event may have been pushed or acknowledged a moment ago.
+
+    Raises StorageUnavailableError.
     """
     found = _first_page(search(services, query), query)
-    if query.partitions[0] == BY_STATUS and not query.include:
+    if query.partitions.index == BY_STATUS and not query.include:
         return found
-    # Cut once more: the index may not have had their sizes.
-    page = _first_page(_read(services, query, found.events), query)
+    # Cut the page again: the index may not have had the sizes of the events.
+    page = _first_page(_read_events(services, query, found.events), query)
     return Page(page.events, page.next_cursor or found.next_cursor)
 
 
-def _read(services: CoreServices, query: Query, found: list[Event]) -> Iterator[Row]:
-    """Yield those events that the query still has, as they are now."""
+READ_AT_ONCE = 25  # events; the events of a read that do not fit into the page are read in vain
+
+
+def _read_events(services: CoreServices, query: Query, found: list[Event]) -> Iterator[Event]:
+    """Read the events that a search found from the table; yield the events that the query still
+    lists, in the same order.
+    """
     for start in range(0, len(found), READ_AT_ONCE):
         event_ids = [event.event_id for event in found[start : start + READ_AT_ONCE]]
         current = services.store.get_many(event_ids, with_content=query.includes_payload)
         now = services.clock()
         for event in map(current.get, event_ids):
             if event and query.has(event, now):
-                yield Row(event.sort_key, event)
+                yield event
 
 
-def search(services: CoreServices, query: Query) -> Iterator[Row]:
-    """Yield the events of a query in order, as the index shows them.
+PAGE_SECONDS = 5
 
-    What a page needs is read from all partitions in parallel, the rest when it is asked for. After
-    PAGE_SECONDS, the search ends where the first partition was not read any further.
+
+def search(services: CoreServices, query: Query) -> Iterator[Event | SearchEnd]:
+    """Yield the events of a query in order, with the attributes that their index projects.
+
+    The rows that a page needs are read from all partitions in parallel; further rows are read when
+    the caller asks for another event. After PAGE_SECONDS, the search ends where the first partition
+    was not read any further: the last value is a SearchEnd then. Up to MAX_EXPIRED rows that have
+    expired are deleted. Raises StorageUnavailableError.
     """
     deadline = services.clock() + PAGE_SECONDS
-    page_rows = query.limit + 2  # that of the cursor, and one that tells whether there are more
-    expired: list[str] = []
+    # One row is the event of the cursor, another one shows whether there is a next page.
+    page_rows = query.limit + 2
     partitions = [
-        _rows(pages, query, services.clock, deadline, expired)
+        PartitionSearch(pages, query, services.clock, deadline)
         for pages in _pages(services.store, query, page_rows)
     ]
-    first_rows = services.map(lambda rows: list(islice(rows, page_rows)), partitions)
-    services.map(services.store.delete_expired, expired[:MAX_EXPIRED])
+    rows = [partition.rows() for partition in partitions]
+    first_rows = services.map(lambda iterator: list(islice(iterator, page_rows)), rows)
+    expired_ids = [*chain.from_iterable(partition.expired_ids for partition in partitions)]
+    services.map(services.store.delete_expired, expired_ids[:MAX_EXPIRED])
     in_order = merge(
-        *map(chain, first_rows, partitions),
+        *map(chain, first_rows, rows),
         key=attrgetter("sort_key"),
         reverse=query.order == "newest",
     )
     previous = query.cursor
     for row in in_order:
-        if row.event is None:
+        if isinstance(row, SearchEnd):
             yield row
             return
-        # An event whose status changes meanwhile may be in two partitions.
+        # An event whose status changes during the search may be in two partitions.
         if row.sort_key != previous:
             yield row
         previous = row.sort_key
 
 
 def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Json]]:
-    """Return the pages of every partition that has events of a query.
+    """Return, for each partition of a query, an iterator of DynamoDB's responses.
 
-    The first page of each has up to `page_rows` rows.
+    :param page_rows: The largest number of rows of the first response of a partition.
     """
-    # The inbox is read again and again: what has expired is shown to be deleted.
+    # A search of the inbox deletes expired rows, because the inbox is read again and again.
     conditions = [] if query.only_unclaimed else [NOT_EXPIRED]
     values = {
         ":low": query.since,
@@ -210,7 +249,7 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
         begins = "begins_with(event_type, :event_type)"
         conditions.append(begins if query.event_type.endswith("*") else "event_type = :event_type")
     filters = {name: text for name, text in FILTERS.items() if getattr(query, name)}
-    index, keys = query.partitions
+    index = query.partitions.index
     filters.pop(PARTITION_KEYS[index], None)  # DynamoDB refuses to filter by a key
     conditions += filters.values()
     if query.is_waiting:
@@ -221,53 +260,66 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
         "FilterExpression": " AND ".join(conditions),
         "ScanIndexForward": query.order == "oldest",
     }
-    return [store.pages(key, values, **options) for key in keys]
+    return [store.pages(key, values, **options) for key in query.partitions.keys]
 
 
-def _rows(
-    pages: Iterator[Json],
-    query: Query,
-    clock: Clock,
-    deadline: float,
-    expired: list[str],
-) -> Iterator[Row]:
-    """Yield the rows of a partition.
+@dataclass
+class PartitionSearch:
+    """The search of one partition of an index for the events of a query."""
 
-    They are the events of the query and, after the deadline, the place that was read to. The ids of
-    events that have expired are added to `expired`.
+    # DynamoDB's responses; each is read when the iterator is asked for it.
+    pages: Iterator[Json]
+    query: Query
+    clock: Clock
+    # Unix seconds, after which no further response is read.
+    deadline: float
+    # The ids of the events that were read so far and have expired.
+    expired_ids: list[str] = field(default_factory=list)
+
+    def rows(self) -> Iterator[Event | SearchEnd]:
+        """Yield the events of the query and, if the deadline has passed before the partition's end,
+        a SearchEnd with the sort key of the last row that was read.
+        """
+        for page in self.pages:
+            for item in page["Items"]:
+                event = from_item(NOT_PROJECTED | item)
+                if event.expires_at <= self.clock():
+                    self.expired_ids.append(event.event_id)
+                elif self.query.has(event, self.clock()):
+                    yield event
+            if "LastEvaluatedKey" in page and self.clock() > self.deadline:
+                yield SearchEnd(page["LastEvaluatedKey"]["sort_key"]["S"])
+                return
+
+
+def _first_page(rows: Iterator[Event | SearchEnd], query: Query) -> Page:
+    """Return a page with the first events of `rows`, at most `limit`.
+
+    If the query includes payloads, the page ends before the event with which it would exceed
+    MAX_PAGE_BYTES.
     """
-    for page in pages:
-        for item in page["Items"]:
-            event = from_item(NOT_SHOWN | item)
-            if event.expires_at <= clock():
-                expired.append(event.event_id)
-            elif query.has(event, clock()):
-                yield Row(event.sort_key, event)
-        if "LastEvaluatedKey" in page and clock() > deadline:
-            yield Row(page["LastEvaluatedKey"]["sort_key"]["S"], None)
-            return
-
-
-def _first_page(rows: Iterator[Row], query: Query) -> Page:
-    """Return up to `limit` events, whose payloads, if included, fit into a response together."""
     events: list[Event] = []
     size = 0
-    for sort_key, event in rows:
-        if event is None:
-            return Page(events, _cursor_of(sort_key, events, query))
+    for row in rows:
+        if isinstance(row, SearchEnd):
+            return Page(events, _cursor_after_timeout(row.sort_key, events, query))
         if query.includes_payload:
-            size += event.response_bytes
+            size += row.response_bytes
         if len(events) == query.limit or size > MAX_PAGE_BYTES:
             return Page(events, events[-1].sort_key)
-        events.append(event)
+        events.append(row)
     return Page(events, None)
 
 
-def _cursor_of(sort_key: str, events: list[Event], query: Query) -> str:
-    """Return where the next page begins after a search that ended at a row.
+def _cursor_after_timeout(sort_key: str, events: list[Event], query: Query) -> str:
+    """Return the sort key after which the next page begins, if a search took too long.
 
-    The row may be one that the caller must not see: of its sort key only the time is kept. The rows
-    of that moment are looked at again, but for those that a page has shown.
+    The caller may not be allowed to see the last row that was read, so the cursor names only the
+    time of that row. The next page reads the rows of this moment again, except for events that a
+    page has shown.
+
+    :param sort_key: Of the last row that was read.
+    :param events: The events of the page; empty: the search found none.
     """
     moment = sort_key.split("#")[0]
     shown = events[-1].sort_key if events else query.cursor

@@ -7,7 +7,7 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.outcome import BREAKER_OPEN
 from chalicelib.core.store import NOT_EXPIRED, from_item
-from chalicelib.events.listing import NOT_SHOWN
+from chalicelib.events.listing import NOT_PROJECTED
 from chalicelib.infra.parsing import RESERVED_PREFIX, Json
 from chalicelib.infra.table import BY_LOOKUP, UNDELIVERED
 from chalicelib.subscriptions.subscription import Subscription
@@ -70,4 +70,4 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
 
 def _copies(page: Json) -> list[Event]:
     """Return the copies of a page as its index shows them."""
-    return [from_item(NOT_SHOWN | item) for item in page["Items"]]
+    return [from_item(NOT_PROJECTED | item) for item in page["Items"]]
