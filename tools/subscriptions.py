@@ -167,10 +167,10 @@ def find_undelivered(api: Api, webhook: Json, since: str) -> list[Json]:
     """Return the copies for a webhook that failed or are waiting, the oldest first, as `deliveries`
     counts them.
 
-    A webhook whose `deliveries` count none is not asked.
+    A webhook whose `deliveries` count all, and none, is not asked.
     """
     deliveries = webhook["deliveries"]
-    if not deliveries["failed"] + deliveries["waiting"]:
+    if not (deliveries["failed"] or deliveries["waiting"] or deliveries["has_more"]):
         return []
     copies = api.list_all(
         "/events",
