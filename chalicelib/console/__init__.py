@@ -1,6 +1,5 @@
-"""The console: a static page, joined from the files of this folder when it is served, with the
-Content-Security-Policy that allows nothing but its own script and style; and the listener, a
-program that customers fetch and run on their machines.
+"""Serve the console, a static page joined from the files of this folder, and the listener, a
+program that customers download and run on their machines.
 """
 
 import base64
@@ -21,10 +20,12 @@ POLICY = (
 
 
 def page() -> tuple[str, dict[str, str | list[str]]]:
-    """Return the page and its headers. The policy names script and style by hash (CSP Level 3,
-    section 2.3.1).
+    """Return the HTML of the console, and the headers of the response.
+
+    The Content-Security-Policy allows only the script and the style of the page, by their hashes
+    (CSP Level 3, section 2.3.1).
     """
-    html = re.sub(r"\{\{ (\S+) \}\}\n", _read_named, _read("page.html"))
+    html = re.sub(r"\{\{ (\S+) \}\}\n", _read_included, _read("page.html"))
     inline = re.findall(r"<(script|style)\b[^>]*>(.*?)</", html, re.DOTALL)
     digests = [
         (tag, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
@@ -35,7 +36,7 @@ def page() -> tuple[str, dict[str, str | list[str]]]:
 
 
 def listener() -> tuple[str, dict[str, str | list[str]]]:
-    """Return the listener, a Python program in one file, and the headers of the response."""
+    """Return the source of the listener, a Python program, and the headers of the response."""
     headers: dict[str, str | list[str]] = {
         "Content-Type": "text/x-python",
         "X-Content-Type-Options": "nosniff",
@@ -43,9 +44,11 @@ def listener() -> tuple[str, dict[str, str | list[str]]]:
     return _read("listen.py"), headers
 
 
-def _read_named(placeholder: re.Match[str]) -> str:
+def _read_included(placeholder: re.Match[str]) -> str:
+    """Return the text of the file that a placeholder of page.html names: `{{ list.js }}`."""
     return _read(placeholder[1])
 
 
 def _read(name: str) -> str:
+    """Return the text of a file of this folder."""
     return (FOLDER / name).read_text(encoding="utf-8")

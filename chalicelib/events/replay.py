@@ -1,4 +1,4 @@
-"""Replay and redrive: an event is pushed again, also because its dead letter was moved back."""
+"""Push events again: replay an event, or redrive it because its dead letter was moved back."""
 
 from chalicelib.core import delivery
 from chalicelib.core.delivery import errors_left_to_sweep
@@ -18,25 +18,19 @@ from chalicelib.infra.times import rfc3339
 
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED} AND expires_at <= :new_expires_at"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
-# Nobody claimed, replayed, delivered or acknowledged it since it was read: an acknowledgement
-# leaves the `claim_id`, and a claim the status.
+# Nobody claimed, replayed, delivered or acknowledged the event since it was read. Both values are
+# compared: an acknowledgement does not change `claim_id`, and a claim does not change the status.
 SAME_STATE = f"{EXISTS} AND {UNCLAIMED} AND #status = :seen AND claim_id = :holder"
-SETTLED_MEMBERS = (
-    "claimed_until",
-    "delivered_at",
-    "delivered_via",
-    "failed_at",
-    "reason",
-    "recovered_at",
-)
 
 
 def replay(event: Event, invocation: Invocation, *, is_bulk: bool = False) -> Event:
-    """Make an event pending again and queue it, if it is pushed at all.
+    """Make an event pending again, and queue it for a push, unless this stage does not push events.
 
-    :param is_bulk: Whether it may be one of thousands, which go through the slow lane.
-    Raises EventNotFoundError, ApiError 409 while it is claimed, if only copies are pushed, or if
-    the subscription of a copy is gone or disabled.
+    :param is_bulk: Whether thousands of events may be replayed so, which use the slow lane.
+    :returns: The event as it is stored now.
+    :raises EventNotFoundError: If the event was erased or has expired.
+    :raises ApiError: 409 while the event is claimed, if only copies are pushed, or if the
+        subscription of a copy is deleted or disabled.
     """
     services = invocation.services
     refusal = services.targets.replay_refusal(event)
@@ -51,17 +45,20 @@ def replay(event: Event, invocation: Invocation, *, is_bulk: bool = False) -> Ev
 def push_later(
     event: Event, delay_seconds: float, services: CoreServices, *, resume_at: str | None = None
 ) -> None:
-    """Replay a failed event, or make a pending one due, after a delay, if it is as it was read.
+    """Let a failed or pending event be pushed after a delay, through the slow lane.
 
-    A pending event keeps its attempts: replayed each minute, it would never become a dead letter.
-    It is due no later than it was. Raises EventNotFoundError, or EventClaimedError if somebody else
-    claimed, replayed or settled the event since it was read.
+    A failed event is replayed. A pending event becomes due, no later than it was due before, and
+    keeps its attempts: if it were replayed every minute, it would never become a dead letter.
 
-    :param resume_at: When the attempt after this one is due if this one fails (RFC 3339), which
-        then does not count; None: the attempt counts.
+    :param event: The event as it was read.
+    :param delay_seconds: The time until the push; 0: the push is due now.
+    :param resume_at: When the attempt after this push is due if this push fails (RFC 3339), which
+        then does not count as an attempt; None: the push counts as an attempt.
+    :raises EventNotFoundError: If the event was erased or has expired.
+    :raises EventClaimedError: If somebody claimed, replayed or settled the event since it was read.
     """
     now = services.clock()
-    # With a new `claim_id`, one of two that read the event makes it due.
+    # The new `claim_id` lets only one of two calls that read the same event change it.
     changes: Json = {"claim_id": services.new_id()}
     if event.status is Status.FAILED:
         changes = _begin_replay(event, services)
@@ -72,25 +69,33 @@ def push_later(
 
 
 def bulk_members(services: CoreServices) -> Json:
-    """Return the members that send an event through the slow lane from now on.
+    """Return the members of an event that is pushed through the slow lane from now on.
 
-    `requeue_at` keeps the sweep from queueing it in the fast lane while it waits in the slow one.
+    `recovered_at` selects the slow lane. `requeue_at` keeps the sweep from queueing the event in
+    the fast lane while it waits in the slow queue.
     """
     now = services.clock()
     return {"recovered_at": rfc3339(now), "requeue_at": rfc3339(now + MAX_MARK_SECONDS)}
 
 
 def queue(event: Event, services: CoreServices) -> None:
-    """Queue an event for when it is due."""
+    """Send the queue message of an event, to be received when the event is due; leave errors to the
+    sweep.
+    """
     delay_seconds = event.seconds_until_due(services.clock())
     with errors_left_to_sweep(event):
         delivery.enqueue(event, delay_seconds, services.queue_for(event))
 
 
 def _push_again(event: Event, condition: str, changes: Json, services: CoreServices) -> Event:
-    """Change an event, and queue it if it is due at another time than before.
+    """Write the changes of a replay to an event, and queue the event if it is due at a new time.
 
-    Raises EventNotFoundError or EventClaimedError.
+    :param event: The event as it was read.
+    :param condition: May use `:seen` and `:holder`, the event's status and `claim_id` when it was
+        read.
+    :returns: The event as it is stored now.
+    :raises EventNotFoundError: If the event was erased or has expired.
+    :raises EventClaimedError: If the condition does not hold.
     """
     seen = {":seen": event.status, ":holder": event.claim_id}
     result = services.store.change(event.event_id, condition, changes, seen, ReturnValues="ALL_NEW")
@@ -105,11 +110,15 @@ def _push_again(event: Event, condition: str, changes: Json, services: CoreServi
 
 
 def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
-    """Replay the failed event of a dead letter that was moved back to a queue, and push it.
+    """Process a dead letter that was moved back from the DLQ to a queue: replay its failed event,
+    and push it.
 
-    While the event is claimed, the dead letter is sent again with a delay: dead letters are sent
-    before the failure is recorded, so one can come back before that. The dead letter of a pending
-    event counts as a queue message. Raises what `delivery.deliver` raises.
+    The dead letter of a pending event is processed as a queue message of the event. While the event
+    is claimed, the dead letter is sent again with a delay: a dead letter is sent before the failure
+    is recorded, so it may be received before the event has failed. If the event must not be pushed,
+    the dead letter is dropped. Raises what `delivery.deliver` raises.
+
+    :param message: The dead letter.
     """
     services = invocation.services
     event = services.store.get(event_id)
@@ -121,7 +130,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
             return
         changes = _begin_replay(event, services)
         event = services.store.change(event_id, REDRIVABLE, changes, ReturnValues="ALL_NEW").event
-    # A failed event was claimed when it was not replayed, even if that claim has ended since.
+    # If the event is still failed, a claim prevented the replay, even if the claim has ended since.
     if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
         delay_seconds = max(0.0, event.claim_seconds_left(services.clock())) + 1
         invocation.queue.send(message, min(MAX_DELAY_SECONDS, delay_seconds))
@@ -129,17 +138,28 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
         delivery.deliver(event_id, invocation)
 
 
+SETTLED_MEMBERS = (
+    "claimed_until",
+    "delivered_at",
+    "delivered_via",
+    "failed_at",
+    "reason",
+    "recovered_at",
+)
+
+
 def _begin_replay(event: Event, services: CoreServices) -> Json:
-    """Keep the event of a copy as long as the copy; return the changes that make an event or copy
-    pending, and due now if it is pushed at all.
+    """Return the changes that make an event pending again, and due now if this stage pushes it.
+
+    The event gets a new retention period. For a copy, the retention of its original event is
+    extended first, so that no copy outlives its event. Raises StorageUnavailableError.
     """
     expires_at = max(event.expires_at, services.expires_at())
     if event.source_event_id:
-        # The event, then the copy: at no time does a copy outlive its event.
         services.store.renew(event.source_event_id, expires_at)
     is_pushed = event.is_copy or services.settings.webhook_url is not None
     now = rfc3339(services.clock())
-    # An acknowledgement leaves `last_error`, by which the pending event would count as waiting.
+    # An acknowledged event keeps `last_error`, with which a pending event would count as waiting.
     outdated = ("last_error",) if event.status is Status.DELIVERED else ()
     return {
         **dict.fromkeys((*SETTLED_MEMBERS, *outdated)),

@@ -1,4 +1,4 @@
-"""The worker's batch of messages: deliver, redrive or set aside what each names."""
+"""Process a batch of queue messages: push, redrive or set aside the event of each message."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,11 +9,12 @@ from chalicelib.events import replay
 from chalicelib.infra.queue import Message
 from chalicelib.infra.telemetry import logger, request_id
 
-JOIN_SECONDS = 1  # reserved for joining the threads and returning
-
 
 class BatchError(Exception):
-    """DynamoDB or SQS failed some messages of a batch, which must be received again."""
+    """Some messages of a batch could not be processed, because DynamoDB or SQS failed."""
+
+
+JOIN_SECONDS = 1  # reserved for joining the threads and returning
 
 
 def process(
@@ -23,14 +24,18 @@ def process(
     *,
     is_fast_lane: bool,
 ) -> None:
-    """Process all messages of a batch of one lane within `remaining_seconds`.
+    """Process the messages of a batch in parallel.
 
-    Raises BatchError if some failed, after the others were deleted: SQS returns only the failed
-    ones. No thread outlives the call: one that is thawed with the next invocation would push after
-    its claim ended.
+    All threads end before the function returns: Lambda would freeze a thread that is still running
+    and thaw it at the next invocation, when its claim has ended.
+
+    :param remaining_seconds: The time until Lambda ends the invocation.
+    :param is_fast_lane: Whether the messages are from the work queue, not from the slow queue.
+    :raises BatchError: If a message failed. The other messages are deleted first, so that SQS
+        delivers only the failed messages again.
     """
     deadline = services.clock() + remaining_seconds - JOIN_SECONDS
-    # A batch ends with its last message, so that a wait delays the others.
+    # A batch ends when its last message is processed, so a wait would delay the other messages.
     wait_seconds = services.settings.in_process_wait_seconds if len(batch) == 1 else 0.0
     waits_until = services.clock() + wait_seconds
     invocation = Invocation(services, deadline, is_fast_lane=is_fast_lane, waits_until=waits_until)
@@ -40,14 +45,18 @@ def process(
     outcomes = zip(batch, succeeded, strict=True)
     handles = [message.receipt_handle for message, is_done in outcomes if is_done]
     if handles:
-        invocation.queue.delete_many(handles)  # if that fails, they come again, and are dropped
+        # If SQS fails, these messages are received again, and have no effect.
+        invocation.queue.delete_many(handles)
     raise BatchError(f"{len(batch) - len(handles)} of {len(batch)} messages failed")
 
 
 def _process_message(invocation: Invocation, message: Message) -> bool:
-    """Deliver, redrive or set aside what a message names; return whether that succeeded.
+    """Process a queue message; return False if that failed, which is logged.
 
-    A message of a destination that is known to be slow is sent on before anything is claimed.
+    The event of the message is pushed if it is due. A dead letter that was moved back to the queue
+    replays its event. A message that cannot be read is sent to the DLQ. In the fast lane, a message
+    for a destination that is known to be slow is sent to the slow queue, and its event is not
+    claimed.
     """
     services = invocation.services
     with request_id(message.message_id):
@@ -64,7 +73,7 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
             else:
                 logger.warning("message cannot be read")
                 services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
-        except Exception:  # one message's error must not cost another
+        except Exception:  # an error must not stop the other messages
             logger.exception("message failed")
             return False
         return True

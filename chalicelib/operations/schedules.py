@@ -1,7 +1,8 @@
-"""The schedules: sweep every minute for events that nobody will push; publish depths and ages."""
+"""Queue overdue events every minute (the sweep), and publish metrics of queues and events."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from heapq import nsmallest
 from operator import itemgetter
@@ -27,21 +28,22 @@ from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
-# How late a message may be before the sweep sends another: what is due when a sweep runs is
-# overdue at the next one.
+# How late a queue message may be before the sweep sends another one: an event that is due when a
+# sweep runs is overdue when the next sweep runs.
 MESSAGE_GRACE_SECONDS = SWEEP_PERIOD_SECONDS - 5
-SEARCH_SECONDS = 20  # of a partition; what a search that took longer did not find is left out
-# An event that had so many attempts is refused by its receiver, and does not tell of an outage.
+# How long a partition is searched; events that are not found by then are left to the next run.
+SEARCH_SECONDS = 20
+# After so many attempts, the event's receiver refuses the event: it is no sign of an outage.
 STALLED_ATTEMPTS = 12
 FEW_ATTEMPTS = "(attribute_not_exists(delivery_attempts) OR delivery_attempts < :stalled)"
 AWAITED = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at) AND {FEW_ATTEMPTS}"
 
-MAX_SWEPT = 3000  # of each partition in a run
-LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
-MAX_SWEPT_WHILE_LONG = 100
-# The sweep queues nothing twice before its mark, `requeue_at`. Who takes an event removes the mark.
+MAX_SWEPT = 3000  # events of a partition that one run queues
+# `requeue_at` is the mark of the sweep: until then, no sweep queues the event again. A claim
+# removes the mark.
 UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now)"
-# Its message, if there is one, would have come by now. What has expired is shown to be deleted.
+# If the event had a queue message, the message would have been received by now. Expired events are
+# found, too, so that the sweep deletes them.
 OVERDUE = f"{EXPIRED} OR (next_attempt_at <= :late AND {UNCLAIMED} AND {UNMARKED})"
 # No other sweep marked the event, and no push claimed or recorded it, since it was read.
 SAME_MARK = "(attribute_not_exists(requeue_at) OR requeue_at = :seen)"
@@ -49,12 +51,16 @@ MARKABLE = f"{PENDING} AND next_attempt_at = :due AND {UNCLAIMED} AND {SAME_MARK
 
 
 def publish_depths(services: CoreServices) -> None:
-    """Publish the depths of the queues and the age of the oldest pending event.
+    """Publish metrics: the numbers of visible messages of the queues, and the age in seconds of the
+    oldest pending event. Log a warning if the DLQ is not empty.
 
-    Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age
-    is not published if the search takes longer than SEARCH_SECONDS. Without a URL to push to it is
-    0 without a search: all that waits in the inbox would be read. Warns if the DLQ is not empty.
-    Raises QueueUnavailableError or StorageUnavailableError after what could be read was published.
+    The age leaves out copies, events that are not to be pushed, and events that had
+    STALLED_ATTEMPTS. It is not published if the search for the event takes longer than
+    SEARCH_SECONDS. Without a webhook URL it is 0, and no event is searched for, because the search
+    would read the whole inbox.
+
+    If a metric cannot be read, the others are published before QueueUnavailableError or
+    StorageUnavailableError is raised.
     """
     metrics: Json = {}
     failure: QueueUnavailableError | None = None
@@ -83,7 +89,8 @@ def publish_depths(services: CoreServices) -> None:
 
 
 def _oldest_age(services: CoreServices, partition: str) -> float:
-    """Return the seconds since the oldest awaited event of a partition was created, 0 without one.
+    """Return the age in seconds of the oldest event of a partition that waits for a push and had
+    fewer than STALLED_ATTEMPTS; 0 if there is no such event.
 
     Raises StorageUnavailableError if the search does not end within SEARCH_SECONDS.
     """
@@ -98,22 +105,28 @@ def _oldest_age(services: CoreServices, partition: str) -> float:
     return 0.0
 
 
+LONG_QUEUE = 1000  # visible messages; then the messages of most overdue events only wait there
+MAX_SWEPT_WHILE_LONG = 100
+
+
 def sweep(services: CoreServices) -> None:
-    """Queue pending events that nobody will push, at most MAX_SWEPT of each partition.
+    """Send queue messages for overdue events, for at most MAX_SWEPT events of each partition.
 
-    Destinations take turns. The messages become visible at an even rate, MAX_SWEPT in
-    SWEEP_PERIOD_SECONDS, so that new events need not wait for all. Without a URL to push to, only
-    copies are looked for.
+    An event is overdue if its own message would have been received by now. Destinations take turns.
+    The messages become visible at an even rate, MAX_SWEPT in SWEEP_PERIOD_SECONDS, so that new
+    events need not wait for all of them. Without a webhook URL, only copies are searched for.
 
-    What nobody pushes is queued again after one, two, four, eight minutes, then every
-    MAX_MARK_SECONDS; while the work queue is long, at most MAX_SWEPT_WHILE_LONG of each partition
-    in a run. Raises StorageUnavailableError and QueueUnavailableError after all partitions were
-    tried, also if a single event could not be marked: no message is sent for that one.
+    An event that stays overdue is queued again after one, two, four and eight minutes, then every
+    MAX_MARK_SECONDS. While the work queue has LONG_QUEUE messages, at most MAX_SWEPT_WHILE_LONG
+    events of each partition are queued in a run.
+
+    Raises StorageUnavailableError or QueueUnavailableError after all partitions were tried. No
+    message is sent for an event that could not be marked.
     """
     searched = partitions(Status.PENDING, of_copies=True)
     if services.settings.webhook_url:
         searched += partitions(Status.PENDING)
-    # Not that of the slow lane: slow destinations would cut the sweep for everybody.
+    # The depth of the slow queue does not count: slow destinations would limit every sweep.
     is_long = services.work_queue.depth() >= LONG_QUEUE
     limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
     counts = services.map(partial(_sweep_partition, services, limit), searched)
@@ -121,67 +134,100 @@ def sweep(services: CoreServices) -> None:
 
 
 def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
-    """Queue up to `limit` overdue events of a partition; return how many.
+    """Queue up to `limit` overdue events of a partition, and delete up to MAX_EXPIRED expired ones;
+    return the number of queued events.
 
-    What timed out goes to the slow lane, where it belongs: the fast lane's worker would claim it,
-    give it back and send it on, which are two writes more. The others go to the fast lane, whose
-    worker sends on what belongs in the slow one, too.
+    Raises StorageUnavailableError or QueueUnavailableError. If an event cannot be marked, the other
+    events are queued first.
     """
-    expired: list[str] = []
-    search = _search_overdue(services, partition, expired)
-    overdue = [event for _, event in nsmallest(limit, search, key=itemgetter(0))]
-    services.map(services.store.delete_expired, expired[:MAX_EXPIRED])
+    found = _find_overdue(services, limit, partition)
+    services.map(services.store.delete_expired, found.expired_ids[:MAX_EXPIRED])
     queued = 0
     failure: StorageUnavailableError | None = None
-    for start in range(0, len(overdue), BATCH_SIZE):
-        batch = overdue[start : start + BATCH_SIZE]
+    for start in range(0, len(found.overdue), BATCH_SIZE):
+        batch = found.overdue[start : start + BATCH_SIZE]
         delay_seconds = SWEEP_PERIOD_SECONDS * queued // MAX_SWEPT
-        # Mark, then send: the other way round, two sweeps would both send. If the message is not
-        # sent, the event waits once more as long as it did.
+        # Mark, then send: in the other order, two sweeps would both send a message. If the message
+        # is not sent, the event waits once more for as long as it has been overdue.
         results, error = services.try_map(partial(_mark, services, delay_seconds), batch)
         failure = failure or error
         marked = [event for event in results if event]
-        timed_out = [event for event in marked if event.last_error == TIMED_OUT]
-        others = [event for event in marked if event.last_error != TIMED_OUT]
-        for queue, events in ((services.work_queue, others), (services.slow_queue, timed_out)):
-            if events:
-                queue.send_many([*map(messages.push_message, events)], delay_seconds)
+        _send_messages(marked, delay_seconds, services)
         queued += len(marked)
     if failure:
         raise failure
     return queued
 
 
-def _search_overdue(
-    services: CoreServices, partition: str, expired: list[str]
-) -> Iterator[tuple[int, Event]]:
-    """Yield overdue events for SEARCH_SECONDS, the oldest first.
+def _send_messages(events: Sequence[Event], delay_seconds: int, services: CoreServices) -> None:
+    """Send the queue messages of up to BATCH_SIZE overdue events to the work queue or, for events
+    whose last push timed out, to the slow queue.
 
-    Each comes with its number among its destination's, by which destinations take turns. The ids of
-    events that have expired are added to `expired`.
+    Events that timed out belong in the slow lane: the worker of the fast lane would claim such an
+    event, release it and send its message to the slow queue, which costs two more writes.
     """
-    turns = Counter[str]()
+    timed_out = [event for event in events if event.last_error == TIMED_OUT]
+    others = [event for event in events if event.last_error != TIMED_OUT]
+    for queue, queued in ((services.work_queue, others), (services.slow_queue, timed_out)):
+        if queued:
+            queue.send_many([*map(messages.push_message, queued)], delay_seconds)
+
+
+@dataclass
+class FoundEvents:
+    """The events of a partition that a sweep has found."""
+
+    # Overdue events, in the order in which they are queued.
+    overdue: list[Event]
+    # The ids of expired events.
+    expired_ids: list[str]
+
+
+def _find_overdue(services: CoreServices, limit: int, partition: str) -> FoundEvents:
+    """Search a partition for up to `limit` overdue events, and for expired events.
+
+    Destinations take turns: the oldest overdue event of each destination comes first, then the
+    second oldest of each, and so on.
+    """
+    now = services.clock()
+    expired_ids: list[str] = []
+
+    def number_by_destination() -> Iterator[tuple[int, Event]]:
+        counts = Counter[str]()
+        for event in _search_overdue(services, partition):
+            if event.expires_at <= now:
+                expired_ids.append(event.event_id)
+                continue
+            counts[event.group_id] += 1
+            yield counts[event.group_id], event
+
+    in_turn = nsmallest(limit, number_by_destination(), key=itemgetter(0))
+    return FoundEvents([event for _, event in in_turn], expired_ids)
+
+
+def _search_overdue(services: CoreServices, partition: str) -> Iterator[Event]:
+    """Yield the overdue and the expired events of a partition, the oldest first, until the search
+    has taken SEARCH_SECONDS.
+    """
     now = services.clock()
     deadline = now + SEARCH_SECONDS
-    # A message may wait in Lambda for the batch window.
+    # Lambda may hold a received message for the batch window before it invokes the worker.
     grace_seconds = MESSAGE_GRACE_SECONDS + services.settings.worker_batch_window_seconds
     times = {":late": rfc3339(now - grace_seconds)}
     for page in services.store.pages(partition, times, FilterExpression=OVERDUE):
-        for event in map(from_item, page["Items"]):
-            if event.expires_at <= now:
-                expired.append(event.event_id)
-                continue
-            turns[event.group_id] += 1
-            yield turns[event.group_id], event
+        yield from map(from_item, page["Items"])
         if services.clock() > deadline:
             return
 
 
 def _mark(services: CoreServices, delay_seconds: int, event: Event) -> Event | None:
-    """Mark an overdue event, so that no sweep queues it again before `requeue_at`: as long after
-    its message as it is overdue now, MAX_MARK_SECONDS at most.
+    """Mark an overdue event by `requeue_at`, before which no sweep queues it again.
 
-    Returns the event, or None if it was changed since it was read. Raises StorageUnavailableError.
+    From the moment at which its message becomes visible, the mark lasts as long as the event has
+    been overdue now, MAX_MARK_SECONDS at most. Raises StorageUnavailableError.
+
+    :param delay_seconds: After which the event's message will become visible.
+    :returns: The event as it was read; None if somebody changed it since, and it is not marked.
     """
     now = services.clock()
     overdue_seconds = now - unix_seconds(str(event.next_attempt_at))
