@@ -1,6 +1,5 @@
-"""`make import-subscriptions`: make the subscriptions that another stage or system had."""
+"""`make import-subscriptions`: create the subscriptions that another stage or system had."""
 
-from functools import cache
 from pathlib import Path
 
 import click
@@ -27,19 +26,24 @@ TARGET_URL = parser(
     f"{EXPECTED_URL}, and of no Zap: switch it off and on, because it unsubscribes by its id",
     checked_url,
 )
-GIVEN = {"target_url": TARGET_URL, "tenant": parse_name, **DESCRIPTION_MEMBERS, **SECRET_MEMBER}
-TOLD = ("subscription_id", "target_host", "header_names", "state", *SHOWN)
-MEMBERS = {
-    **dict.fromkeys(TOLD, lambda value: value),
-    "signs_with": must_be("a list", lambda value: isinstance(value, list)),
-    **GIVEN,
+# The parsers of the members that `POST /subscriptions` takes.
+POSTED_MEMBERS = {
+    "target_url": TARGET_URL,
+    "tenant": parse_name,
+    **DESCRIPTION_MEMBERS,
+    **SECRET_MEMBER,
 }
-NO_TOKEN = "made by the API key, not by the customer, because tokens need signing secrets"  # noqa: S105
-DISABLED = "is disabled, because it failed: enable or delete it, and import the line again"
+# Members that an export shows and the API sets itself. Their values are not checked.
+SHOWN_MEMBERS = ("subscription_id", "target_host", "header_names", "state", *SHOWN)
+MEMBERS = {
+    **dict.fromkeys(SHOWN_MEMBERS, lambda value: value),
+    "signs_with": must_be("a list", lambda value: isinstance(value, list)),
+    **POSTED_MEMBERS,
+}
 
 
 def parse_line(line: bytes) -> Json:
-    """Return the members of a line; raise ApiCallError if the API would refuse it."""
+    """Return the members of a line by name; raise ApiCallError if the API would refuse the line."""
     try:
         wanted = parse_object(load_json(line), MEMBERS, ("target_url",))
         check_headers(wanted)
@@ -48,99 +52,172 @@ def parse_line(line: bytes) -> Json:
     return wanted
 
 
-def make(api: Api, wanted: Json, headers: dict[str, str], there: Json) -> tuple[Json, str]:
-    """Make the subscription of a line, paused if the line is; return it, and what came of it.
+DISABLED = (
+    "was disabled because its deliveries failed: enable or delete it, and import the line again"
+)
 
-    :param headers: Who makes it, unless that is the key.
-    :param there: The subscriptions before the import, by id. The status does not tell: a call that
-        is repeated, because its response was lost, finds what it made (200).
+
+class Importer:
+    """Imports the lines of one file, or only checks them.
+
+    :param is_check: Whether to check and count the lines without creating subscriptions.
     """
-    body = {member: wanted[member] for member in GIVEN if member in wanted}
-    status, made, _ = api.request("POST", "/subscriptions", json=body, headers=headers)
-    try:
-        check(status, made)
-    except ApiCallError as error:  # a customer is not told what the setting is called
-        text = str(error).replace("allowed by the operator", "allowed by SUBSCRIPTION_HOSTS")
-        raise ApiCallError(error.status, text) from error
-    if made["subscription_id"] in there:
-        if wanted.get("disabled_at") and not made["disabled_at"]:
-            click.echo(f"{made['subscription_id']} is enabled, its line is not", err=True)
-        return made, "there"
-    if wanted.get("disabled_at"):
-        path = path_of(made["subscription_id"], "disable")
-        try:
-            made, _ = api.call("POST", path)
-        except (KeyboardInterrupt, ApiCallError):
-            click.echo(f"made, not paused yet, which is tried once more: {path}", err=True)
-            api.call("POST", path)
-            raise
-    return made, "made"
 
-
-@click.command("import-subscriptions", short_help="Check a file of subscriptions, or make them.")
-@file_option(required=True)
-@click.option("--go", is_flag=True, help="Make them. Without it they are checked and counted.")
-def import_subscriptions(file: Path, *, go: bool) -> None:
-    """Make a subscription of each line of a file, as `make export-subscriptions` prints it.
-
-    A line with `disabled_at` is disabled by hand, if this makes it: one that is there keeps its
-    state. One that a customer made is the customer's again. Repeated, the command changes nothing
-    but names. Refused are a line whose subscription is there with other members, which its id
-    names, and what goes over 100 of a tenant. Lines that are refused are named, and the exit code
-    is 1.
-    """
-    api = Api()
-    lines = numbered_lines(file.read_bytes())
-    names: dict[str, str] = {}
-    there: dict[str, Json] = {}
-    of_tenant: dict[str | None, set[str]] = {}
-    if go:
+    def __init__(self, api: Api, *, is_check: bool) -> None:
+        self._api = api
+        self._is_check = is_check
         me, _ = api.call("GET", "/me")
+        self._key_name = str(me["name"])
+        # The subscriptions that existed before the import, by id.
+        self._existing: dict[str, Json] = {}
+        # The ids of each tenant's subscriptions, with those of the lines so far.
+        self._ids_by_tenant: dict[str | None, set[str]] = {}
+        # The name of the first line with each combination of URL, tenant and types.
+        self._first_names: dict[str, str] = {}
+        # The headers of calls by a tenant's customer, by tenant.
+        self._headers_by_tenant: dict[str, dict[str, str]] = {}
         for subscription in api.list_all("/subscriptions", tenant="*"):
             subscription_id = subscription["subscription_id"]
-            there[subscription_id] = subscription
-            of_tenant.setdefault(subscription["tenant"], set()).add(subscription_id)
+            self._existing[subscription_id] = subscription
+            self._ids_by_tenant.setdefault(subscription["tenant"], set()).add(subscription_id)
 
-    @cache
-    def authorization(tenant: str) -> dict[str, str]:
-        """Return the header of a call by the customer."""
-        status, made, _ = api.request("POST", "/tokens", json={"tenant": tenant})
+    def import_line(self, name: str, line: bytes) -> str:
+        """Create the subscription of a line, or check the line; return the outcome in words.
+
+        Raise ApiCallError if the line is refused.
+
+        :param name: How messages call the line, such as `line 1`.
+        """
+        wanted = parse_line(line)
+        tenant = wanted.get("tenant")
+        if len(wanted.get("signs_with") or ()) > 1:
+            click.echo(f"{name}: several secrets sign its pushes; only the present one is imported")
+        self._require_no_duplicate(name, wanted)
+        headers = self._authorize(wanted)
+        creator = f"tenant:{tenant}" if headers else self._key_name
+        subscription_id = make_id(seed_of(creator, *identity(wanted)))
+        self._require_room(tenant, subscription_id)
+        before = self._existing.get(subscription_id)
+        if before and before["state"] == "disabled":  # POST would enable it
+            raise ApiCallError(409, f"{subscription_id} {DISABLED}")
+        if self._is_check:
+            return f"there already ({before['state']})" if before else "can be imported"
+        subscription = self._create(wanted, headers)
+        created_id = subscription["subscription_id"]
+        # The status does not show whether it existed: a call that is repeated because its response
+        # was lost is answered 200, too.
+        if created_id in self._existing:
+            outcome = f"there already ({subscription['state']})"
+            if wanted.get("disabled_at") and not subscription["disabled_at"]:
+                click.echo(f"{created_id} is enabled, although its line is disabled", err=True)
+        else:
+            if wanted.get("disabled_at"):
+                subscription = self._pause(created_id)
+            outcome = f"made ({subscription['state']})"
+        former_id = wanted.get("subscription_id") or "no id"
+        click.echo(printable(f"{name}, {former_id}: {created_id} {outcome}"))
+        return outcome
+
+    def _require_no_duplicate(self, name: str, wanted: Json) -> None:
+        """Raise ApiCallError if an earlier line has the same URL, tenant and types as this line."""
+        key = make_id(seed_of("", *identity(wanted)))
+        first_name = self._first_names.setdefault(key, name)
+        if first_name != name:
+            raise ApiCallError(400, f"has the URL, types and tenant of {first_name}")
+
+    def _authorize(self, wanted: Json) -> dict[str, str]:
+        """Return the headers of a call by the customer who created the subscription of a line;
+        empty: the API key creates it.
+        """
+        tenant = wanted.get("tenant")
+        if not tenant or wanted.get("created_by") != f"tenant:{tenant}":
+            return {}
+        if tenant not in self._headers_by_tenant:
+            self._headers_by_tenant[tenant] = self._make_token(tenant)
+        return self._headers_by_tenant[tenant]
+
+    def _make_token(self, tenant: str) -> dict[str, str]:
+        """Return the header with a new token for a tenant; empty if the stage has no signing
+        secrets, without which there are no tokens.
+        """
+        status, made, _ = self._api.request("POST", "/tokens", json={"tenant": tenant})
         if status == 409:
-            click.echo(f"{tenant}: {NO_TOKEN}", err=True)
+            message = (
+                "made by the API key, not by the customer, because tokens need "
+                "WEBHOOK_SIGNING_SECRETS"
+            )
+            click.echo(f"{tenant}: {message}", err=True)
             return {}
         check(status, made)
         return {"Authorization": f"Bearer {made['token']}"}
 
+    def _require_room(self, tenant: str | None, subscription_id: str) -> None:
+        """Count a subscription of a tenant; raise ApiCallError if the tenant has no room for it."""
+        ids = self._ids_by_tenant.setdefault(tenant, set())
+        ids.add(subscription_id)
+        if len(ids) > MAX_SUBSCRIPTIONS:
+            ids.remove(subscription_id)
+            raise ApiCallError(
+                409, f"goes over the {MAX_SUBSCRIPTIONS} subscriptions that its tenant may have"
+            )
+
+    def _create(self, wanted: Json, headers: dict[str, str]) -> Json:
+        """Create the subscription of a line, or update the name of an existing one; return it."""
+        body = {member: wanted[member] for member in POSTED_MEMBERS if member in wanted}
+        status, content, _ = self._api.request("POST", "/subscriptions", json=body, headers=headers)
+        try:
+            check(status, content)
+        except ApiCallError as error:  # the API does not name the setting to customers
+            text = str(error).replace("allowed by the operator", "allowed by SUBSCRIPTION_HOSTS")
+            raise ApiCallError(error.status, text) from error
+        return content
+
+    def _pause(self, subscription_id: str) -> Json:
+        """Disable a new subscription, and return it. If the call fails or Ctrl-C interrupts it,
+        make it once more before the error is raised.
+        """
+        path = path_of(subscription_id, "disable")
+        try:
+            paused, _ = self._api.call("POST", path)
+        except (KeyboardInterrupt, ApiCallError):
+            click.echo(f"made, but not paused yet; trying once more: {path}", err=True)
+            self._api.call("POST", path)
+            raise
+        return paused
+
+
+def identity(wanted: Json) -> tuple[str, str | None, list[str] | None]:
+    """Return the URL, tenant and event types of a line, by which the API finds a subscription that
+    its creator has already.
+    """
+    return wanted["target_url"], wanted.get("tenant"), wanted.get("event_types")
+
+
+@click.command(
+    "import-subscriptions", short_help="Check a file of subscriptions, or create them (--go)."
+)
+@file_option(required=True)
+@click.option(
+    "--go", is_flag=True, help="Create them. Without it, the lines are checked and counted."
+)
+def import_subscriptions(file: Path, *, go: bool) -> None:
+    """Create a subscription from each line of a file that `make export-subscriptions` printed.
+
+    A line with `disabled_at` becomes a paused subscription. If a customer created the
+    subscription, the new one belongs to the customer, too.
+
+    Running the command again creates nothing twice. Subscriptions that are there already are
+    counted; they keep their state, and only their names are updated.
+
+    A line is refused if its subscription is there with other members (the message names its id),
+    or if its tenant would have more than 100 subscriptions. Refused lines are named, the others
+    are imported, and the exit status is 1.
+    """
+    importer = Importer(Api(), is_check=not go)
+    lines = numbered_lines(file.read_bytes())
+
     def import_line(name: str) -> str:
-        wanted = parse_line(lines[name])
-        if len(wanted.get("signs_with") or ()) > 1:
-            click.echo(f"{name}: several secrets sign its pushes; the present one is taken")
-        tenant = wanted.get("tenant")
-        identity = (wanted["target_url"], tenant, wanted.get("event_types"))
-        key = make_id(seed_of("", *identity))
-        first = names.setdefault(key, name)
-        if first != name:
-            raise ApiCallError(400, f"has the URL, types and tenant of {first}")
-        headers = {}
-        if go:
-            customer = f"tenant:{tenant}"
-            headers = authorization(tenant) if wanted.get("created_by") == customer else {}
-            key = make_id(seed_of(customer if headers else me["name"], *identity))
-        counted = of_tenant.setdefault(tenant, set())
-        counted.add(key)
-        if len(counted) > MAX_SUBSCRIPTIONS:
-            counted.remove(key)
-            raise ApiCallError(409, f"goes over {MAX_SUBSCRIPTIONS} subscriptions of its tenant")
-        if not go:
-            return "can be imported"
-        before = there.get(key)
-        if before and before["state"] == "disabled":  # POST would enable it
-            raise ApiCallError(409, f"{key} {DISABLED}")
-        made, what = make(api, wanted, headers, there)
-        outcome = f"{what} ({made['state']})"
-        former_id = wanted.get("subscription_id") or "no id"
-        click.echo(printable(f"{name}, {former_id}: {made['subscription_id']} {outcome}"))
-        return outcome
+        return importer.import_line(name, lines[name])
 
     how_to_import = f"To import all: {again(go='1')}"
     act_on_each("line", lines, import_line, total=len(lines), rest=lambda _: how_to_import)

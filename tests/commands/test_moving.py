@@ -121,17 +121,38 @@ def test_importing_again_changes_nothing_but_names_and_refuses_what_differs(
 
     again = import_file(file, "--go", status=1)
 
-    assert "4 lines: 1 there (paused), 2 there (active), 1 refused" in again
+    assert "4 lines: 1 there already (paused), 2 there already (active), 1 refused" in again
     assert "line 4: sub_" in again
-    assert f"{enabled.id} is enabled, its line is not\n" in again
+    assert f"{enabled.id} is enabled, although its line is disabled\n" in again
     after = exported(world, capsys)
     assert [line["state"] for line in after] == ["paused", "active", "active", "disabled"]
     assert [line["secret"] == GIVEN for line in after] == [True, True, False, True]
     write(file, {**lines[1], "name": "New"}, {**lines[2], "body": "payload"})
     changed = import_file(file, "--go", status=1)
-    assert "2 of 2 lines: 1 there (active), 1 refused" in changed
+    assert "2 of 2 lines: 1 there already (active), 1 refused" in changed
     assert f"line 2: 409: {renewed.id} has this URL" in changed
     assert exported(world, capsys) == [after[0], {**after[1], "name": "New"}, *after[2:]]
+
+
+def test_a_check_and_a_second_import_count_the_lines_that_are_there_already(
+    world: World, target: Receiver, file: Path
+) -> None:
+    lines = [
+        {"target_url": target.url, "tenant": "a"},
+        {"target_url": target.url, "tenant": "b", "created_by": "tenant:b"},
+        {"target_url": target.url, "disabled_at": "until"},
+    ]
+    write(file, *lines)
+    assert "3 of 3 lines: 2 made (active), 1 made (paused)\n" in import_file(file, "--go")
+    before = world.subscriptions("*")
+
+    counted = "3 of 3 lines: 2 there already (active), 1 there already (paused)\n"
+    assert counted in import_file(file)
+    assert counted in import_file(file, "--go")
+
+    assert world.subscriptions("*") == before
+    write(file, *lines, {"target_url": f"{target.url}&new"})
+    assert "already (paused), 1 can be imported\n" in import_file(file)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +184,7 @@ def test_an_import_cut_off_between_make_and_pause_leaves_none_enabled(
 
     [only] = world.subscriptions("*")
     assert only["state"] == "paused"
-    told = (
-        f"made, not paused yet, which is tried once more: /subscriptions/{only['subscription_id']}/"
-    )
+    told = f"made, but not paused yet; trying once more: /subscriptions/{only['subscription_id']}/"
     assert told in said
     assert "\nTo import all: make import-subscriptions " in said
 
@@ -232,8 +251,8 @@ def test_what_goes_over_100_of_a_tenant_is_refused_before_it_is_made(
         world.dynamodb.put_item(TableName=world.environ["EVENTS_TABLE_NAME"], Item=item)
     write(file, *lines[:3])
     refused = import_file(file, "--go", status=1)
-    assert "line 3: goes over 100 subscriptions of its tenant" in refused
-    assert "1 there (active), 1 made (active), 1 refused" in refused
+    assert "line 3: goes over the 100 subscriptions that its tenant may have" in refused
+    assert "1 there already (active), 1 made (active), 1 refused" in refused
 
 
 def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secret(
@@ -256,7 +275,7 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
         *({**good, "target_url": f"{url}/secret-path"} for url in NOT_TAKEN),
     )
     expected = {
-        "line 1: several secrets sign its pushes; the present one is taken",
+        "line 1: several secrets sign its pushes; only the present one is imported",
         "b: made by the API key, not by the customer",
         "line 3: has the URL, types and tenant of line 1",
         "line 4: target_url: must be an https URL of at most",
@@ -271,7 +290,8 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
 
     said = import_file(file, "--go", status=1)
 
-    assert "12 of 12 lines: 2 can be imported, 10 refused" in import_file(file, status=1)
+    checked = import_file(file, status=1)
+    assert "12 of 12 lines: 1 there already (active), 10 refused, 1 can be imported" in checked
     assert {text for text in expected if text not in said} == set()
     for secret in (GIVEN[6:], "secret-path", "secret-query"):
         assert secret not in said

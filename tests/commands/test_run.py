@@ -180,7 +180,7 @@ def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
 
     lost = re.findall(r"^ep_\w+ \(\S+\) (?:loses|is) (?:the |its )?(\w+)", output, re.MULTILINE)
     assert " ".join(lost) == LOST
-    for outcome in ("made (paused)", "there (paused)"):
+    for outcome in ("made (paused)", "there already (paused)"):
         assert f"2 of 2 lines: 2 {outcome}\n" in output
     assert "app_1: post its events with the tenant customer-42" in output
     assert "msg_1 (order.paid, 2026-11-30T08:00:00Z): was posted to Svix alone" in output
