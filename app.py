@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Response, SQSEvent
@@ -36,9 +36,9 @@ from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
 from chalicelib.subscriptions import recipients
 from chalicelib.subscriptions.catch_up import catch_up
-from chalicelib.subscriptions.outcomes import Missed, judge
-from chalicelib.subscriptions.subscription import Subscription
-from chalicelib.subscriptions.subscriptions import why_filtered
+from chalicelib.subscriptions.outcomes import judge, miss_members
+from chalicelib.subscriptions.subscription import Description, Edit, Subscription
+from chalicelib.subscriptions.subscriptions import find_filter_mismatch
 from chalicelib.web import routes, validation
 from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import (
@@ -104,8 +104,9 @@ def get_me(call: Call) -> Response:
 @route("POST", "/filters/test", *CUSTOMERS)
 def try_filter(call: Call) -> Response:
     members = call.body(validation.FILTER_MEMBERS, "filter", "payload")
-    missed = why_filtered(members["filter"], dumps(members["payload"]))
-    return respond(dumps({"matches": missed.reason is None, "member": missed.member}))
+    mismatch = find_filter_mismatch(members["filter"], dumps(members["payload"]))
+    answer = {"matches": mismatch is None, "member": mismatch.member if mismatch else None}
+    return respond(dumps(answer))
 
 
 @route("POST", "/tokens", Scope.CONSUME)
@@ -172,7 +173,7 @@ def get_event(call: Call) -> Response:
     sees_responses = not call.key.scopes.isdisjoint(CUSTOMERS)
     event = call.event()
     push_body = call.services.targets.push_body(event) if sees_responses else None
-    return respond(event.full_json(include_responses=sees_responses, push_body=push_body))
+    return respond(event.full_json({"push_body": push_body}, include_responses=sees_responses))
 
 
 @route("GET", "/events/{event_id}/recipients", *CUSTOMERS)
@@ -182,7 +183,7 @@ def list_recipients(call: Call) -> Response:
     [event] = recipients.as_tenant_sees_them([call.original()], tenant, subscriptions)
     found = recipients.read_recipients([event], call.services, subscriptions, tenant)
     rows = found[event.event_id]
-    shown = join_list(map(recipients.show, rows))
+    shown = join_list(map(recipients.recipient_json, rows))
     return respond(join_object({"outcome": judge(event, rows)}, recipients=shown))
 
 
@@ -256,9 +257,14 @@ def create_subscription(call: Call) -> Response:
         call.services.settings.subscription_hosts,
         names_hosts=not call.key.is_token,
     )
-    members["tenant"] = visible_tenant(call.key, members.get("tenant"))
-    subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
-    body = subscription.to_json(secret=subscription.secret)
+    target_url = members.pop("target_url")
+    tenant = visible_tenant(call.key, members.pop("tenant", None))
+    event_types = members.pop("event_types", None)
+    description = cast(Description, members)
+    subscription, is_new = call.services.subscriptions.create(
+        call.key.name, target_url, tenant, event_types, description
+    )
+    body = subscription.to_json({"secret": subscription.secret})
     return respond(
         body,
         201 if is_new else 200,
@@ -288,13 +294,13 @@ def get_subscription(call: Call) -> Response:
 
 @route("PATCH", "/subscriptions/{subscription_id}", *CUSTOMERS)
 def edit_subscription(call: Call) -> Response:
-    changes = validation.parse_subscription(
+    members = validation.parse_subscription(
         call.json(),
         call.services.settings.subscription_hosts,
         names_hosts=not call.key.is_token,
         now=rfc3339(call.services.clock()),
     )
-    edited = call.services.subscriptions.describe(call.subscription(), **changes)
+    edited = call.services.subscriptions.edit(call.subscription(), cast(Edit, members))
     return respond(require(edited).to_json())
 
 
@@ -334,8 +340,8 @@ def send_event(call: Call) -> Response:
 @route("GET", "/subscriptions/{subscription_id}/missed", *CUSTOMERS, **validation.MISSED_PARAMETERS)
 def list_missed(call: Call) -> Response:
     missed = recipients.find_missed(call.subscription(), call.services, **call.query)
-    rows = [row.to_json() for row in missed.rows]
-    return respond_list("events", rows, missed.next_cursor, examined=missed.examined)
+    events = [event.to_json() for event in missed.missed]
+    return respond_list("events", events, missed.next_cursor, examined=missed.examined)
 
 
 @route("POST", "/subscriptions/{subscription_id}/recover", *CUSTOMERS)
@@ -356,12 +362,11 @@ def push_test_event(call: Call) -> Response:
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     tried = targets.push_test_event(event, subscription, call)
-    missed = Missed()
-    matches = None
+    excluded = matches = None
     if new_event:
-        missed = recipients.why_not_sent(subscription, event, call.services)
-        matches = missed.reason is None
-    return respond(dumps({**tried, "matches": matches, **missed._asdict()}))
+        excluded = recipients.find_exclusion(subscription, event, call.services)
+        matches = excluded is None
+    return respond(dumps({**tried, "matches": matches, **miss_members(excluded)}))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", *CUSTOMERS)

@@ -19,7 +19,7 @@ that text; there must be one. After ` within ` stands a text of the statement in
 is looked for. Choose names of functions, attributes and constants for these texts: local variables
 are renamed more often.
 
-    ~ _recover_row: takes 0 for LEFT_SECONDS within push_later
+    ~ _recover_event: takes 0 for LEFT_SECONDS within push_later
 
 A mutant that no operator makes, and one of a file of the page, quotes the lines that are replaced
 after `-`, and those that take their place after `+`.

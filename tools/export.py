@@ -37,7 +37,7 @@ def export_subscriptions(variables: Variables) -> None:
                 "secret": subscription.secret,
                 "signs_with": subscription.secrets(services.clock()),
             }
-            print(subscription.to_json(**members))
+            print(subscription.to_json(members))
     except (SettingsError, StorageUnavailableError) as error:
         # what AWS said names the action that was denied
         raise click.ClickException(str(error.__context__ or error)) from None

@@ -7,7 +7,7 @@ import click
 from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, checked_url
 from chalicelib.infra.errors import InvalidRequestError
 from chalicelib.infra.parsing import Json, must_be, parser
-from chalicelib.subscriptions.subscription import SHOWN, check_headers
+from chalicelib.subscriptions.subscription import API_MEMBERS, check_headers
 from chalicelib.subscriptions.subscriptions import MAX_SUBSCRIPTIONS, make_id, seed_of
 from chalicelib.web.validation import (
     DESCRIPTION_MEMBERS,
@@ -33,10 +33,9 @@ POSTED_MEMBERS = {
     **DESCRIPTION_MEMBERS,
     **SECRET_MEMBER,
 }
-# Members that an export shows and the API sets itself. Their values are not checked.
-SHOWN_MEMBERS = ("subscription_id", "target_host", "header_names", "state", *SHOWN)
 MEMBERS = {
-    **dict.fromkeys(SHOWN_MEMBERS, lambda value: value),
+    # Members that an export shows and the API sets itself. Their values are not checked.
+    **dict.fromkeys(API_MEMBERS, lambda value: value),
     "signs_with": must_be("a list", lambda value: isinstance(value, list)),
     **POSTED_MEMBERS,
 }
@@ -46,7 +45,7 @@ def parse_line(line: bytes) -> Json:
     """Return the members of a line by name; raise ApiCallError if the API would refuse the line."""
     try:
         wanted = parse_object(load_json(line), MEMBERS, ("target_url",))
-        check_headers(wanted)
+        check_headers(wanted.get("headers"), wanted.get("header_prefix"))
     except InvalidRequestError as error:
         raise ApiCallError(400, str(error)) from error
     return wanted

@@ -9,7 +9,6 @@ import re
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 from chalicelib.core.outcome import (
     BREAKER_OPEN,
@@ -23,7 +22,14 @@ from chalicelib.core.outcome import (
     Reason,
     Retry,
 )
-from chalicelib.infra.parsing import EVENT_TYPE, RESERVED_PREFIX, Json, dumps, join_object
+from chalicelib.infra.parsing import (
+    EVENT_TYPE,
+    NO_MEMBERS,
+    RESERVED_PREFIX,
+    Json,
+    dumps,
+    join_object,
+)
 from chalicelib.infra.queue import WEBHOOK
 from chalicelib.infra.times import rfc3339, unix_seconds
 
@@ -317,34 +323,44 @@ class Event:
             members["subject"] = self.subject
         return self._to_json(members, include_payload=True).encode()
 
-    def summary_json(self, *, include_payload: bool = False, without: str = "", **more: Any) -> str:
-        """Return the event as lists show it: without attempts.
+    def summary_json(
+        self,
+        members: Json = NO_MEMBERS,
+        *,
+        include_payload: bool = False,
+        without: str = "",
+    ) -> str:
+        """Return the event as an object of JSON, as lists show it: without attempts.
 
-        :param without: A member to leave out; empty: none.
-        :param more: Values of JSON to add.
+        :param members: Further members of the object.
+        :param include_payload: Whether payload and metadata are in it.
+        :param without: A member of the event to leave out; empty: none.
         """
-        members = {name: getattr(self, name) for name in MEMBERS if name != without}
-        members["message"] = self.message
-        return self._to_json(members | more, include_payload=include_payload)
+        own = {name: getattr(self, name) for name in MEMBERS if name != without}
+        own["message"] = self.message
+        return self._to_json(own | members, include_payload=include_payload)
 
-    def full_json(self, *, include_responses: bool = True, **more: Any) -> str:
-        """Return the event with payload, metadata and attempts.
+    def full_json(self, members: Json = NO_MEMBERS, *, include_responses: bool = True) -> str:
+        """Return the event as an object of JSON with payload, metadata and attempts.
 
+        :param members: Further members of the object.
         :param include_responses: Whether attempts show responses and their headers.
-        :param more: Values of JSON to add.
         """
         attempts = [dict(vars(attempt)) for attempt in self.attempts]
         if not include_responses:
             for attempt in attempts:
                 attempt["response"] = None
                 attempt["response_headers"] = None
-        return self.summary_json(include_payload=True, attempts=attempts, **more)
+        return self.summary_json({"attempts": attempts, **members}, include_payload=True)
 
     def leased_json(self) -> str:
-        """Return an event as the consumer that leased it sees it."""
-        return self.full_json(
-            lease_id=self.claim_id, leased_until=self.claimed_until, lease_count=self.lease_count
-        )
+        """Return the event as an object of JSON, as the consumer that leased it sees it."""
+        lease = {
+            "lease_id": self.claim_id,
+            "leased_until": self.claimed_until,
+            "lease_count": self.lease_count,
+        }
+        return self.full_json(lease)
 
     @property
     def message(self) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 from chalicelib.infra.errors import FieldFault, InvalidValueError
 
 Json = dict[str, Any]  # an object of JSON, or a part of a call to AWS
-Parser = Callable[[Any], Any]  # returns the value of a text or member; raises InvalidValueError
-
+NO_MEMBERS: Json = {}
+# Takes a text or a member of a body and returns its value, or raises InvalidValueError.
+Parser = Callable[[Any], Any]
 Parsers = Mapping[str, Parser]
 
 # Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.

@@ -36,7 +36,11 @@ EXPECTED_BELOW = (
 
 
 def filter_fault(pattern: Any) -> str | None:
-    """Return what is wrong with a filter, after the path of the member, or None."""
+    """Return what is wrong with a filter, beginning with the path of the faulty member; None if
+    nothing is.
+
+    :param pattern: A value of JSON, as the caller gave it.
+    """
     fault = _fault(pattern, "", MAX_LEVELS)
     if fault is None and len(dumps(pattern).encode()) > MAX_BYTES:
         return f"must have at most {MAX_BYTES} bytes as compact JSON"
@@ -44,7 +48,12 @@ def filter_fault(pattern: Any) -> str | None:
 
 
 def _fault(pattern: Any, path: str, levels: int) -> str | None:
-    """Return the first fault of a member; `levels` of objects are allowed from it on."""
+    """Return what is wrong with a part of a filter, beginning with its path; None if nothing is.
+
+    :param pattern: The part: a value of JSON.
+    :param path: The names of the members around it, joined by dots; empty: the whole filter.
+    :param levels: How many objects may be nested in each other from this part on.
+    """
     if isinstance(pattern, dict) and pattern and levels:
         faults = (_fault(value, _join(path, name), levels - 1) for name, value in pattern.items())
         return next(filter(None, faults), None)
@@ -66,11 +75,12 @@ def _fault(pattern: Any, path: str, levels: int) -> str | None:
 
 
 def _join(path: str, name: str) -> str:
-    """Return the path of a member, cut off after MAX_PATH characters."""
+    """Return the path of a member of the object at `path`, cut off after MAX_PATH characters."""
     return f"{path}.{name}".removeprefix(".")[:MAX_PATH]
 
 
 def _is_entry(entry: Any) -> bool:
+    """Return whether a value may be in a list of a filter: a scalar, or an object like EXAMPLES."""
     match entry:
         case dict() if len(entry) != 1:
             return False
@@ -86,15 +96,16 @@ def _is_entry(entry: Any) -> bool:
 
 
 class _Values:
-    """What a payload has for one member: looked at once, for all filters of an event.
+    """The values that a payload has for one member, sorted once for all filters of an event.
 
-    `given` is empty if the member is absent, and has several values where the object around the
-    member is in a list: all objects of a list are taken together.
+    :param given: The values: an empty list if the payload has no such member, several values if the
+        object around the member is in a list, whose objects are all taken together.
     """
 
     def __init__(self, given: list[Any]) -> None:
+        # The values and, in place of lists, their elements.
         elements = [*given]
-        # It grows meanwhile: a payload may be nested deeper than calls can be.
+        # No recursion: a payload may be nested deeper than calls can be. The list grows meanwhile.
         for element in elements:
             elements += element if isinstance(element, list) else ()
         scalars: list[Any] = [element for element in elements if isinstance(element, SCALARS)]
@@ -107,6 +118,7 @@ class _Values:
 
     @cached_property
     def members(self) -> dict[str, "_Values"]:
+        """The values of each member of the objects among the values, by the member's name."""
         found = defaultdict[str, list[Any]](list)
         for name, value in chain.from_iterable(map(dict.items, self._objects)):
             found[name].append(value)
@@ -114,32 +126,46 @@ class _Values:
 
 
 @lru_cache(1)  # the filters of an event come one after another
-def _values(payload: str) -> _Values:
+def _values_of(payload: str) -> _Values:
+    """Return a payload (JSON), parsed and sorted."""
     return _Values([json.loads(payload)])
 
 
-def mismatch(pattern: Json, payload: str) -> str | None:
-    """Return the path of the first member of a filter that does not match a payload (JSON).
+def find_mismatched_path(pattern: Json, payload: str) -> str | None:
+    """Return the path of the first member of a payload that a filter does not match; None: the
+    filter matches.
 
-    None: the payload matches. The filter has no fault. Raises RecursionError if the payload is
-    nested too deep.
+    Raises RecursionError if the payload is nested too deep.
+
+    :param pattern: A filter in which `filter_fault` finds no fault.
+    :param payload: The payload as a text of JSON.
     """
-    return _mismatch(pattern, _values(payload), "")
+    return _find_mismatched_path(pattern, _values_of(payload), "")
 
 
-def _mismatch(pattern: Any, values: _Values, path: str) -> str | None:
-    """Return the path of the first member that does not match, from the member at `path` on."""
+def _find_mismatched_path(pattern: Any, values: _Values, path: str) -> str | None:
+    """Return the path of the first member that a part of a filter does not match; None: the part
+    matches.
+
+    :param pattern: The part of the filter: an object, or a list of entries of which one must match.
+    :param values: The values that the payload has for the part.
+    :param path: The path of the part; empty: the whole filter.
+    """
     if isinstance(pattern, list):
         return None if any(_matches(entry, values) for entry in pattern) else path
     found = values.members
     paths = (
-        _mismatch(pattern[name], found.get(name, NOTHING), _join(path, name)) for name in pattern
+        _find_mismatched_path(pattern[name], found.get(name, NOTHING), _join(path, name))
+        for name in pattern
     )
     return next((path for path in paths if path is not None), None)
 
 
 def _matches(entry: Any, values: _Values) -> bool:
-    """Return whether an entry of a list matches one of the scalars among the values."""
+    """Return whether an entry of a filter's list matches one of the scalars among the values.
+
+    :param entry: A scalar, or an object with one operator, such as `{"prefix": "a"}`.
+    """
     match entry:
         case {"prefix": text}:
             return _has_prefix(values.texts, text)
@@ -163,7 +189,8 @@ def _has_prefix(texts: list[str], prefix: str) -> bool:
 def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
     """Return whether one of the sorted numbers meets all comparisons.
 
-    `terms` are pairs of an operator and a bound.
+    :param terms: An operator and its bound, then perhaps a second operator and its bound:
+        `[">", 0, "<=", 5]`.
     """
     first = 0
     end = len(numbers)
@@ -183,9 +210,11 @@ def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
 
 
 def _key(scalar: Any) -> str:
-    """Return what only equal scalars have in common: 1 equals 1.0, and neither True nor a text.
+    """Return a text that two scalars share only if they are equal in JSON: 1 equals 1.0, but
+    neither true nor "1".
 
-    To Python all multiples of 2^61 - 1, 0 among them, have one hash: it is that of a text.
+    A set of numbers would be slow for a malicious payload: Python hashes all multiples of 2^61 - 1
+    alike.
     """
     if isinstance(scalar, str):
         return f'"{scalar}'

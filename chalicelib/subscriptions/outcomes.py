@@ -10,81 +10,119 @@ from chalicelib.subscriptions.subscription import Subscription
 
 WORST_FIRST = ("failed", "waiting", "not_sent", "pending", "delivered", "not_asked")
 TROUBLE = ("failed", "waiting")
-NOT_SENT = ("later", "edited")  # the reasons for which a copy is missing that can be sent
+# The subscription would get the event if it were posted now: the copy that is missing can be sent.
+SENDABLE = ("later", "edited")
 
 
-class Missed(NamedTuple):
-    """Why a subscription did not get an event; `reason` None: it did, should, or is about to.
+class MissReason(NamedTuple):
+    """Why a subscription did not get an event."""
 
-    `member` is the path of the first member of its filter that does not match.
-    """
-
-    reason: str | None = None
+    # The member `reason` of the API, such as `event_types`, `filter` or `failed`.
+    reason: str
+    # The path of the first member of the payload that the subscription's filter does not match;
+    # None if the reason is another, or the payload is nested too deep for the filter.
     member: str | None = None
 
 
 class Recipient(NamedTuple):
-    """A subscription, None if it is gone, and its copy of an event, or why it has none."""
+    """A subscription that has a copy of an event, or could have had one."""
 
     subscription_id: str
+    # None: the subscription is gone.
     subscription: Subscription | None
+    # None: the subscription has no copy of the event.
     copy: Event | None
-    missed: Missed
+    # Why the subscription has no copy; None: it has one.
+    missed: MissReason | None
 
 
 class WebhookOutcome(NamedTuple):
-    """What became of an event for a webhook; `subscription_id` None: the operator's own."""
+    """What became of an event for one webhook."""
 
+    # A member of WORST_FIRST, or `no_webhook`.
     state: str
+    # The error of the latest attempt; None: no attempt failed.
     error: str | None
+    # The subscription; None: the webhook of the operator, to which events themselves are pushed.
     subscription_id: str | None
+    # Whether the subscription was disabled by hand.
+    is_paused: bool = False
+
+
+def miss_members(missed: MissReason | None) -> Json:
+    """Return the members `reason` and `member` of an answer: None if nothing was missed."""
+    if missed is None:
+        return {"reason": None, "member": None}
+    return {"reason": missed.reason, "member": missed.member}
 
 
 def state_of(event: Event) -> str:
-    """Return the state of an event or a copy alone."""
+    """Return the state of an event's own push, or of a copy: its status, or `waiting` if an attempt
+    failed and another one is due.
+    """
     return "waiting" if event.is_waiting else event.status
 
 
 def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
-    """Return what became of an event, as callers see it.
+    """Return the member `outcome` of an event: the state of the webhook that decides, and how many
+    webhooks are in which state.
 
-    The webhooks of its tenant decide or, if that has none, those of the operator, among which those
-    that are gone count. The event's own push counts beside those of the operator, and beside those
-    of the tenant, too, while it failed or waits: nobody may take such an event for delivered. Of
-    those in the same state a paused webhook decides last: what it keeps waits for a person.
+    The webhooks of the event's tenant decide. If the tenant has none, the webhooks of the operator
+    decide, which are the subscriptions without a tenant or gone, and the event's own push. While
+    the own push failed or waits, it decides together with the tenant's webhooks, too: nobody may
+    take such an event for delivered.
+
+    :param event: The event, not a copy.
+    :param recipients: All recipients of the event.
     """
-    paused_ids: set[str | None] = set()
     tenant: list[WebhookOutcome] = []
     operator: list[WebhookOutcome] = []
-    for subscription_id, subscription, copy, missed in recipients:
-        state = "not_sent" if missed.reason in NOT_SENT else "not_asked"
-        outcome = WebhookOutcome(state, None, subscription_id)
-        if copy:
-            outcome = WebhookOutcome(state_of(copy), copy.last_error, subscription_id)
-        if subscription and subscription.state == "paused":
-            paused_ids.add(subscription_id)
+    for recipient in recipients:
+        subscription = recipient.subscription
         side = tenant if subscription and subscription.tenant else operator
-        side.append(outcome)
-    own = (
-        [WebhookOutcome(state_of(event), event.last_error, None)] if event.is_pushed_itself else []
-    )
-    in_trouble = [outcome for outcome in own if outcome.state in TROUBLE]
-    deciding = min(
-        tenant + in_trouble if tenant else operator + own,
-        key=lambda outcome: (
-            WORST_FIRST.index(outcome.state),
-            outcome.subscription_id in paused_ids,
-        ),
-        default=WebhookOutcome("no_webhook", None, None),
-    )
+        side.append(_outcome_for(recipient))
+    own: list[WebhookOutcome] = []
+    if event.is_pushed_itself:
+        own.append(WebhookOutcome(state_of(event), event.last_error, subscription_id=None))
+    own_in_trouble = [outcome for outcome in own if outcome.state in TROUBLE]
+    candidates = tenant + own_in_trouble if tenant else operator + own
+    no_webhook = WebhookOutcome("no_webhook", error=None, subscription_id=None)
+    deciding = min(candidates, key=_severity, default=no_webhook)
     return {
-        **deciding._asdict(),
-        "tenant": _count(tenant),
-        "operator": _count(operator),
+        "state": deciding.state,
+        "error": deciding.error,
+        "subscription_id": deciding.subscription_id,
+        "tenant": _count_states(tenant),
+        "operator": _count_states(operator),
         "own": event.status if own else None,
     }
 
 
-def _count(outcomes: Iterable[WebhookOutcome]) -> Json:
+def _outcome_for(recipient: Recipient) -> WebhookOutcome:
+    """Return what became of an event for the subscription of a recipient."""
+    subscription = recipient.subscription
+    is_paused = subscription is not None and subscription.state == "paused"
+    copy = recipient.copy
+    if copy:
+        state = state_of(copy)
+        error = copy.last_error
+    else:
+        reason = recipient.missed.reason if recipient.missed else None
+        state = "not_sent" if reason in SENDABLE else "not_asked"
+        error = None
+    return WebhookOutcome(state, error, recipient.subscription_id, is_paused)
+
+
+def _severity(outcome: WebhookOutcome) -> tuple[int, bool]:
+    """Return the sort key by which the outcome that decides comes first.
+
+    The worst state decides. Of webhooks in the same state a paused one comes last: what it keeps
+    waits for a person, who paused it.
+    """
+    return WORST_FIRST.index(outcome.state), outcome.is_paused
+
+
+def _count_states(outcomes: Iterable[WebhookOutcome]) -> Json:
+    """Return how many outcomes have each state of WORST_FIRST, by state."""
     counts = Counter(outcome.state for outcome in outcomes)
     return {state: counts[state] for state in WORST_FIRST}

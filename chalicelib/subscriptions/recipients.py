@@ -1,11 +1,12 @@
 """Who got an event and who did not, and how it gets to a subscription later: send and recover."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import Enum, auto
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from chalicelib.core import posting
 from chalicelib.core.event import EVENT_ID, Event
@@ -24,42 +25,30 @@ from chalicelib.infra.errors import (
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json, join_object
-from chalicelib.infra.table import LOWEST
+from chalicelib.infra.table import HIGHEST, LOWEST
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
-from chalicelib.subscriptions.outcomes import TROUBLE, Missed, Recipient, judge, state_of
-from chalicelib.subscriptions.subscription import Subscription
-from chalicelib.subscriptions.subscriptions import Subscriptions, why_not_taken
-
-# Of the events of a page with outcomes: it ends before. No event alone has so many.
-MAX_PAGE_COPIES = 1000
-MAX_COPIES = 500  # 39 bytes each in the event's item, which may have 400 KB
-FIRST_WAIT_SECONDS = 0.05  # for another transaction with the same event
-# To read the event again and store the copy; the message may be left to the sweep.
-TRY_SECONDS = 2 * CALL_SECONDS
-
-AT_ONCE = 8
-LAST_BATCH_SECONDS = 12  # of the time that is left: with less, no batch begins
-
-ORIGINALS = replace(
-    EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
+from chalicelib.subscriptions.outcomes import (
+    SENDABLE,
+    TROUBLE,
+    MissReason,
+    Recipient,
+    judge,
+    miss_members,
+    state_of,
 )
-UNDELIVERED_COPIES = Query(UNSETTLED, order="oldest", limit=100, skips_reports=True)
-RECOVERABLE = ("later", "edited", "failed", "waiting")
-LEFT_SECONDS = 60  # what was tried or asked for so recently waits: a loop would be a flood
-
-
-SHOWN = ("event_id", "event_type", "subject", "created_at")
-KNOWN = ("name", "tenant", "target_host", "state")
+from chalicelib.subscriptions.subscription import Subscription
+from chalicelib.subscriptions.subscriptions import Subscriptions, find_mismatch
 
 
 def as_tenant_sees_them(
     events: Sequence[Event], tenant: str | None, subscriptions: Subscriptions
 ) -> Sequence[Event]:
-    """Return a tenant's events as a token may see them: without the operator's copies and without
-    anything of the events' own pushes.
+    """Return events without the copies for the operator's subscriptions and without their own
+    pushes, as a token of their tenant may see them.
 
-    :param tenant: Whose events they are; None: an operator asks, and they are returned as they are.
+    :param tenant: The tenant of the events; None: an operator asks, and they are returned as they
+        are.
     """
     if tenant is None:
         return events
@@ -76,49 +65,81 @@ def read_recipients(
     subscriptions: Subscriptions,
     tenant: str | None = None,
 ) -> dict[str, list[Recipient]]:
-    """Return the recipients of each event by its id, those of the oldest subscriptions first.
+    """Return the recipients of events by the event's id, the oldest subscription first.
 
-    Copies are read without content, by one call for a hundred.
+    The recipients of an event are the subscriptions of its tenant, the subscriptions without a
+    tenant and, after them, subscriptions that are gone and have a copy.
 
-    :param tenant: With a token, its tenant: the subscriptions of that alone are recipients, and
-        `events` are as `as_tenant_sees_them` returns them. None: those without a tenant are
-        recipients, too.
+    :param events: Events, not copies, each as the caller may see it: see `as_tenant_sees_them`.
+    :param tenant: The tenant of a token, for which no subscription but the tenant's is a recipient;
+        None: an operator asks.
     """
     copy_ids = [copy_id for event in events for copy_id in event.copies]
     copies = services.store.get_many(copy_ids, with_content=False)
     tenants = [*dict.fromkeys((tenant, *(event.tenant for event in events)))]
-    listed = services.map(subscriptions.of_tenant, tenants)
-    known = {row.subscription_id: row for rows in listed for row in rows}
-    # An index may not have the latest yet.
+    lists = services.map(subscriptions.of_tenant, tenants)
+    known = {listed.subscription_id: listed for found in lists for listed in found}
+    # An index may not have the latest subscriptions yet.
     owner_ids = {str(copy.subscription_id) for copy in copies.values()}
     known |= subscriptions.get_many(owner_ids - known.keys())
-    in_order = sorted(known.values(), key=attrgetter("sort_key"))
-    found = {}
+    oldest_first = sorted(known.values(), key=attrgetter("sort_key"))
+    recipients = {}
     for event in events:
-        own = [copies[copy_id] for copy_id in event.copies if copy_id in copies]
-        copy_of = {str(copy.subscription_id): copy for copy in own}
-        recipients = []
-        for subscription in in_order:
-            if subscription.tenant in (tenant, event.tenant):
-                subscription_id = subscription.subscription_id
-                copy = copy_of.pop(subscription_id, None)
-                missed = Missed() if copy else _why_missed(subscription, event, services)
-                recipients.append(Recipient(subscription_id, subscription, copy, missed))
-        gone = [Recipient(row_id, None, copy, Missed()) for row_id, copy in copy_of.items()]
-        found[event.event_id] = recipients + gone
-    return found
+        possible = [
+            subscription
+            for subscription in oldest_first
+            if subscription.tenant in (tenant, event.tenant)
+        ]
+        recipients[event.event_id] = _recipients_of(event, possible, copies, services)
+    return recipients
+
+
+def _recipients_of(
+    event: Event,
+    subscriptions: Sequence[Subscription],
+    copies: Mapping[str, Event],
+    services: CoreServices,
+) -> list[Recipient]:
+    """Return a recipient for each subscription, and then for each further copy of an event.
+
+    :param subscriptions: The subscriptions that have a copy of the event, or could have had one.
+    :param copies: Copies by id, also of other events.
+    """
+    own = [copies[copy_id] for copy_id in event.copies if copy_id in copies]
+    copy_by_owner = {str(copy.subscription_id): copy for copy in own}
+    recipients = []
+    for subscription in subscriptions:
+        subscription_id = subscription.subscription_id
+        copy = copy_by_owner.pop(subscription_id, None)
+        missed = None if copy else _find_miss_reason(subscription, event, services)
+        recipients.append(Recipient(subscription_id, subscription, copy, missed))
+    for owner_id, copy in copy_by_owner.items():
+        recipients.append(Recipient(owner_id, subscription=None, copy=copy, missed=None))
+    return recipients
+
+
+# The events of a page with outcomes have fewer copies together; no event alone has so many.
+MAX_PAGE_COPIES = 1000
+
+
+class PageWithOutcomes(NamedTuple):
+    """A page of events, and what became of each."""
+
+    page: Page
+    # The member `outcome` of each event or copy of the page, by its id. A copy has the outcome of
+    # its event, or None if that is no longer there.
+    outcomes: dict[str, Json | None]
 
 
 def read_outcomes(
     page: Page, services: CoreServices, subscriptions: Subscriptions, tenant: str | None
-) -> tuple[Page, Json]:
-    """Return a page, which may end earlier, and for the id of each of its events the member
-    `outcome`: what became of the event.
+) -> PageWithOutcomes:
+    """Return a page of events and copies with what became of each.
 
-    A copy has the outcome of its event, which is None if the event was erased a moment ago.
+    The page ends earlier than the given one if its events have MAX_PAGE_COPIES copies or more.
 
-    :param tenant: With a token, its tenant, whose events they are: they are returned, and judged,
-        as it may see them. None: an operator asks.
+    :param tenant: The tenant of a token, whose events they are: they are returned and judged as the
+        token may see them. None: an operator asks.
     """
     page = Page([*as_tenant_sees_them(page.events, tenant, subscriptions)], page.next_cursor)
     known = {event.event_id: event for event in page.events}
@@ -134,73 +155,93 @@ def read_outcomes(
                 page = Page(page.events[:number], page.events[number - 1].sort_key)
                 break
             originals[original.event_id] = original
-    found = read_recipients([*originals.values()], services, subscriptions, tenant)
-    outcomes = {event_id: judge(known[event_id], rows) for event_id, rows in found.items()}
-    return page, {
-        event.event_id: {"outcome": outcomes.get(event.origin_id)} for event in page.events
+    recipients = read_recipients([*originals.values()], services, subscriptions, tenant)
+    judged = {
+        event_id: judge(original, recipients[event_id]) for event_id, original in originals.items()
     }
+    outcomes = {event.event_id: judged.get(event.origin_id) for event in page.events}
+    return PageWithOutcomes(page, outcomes)
 
 
-def show(recipient: Recipient) -> str:
-    """Return a recipient as callers see it."""
-    subscription_id, subscription, copy, missed = recipient
-    told: Json = {"subscription_id": subscription_id}
-    told |= {name: getattr(subscription, name, None) for name in KNOWN}
-    if subscription is None:
-        told["state"] = "gone"
-    return _to_json(copy, told | missed._asdict())
+def recipient_json(recipient: Recipient) -> str:
+    """Return a recipient as an object of JSON, as callers see it."""
+    members: Json = {"subscription_id": recipient.subscription_id}
+    for name in ("name", "tenant", "target_host", "state"):
+        members[name] = getattr(recipient.subscription, name, None)
+    if recipient.subscription is None:
+        members["state"] = "gone"
+    return _join_copy(members | miss_members(recipient.missed), recipient.copy)
 
 
-def _to_json(copy: Event | None, members: Json) -> str:
-    """Return members, and a copy as lists show it."""
-    shown = copy.summary_json() if copy else "null"
-    return join_object(members, copy=shown)
+def _join_copy(members: Json, copy: Event | None) -> str:
+    """Return an object of JSON with some members and, as the member `copy`, a copy as lists show it
+    or, without a copy, null.
+    """
+    return join_object(members, copy=copy.summary_json() if copy else "null")
 
 
-def _why_missed(subscription: Subscription, event: Event, services: CoreServices) -> Missed:
-    """Return the first reason that applies for which a subscription has no copy of an event."""
+def _find_miss_reason(
+    subscription: Subscription, event: Event, services: CoreServices
+) -> MissReason:
+    """Return the first reason that applies for which a subscription has no copy of an event.
+
+    It is `deleted` (the copy was erased), a reason of `find_exclusion`, `later` (the subscription
+    is newer than the event) or `edited` (the subscription was changed since).
+    """
     if posting.copy_id(event, subscription.subscription_id) in event.copies:
-        return Missed("deleted")
-    not_sent = why_not_sent(subscription, event, services)
-    if not_sent.reason:
-        return not_sent
-    return Missed("later" if subscription.created_at > event.created_at else "edited")
+        return MissReason("deleted")
+    excluded = find_exclusion(subscription, event, services)
+    if excluded:
+        return excluded
+    return MissReason("later" if subscription.created_at > event.created_at else "edited")
 
 
-def why_not_sent(subscription: Subscription, event: Event, services: CoreServices) -> Missed:
-    """Return why an event that is posted now makes no copy for a subscription, if so."""
+def find_exclusion(
+    subscription: Subscription, event: Event, services: CoreServices
+) -> MissReason | None:
+    """Return why a subscription would get no copy of an event that is posted now; None: it would
+    get one.
+
+    The reason is `host` if the host of its target URL is not allowed, or else one of
+    `find_mismatch`.
+    """
     if not services.settings.subscription_hosts.allows(subscription.target_url):
-        return Missed("host")
-    return why_not_taken(subscription, event)
+        return MissReason("host")
+    return find_mismatch(subscription, event)
 
 
 def send(
     event_id: str, subscription: Subscription, invocation: Invocation, *, is_bulk: bool = False
 ) -> Event:
-    """Make the copy of an event for a subscription and queue it; replay one that is there.
+    """Make the copy of an event for a subscription and queue it, or replay the copy that is there;
+    return the copy.
 
-    The types and the filter of the subscription do not matter. Raises EventNotFoundError; ApiError
-    409 if the subscription, the event or the copy is in no state for it; StorageUnavailableError.
+    The event types and the filter of the subscription do not matter. Raises EventNotFoundError,
+    also for the id of a copy; ApiError 409 if the subscription, the event or the copy is in no
+    state for it; StorageUnavailableError.
 
     :param is_bulk: Whether the copy may be one of thousands, which go through the slow lane.
     """
-    _require_usable(subscription, invocation.services)
-    event = _find_original(event_id, subscription, invocation.services)
-    copy, is_new = _make_copy(event, subscription, invocation, is_bulk=is_bulk)
-    return copy if is_new else replay.replay(copy, invocation, is_bulk=is_bulk)
+    _require_pushable(subscription, invocation.services)
+    event = _read_original(event_id, subscription, invocation.services)
+    made = _make_copy(event, subscription, invocation, is_bulk=is_bulk)
+    if made.is_new:
+        return made.copy
+    return replay.replay(made.copy, invocation, is_bulk=is_bulk)
 
 
-def _require_usable(subscription: Subscription, services: CoreServices) -> None:
-    """Raise ApiError 409 if nothing can be pushed to a subscription."""
+def _require_pushable(subscription: Subscription, services: CoreServices) -> None:
+    """Raise ApiError 409 if nothing can be pushed to a subscription now."""
     refusal = subscription.recover_refusal(services.settings)
     if refusal:
         raise refusal
 
 
-def _find_original(event_id: str, subscription: Subscription, services: CoreServices) -> Event:
-    """Return an event that a subscription may get.
+def _read_original(event_id: str, subscription: Subscription, services: CoreServices) -> Event:
+    """Return an event of which a subscription may get a copy, read consistently.
 
-    Raises EventNotFoundError, also for a copy, and ApiError 409 for a report.
+    Raises EventNotFoundError, also for a copy and for an event of another tenant, and ApiError 409
+    for a report.
     """
     event = services.store.get(event_id) if EVENT_ID.fullmatch(event_id) else None
     if event is None or event.is_copy or subscription.tenant not in (None, event.tenant):
@@ -210,19 +251,35 @@ def _find_original(event_id: str, subscription: Subscription, services: CoreServ
     return event
 
 
+class MadeCopy(NamedTuple):
+    """The copy of an event for a subscription."""
+
+    copy: Event
+    # Whether this call stored the copy; False: the copy was there.
+    is_new: bool
+
+
+MAX_COPIES = 500  # of an event, whose item may have 400 KB; the id of each takes 39 bytes
+FIRST_WAIT_SECONDS = 0.05  # for another transaction with the same event
+# To read the event again and store the copy; the message may be left to the sweep.
+TRY_SECONDS = 2 * CALL_SECONDS
+
+
 def _make_copy(
     event: Event,
     subscription: Subscription,
     invocation: Invocation,
     *,
     is_bulk: bool,
-) -> tuple[Event, bool]:
-    """Store the copy of an event for a subscription and queue it, or find the one that is there;
-    return it, and whether this call stored it.
+) -> MadeCopy:
+    """Store the copy of an event for a subscription and queue it, unless the copy is there.
 
-    Each time that others list copies in the event, or a transaction of others holds it, it is read
-    again, while there is time. Raises what `_find_original` raises; ApiError 409 for a copy that is
-    there and not listed, and for an event with MAX_COPIES; StorageUnavailableError.
+    If another call changes the event at the same time, the event is read again and the copy is
+    tried again, while the invocation has time. Raises what `_read_original` raises; ApiError 409 if
+    the copy is there but not listed in the event, or the event has MAX_COPIES;
+    StorageUnavailableError if the time does not suffice or DynamoDB fails.
+
+    :param is_bulk: Whether the copy may be one of thousands, which go through the slow lane.
     """
     services = invocation.services
     wait_seconds = FIRST_WAIT_SECONDS
@@ -246,148 +303,230 @@ def _make_copy(
         elif result.event and not is_listed:
             raise EventClaimedError("A POST that is in progress stored the copy; try again.")
         if result.event:
-            return result.event, result.applied
+            return MadeCopy(result.event, is_new=result.applied)
         if invocation.seconds_left() - wait_seconds < TRY_SECONDS:
             raise StorageUnavailableError
         services.sleep(wait_seconds)
         wait_seconds *= 2
-        event = _find_original(event.event_id, subscription, services)
+        event = _read_original(event.event_id, subscription, services)
 
 
-class Row(NamedTuple):
-    """An event that a subscription did not get, its copy, if that is there, and why.
+class MissedEvent(NamedTuple):
+    """An event that a subscription did not get or, if a subject was asked for, may have got."""
 
-    `number`: of what was `examined` on its page, from 1: the event or, where copies alone are read,
-    its copy, which has the same type, subject and time.
-    """
-
+    # The place among what was examined of the page, from 1.
     number: int
+    # The event or, where copies alone are read, its copy, which has the same type, subject and
+    # time.
     examined: Event
+    # The copy for the subscription; None: there is none.
     copy: Event | None
-    missed: Missed
+    # Why the subscription did not get the event; None: it got it, or is about to get it.
+    missed: MissReason | None
 
     def to_json(self) -> str:
-        event = {name: getattr(self.examined, name) for name in SHOWN}
-        event["event_id"] = self.examined.origin_id
-        return _to_json(self.copy, event | self.missed._asdict())
+        """Return the event, the reason and the copy as an object of JSON, as callers see them."""
+        members: Json = {
+            "event_id": self.examined.origin_id,
+            "event_type": self.examined.event_type,
+            "subject": self.examined.subject,
+            "created_at": self.examined.created_at,
+        }
+        return _join_copy(members | miss_members(self.missed), self.copy)
 
 
-class Rows(NamedTuple):
-    """What a subscription did not get of a page of events or copies, of which so many were
-    `examined`.
+class MissedPage(NamedTuple):
+    """What a subscription did not get of a page of events or copies."""
 
-    `next_cursor` is the sort key to go on after, if any.
-    """
-
-    rows: list[Row]
+    # The oldest first.
+    missed: list[MissedEvent]
+    # How many events or copies the page had.
     examined: int
+    # The sort key after which the next page begins; None: this was the last page.
     next_cursor: str | None
 
 
-def find_missed(subscription: Subscription, services: CoreServices, **asked: Any) -> Rows:
-    """Return what a subscription did not get and may recover, the oldest first: the copies that
-    `deliveries` counts.
+ORIGINALS = replace(
+    EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
+)
+UNDELIVERED_COPIES = Query(UNSETTLED, order="oldest", limit=100, skips_reports=True)
+RECOVERABLE = (*SENDABLE, *TROUBLE)
 
-    With `since`, its tenant's events are looked through for those that were never sent, too. With
-    a subject, all events that have it, also what it got or did not ask for, and what was dismissed.
-    `asked` has fields of `listing.Query`. Reports are left out. Raises InvalidRequestError.
+
+def find_missed(
+    subscription: Subscription,
+    services: CoreServices,
+    *,
+    since: str | None = None,
+    until: str = HIGHEST,
+    subject: str | None = None,
+    cursor: str = "",
+    limit: int | None = None,
+) -> MissedPage:
+    """Return a page of what a subscription did not get and may recover, the oldest first.
+
+    Without `since` and `subject`, its copies that failed or wait are examined, as `deliveries`
+    counts them. With one of these, all events of its tenant are examined, so that events of which
+    it never had a copy are found, too. Reports are left out. Raises InvalidRequestError if the
+    cursor is from a call that examined the other kind; StorageUnavailableError.
+
+    :param since: The time from which on events were created (RFC 3339); None: any. What the owner
+        dismissed is left out, unless `subject` is given.
+    :param until: The time before which events were created (RFC 3339).
+    :param subject: The subject of all events to return, also of events that the subscription got,
+        did not ask for, or dismissed; None: only events that can be recovered.
+    :param cursor: The sort key after which the page begins; empty: at the oldest.
+    :param limit: How many events or copies are examined at most, from 1 to 100; None: 100.
     """
-    looks_at_events = "since" in asked or "subject" in asked
-    ids = "#evt_" if looks_at_events else "#cpy_"
-    cursor = asked.get("cursor")
-    if cursor and not (ids in cursor or cursor.endswith(FIRST_ID)):
+    examines_events = since is not None or subject is not None
+    id_prefix = "#evt_" if examines_events else "#cpy_"
+    if cursor and not (id_prefix in cursor or cursor.endswith(FIRST_ID)):
         expected = "must be that of a call with since, if there is one, else of one without"
         raise InvalidRequestError(FieldFault("cursor", expected))
-    if "subject" not in asked:
-        asked["since"] = max(asked.get("since", LOWEST), subscription.wanted_after)
-    subscription_id = subscription.subscription_id
+    since = since or LOWEST
+    if subject is None:
+        since = max(since, subscription.wanted_after)
+    query = replace(
+        ORIGINALS if examines_events else UNDELIVERED_COPIES,
+        since=since,
+        until=until,
+        subject=subject,
+        cursor=cursor,
+    )
+    if limit is not None:
+        query = replace(query, limit=limit)
     copies: Sequence[Event | None]
-    if looks_at_events:
-        page = read_page(services, replace(ORIGINALS, tenant=subscription.tenant, **asked))
-        copy_ids = [posting.copy_id(event, subscription_id) for event in page.events]
-        found = services.store.get_many(copy_ids, with_content=False)
-        copies = [*map(found.get, copy_ids)]
+    if examines_events:
+        page = read_page(services, replace(query, tenant=subscription.tenant))
+        copies = _read_copies(page.events, subscription, services)
     else:
-        query = replace(UNDELIVERED_COPIES, subscription_id=subscription_id, **asked)
-        page = read_page(services, query)
+        page = read_page(services, replace(query, subscription_id=subscription.subscription_id))
         copies = page.events
-    rows = []
+    found = []
     for number, (event, copy) in enumerate(zip(page.events, copies, strict=True), 1):
         if copy is None:
-            missed = _why_missed(subscription, event, services)
+            missed: MissReason | None = _find_miss_reason(subscription, event, services)
         else:
             state = state_of(copy)
-            missed = Missed(state if state in TROUBLE else None)
-        if missed.reason in RECOVERABLE or "subject" in asked:
-            rows.append(Row(number, event, copy, missed))
-    return Rows(rows, len(page.events), page.next_cursor)
+            missed = MissReason(state) if state in TROUBLE else None
+        is_recoverable = missed is not None and missed.reason in RECOVERABLE
+        if is_recoverable or subject is not None:
+            found.append(MissedEvent(number, event, copy, missed))
+    return MissedPage(found, len(page.events), page.next_cursor)
+
+
+def _read_copies(
+    events: Sequence[Event], subscription: Subscription, services: CoreServices
+) -> list[Event | None]:
+    """Return the copy of each event for a subscription, without content; None: there is no copy."""
+    copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in events]
+    copies = services.store.get_many(copy_ids, with_content=False)
+    return [copies.get(copy_id) for copy_id in copy_ids]
 
 
 class Recovered(NamedTuple):
-    """How many events or copies were looked at, how many copies were made, are pushed again, and
-    are left, and the sort key to go on after, if any.
-    """
+    """What a call of `recover` did; the members of its answer."""
 
+    # How many events or copies were examined.
     examined: int
+    # How many copies were made.
     sent: int
+    # How many copies are pushed again.
     replayed: int
+    # How many copies were left, because they were tried or recovered just now.
     left: int
+    # The sort key after which the next call goes on; None: everything was examined.
     next_cursor: str | None
 
 
-def recover(subscription: Subscription, invocation: Invocation, **period: Any) -> Recovered:
-    """Get a subscription up to 100 of what `find_missed` finds, the oldest first.
+class Recovery(Enum):
+    """What was done for one missed event."""
 
-    Pushes again the copies that failed or wait and, with `since`, makes those that are missing, all
-    in the slow lane: thousands in the fast lane would make everybody else wait. Those that
-    were tried within LEFT_SECONDS are `left`, and due after as long at most. So are those that are
-    being pushed, or were recovered within LEFT_SECONDS: nothing changes for them. `period` may
-    have `since`, `until` and `cursor`. Raises InvalidRequestError; ApiError 409;
+    SENT = auto()  # its copy was made
+    REPLAYED = auto()  # its copy is pushed again
+    LEFT = auto()  # its copy is being pushed, or was tried or recovered just now
+    NOTHING = auto()  # another call was faster, there are too many copies, or a POST is in progress
+
+
+AT_ONCE = 8
+LAST_BATCH_SECONDS = 12  # of the time that is left: with less, no batch begins
+
+
+def recover(
+    subscription: Subscription,
+    invocation: Invocation,
+    *,
+    since: str | None = None,
+    until: str = HIGHEST,
+    cursor: str = "",
+) -> Recovered:
+    """Push up to 100 events or copies that `find_missed` finds to a subscription, the oldest first.
+
+    Copies that failed or wait are pushed again and, with `since`, missing copies are made. All go
+    through the slow lane: thousands in the fast lane would make everybody else wait. If the time of
+    the invocation does not suffice, the next call goes on at `next_cursor`.
+
+    Raises InvalidRequestError; ApiError 409 if nothing can be pushed to the subscription;
     StorageUnavailableError: then a repeated call completes what this one began.
+
+    :param since: As in `find_missed`.
+    :param until: As in `find_missed`.
+    :param cursor: As in `find_missed`.
     """
     services = invocation.services
-    _require_usable(subscription, services)
-    missed = find_missed(subscription, services, **period)
-    recover_row = partial(_recover_row, subscription, invocation, services.clock())
-    done = Counter[Any]()
-    examined = missed.examined
-    next_cursor = missed.next_cursor
-    for start in range(0, len(missed.rows), AT_ONCE):
+    _require_pushable(subscription, services)
+    page = find_missed(subscription, services, since=since, until=until, cursor=cursor)
+    recover_event = partial(_recover_event, subscription, invocation, services.clock())
+    done = Counter[Recovery]()
+    examined = page.examined
+    next_cursor = page.next_cursor
+    for start in range(0, len(page.missed), AT_ONCE):
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
-            last = missed.rows[start - 1]
+            last = page.missed[start - 1]
             examined = last.number
             next_cursor = last.examined.sort_key
             break
-        done.update(services.map(recover_row, missed.rows[start : start + AT_ONCE]))
-    return Recovered(examined, done["sent"], done["replayed"], done["left"], next_cursor)
+        done.update(services.map(recover_event, page.missed[start : start + AT_ONCE]))
+    return Recovered(
+        examined,
+        sent=done[Recovery.SENT],
+        replayed=done[Recovery.REPLAYED],
+        left=done[Recovery.LEFT],
+        next_cursor=next_cursor,
+    )
 
 
-def _recover_row(
-    subscription: Subscription, invocation: Invocation, now: float, row: Row
-) -> str | None:
-    """Send or replay what a row of `find_missed` names; return `sent`, `replayed`, `left`, or None
-    if nothing was done: others were faster, there are too many copies, or a POST is in progress.
+LEFT_SECONDS = 60  # a copy that was tried so recently waits: a loop of calls would be a flood
 
-    Raises StorageUnavailableError.
+
+def _recover_event(
+    subscription: Subscription, invocation: Invocation, now: float, missed_event: MissedEvent
+) -> Recovery:
+    """Make the missing copy of an event for a subscription, or push its copy again, in the slow
+    lane.
+
+    A copy that was tried within LEFT_SECONDS before `now` (Unix seconds) is due after LEFT_SECONDS
+    at most. A copy that is being pushed, or was recovered so recently and not tried since, is not
+    changed. Raises StorageUnavailableError.
     """
-    copy = row.copy
+    copy = missed_event.copy
     try:
         if copy is None:
-            _, is_new = _make_copy(row.examined, subscription, invocation, is_bulk=True)
-            return "sent" if is_new else None
+            made = _make_copy(missed_event.examined, subscription, invocation, is_bulk=True)
+            return Recovery.SENT if made.is_new else Recovery.NOTHING
         just_now = rfc3339(now - LEFT_SECONDS)
-        # What failed because the subscription was disabled was not pushed.
+        # A copy that failed because the subscription was disabled was not pushed.
         tried_at = "" if copy.reason is Reason.DISABLED else copy.attempted_at
         recovered_at = copy.recovered_at or ""
         is_due = copy.is_waiting and recovered_at > max(tried_at, just_now)
         if copy.is_claimed(now) or is_due:
-            return "left"
+            return Recovery.LEFT
         if tried_at > just_now:
             replay.push_later(copy, LEFT_SECONDS, invocation.services)
-            return "left"
+            return Recovery.LEFT
         replay.push_later(copy, 0, invocation.services)
-        return "replayed"
+        return Recovery.REPLAYED
     except StorageUnavailableError:
         raise
     except ApiError:
-        return None
+        return Recovery.NOTHING

@@ -4,11 +4,11 @@ import json
 import os
 import re
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.infra.parsing import RESERVED_PREFIX, Json, dumps, to_base64
+from chalicelib.infra.parsing import NO_MEMBERS, RESERVED_PREFIX, Json, dumps, to_base64
 from chalicelib.infra.table import HIGHEST, LOWEST
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import Settings
@@ -16,10 +16,10 @@ from chalicelib.settings import Settings
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 EventTypes = list[str] | None
 
-# The attribute that has all that its owner describes but the URL. Its name is that of its first
-# member, because an index that projects it cannot be changed.
+# The attribute that stores the fields in DESCRIPTION_FIELDS together, as one JSON object. It has
+# the name of the first field, because an index that projects it cannot be changed.
 DESCRIPTION_ATTRIBUTE = "event_types"
-DESCRIBED = (
+DESCRIPTION_FIELDS = (
     "event_types",
     "name",
     "filter",
@@ -33,7 +33,8 @@ DESCRIBED = (
     "slow_since",
     "dismissed_until",
 )
-SHOWN = (
+# The members of a subscription in answers, in this order.
+API_MEMBERS = (
     "subscription_id",
     "name",
     "target_host",
@@ -52,23 +53,46 @@ SHOWN = (
     "disabled_at",
     "last_error",
 )
+# The fields that are attributes of their own, which a write sets or removes.
 STATE = ("failing_since", "disabled_at", "last_error")
+# The changes that enable a subscription.
 ENABLE: Json = dict.fromkeys((*STATE, "paused"))
-PREVIOUS_SECONDS = DAY_SECONDS  # how long the secret before a renewal signs, too
-RENEWAL_SECONDS = 60  # a secret is renewed once in this time
 PAYLOAD = "payload"  # the `body` of pushes that have the payload alone
+RENEWAL_SECONDS = 60  # a secret is renewed once in this time
 SVIX = "svix"  # the `header_prefix` of pushes whose receiver picks Svix' headers by name
-# Some receivers read an underscore as a hyphen.
-SVIX_HEADER = re.compile("(?im)^svix[-_](id|timestamp|signature)$")
+
+
+class Description(TypedDict, total=False):
+    """The members with which an owner describes a new subscription, besides its URL, tenant and
+    event types. Absent members are null.
+
+    The values are as in `Subscription`.
+    """
+
+    name: str | None
+    filter: Json | None
+    headers: Json | None
+    body: str | None
+    header_prefix: str | None
+    # The signing secret as Standard Webhooks writes it; null: a random one.
+    secret: str | None
+
+
+class Edit(Description, total=False):
+    """The members that an owner changes in a subscription. Absent members stay as they are."""
+
+    target_url: str
+    event_types: EventTypes
+    dismissed_until: str | None
 
 
 @dataclass(frozen=True, repr=False)
 class Subscription:
     """A target URL, and which events are pushed there.
 
-    Times are RFC 3339. The members in DESCRIBED are stored together in DESCRIPTION_ATTRIBUTE: the
-    index shows that attribute, and a write that changes it finds all of them as they were read.
-    Some fields are secrets, so no repr shows any field.
+    Times are RFC 3339. The fields in DESCRIPTION_FIELDS are stored together in
+    DESCRIPTION_ATTRIBUTE: the index shows that attribute, and a write that changes it is made only
+    if all of them are as they were read. Some fields are secrets, so no repr shows any field.
     """
 
     subscription_id: str
@@ -78,56 +102,61 @@ class Subscription:
     target_url: str
     # Event types, or prefixes followed by `*`; None: all.
     event_types: EventTypes
-    # A name that its owner gave it.
+    # A name that its owner gave it; None: it has none.
     name: str | None
-    # What a payload has to match; None: every payload matches.
+    # The filter that a payload has to match; None: every payload matches.
     filter: Json | None
-    # Additional headers of each push, whose values are secrets.
+    # Additional headers of each push, whose values are secrets; None: there are none.
     headers: Json | None
     # PAYLOAD if a push has the payload alone as its body; None: the whole event.
     body: str | None
     # SVIX if the three `webhook-` headers are sent a second time as `svix-` headers, else None.
     header_prefix: str | None
-    # The signing secrets, by the number of their renewal: the present one and the one before.
+    # The present signing secret and, after a renewal, the previous one, by the number of the
+    # renewal that made each; "0" is the secret from the beginning.
     given: dict[str, str]
-    # Whose events it gets; None: all tenants' events.
+    # The tenant whose events it gets; None: it gets all tenants' events.
     tenant: str | None
     created_at: str
     # The name of the API key that made it.
     created_by: str
-    # Since when deliveries fail, until one succeeds.
+    # Since when deliveries fail; None: they do not.
     failing_since: str | None
     # When it was disabled, by hand or because it failed; None: it is enabled.
     disabled_at: str | None
-    # What the latest attempt said when it became failing or disabled.
+    # The error of the latest attempt when it became failing or disabled; None: it is active.
     last_error: str | None
-    # Whether it was disabled by hand.
+    # Whether it was disabled by hand; None: it was not.
     paused: bool | None
     # How often the signing secret was renewed; None: never.
     renewals: int | None
     # When the signing secret was renewed for the last time.
     renewed_at: str | None
-    # Since when its pushes are slow.
+    # Since when its pushes are slow; None: they are not.
     slow_since: str | None
-    # Copies created until then do not count as undelivered: its owner does not want them.
+    # Copies created until then do not count as undelivered, because its owner dismissed them; None:
+    # all copies count.
     dismissed_until: str | None
     # The text of DESCRIPTION_ATTRIBUTE as it was read.
     described: str
 
     @classmethod
     def from_item(cls, item: Json) -> "Subscription":
+        """Return the subscription of an item of the table or of an index, in DynamoDB's format."""
         values: Any = {name: value["S"] for name, value in item.items()}
         values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
         values["described"] = values[DESCRIPTION_ATTRIBUTE]
         values |= json.loads(values["described"])
-        return cls(**{row.name: values.get(row.name) for row in fields(cls)})
+        return cls(**{field.name: values.get(field.name) for field in fields(cls)})
 
     @property
     def target_host(self) -> str | None:
+        """The host of the target URL, which is no secret."""
         return urlsplit(self.target_url).hostname
 
     @property
     def header_names(self) -> list[str]:
+        """The names of the additional headers, which are no secrets."""
         return list(self.headers or {})
 
     @property
@@ -138,24 +167,26 @@ class Subscription:
         return "failing" if self.failing_since else "active"
 
     def is_listed(self, state: str) -> bool:
-        """Return whether a list of subscriptions in a state has this one.
+        """Return whether the subscription belongs into the list of a state.
 
         The list `disabled` also has paused subscriptions. The list `slow` has subscriptions with
         `slow_since`, whatever their state.
+
+        :param state: A value of `Subscription.state`, or `slow`.
         """
         marks = {"disabled": self.disabled_at, "slow": self.slow_since}
         return bool(marks.get(state, self.state == state))
 
     @property
     def wanted_after(self) -> str:
-        """The sort key after which undelivered copies count, and are recovered: behind all copies
-        created at `dismissed_until`.
+        """The sort key after which undelivered copies count and are recovered. It comes after all
+        copies created at `dismissed_until`, the last ones that its owner dismissed.
         """
         return f"{self.dismissed_until or LOWEST}{HIGHEST}"
 
     def refusal(self, settings: Settings) -> ApiError | None:
-        """Return why copies of the subscription are kept as failed and not pushed; None: they are
-        pushed.
+        """Return the error for which copies of the subscription are kept as failed and not pushed
+        now: its tenant is suspended, or it is disabled. None: they are pushed.
         """
         if self.tenant in settings.suspended_tenants:
             return ApiError(409, "suspended", "not pushed: the tenant is suspended")
@@ -165,8 +196,9 @@ class Subscription:
         return None
 
     def recover_refusal(self, settings: Settings) -> ApiError | None:
-        """Return why nothing that waits for the subscription can be pushed now: what `refusal`
-        returns, or that the host of the target URL is no longer allowed. None: it can be pushed.
+        """Return the error for which no copy can be recovered or sent to the subscription now: an
+        error of `refusal`, or that the host of the target URL is no longer allowed. None: copies
+        can be sent.
         """
         refusal = self.refusal(settings)
         if refusal or settings.subscription_hosts.allows(self.target_url):
@@ -175,39 +207,42 @@ class Subscription:
         return ApiError(409, "host_not_allowed", detail)
 
     def description(self) -> str:
-        """Return the text to be stored in DESCRIPTION_ATTRIBUTE.
+        """Return the text to store in DESCRIPTION_ATTRIBUTE.
 
-        What a newer version described there stays.
+        Members that a newer version of this code stored there stay.
         """
-        known = {name: getattr(self, name) for name in DESCRIBED}
+        known = {name: getattr(self, name) for name in DESCRIPTION_FIELDS}
         return dumps({**json.loads(self.described), **known})
 
     def matches(self, event_type: str) -> bool:
-        """Return whether the subscription gets events of this type.
+        """Return whether an event type is among the subscription's event types.
 
-        An entry may be a prefix followed by `*`. A report goes to subscriptions that name it by an
-        entry that begins with RESERVED_PREFIX.
+        The type of a report (RESERVED_PREFIX) matches only entries that begin with RESERVED_PREFIX.
         """
         entries = self.event_types or ["*"]
         if event_type.startswith(RESERVED_PREFIX):
             entries = [entry for entry in entries if entry.startswith(RESERVED_PREFIX)]
-        # Not by fnmatch: it compiles an expression for each entry, two hundred webhooks' in 2 s.
+        # Not by fnmatch, which compiles an expression for each entry: for two hundred webhooks this
+        # takes 2 s.
         prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
         return event_type in entries or event_type.startswith(prefixes)
 
     def secrets(self, now: float) -> list[str]:
         """Return the secrets that sign pushes at `now` (Unix seconds).
 
-        They are the present secret and, for PREVIOUS_SECONDS after a renewal, the secret before.
+        They are the present secret and, for a day after a renewal, the previous secret.
         """
         return [*reversed(self.given.values())] if self.previous_until(now) else [self.secret]
 
     def renewed(self, secret: str | None, now: float) -> Json:
-        """Return what changes when the secret is renewed at `now` (Unix seconds), or one is given.
+        """Return the fields that change, by name, when the secret is renewed at `now` (Unix
+        seconds).
 
-        Within RENEWAL_SECONDS of the last renewal nothing is renewed, because clients repeat calls;
-        another secret takes the place of the present one, which was mistyped. The present secret
-        changes nothing, either.
+        Nothing changes if the present secret is given, or if a random one is asked for within
+        RENEWAL_SECONDS of the last renewal: clients repeat calls. Another secret that is given
+        within RENEWAL_SECONDS replaces the present one, which was mistyped.
+
+        :param secret: The new secret; None: a random one.
         """
         if secret == self.secret:
             return {}
@@ -228,32 +263,41 @@ class Subscription:
         return self.given[f"{self.renewals or 0}"]
 
     def previous_until(self, now: float) -> str | None:
-        """Return until when the secret before the last renewal also signs pushes (RFC 3339); None:
-        it no longer does, or there was no renewal.
+        """Return the time (RFC 3339) until which the previous secret also signs pushes; None: it no
+        longer signs at `now` (Unix seconds), or the secret was never renewed.
         """
         if self.renewed_at is None:
             return None
-        until = unix_seconds(self.renewed_at) + PREVIOUS_SECONDS
+        until = unix_seconds(self.renewed_at) + DAY_SECONDS
         return rfc3339(until) if until > now else None
 
-    def to_json(self, **more: Any) -> str:
-        """Return the subscription as callers see it, with `more` members."""
-        return dumps({name: getattr(self, name) for name in SHOWN} | more)
+    def to_json(self, members: Json = NO_MEMBERS) -> str:
+        """Return the subscription as an object of JSON, as callers see it.
+
+        :param members: Further members of the object.
+        """
+        return dumps({name: getattr(self, name) for name in API_MEMBERS} | members)
 
 
-def check_headers(members: Json) -> None:
-    """Raise InvalidRequestError if a subscription with these members had a header twice."""
-    names = "\n".join(members.get("headers") or ())
-    if members.get("header_prefix") and SVIX_HEADER.search(names):
+# Some receivers read an underscore as a hyphen.
+SVIX_HEADER = re.compile("(?im)^svix[-_](id|timestamp|signature)$")
+
+
+def check_headers(headers: Json | None, header_prefix: str | None) -> None:
+    """Raise InvalidRequestError if the pushes of a subscription would have a header twice: by its
+    own headers and by its `header_prefix`.
+    """
+    names = "\n".join(headers or ())
+    if header_prefix and SVIX_HEADER.search(names):
         fault = "must have none of svix-id, svix-timestamp and svix-signature with header_prefix"
         raise InvalidRequestError(FieldFault("headers", fault))
 
 
 def show_secret(secret: bytes) -> str:
-    """Return a secret as Standard Webhooks writes it."""
+    """Return a secret as Standard Webhooks writes it: `whsec_` and the bytes in Base64."""
     return f"whsec_{to_base64(secret)}"
 
 
 def new_secret() -> str:
-    """Return a random secret."""
+    """Return a random secret of 32 bytes as `show_secret` writes it."""
     return show_secret(os.urandom(32))

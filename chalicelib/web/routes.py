@@ -297,13 +297,14 @@ def respond_page(query: Query, call: Call) -> Response:
     more: Json = {}
     if query.include == "outcome":
         services = call.services
-        page, more = read_outcomes(page, services, services.subscriptions, call.key.tenant)
+        page, outcomes = read_outcomes(page, services, services.subscriptions, call.key.tenant)
+        more = {event_id: {"outcome": outcome} for event_id, outcome in outcomes.items()}
     with_subject = query.include or query.subject or query.subscription_id
     without = "" if with_subject else "subject"
     has_payload = query.include == "payload"
     events = [
         event.summary_json(
-            include_payload=has_payload, without=without, **more.get(event.event_id, {})
+            more.get(event.event_id, {}), include_payload=has_payload, without=without
         )
         for event in page.events
     ]
@@ -316,6 +317,6 @@ def show_subscriptions(found: Sequence[Subscription], call: Call) -> list[str]:
         return [subscription.to_json() for subscription in found]
 
     def show(subscription: Subscription) -> str:
-        return subscription.to_json(deliveries=read_deliveries(subscription, call.services))
+        return subscription.to_json({"deliveries": read_deliveries(subscription, call.services)})
 
     return call.services.map(show, found)

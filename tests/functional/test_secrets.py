@@ -108,7 +108,7 @@ def test_an_edit_sets_a_secret_in_the_same_write_or_changes_nothing(
     assert aws.during(lambda: given.edit(**edit)) == ["GetItem", "UpdateItem"]
     secrets.append(given.secret)
     with pytest.raises(ApiError):  # its URL was changed meanwhile
-        world.services.subscriptions.describe(seen, secret=THIRD, headers={"X-A": "1"})
+        world.services.subscriptions.edit(seen, {"secret": THIRD, "headers": {"X-A": "1"}})
     world.sleep(60)
     given.edit(name="Newer")
 

@@ -332,7 +332,7 @@ def test_an_edit_keeps_what_another_one_changed_meanwhile(
     [seen] = world.services.subscriptions.of_tenant(None)
     hook.edit(**meanwhile)
 
-    edited = world.services.subscriptions.describe(seen, filter=None)
+    edited = world.services.subscriptions.edit(seen, {"filter": None})
 
     assert edited
     [stored] = world.services.subscriptions.of_tenant(None)
@@ -349,7 +349,7 @@ def test_an_edit_of_a_subscription_that_was_made_anew_meanwhile_is_one_of_the_ne
     hook.recreate()
     assert hook.id == seen.subscription_id
 
-    edited = world.services.subscriptions.describe(seen, name="New")
+    edited = world.services.subscriptions.edit(seen, {"name": "New"})
 
     assert edited
     assert edited.name == hook.now["name"] == "New"
@@ -362,20 +362,20 @@ def test_of_two_edits_at_once_neither_sends_headers_to_another_url(
     hook = Hook(world, target, **MEMBERS)
     # headers stay while the URL stays
     assert hook.edit(target_url=target.url).json["header_names"] == [*HEADERS]
-    edit = world.services.subscriptions.describe
+    edit = world.services.subscriptions.edit
     [seen] = world.services.subscriptions.of_tenant(None)
     before = hook.edit(target_url=ZAPIER).json
 
     with pytest.raises(ApiError) as refused:
-        edit(seen, headers=HEADERS)
+        edit(seen, {"headers": HEADERS})
 
     assert (refused.value.status_code, refused.value.code) == (409, "edited_meanwhile")
     assert hook.now == before
-    edited = edit(seen, headers=HEADERS, target_url=target.url)
+    edited = edit(seen, {"headers": HEADERS, "target_url": target.url})
     assert edited
     assert hook.now["header_names"] == [*HEADERS]
-    edit(edited, headers={"X-New": "1"})
-    edit(edited, target_url=ZAPIER)
+    edit(edited, {"headers": {"X-New": "1"}})
+    edit(edited, {"target_url": ZAPIER})
     assert hook.now == before
 
 

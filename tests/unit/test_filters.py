@@ -10,13 +10,13 @@ import pytest
 
 from chalicelib.infra.parsing import dumps
 from chalicelib.infra.table import serialize
-from chalicelib.subscriptions.filters import EXAMPLES, filter_fault, mismatch
-from chalicelib.subscriptions.subscription import DESCRIBED, Subscription
+from chalicelib.subscriptions.filters import EXAMPLES, filter_fault, find_mismatched_path
+from chalicelib.subscriptions.subscription import DESCRIPTION_FIELDS, Subscription
 from tests.support.world import ROOT
 
 
 def matches(pattern: Any, payload: Any) -> bool:
-    return mismatch(pattern, json.dumps(payload)) is None
+    return find_mismatched_path(pattern, json.dumps(payload)) is None
 
 
 BIG = 2**63 + 1
@@ -193,13 +193,13 @@ def test_the_work_of_all_filters_that_an_event_meets_is_bounded(entries: Any, va
         json.loads(payload)
     parsed_at = time.thread_time()
     for _ in range(200):
-        mismatch({"a": entries}, payload)
+        find_mismatched_path({"a": entries}, payload)
     assert time.thread_time() - parsed_at < 15 * (parsed_at - began)
 
 
 def test_the_work_of_all_event_types_that_an_event_meets_is_bounded() -> None:
     entries = [f"order.of-{number}.*" for number in range(200 * 50)]
-    described = dict.fromkeys(DESCRIBED) | {"event_types": entries}
+    described = dict.fromkeys(DESCRIPTION_FIELDS) | {"event_types": entries}
     item = {"target_url": "", "created_by": "", "sort_key": "#", "event_types": dumps(described)}
     subscription = Subscription.from_item(serialize(item))
     began = time.thread_time()
