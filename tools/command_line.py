@@ -1,4 +1,4 @@
-"""What the operator commands share: options, times, tables, and what is done to many items."""
+"""Options, times, tables and loops that the operator commands share."""
 
 import codecs
 import json
@@ -25,8 +25,9 @@ from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError
 from chalicelib.infra.times import rfc3339
 from tools.api import ApiCallError, printable
 
-COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
-ID_LENGTH = len(f"evt_{0:032}")
+# The types of metadata values that `erase` compares. A value of type bool does not match.
+COMPARABLE = (str, int, float)
+ID_LENGTH = len(f"evt_{0:032}")  # of events, copies and subscriptions
 DURATION = "[0-9]{1,6}[smhd]"
 UNIT_SECONDS = {
     "s": 1,
@@ -37,7 +38,9 @@ UNIT_SECONDS = {
 
 
 class Commands(click.Group):
-    """Report AWS errors in one line with exit code 1, and exit with 130 after Ctrl-C."""
+    """A group of commands that prints AWS errors in one line and exits with 1, and exits with 130
+    after Ctrl-C.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -54,25 +57,25 @@ class Commands(click.Group):
 
 
 def is_make() -> bool:
-    """Return whether make runs this command. It sets variables instead of options: `make replay
-    SINCE=2h`.
+    """Return whether make runs this command. With make, variables take the place of options, as in
+    `make replay SINCE=2h`.
     """
     return "MAKELEVEL" in os.environ
 
 
 def variable(option_name: str) -> str:
-    """Return the environment variable of an option: EVENT_TYPE of --event-type."""
+    """Return the environment variable of an option, such as EVENT_TYPE for --event-type."""
     return option_name.strip("-").replace("-", "_").upper()
 
 
 def as_typed(text: str) -> str:
-    """Replace the options in a text by what is typed with make: `SINCE=` for --since."""
+    """Return a text with each option replaced by its variable of make: `SINCE=` for --since."""
     return re.sub(r"'?(--[a-z-]+|EVENT_ID)'?", lambda match: f"{variable(match[1])}=", text)
 
 
 class Option(click.Option):
-    """An option that make gives as an environment variable; without make, such a variable is
-    somebody else's.
+    """An option that make sets by an environment variable. Without make, the variable is ignored,
+    because it may be meant for another program.
     """
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
@@ -80,22 +83,27 @@ class Option(click.Option):
 
 
 def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Return a decorator that adds an option to a command, with its environment variable of make.
+
+    :param attributes: Keyword arguments of `click.option`.
+    """
     return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
 
 
 stage_option = click.option(
-    "--stage", envvar="STAGE", metavar="NAME", required=True, help="Whose queues."
+    "--stage", envvar="STAGE", metavar="NAME", required=True, help="The stage."
 )
 rate_option = option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
     metavar="N",
     default=20,
-    help="Most a second.",
+    help="At most so many a second.",
 )
 
 
 def parse_json(value: str) -> object:
+    """Return the value of a JSON text; raise BadParameter if it is not JSON."""
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
@@ -103,7 +111,7 @@ def parse_json(value: str) -> object:
 
 
 def parse_duration(value: str) -> int:
-    """Return the seconds of a duration such as 15m."""
+    """Return the seconds of a duration such as 15m; raise BadParameter if it is malformed."""
     if not re.fullmatch(DURATION, value):
         raise click.BadParameter(f"{value!r} is not a duration (15m, 2h, 7d)")
     count = int(value[:-1])
@@ -111,8 +119,10 @@ def parse_duration(value: str) -> int:
 
 
 def parse_time(value: str) -> str:
-    """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times
-    do.
+    """Return a time, or the time that is an age such as 15m ago, as the API writes it: RFC 3339 in
+    UTC with microseconds. Raise BadParameter if it is malformed.
+
+    :param value: A time without an offset is in UTC.
     """
     try:
         if re.fullmatch(DURATION, value):
@@ -128,13 +138,13 @@ def parse_time(value: str) -> str:
 
 
 def parse_metadata(value: str) -> dict[str, str]:
-    """Return the names and values of name=value,name=value or of a JSON object, whose values may
-    have commas.
+    """Return the members of a text `name=value,name=value` or of a JSON object, with their values
+    as texts; raise BadParameter if it is malformed, empty, or has a name twice.
     """
     metadata = {}
     try:
         if value.lstrip().startswith("{"):
-            pairs = json.loads(value, object_pairs_hook=list)  # shows a name that is there twice
+            pairs = json.loads(value, object_pairs_hook=list)  # keeps a repeated name
         else:
             pairs = [[part.strip() for part in pair.split("=", 1)] for pair in value.split(",")]
         for name, content in pairs:
@@ -149,12 +159,22 @@ def parse_metadata(value: str) -> dict[str, str]:
     return metadata
 
 
-METADATA_HELP = """Whose metadata has all of these: user_id=42,region=eu, or {"name": "Doe, J."}."""
+METADATA_HELP = (
+    "Only events whose metadata has all these members: user_id=42,region=eu or, if a value has a "
+    'comma, {"name": "Doe, J."}.'
+)
 since_option = option(
-    "--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25T02:00Z."
+    "--since",
+    type=parse_time,
+    metavar="TIME",
+    help="Created at or after this time or age: 2h, 2026-11-25T02:00Z.",
 )
 until_option = option(
-    "--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now."
+    "--until",
+    type=parse_time,
+    metavar="TIME",
+    default="0s",
+    help="Created before this time or age; 0s is now.",
 )
 tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
 file_option = partial(
@@ -166,7 +186,10 @@ file_option = partial(
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print rows with headings, so wide that no id is folded: it is to be copied."""
+    """Print rows with headings. The table is so wide that no id is folded, because people copy ids.
+
+    :param rows: Values in the order of the columns; None is printed as an empty cell.
+    """
     table = Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"
@@ -176,13 +199,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
 
 
 def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -> None:
-    """Print a table of these members of events or subscriptions."""
+    """Print a table of events or subscriptions.
+
+    :param columns: The members to print.
+    """
     print_table(columns, ([item[name] for name in columns] for item in items))
 
 
 def numbered_lines(content: bytes) -> dict[str, bytes]:
-    """Return the lines that are not blank, by `line 1` and so on; without one, raise
-    ClickException.
+    """Return the lines of a file that are not blank by their names, `line 1` and so on; raise
+    ClickException if there are none.
     """
     lines = {}
     for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
@@ -193,12 +219,13 @@ def numbered_lines(content: bytes) -> dict[str, bytes]:
     return lines
 
 
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str) -> str:
+    """Return a number with a noun in the singular or plural, such as `2 events`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def tell_place(stage: str) -> str:
-    """Print which account, region and stage a command is about, and return the account."""
+def print_place(stage: str) -> str:
+    """Print the AWS account, the region and the stage of a command; return the account's number."""
     sts = boto3.client("sts")
     account = str(sts.get_caller_identity()["Account"])
     print(f"account {account}, region {sts.meta.region_name}, stage {stage}", flush=True)
@@ -206,14 +233,17 @@ def tell_place(stage: str) -> str:
 
 
 def command_line(command: str, options: Mapping[str, object]) -> str:
-    """Return one of these commands, to be pasted into the same shell."""
+    """Return a make command that can be pasted into a shell.
+
+    :param options: Values by the name of the option or variable. Empty values are left out.
+    """
     words = ["make", command]
     words += [f"{variable(name)}={value}" for name, value in options.items() if value]
     return shlex.join(words)
 
 
 def again(**changes: str) -> str:
-    """Return the command that runs, with some other values."""
+    """Return the running command as a make command, with its own options and these changes."""
     context = click.get_current_context()
     return command_line(str(context.info_name), context.params | changes)
 
@@ -227,12 +257,17 @@ def act_on_each(
     rest: Callable[[int], str],
     rate: float = math.inf,
 ) -> None:
-    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns
-    in a few words.
+    """Call a function for each item, show the progress, and print how many items had each outcome.
 
-    Items that the API refuses are named, and then raise ClickException; other errors concern every
-    item. At the end it prints the counts or, when it is stopped, what `rest` returns for the number
-    of items that were handled, too.
+    An item that the API refuses is named, and the loop continues; at the end ClickException is
+    raised. Any other error ends the loop, because it concerns every item.
+
+    :param unit: The noun for an item, in the singular.
+    :param act: Handles an item, and returns the outcome in a few words, such as `sent`.
+    :param total: The number of items.
+    :param rest: Returns the advice that is printed when the loop ends early, given the number of
+        items that were handled.
+    :param rate: How many items are handled in a second, at most.
     """
     outcomes = Counter[str]()
     console = Console(stderr=True)
@@ -255,8 +290,8 @@ def act_on_each(
                 outcomes["refused"] += 1
     finally:
         done = outcomes.total()
-        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
-        click.echo(f"{done:,} of {counted(total, unit)}: {told or 'none done'}", err=done < total)
+        counts = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
+        click.echo(f"{done:,} of {counted(total, unit)}: {counts or 'none done'}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
     if outcomes["refused"]:

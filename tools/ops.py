@@ -1,7 +1,7 @@
 """Operator commands: inspect and redrive the dead letter queue; show, replay, erase and send
-events; make tokens.
+events; create tokens.
 
-Results go to standard output, progress and errors to standard error. Payloads are shown only by
+Results go to standard output, progress and errors to standard error. Payloads are printed only by
 `show --payload`.
 """
 
@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import boto3
@@ -41,11 +42,11 @@ from tools.command_line import (
     parse_json,
     parse_metadata,
     print_items,
+    print_place,
     print_table,
     rate_option,
     since_option,
     stage_option,
-    tell_place,
     tenant_option,
     until_option,
 )
@@ -61,13 +62,9 @@ from tools.subscriptions import (
     undelivered,
 )
 
-EVENTS = {"order": "oldest", "limit": "100"}
+# The query of a list of all events and copies, the oldest first.
+OLDEST_FIRST = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
-SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
-NO_ERASE = (
-    "the key in TRIGGERS_API_KEY lacks the scope erase, with which this erases (docs/runbook.md)"
-)
-WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 
 
 @click.group(
@@ -87,19 +84,30 @@ WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 def cli() -> None:
     """Operate a running Triggers API.
 
-    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. The
-    others call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
+    The commands dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3
+    finds. All other commands call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. make returns 2 where a
-    command returns 1 or 2, and counts without GO=1 as done.
+    The exit status is 0 if the command succeeded, 1 if it failed, 2 if its usage was wrong, and 130
+    if Ctrl-C stopped it. make exits with 2 where the command exits with 1 or 2, and with 0 if a
+    command only counted because GO=1 was missing.
     """
 
 
-def open_queues(stage: str) -> tuple[Any, str, str]:
-    """Return an SQS client and the URLs of the work queue and of the dead letter queue; print where
-    they are.
+@dataclass(frozen=True)
+class StageQueues:
+    """The queues of a stage that the commands read and write."""
+
+    # An SQS client.
+    sqs: Any
+    work_queue_url: str
+    dlq_url: str
+
+
+def find_queues(stage: str) -> StageQueues:
+    """Find the queues of a stage, and print its account and region; raise ClickException with the
+    name of a queue that does not exist.
     """
-    tell_place(stage)
+    print_place(stage)
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
     urls = []
@@ -108,40 +116,61 @@ def open_queues(stage: str) -> tuple[Any, str, str]:
             urls.append(sqs.get_queue_url(QueueName=name)["QueueUrl"])
     except sqs.exceptions.QueueDoesNotExist as error:
         raise click.ClickException(f"there is no queue {name}") from error
-    return sqs, *urls
+    return StageQueues(sqs, *urls)
 
 
-def depths(sqs: Any, url: str) -> tuple[int, int]:
-    """Return how many messages a queue holds, and how many of them are in flight: received and not
-    deleted yet.
-    """
+class Depth(NamedTuple):
+    """How many messages a queue has."""
+
+    total: int
+    # How many of the total were received and are not deleted yet.
+    in_flight: int
+
+
+def read_depth(sqs: Any, url: str) -> Depth:
+    """Return SQS's approximate number of messages in a queue."""
     attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     in_flight = int(attributes["ApproximateNumberOfMessagesNotVisible"])
-    return int(attributes["ApproximateNumberOfMessages"]) + in_flight, in_flight
+    total = int(attributes["ApproximateNumberOfMessages"]) + in_flight
+    return Depth(total, in_flight)
 
 
-@cli.command(short_help="Show the depth of the dead letter queue, and reasons.")
+@cli.command(short_help="Show the depth of the dead letter queue, and the reasons.")
 @stage_option
 @option(
     "--limit",
     type=click.IntRange(1, 1000),
     metavar="NUMBER",
     default=100,
-    help="Size of the sample, up to 1000.",
+    help="The size of the sample, up to 1000.",
 )
 def dlq(stage: str, limit: int) -> None:
-    """Show how many dead letters there are, and those of a sample by destination and reason, each
-    with its latest.
+    """Show how many messages the dead letter queue has, and group a sample of them by destination
+    and reason. Each group is shown with its latest message.
 
-    The destination is the webhook, or a subscription. Nothing is removed: the messages of the
-    sample are received and at once made visible again.
+    The destination is the webhook or a subscription. Nothing is removed: the command receives the
+    messages of the sample and makes them visible again at once.
     """
-    sqs, _, url = open_queues(stage)
-    total, in_flight = depths(sqs, url)
-    sample = peek(sqs, url, min(limit, total - in_flight))
-    described = sorted(map(describe, sample))
-    counts = Counter(group for group, _ in described)
-    rows = [(*group, counts[group], *latest) for group, latest in dict(described).items()]
+    queues = find_queues(stage)
+    depth = read_depth(queues.sqs, queues.dlq_url)
+    sample = peek(queues.sqs, queues.dlq_url, min(limit, depth.total - depth.in_flight))
+    counts = Counter[tuple[str, str]]()
+    latest: dict[tuple[str, str], DeadLetter] = {}
+    for letter in sorted(map(describe, sample)):
+        group = (letter.destination, letter.reason)
+        counts[group] += 1
+        latest[group] = letter
+    rows = [
+        (
+            *group,
+            counts[group],
+            letter.failed_at,
+            letter.event_id,
+            letter.attempts,
+            letter.last_error,
+        )
+        for group, letter in latest.items()
+    ]
     if rows:
         print_table(
             (
@@ -155,42 +184,68 @@ def dlq(stage: str, limit: int) -> None:
             ),
             rows,
         )
-    held = "is empty"
-    if total:
-        count = counted(total, "message")
-        held = f"holds {count}, {in_flight:,} of them in flight; sample: {len(sample)}"
-    print(f"{url.rsplit('/', 1)[-1]} {held}")
+    queue_name = queues.dlq_url.rsplit("/", 1)[-1]
+    if not depth.total:
+        print(f"{queue_name} is empty")
+        return
+    count = counted(depth.total, "message")
+    print(
+        f"{queue_name} holds {count}, {depth.in_flight:,} of them in flight; sample: {len(sample)}"
+    )
 
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
-    """Receive up to `limit` messages and make them visible again."""
-    seen: list[Message] = []
+    """Receive up to `limit` messages from a queue, make them visible again, and return them."""
+    received: list[Message] = []
     try:
-        seen += receive(Queue(sqs, url), limit)
+        received += receive(Queue(sqs, url), limit)
     finally:
-        for message in seen:
+        for message in received:
             sqs.change_message_visibility(
                 QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0
             )
-    return seen
+    return received
 
 
-def receive(queue: Queue, count: int, size: int = BATCH_SIZE) -> Iterator[Message]:
-    """Yield up to `count` messages, so that it ends even if some come back; at most `size` of them
-    are received before they are wanted.
+WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
+
+
+def receive(queue: Queue, limit: int, batch_size: int = BATCH_SIZE) -> Iterator[Message]:
+    """Yield the messages of a queue until none is visible, or until there were `limit` messages:
+    messages that come back would keep an unlimited loop going for ever.
+
+    :param batch_size: How many messages are received at a time, at most 10. They are in flight
+        until the caller handles them.
     """
-    while count > 0:
-        messages = queue.receive(min(size, count), WAIT_SECONDS)
+    left = limit
+    while left > 0:
+        messages = queue.receive(min(batch_size, left), WAIT_SECONDS)
         if not messages:
             return
-        count -= len(messages)
+        left -= len(messages)
         yield from messages
 
 
-def describe(message: Message) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return destination and reason of a dead letter, and what it tells of its event; that begins
-    with the time of its failure.
+class DeadLetter(NamedTuple):
+    """A message of the dead letter queue as `dlq` shows it. Dead letters sort by destination,
+    reason and time of failure.
     """
+
+    # The id of the subscription, or `webhook`.
+    destination: str
+    # Why the event is not pushed any more: `malformed` if the message cannot be read.
+    reason: str
+    # RFC 3339; empty: not known.
+    failed_at: str
+    # The id of the event or, if that is not known, of the message.
+    event_id: str
+    # The number of attempts; empty: not known.
+    attempts: str
+    last_error: str
+
+
+def describe(message: Message) -> DeadLetter:
+    """Return the destination, the reason and the event of a message in the dead letter queue."""
     content: Json = {}
     try:
         content |= json.loads(message.body)
@@ -200,37 +255,42 @@ def describe(message: Message) -> tuple[tuple[str, ...], tuple[str, ...]]:
     def text(name: str, default: str = "") -> str:
         return str(content.get(name) or default)
 
-    # SQS moved a message without a reason: the worker received it too often and never finished.
-    reason = text("reason", message.attributes.get("Reason", "unprocessed"))
-    group = text("subscription_id", message.group_id), reason
-    event_id = text("event_id", f"message {message.message_id}")
-    return group, (text("failed_at"), event_id, text("delivery_attempts"), text("last_error"))
+    return DeadLetter(
+        destination=text("subscription_id", message.group_id),
+        # SQS moves a message without a reason if the worker received it too often without finishing
+        reason=text("reason", message.attributes.get("Reason", "unprocessed")),
+        failed_at=text("failed_at"),
+        event_id=text("event_id", f"message {message.message_id}"),
+        attempts=text("delivery_attempts"),
+        last_error=text("last_error"),
+    )
 
 
 @cli.command(short_help="Move dead letters back to the work queue.")
 @stage_option
 @rate_option
 def redrive(stage: str, rate: float) -> None:
-    """Move the dead letters back to the work queue; the worker pushes their events again.
+    """Move the dead letters back to the work queue. The worker pushes their events again.
 
-    Fix the cause first, or they come back. A message is deleted after it was sent on: stopping
-    loses nothing, and what was sent twice is pushed once. The worker drops messages of events that
-    were replayed or acknowledged meanwhile, and returns what it cannot read.
+    Fix the cause first, or the messages come back. The command can be stopped without loss: it
+    deletes a message only after it sent the message on, and an event whose message was sent twice
+    is pushed once. The worker drops messages of events that were replayed or acknowledged
+    meanwhile, and returns messages that it cannot read.
     """
-    sqs, queue_url, dlq_url = open_queues(stage)
-    work_queue = Queue(sqs, queue_url)
-    source = Queue(sqs, dlq_url)
-    total, _ = depths(sqs, dlq_url)
+    queues = find_queues(stage)
+    work_queue = Queue(queues.sqs, queues.work_queue_url)
+    dead_letters = Queue(queues.sqs, queues.dlq_url)
+    total = read_depth(queues.sqs, queues.dlq_url).total
 
     def move(message: Message) -> str:
         work_queue.send_many([message])
-        source.delete_many([message.receipt_handle])
-        return f"moved from {source.name} to {work_queue.name}"
+        dead_letters.delete_many([message.receipt_handle])
+        return f"moved from {dead_letters.name} to {work_queue.name}"
 
-    second = min(BATCH_SIZE, max(1, int(rate)))  # so many are in flight
+    per_second = min(BATCH_SIZE, max(1, int(rate)))
     act_on_each(
         "message",
-        receive(source, total, second),
+        receive(dead_letters, total, per_second),
         move,
         total=total,
         rate=rate,
@@ -238,16 +298,23 @@ def redrive(stage: str, rate: float) -> None:
     )
 
 
-@cli.command(short_help="Show the life of one event, or a subscription.")
-@click.argument("event_id", default="", envvar="EVENT_ID")
-@option("--subject", metavar="SUBJECT", help="The event with this subject, or a list of several.")
-@click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
-def show(event_id: str, subject: str | None, *, payload: bool) -> None:
-    """Show the timeline of an event: creation, the last 25 attempts, state, and who got it
-    or why not; or a subscription (sub_...).
+MAX_SEARCHED = 1000  # events and copies
 
-    The beginning of an id is enough: it is looked for among the newest 1,000 events and copies, or
-    all subscriptions. Several that have it, or the subject, are listed.
+
+@cli.command(short_help="Show the timeline of one event, or a subscription.")
+@click.argument("event_id", default="", envvar="EVENT_ID")
+@option(
+    "--subject",
+    metavar="SUBJECT",
+    help="Show the event with this subject, or a list if several events have it.",
+)
+@click.option("--payload", is_flag=True, help="Also show the payload and the metadata.")
+def show(event_id: str, subject: str | None, *, payload: bool) -> None:
+    """Show the timeline of an event: its creation, its last 25 attempts, its state, and which
+    recipients got it or why they did not. With a sub_... id, show that subscription.
+
+    The beginning of an id is enough. The command searches the newest 1,000 events and copies, or
+    all subscriptions, and prints a list if several match.
     """
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
@@ -255,22 +322,24 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
     path = "/events"
     columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
     query = {"limit": "100", "subject": subject, "include": subject and "outcome"}
-    searched: int | None = SEARCHED
+    max_searched: int | None = MAX_SEARCHED
     if event_id.startswith("sub_"):
         path = "/subscriptions"
         columns = COLUMNS
         query = {"tenant": "*"}
-        searched = None
+        max_searched = None
     id_name = columns[0]
     found: list[Json] = [{id_name: event_id}]
     if len(event_id) < ID_LENGTH:
-        items = islice(api.list_all(path, **query), searched)
+        items = islice(api.list_all(path, **query), max_searched)
         found = [item for item in items if item[id_name].startswith(event_id)]
     if not found:
-        told = f"nothing found: {event_id or subject} (ids: evt_, cpy_ or sub_)"
-        raise click.ClickException(printable(told))
+        searched_for = event_id or subject
+        raise click.ClickException(
+            printable(f"nothing found: {searched_for} (ids begin with evt_, cpy_ or sub_)")
+        )
     if len(found) > 1:
-        print_items(columns, map(judged, found))
+        print_items(columns, map(show_outcome, found))
         return
     item = api.get(path, found[0][id_name])
     if path == "/events":
@@ -279,8 +348,10 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
         print(json.dumps(item, indent=2))
 
 
-def judged(event: Json) -> Json:
-    """Return an event with what became of it for its customers, where that is known, as status."""
+def show_outcome(event: Json) -> Json:
+    """Return an event with the state and error of its outcome as its status and last error; return
+    it unchanged if it has no outcome.
+    """
     outcome = event.get("outcome")
     if not outcome:
         return event
@@ -292,11 +363,14 @@ def judged(event: Json) -> Json:
 
 
 def print_event(api: Api, event: Json, *, payload: bool) -> None:
-    """Print the timeline of an event, and a line for each recipient."""
-    # Not of a copy, nor with a key that may not ask.
+    """Print the timeline of an event, and a line for each recipient.
+
+    :param payload: Whether to print the payload and the metadata, too.
+    """
+    # The answer has no recipients if the event is a copy, or if the key lacks the scope.
     _, content, _ = api.request("GET", f"/events/{event['event_id']}/recipients")
     recipients = content.get("recipients")
-    event = judged({**event, "outcome": content.get("outcome")})
+    event = show_outcome({**event, "outcome": content.get("outcome")})
     print(
         f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by "
         f"{event['created_by']}"
@@ -316,12 +390,12 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
     rows: list[tuple[object, ...]] = [(event["created_at"], "created")]
     for attempt in event["attempts"]:
         what = f"attempt: {attempt['outcome']}"
-        took = f"{attempt['duration_ms']:,} ms"
+        duration = f"{attempt['duration_ms']:,} ms"
         answer = attempt["status_code"] or attempt["error"]
-        # Functions of version 1.0 do not show them.
+        # The API of version 1.0 has no response headers.
         headers = attempt.get("response_headers") or {}
-        who = ", ".join(f"{name}: {value}" for name, value in headers.items())
-        rows.append((attempt["at"], what, took, answer, attempt["response"], who))
+        shown_headers = ", ".join(f"{name}: {value}" for name, value in headers.items())
+        rows.append((attempt["at"], what, duration, answer, attempt["response"], shown_headers))
     if event["next_attempt_at"]:
         rows.append((event["next_attempt_at"], "next attempt"))
     if event["delivered_via"] in ("pull", "subscriptions"):
@@ -336,13 +410,15 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
 
 
 def recipient_row(recipient: Json) -> tuple[object, ...]:
-    """Return who a recipient is, what became of its copy, or why there is none, and both ids."""
-    who = recipient["name"] or recipient["target_host"] or recipient["state"]
+    """Return the row of a recipient: its name with the state of its copy or the reason why there is
+    no copy, the id of the subscription, and the id of the copy.
+    """
+    text = recipient["name"] or recipient["target_host"] or recipient["state"]
     if recipient["tenant"]:
-        who += f" ({recipient['tenant']})"
+        text += f" ({recipient['tenant']})"
     copy = recipient["copy"]
-    why = [copy["status"], copy["last_error"]] if copy else ["no copy", recipient["reason"]]
-    text = ": ".join([who, *filter(None, why)])
+    state = [copy["status"], copy["last_error"]] if copy else ["no copy", recipient["reason"]]
+    text = ": ".join([text, *filter(None, state)])
     if recipient["member"]:
         text += f", {recipient['member']}"
     return text, recipient["subscription_id"], copy and copy["event_id"]
@@ -353,43 +429,61 @@ def recipient_row(recipient: Json) -> tuple[object, ...]:
 @since_option
 @until_option
 @tenant_option
-@option("--status", type=click.Choice(["pending", "delivered", "failed"]), default="failed")
+@option(
+    "--status",
+    type=click.Choice(["pending", "delivered", "failed"]),
+    default="failed",
+    help="Only events with this status.",
+)
 @option(
     "--event-type",
     metavar="TYPE",
-    help="Only events of this type; order.* takes all that begin with order.",
+    help="Only events of this type. A prefix ends with .*, as in order.*",
 )
 @option("--subscription-id", metavar="SUBSCRIPTION_ID", help="Only copies for this subscription.")
 @rate_option
 @click.option(
     "--go",
     is_flag=True,
-    help="Push them. Without it they are counted, and the first ten are shown.",
+    help="Push the events. Without it, they are counted, and the first ten are listed.",
 )
 def replay(
     event_id: tuple[str, ...],
     *,
     since: str | None,
     until: str,
+    tenant: str | None,
+    status: str,
+    event_type: str | None,
+    subscription_id: str | None,
     rate: float,
     go: bool,
-    **query: str,
 ) -> None:
-    """Push events again: those named, or all that were created since a time, oldest first.
+    """Push events again: the events that are named, or all events since a time, the oldest first.
 
-    When it is stopped it prints the command that continues. Events that are being pushed or are
-    leased are skipped and named. Dead letters of replayed events stay in the dead letter queue
-    until a redrive, which drops them.
+    When the command is stopped, it prints the command that continues. Events that are being pushed
+    or are leased are skipped and named. The messages of replayed events stay in the dead letter
+    queue until a redrive, which drops them.
     """
     if bool(event_id) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
     found = [api.get("/events", named_id) for named_id in event_id]
     if since:
-        found += api.list_all("/events", **EVENTS, since=since, until=until, **query)
+        found += api.list_all(
+            "/events",
+            **OLDEST_FIRST,
+            since=since,
+            until=until,
+            tenant=tenant,
+            status=status,
+            event_type=event_type,
+            subscription_id=subscription_id,
+        )
     event_ids = [event["event_id"] for event in found]
 
     def how_to_push_from(first: int) -> str:
+        """Return the command that pushes the events from a position in the list on."""
         rest = {"event_id": " ".join(event_ids[first:])}
         if since:
             rest = {"since": found[first]["created_at"]}
@@ -405,7 +499,8 @@ def replay(
         return
 
     def push(pushed_id: str) -> str:
-        # Not repeated when the response is lost: that would push again what is delivered meanwhile.
+        # The call is not repeated when its response is lost: it would push again an event that was
+        # delivered meanwhile.
         api.call("POST", f"/events/{quote(pushed_id, safe='')}/replay", read_retries=0)
         return "queued"
 
@@ -422,14 +517,17 @@ def replay(
 def find_matching(
     api: Api, metadata: dict[str, str], query: Mapping[str, str | None], erased: Set[str]
 ) -> dict[str, list[str]]:
-    """Return the ids of matching events and copies that are not among the erased ones, by the event
-    that they belong to, which may be gone already.
+    """Return the ids of the matching events and copies, grouped by the id of the original event.
 
-    Copies are looked for, too: one may be left of an event that expired, or whose erasure was
-    interrupted.
+    Copies are searched, too: a copy can exist without its event, if the event expired or its
+    erasure was interrupted.
+
+    :param metadata: Members that the event's metadata must have; empty: any metadata matches.
+    :param query: Parameters of `GET /events`.
+    :param erased: Ids to leave out, because lists show erased events for some seconds.
     """
     found: dict[str, list[str]] = {}
-    for event in api.list_all("/events", **EVENTS, **query, include="payload"):
+    for event in api.list_all("/events", **OLDEST_FIRST, **query, include="payload"):
         texts = {}
         for name, value in (event["metadata"] or {}).items():
             if type(value) in COMPARABLE:
@@ -440,35 +538,48 @@ def find_matching(
     return found
 
 
+NO_ERASE = "the key in TRIGGERS_API_KEY lacks the scope erase, which --go needs (docs/runbook.md)"
+
+
 @cli.command(short_help="Count the events of a person or a tenant, or erase them (--go).")
 @option("--metadata", type=parse_metadata, metavar="PAIRS", help=METADATA_HELP)
 @tenant_option
 @since_option
 @until_option
 @rate_option
-@click.option("--go", is_flag=True, help="Erase them. Without it they are counted.")
-def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: str | None) -> None:
-    """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They
-    cannot be restored.
+@click.option("--go", is_flag=True, help="Erase them. Without it, they are counted.")
+def erase(
+    *,
+    metadata: dict[str, str] | None,
+    tenant: str | None,
+    since: str | None,
+    until: str,
+    rate: float,
+    go: bool,
+) -> None:
+    """Erase the events of a person (--metadata) or a tenant (--tenant), and their copies. Erased
+    events cannot be restored.
 
-    A value of the metadata matches a JSON string or number that is written the same. Without
-    --metadata all subscriptions of the tenant are deleted, too, whatever --since says. It looks
-    again until it finds nothing new: lists lag behind by some seconds. Events that are being pushed
-    or leased are named: repeat the command, which is safe. The API key needs the scopes consume and
-    erase.
+    A value in --metadata matches a JSON string or number that is written the same way. Without
+    --metadata, all subscriptions of the tenant are deleted, too, whatever --since says.
+
+    Lists lag behind by some seconds, so the command searches again until it finds nothing new.
+    Events that are being pushed or are leased are skipped and named: repeat the command, which is
+    safe. The API key needs the scopes consume and erase.
     """
-    if not (metadata or query["tenant"]):
+    if not (metadata or tenant):
         raise click.UsageError("give --metadata or --tenant")
     api = Api()
     me, _ = api.call("GET", "/me")
     refusal = "" if "erase" in me["scopes"] else NO_ERASE
     if go and refusal:
         raise click.ClickException(refusal)
+    query = {"tenant": tenant, "since": since, "until": until}
     erased: set[str] = set()
     command = again(metadata=json.dumps(metadata) if metadata else "", go="1")
     while True:
         found = find_matching(api, metadata or {}, query, erased)
-        listed = [] if metadata else api.list_all("/subscriptions", tenant=query["tenant"])
+        listed = [] if metadata else api.list_all("/subscriptions", tenant=tenant)
         subscriptions = [row for row in listed if row["subscription_id"] not in erased]
         if subscriptions:
             print_items(COLUMNS, subscriptions)
@@ -499,7 +610,11 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
 
 
 def remove_item(api: Api, found: Mapping[str, Sequence[str]], item: str) -> str:
-    """Delete a subscription, or an event and those copies of it that were found."""
+    """Delete a subscription, or an event with the copies that were found; return `erased`.
+
+    :param found: The ids of matching events and copies, by the id of the original event.
+    :param item: The id of a subscription or of an original event.
+    """
     if item.startswith("sub_"):
         api.call("DELETE", f"/subscriptions/{item}")
         return "erased"
@@ -508,17 +623,26 @@ def remove_item(api: Api, found: Mapping[str, Sequence[str]], item: str) -> str:
     return "erased"
 
 
-@cli.command(short_help="Make a token for a tenant, and the link that opens its page.")
-@option("--tenant", required=True, metavar="TENANT", help="Whose subscriptions it is for.")
+@cli.command(short_help="Create a token for a tenant, and the link that opens its page.")
 @option(
-    "--expires-in", type=parse_duration, metavar="DURATION", default="1h", help="From 60s to 30d."
+    "--tenant",
+    required=True,
+    metavar="TENANT",
+    help="The tenant whose subscriptions the token manages.",
+)
+@option(
+    "--expires-in",
+    type=parse_duration,
+    metavar="DURATION",
+    default="1h",
+    help="How long the token is valid, from 60s to 30d.",
 )
 def token(tenant: str, expires_in: int) -> None:
-    """Make a token, with which a customer manages the subscriptions of one tenant, by the page or
-    by the API.
+    """Create a token. A customer uses it to manage the subscriptions of one tenant on the page or
+    through the API.
 
-    It cannot be taken back alone: it lasts until its end, or until the API key that made it is
-    taken out of API_KEYS.
+    A single token cannot be revoked. It is valid until it expires, or until the API key that
+    created it is removed from API_KEYS.
     """
     api = Api()
     made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
@@ -530,31 +654,45 @@ def token(tenant: str, expires_in: int) -> None:
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
-@option("--type", "event_type", metavar="TYPE", help="Type of one event.")
+@option("--type", "event_type", metavar="TYPE", help="The type of the event.")
 @option(
     "--payload",
     type=parse_json,
     metavar="JSON",
-    help="Payload of one event: a JSON object. Default: {}.",
+    help="The payload of the event, a JSON object. The default is {}.",
 )
-@option("--metadata", type=parse_json, metavar="JSON", help="Metadata of one event: a JSON object.")
-@option("--tenant", metavar="TENANT", help="Tenant of one event.")
+@option(
+    "--metadata",
+    type=parse_json,
+    metavar="JSON",
+    help="The metadata of the event, a JSON object.",
+)
+@option("--tenant", metavar="TENANT", help="The tenant of the event.")
 @option(
     "--subject",
     metavar="SUBJECT",
-    help="What one event is about, by which it is found: order-4711.",
+    help="What the event is about, such as order-4711. Events can be found by their subject.",
 )
 @file_option()
-def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
-    """Post one event (--type), or each line of a file (--file): {"event_type": "order.created",
-    "payload": {}}.
+def send(
+    *,
+    event_type: str | None,
+    payload: object,
+    metadata: object,
+    tenant: str | None,
+    subject: str | None,
+    file: Path | None,
+) -> None:
+    """Post one event (--type), or an event for each line of a file (--file). A line looks like
+    {"event_type": "order.created", "payload": {}}.
 
-    The lines of a file are queued and pushed by the worker. Each may have an "idempotency_key";
-    else its key is made of the file's path and the line's text, so that running the command again
-    sends only what was not sent. A line that the API refuses is named, the others are sent, and the
-    exit code is 1.
+    The events of a file are queued, and the worker pushes them. A line may have an
+    "idempotency_key". Otherwise its key is made from the file's path and the line's text, so that
+    running the command again sends only the lines that were not sent before. Lines that the API
+    refuses are named, the others are sent, and the exit status is 1.
     """
-    given = {name: value for name, value in contents.items() if value is not None}
+    members = {"payload": payload, "metadata": metadata, "tenant": tenant, "subject": subject}
+    given = {name: value for name, value in members.items() if value is not None}
     if bool(event_type) == bool(file) or (file and given):
         raise click.UsageError(
             "give either --type (with --payload, --metadata, --tenant, --subject) or --file"
@@ -569,15 +707,17 @@ def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     print(printable(f"{event['event_id']}: {event['message']}{error}"))
 
 
-def send_lines(api: Api, content: bytes, prefix: str) -> None:
-    """Post each line that is not blank, MAX_CALLS at a time. Equal lines are different events: the
-    key counts them.
+def send_lines(api: Api, content: bytes, path: str) -> None:
+    """Post each line that is not blank, MAX_CALLS lines at a time. Equal lines are different
+    events, because a number that counts them is part of the idempotency key.
+
+    :param path: The path of the file, which is part of the idempotency keys.
     """
     lines = numbered_lines(content)
     occurrences = Counter[bytes]()
 
     def post(line: bytes, count: int) -> str:
-        counted_line = f"{prefix}\n{count}\n".encode() + line
+        counted_line = f"{path}\n{count}\n".encode() + line
         key = f"ops-{hashlib.sha256(counted_line).hexdigest()}"
         with suppress(ValueError, AttributeError):  # the API says what is wrong with the line
             event = json.loads(line)

@@ -16,7 +16,7 @@ from chalice.config import Config
 
 from chalicelib import __version__
 from chalicelib.infra.parsing import Json
-from tools.command_line import tell_place
+from tools.command_line import print_place
 
 ROOT = Path(__file__).parent.parent
 # The suffix of each function's name, and so of its log group's.
@@ -159,7 +159,7 @@ def check_account(stage: str) -> None:
     """Print which account, region and stage the command is about; raise ClickException if Chalice's
     record names another account.
     """
-    account = tell_place(stage)
+    account = print_place(stage)
     for recorded in set(re.findall(r":lambda:[^:]+:(\d+):", read_record(stage))) - {account}:
         raise click.ClickException(
             OTHER_ACCOUNT.format(stage=stage, recorded=recorded, account=account)

@@ -1,9 +1,9 @@
-"""Commands about subscriptions: list, enable and disable them; send one an event, list and recover
-what it missed.
+"""Commands for subscriptions: list, enable and disable subscriptions, send an event to a
+subscription, and list and recover the events that a subscription missed.
 """
 
 from collections import Counter
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import quote
 
 import click
@@ -26,57 +26,64 @@ COLUMNS = ("subscription_id", "name", "tenant", "target_host")
 STATE_COLUMNS = (*COLUMNS, "state")
 
 subscription_option = option(
-    "--subscription-id", required=True, metavar="SUBSCRIPTION_ID", help="Which subscription."
+    "--subscription-id", required=True, metavar="SUBSCRIPTION_ID", help="The subscription."
 )
-missed_until_option = option("--until", type=parse_time, metavar="TIME", help="Created before.")
+missed_until_option = option(
+    "--until", type=parse_time, metavar="TIME", help="Created before this time or age."
+)
 
 
 @click.command("send-to", short_help="Send an event to one subscription.")
 @subscription_option
-@option("--event-id", required=True, metavar="EVENT_ID", help="An event that is no copy.")
+@option("--event-id", required=True, metavar="EVENT_ID", help="The event; not a copy.")
 def send_to(subscription_id: str, event_id: str) -> None:
-    """Make the copy of an event for a subscription, whatever its types and filter say, and queue
-    it.
+    """Create and queue the copy of an event for a subscription, even if the event types or the
+    filter of the subscription leave it out.
 
-    A copy that is there is pushed again. The event itself is not pushed.
+    If the copy exists already, it is pushed again. The event itself is not pushed.
     """
     path = path_of(subscription_id, "send")
-    # Not repeated when the response is lost: that would push again what is delivered meanwhile.
+    # The call is not repeated when its response is lost: it would push again a copy that was
+    # delivered meanwhile.
     copy, _ = Api().call("POST", path, json={"event_id": event_id}, read_retries=0)
     print(printable(f"{copy['event_id']}: {copy['message']}"))
 
 
-@click.command(short_help="List what a subscription did not get, and why.")
+@click.command(short_help="List the events that a subscription did not get, and why.")
 @subscription_option
 @since_option
 @missed_until_option
-@option("--subject", metavar="SUBJECT", help="All events with this subject, and what became of it.")
+@option(
+    "--subject",
+    metavar="SUBJECT",
+    help="All events with this subject, each with the state of its copy.",
+)
 def missed(subscription_id: str, since: str | None, until: str | None, subject: str | None) -> None:
-    """List the deliveries of a subscription that failed, or wait for another attempt.
+    """List the deliveries of a subscription that failed, or that wait for another attempt.
 
-    With --since its events are looked through for those that were never sent, too. What was
-    dismissed is left out, but with --subject.
+    With --since, also list the events since then that were never sent to the subscription.
+    Dismissed deliveries are left out, unless --subject is given.
     """
-    events, told = read_missed(Api(), subscription_id, since, until, subject)
-    if events:
+    found = find_missed(Api(), subscription_id, since, until, subject)
+    if found.events:
         rows = [
-            (event["event_id"], event["created_at"], event["subject"], tell_why(event))
-            for event in events
+            (event["event_id"], event["created_at"], event["subject"], explain_missed(event))
+            for event in found.events
         ]
         print_table(("event_id", "created_at", "subject", "why"), rows)
-    print(told)
+    print(found.summary)
 
 
-@click.command(short_help="Count what a subscription missed, or get it there (--go).")
+@click.command(short_help="Count the events that a subscription missed, or send them (--go).")
 @subscription_option
 @since_option
 @missed_until_option
-@click.option("--go", is_flag=True, help="Send and replay it. Without it, it is counted.")
+@click.option("--go", is_flag=True, help="Send the events. Without it, they are counted.")
 def recover(subscription_id: str, since: str | None, until: str | None, *, go: bool) -> None:
-    """Push again what failed or waits. With --since also send the events that the subscription
-    takes now and that have no copy for it.
+    """Push the deliveries of a subscription again that failed or that wait. With --since, also send
+    the events since then that the subscription takes now and that were never sent to it.
 
-    Repeating the command sends nothing twice: when it is stopped, it can be given again.
+    The command can be repeated, also after it was stopped: nothing is sent twice.
     """
     api = Api()
     subscription = api.get("/subscriptions", subscription_id)
@@ -85,12 +92,12 @@ def recover(subscription_id: str, since: str | None, until: str | None, *, go: b
         state = subscription["state"]
         raise click.ClickException(f"it is {state}; to enable it first: {enabling}")
     if not go:
-        events, told = read_missed(api, subscription_id, since, until)
-        print(told)
-        if events:
+        found = find_missed(api, subscription_id, since, until, subject=None)
+        print(found.summary)
+        if found.events:
             print(f"To recover them: {again(go='1')}")
         return
-    # one end for all calls
+    # Without `until`, each call would take the events until its own time.
     body: Json = {"since": since, "until": until or (since and parse_time("0s"))}
     total = Counter[str]()
     with Console(stderr=True).status("recovering") as progress:
@@ -99,28 +106,37 @@ def recover(subscription_id: str, since: str | None, until: str | None, *, go: b
             body["cursor"] = answer.pop("next_cursor")
             total.update(answer)
             done = ", ".join(f"{total[name]:,} {name}" for name in ("sent", "replayed", "left"))
-            told = f"{done} of {counted(total['examined'], 'event')}"
-            progress.update(told)
+            summary = f"{done} of {counted(total['examined'], 'event')}"
+            progress.update(summary)
             if body["cursor"] is None:
                 break
-    print(told)
+    print(summary)
 
 
-@click.command(short_help="List what did not arrive at a tenant's webhooks (status 1 if any).")
-@option("--tenant", metavar="TENANT", help="At the webhooks of this tenant. Without it, at all.")
-@option("--since", type=parse_time, metavar="TIME", default="1d", help="Created at or after.")
+@click.command(
+    short_help="List the events that did not arrive at a tenant's webhooks (status 1 if any)."
+)
+@option("--tenant", metavar="TENANT", help="Only webhooks of this tenant.")
+@option(
+    "--since",
+    type=parse_time,
+    metavar="TIME",
+    default="1d",
+    help="Created at or after this time or age.",
+)
 @click.pass_context
 def undelivered(context: click.Context, tenant: str | None, since: str) -> None:
-    """List the copies that failed or are waiting for another attempt, and count them by webhook.
+    """List the copies that failed or that wait for another attempt, and count them for each
+    webhook.
 
-    What was dismissed is left out, and so are reports. The exit status is 0 if everything that was
-    sent arrived, and 1 if something did not, or if there is no webhook.
+    Dismissed copies and reports are left out. The exit status is 0 if everything that was sent
+    arrived, and 1 if something did not arrive or if there is no webhook.
     """
     api = Api()
     webhooks = [*api.list_all("/subscriptions", tenant=tenant or "*", include="deliveries")]
     if not webhooks:
-        nobody = f"{tenant} has no webhook" if tenant else "there is no webhook"
-        raise click.ClickException(printable(nobody))
+        problem = f"{tenant} has no webhook" if tenant else "there is no webhook"
+        raise click.ClickException(printable(problem))
     rows = []
     counts = []
     total = Counter[str]()
@@ -145,29 +161,27 @@ def undelivered(context: click.Context, tenant: str | None, since: str) -> None:
         print()
         print_items((*COLUMNS, "failed", "waiting"), counts)
         print()
-    whose = f" of {tenant}" if tenant else ""
+    of_tenant = f" of {tenant}" if tenant else ""
     until = parse_time("0s")
-    print(
-        printable(
-            f"Looked at {counted(len(webhooks), 'webhook')}{whose}, at what was created from"
-            f" {since} to {until}."
-        )
-    )
+    checked = counted(len(webhooks), "webhook")
+    print(printable(f"Checked {checked}{of_tenant} for events created from {since} to {until}."))
     if rows:
         print(f"{total['failed']:,} failed, {total['waiting']:,} waiting")
     else:
         print("Everything that was sent arrived: nothing failed, and nothing is waiting.")
     missed_command = command_line("missed", {"subscription_id": "sub_...", "since": since})
-    print(f"Events that were never sent to a webhook are listed by {missed_command}")
+    print(f"To list events that were never sent to a webhook: {missed_command}")
     if rows:
         context.exit(1)
 
 
 def find_undelivered(api: Api, webhook: Json, since: str) -> list[Json]:
-    """Return the copies for a webhook that failed or are waiting, the oldest first, as `deliveries`
-    counts them.
+    """Return the copies for a webhook that failed or that wait, the oldest first. Dismissed copies
+    and reports are left out. No call is made if the webhook's `deliveries` show that
+    there are none.
 
-    A webhook whose `deliveries` count all, and none, is not asked.
+    :param webhook: A subscription with its `deliveries`.
+    :param since: The start of the period, RFC 3339.
     """
     deliveries = webhook["deliveries"]
     if not (deliveries["failed"] or deliveries["waiting"] or deliveries["has_more"]):
@@ -186,43 +200,60 @@ def find_undelivered(api: Api, webhook: Json, since: str) -> list[Json]:
         for copy in copies
         if copy["created_at"] > dismissed_until
         and not copy["event_type"].startswith(RESERVED_PREFIX)
-        and state_of(copy) != "pending"  # replayed since the index was written
+        and state_of(copy) != "pending"  # replayed, which the index does not show yet
     ]
 
 
 def state_of(copy: Json) -> str:
-    """Return the state of a copy in the words of the API's outcomes."""
+    """Return the status of a copy, but `waiting` for a pending copy whose last attempt failed."""
     return "waiting" if copy["status"] == "pending" and copy["last_error"] else str(copy["status"])
 
 
 def name_of(webhook: Json) -> str:
+    """Return the name of a subscription or, if it has none, the host of its URL."""
     return str(webhook["name"] or webhook["target_host"])
 
 
-WHY = {
-    "event_types": "not asked for: event_types",
-    "filter": "not asked for: filter",
+# Explanations of the API's reasons for which a subscription missed an event.
+EXPLANATIONS = {
+    "event_types": "not subscribed to: event_types",
+    "filter": "not subscribed to: filter",
     "host": "not sent: its host is no longer allowed",
     "deleted": "not sent: its copy was erased",
-    "later": "not sent: the subscription was made later",
+    "later": "not sent: the subscription was created later",
     "edited": "not sent: the subscription was edited later",
     "waiting": "waiting for another attempt",
 }
 
 
-def tell_why(event: Json) -> str:
-    """Return why a subscription did not get an event, or what became of its copy."""
+def explain_missed(event: Json) -> str:
+    """Return why a subscription missed an event or, if it did not miss the event, the status of its
+    copy.
+    """
     copy = event["copy"] or {}
     reason = event["reason"] or copy["status"]
-    told = [WHY.get(reason, reason), event["member"], copy.get("last_error")]
-    return ", ".join(filter(None, told))
+    parts = [EXPLANATIONS.get(reason, reason), event["member"], copy.get("last_error")]
+    return ", ".join(filter(None, parts))
 
 
-def read_missed(
-    api: Api, subscription_id: str, since: str | None, until: str | None, subject: str | None = None
-) -> tuple[list[Json], str]:
-    """Return what a subscription missed, and how many for each reason; if it missed none of the
-    events that were looked at, how many of these it took.
+class MissedEvents(NamedTuple):
+    """The events that a subscription missed."""
+
+    # As `GET /subscriptions/{id}/missed` lists them.
+    events: list[Json]
+    # A line with the number of events for each reason. If no event was missed, it has the number of
+    # events that the subscription got.
+    summary: str
+
+
+def find_missed(
+    api: Api, subscription_id: str, since: str | None, until: str | None, subject: str | None
+) -> MissedEvents:
+    """Return the events that a subscription missed, and print the progress.
+
+    :param since: The start of the period, RFC 3339; None: only events with a copy, however old.
+    :param until: The end of the period, RFC 3339; None: now.
+    :param subject: The subject of the events; None: any.
     """
     until = until or (since and parse_time("0s"))
     query = {"since": since, "until": until, "subject": subject}
@@ -236,25 +267,33 @@ def read_missed(
     if events:
         counts = Counter(event["reason"] or "not missed" for event in events)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
-        return events, f"{reasons} of {counted(examined, 'event')}"
+        return MissedEvents(events, f"{reasons} of {counted(examined, 'event')}")
     if not (since or subject):
-        return events, (
-            f"nothing failed, and nothing waits, of what was created before {until or 'now'}; "
-            "SINCE=3d looks for what was never sent"
+        summary = (
+            f"No delivery of an event created before {until or 'now'} failed or waits. "
+            "SINCE=3d also finds events that were never sent."
         )
+        return MissedEvents(events, summary)
     copies = api.list_all("/events", **query, subscription_id=subscription_id)
     taken = sum(not copy["event_type"].startswith(RESERVED_PREFIX) for copy in copies)
-    left_out = f"types and filter leave out {examined - taken:,}"
-    return events, f"It was sent all that it takes: {taken:,} of {examined:,}; {left_out}"
+    summary = (
+        f"Every event that the subscription takes was sent to it: {taken:,} of {examined:,}. Its "
+        f"event types and filter leave out {examined - taken:,}."
+    )
+    return MissedEvents(events, summary)
 
 
-one_option = option("--subscription-id", metavar="SUBSCRIPTION_ID", help="Which subscription.")
+one_option = option("--subscription-id", metavar="SUBSCRIPTION_ID", help="The subscription.")
 all_option = option("--tenant", metavar="TENANT", help="All subscriptions of this tenant.")
 go_option = click.option(
-    "--go", is_flag=True, help="Change those of a tenant. Without it they are listed and counted."
+    "--go",
+    is_flag=True,
+    help="Change the subscriptions of a tenant. Without it, they are listed and counted.",
 )
 dismiss_option = option(
-    "--dismiss", is_flag=True, help="What it lost until now does not count any more."
+    "--dismiss",
+    is_flag=True,
+    help="Dismiss the failed deliveries so far, which then do not count any more.",
 )
 
 
@@ -263,22 +302,25 @@ dismiss_option = option(
 @all_option
 @dismiss_option
 @go_option
-def enable(**asked: Any) -> None:
-    """Push to a subscription again. What failed meanwhile stays failed: recover pushes that, unless
-    --dismiss says that nobody wants it.
+def enable(*, subscription_id: str | None, tenant: str | None, dismiss: bool, go: bool) -> None:
+    """Push to a subscription again. Deliveries that failed meanwhile stay failed until `recover`
+    pushes them. With --dismiss, they are dismissed and `recover` leaves them out.
 
-    With --tenant it enables those that were disabled for failing and those that were paused.
+    With --tenant, enable all subscriptions of the tenant that were paused, or that were disabled
+    because their deliveries failed.
     """
-    change("enable", **asked)
+    change("enable", subscription_id, tenant, dismiss=dismiss, go=go)
 
 
 @click.command(short_help="Disable a subscription, or all of a tenant (--go): no push.")
 @one_option
 @all_option
 @go_option
-def disable(**asked: Any) -> None:
-    """Push nothing to a subscription until it is enabled. Its copies fail and are kept."""
-    change("disable", **asked)
+def disable(*, subscription_id: str | None, tenant: str | None, go: bool) -> None:
+    """Push nothing to a subscription until it is enabled. Its copies fail meanwhile, and are
+    kept.
+    """
+    change("disable", subscription_id, tenant, dismiss=False, go=go)
 
 
 def change(
@@ -286,13 +328,17 @@ def change(
     subscription_id: str | None,
     tenant: str | None,
     *,
+    dismiss: bool,
     go: bool,
-    dismiss: bool = False,
 ) -> None:
-    """Enable or disable a subscription or, with `go`, those of a tenant that are not so yet, and
-    say how each is now.
+    """Enable or disable a subscription, or all subscriptions of a tenant; print a line for each.
 
-    With `dismiss`, what they lost until now is dismissed first.
+    Raise UsageError unless either a subscription or a tenant is given.
+
+    :param verb: `enable` or `disable`.
+    :param dismiss: Whether to dismiss first the deliveries that have failed so far.
+    :param go: Whether to change the subscriptions of a tenant, which are only listed and counted
+        otherwise. A single subscription is always changed.
     """
     if bool(subscription_id) == bool(tenant):
         raise click.UsageError("give either --subscription-id or --tenant")
@@ -310,23 +356,34 @@ def change(
             return
     for changed_id in changed_ids:
         if dismiss:
-            # By the clock of the API, which takes no time that lies ahead.
-            told = api.get("/subscriptions", changed_id, include="deliveries")
-            body = {"dismissed_until": told["deliveries"]["last_at"]}
+            # A time of the API's own clock, because the API refuses a time in the future.
+            current = api.get("/subscriptions", changed_id, include="deliveries")
+            body = {"dismissed_until": current["deliveries"]["last_at"]}
             api.call("PATCH", path_of(changed_id), json=body)
         subscription, _ = api.call("POST", path_of(changed_id, verb))
         print(printable(f"{changed_id} ({name_of(subscription)}): {verb}d"))
 
 
 @click.command(short_help="List subscriptions.")
-@option("--tenant", metavar="TENANT", default="*", help="Those of this tenant; * is all.")
-@option("--state", type=click.Choice(["active", "failing", "paused", "disabled", "slow"]))
-def subscriptions(**query: str) -> None:
-    """List subscriptions, the oldest first: those of a tenant, and those in a state; disabled has
-    those that are paused, too, and slow has those in the slow lane, whatever else they are. Each
-    has how many copies failed or wait, and since when.
+@option(
+    "--tenant",
+    metavar="TENANT",
+    default="*",
+    help="Only subscriptions of this tenant. * lists the subscriptions of all tenants.",
+)
+@option(
+    "--state",
+    type=click.Choice(["active", "failing", "paused", "disabled", "slow"]),
+    help="Only subscriptions in this state.",
+)
+def subscriptions(tenant: str, state: str | None) -> None:
+    """List subscriptions, the oldest first, each with the number of its copies that failed or wait,
+    and the time of the oldest one.
+
+    The state disabled includes paused subscriptions. The state slow means all subscriptions in the
+    slow lane, whatever other state they have.
     """
-    listed = Api().list_all("/subscriptions", **query, include="deliveries")
+    listed = Api().list_all("/subscriptions", tenant=tenant, state=state, include="deliveries")
     found = [row | row["deliveries"] for row in listed]
     if found:
         print_items((*STATE_COLUMNS, "failed", "waiting", "oldest_missed_at"), found)
@@ -334,4 +391,5 @@ def subscriptions(**query: str) -> None:
 
 
 def path_of(subscription_id: str, *verb: str) -> str:
+    """Return the path of a subscription or, with a verb, the path of its call, such as `enable`."""
     return "/".join(("/subscriptions", quote(subscription_id, safe=""), *verb))

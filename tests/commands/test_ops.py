@@ -237,13 +237,17 @@ def test_what_a_subscription_missed_is_counted_then_sent(
     world.empty_inbox()
     hook.edit(event_types=["none"])
     Ran("send", "--type=a")
-    left_out = "It was sent all that it takes: 4 of 5; types and filter leave out 1\n"
+    left_out = (
+        "Every event that the subscription takes was sent to it: 4 of 5. Its event types and filter"
+        " leave out 1.\n"
+    )
     assert Ran("missed", *ever).output == left_out
     assert Ran("recover", *ever).output == left_out
-    nothing = "nothing failed, and nothing waits, of what was created before "
-    assert Ran("recover", *asked).output.startswith(f"{nothing}now; SINCE=3d looks for ")
+    nothing = "No delivery of an event created before "
+    hint = " failed or waits. SINCE=3d also finds events "
+    assert Ran("recover", *asked).output.startswith(f"{nothing}now{hint}")
     early = "2026-01-01T00:00:00.000000Z"
-    assert Ran("missed", *asked, "--until", early).output.startswith(f"{nothing}{early}; ")
+    assert Ran("missed", *asked, "--until", early).output.startswith(f"{nothing}{early}{hint}")
     assert Ran("recover", *asked, "--go").output == "0 sent, 0 replayed, 0 left of 0 events\n"
 
 
@@ -278,12 +282,12 @@ def test_what_did_not_arrive_at_a_tenant_s_webhooks_is_listed_and_is_the_exit_st
     assert re.search(rf"\n{crm.id} +crm +acme +127\.0\.0\.1 +1 +0 *\n", told)
     assert re.search(rf"\n{erp.id} +erp +acme +127\.0\.0\.1 +0 +1 *\n", told)
     since = newer["created_at"]
-    assert re.search(rf"\nLooked at 4 webhooks of acme, .* from {since} to 20\S+Z\.\n", told)
+    assert re.search(rf"\nChecked 4 webhooks of acme for .* from {since} to 20\S+Z\.\n", told)
     assert "\n1 failed, 1 waiting\n" in told
     assert "make missed SUBSCRIPTION_ID=" in told
     assert "order-1" not in told
     assert "\n1 failed, 2 waiting\n" in ever  # what was dismissed is left out
-    assert "Looked at 5 webhooks, " in everybody
+    assert "Checked 5 webhooks for " in everybody
     assert "\n1 failed, 1 waiting\n" in everybody
     misspelt = Ran("undelivered", "--tenant=customer-43", status=1)
     assert misspelt.errors.endswith("Error: customer-43 has no webhook\n")
@@ -327,7 +331,7 @@ def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_liste
     assert Ran("subscriptions", "--state=disabled").output == "0 subscriptions\n"
     listed = Ran("subscriptions", "--tenant=acme").output
     assert re.search(rf"\n{mine[1].id} .* active +0 +0 *\n", listed)
-    assert Ran("recover", "--subscription-id", mine[1].id).output.startswith("nothing failed")
+    assert Ran("recover", "--subscription-id", mine[1].id).output.startswith("No delivery ")
 
 
 def test_an_event_is_found_by_its_subject_and_several_are_judged_in_a_list(
