@@ -27,6 +27,7 @@ from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.errors import EventNotFoundError, StorageUnavailableError
 from chalicelib.infra.parsing import Json, Parser, Parsers, dumps
 from chalicelib.infra.table import (
+    BY_STATUS,
     LOWEST,
     NO_VALUES,
     UNDELIVERED,
@@ -162,8 +163,17 @@ class EventStore(Table):
         self._retention_seconds = settings.event_retention_days * DAY_SECONDS
         self._kept_seconds = cache(self._find_kept_seconds)
 
-    def pages(self, partition: str, values: Values = NO_VALUES, **options: Any) -> Iterator[Json]:
-        """Yield the pages of a partition; see `Table.pages`.
+    def pages(
+        self,
+        partition: str,
+        values: Values = NO_VALUES,
+        *,
+        index: str = BY_STATUS,
+        condition: str = "",
+        newest_first: bool = False,
+        first_rows: int | None = None,
+    ) -> Iterator[Json]:
+        """Yield the responses of a query of one partition of an index, as `Table.pages` does.
 
         A partition of pending or failed events is read from the earliest time at which an event
         that still exists can have been created: DynamoDB deletes expired rows up to days late, and
@@ -174,13 +184,20 @@ class EventStore(Table):
         if partition.startswith(("pending#", "failed#")):
             oldest = self._after(-self._kept_seconds(partition))
             values[":low"] = max(str(values[":low"]), oldest)
-        yield from super().pages(partition, values, **options)
+        yield from super().pages(
+            partition,
+            values,
+            index=index,
+            condition=condition,
+            newest_first=newest_first,
+            first_rows=first_rows,
+        )
 
     def _find_kept_seconds(self, partition: str) -> float:
         """Return for how long the events of a partition are kept at most: for the retention period
         or, if that was lowered since, for as long as the oldest event.
         """
-        oldest = map(from_item, next(super().pages(partition, Limit=1))["Items"])
+        oldest = map(from_item, next(super().pages(partition, first_rows=1))["Items"])
         kept_seconds = [event.expires_at - unix_seconds(event.created_at) for event in oldest]
         return max([self._retention_seconds, *kept_seconds])
 
@@ -191,7 +208,7 @@ class EventStore(Table):
         :param content: What `compressed` returns for it.
         """
         item = serialize({**to_attributes(event), "content": content})
-        return self._result(self._write("put_item", ABSENT, Item=item), event.claim_id)
+        return self._result(self._write("put_item", ABSENT, {"Item": item}), event.claim_id)
 
     def put_listed(self, copy: Event, original: Event) -> WriteResult:
         """Store a copy and list it in its event, both or neither: an erasure misses no copy.
@@ -242,7 +259,7 @@ class EventStore(Table):
         until = self._after(CLAIM_SECONDS)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": None}
         return self.change(
-            event_id, CLAIMABLE, changes, counter="delivery_attempts", ReturnValues="ALL_NEW"
+            event_id, CLAIMABLE, changes, counter="delivery_attempts", returns_event=True
         )
 
     def record(self, event: Event) -> WriteResult:
@@ -271,7 +288,9 @@ class EventStore(Table):
 
     def delete(self, event_id: str, condition: str, values: Values = NO_VALUES) -> WriteResult:
         """Delete an event if `condition` holds; a condition may hold for an absent event, too."""
-        return self._result(self._write("delete_item", condition, values, Key=key_of(event_id)))
+        return self._result(
+            self._write("delete_item", condition, {"Key": key_of(event_id)}, values)
+        )
 
     def delete_expired(self, event_id: str) -> None:
         """Delete a row that has expired, or every search passes it until DynamoDB does, up to days
@@ -294,7 +313,7 @@ class EventStore(Table):
         }
         item_key = f"{cause}#{destination}"
         item = serialize({"event_id": item_key, **mark})
-        written = self._write("put_item", ABSENT, Item=item)
+        written = self._write("put_item", ABSENT, {"Item": item})
         if written.applied or written.item is None:
             return True
         known = written.item
@@ -323,7 +342,7 @@ class EventStore(Table):
     def catch_ups(self) -> list[CatchUp]:
         """Return the marks of destinations that deliver again, the oldest first."""
         values = {":high": self._after(0)}
-        rows = next(self.pages(MENDED, values, IndexName=UNDELIVERED, FilterExpression=NOT_EXPIRED))
+        rows = next(self.pages(MENDED, values, index=UNDELIVERED, condition=NOT_EXPIRED))
         return [CatchUp(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
 
     def end_catch_up(self, mark: CatchUp) -> None:
@@ -370,13 +389,22 @@ class EventStore(Table):
         condition: str,
         changes: Values,
         values: Values = NO_VALUES,
-        **parameters: Any,
+        *,
+        counter: str = "",
+        returns_event: bool = False,
     ) -> WriteResult:
-        """Change attributes of an event by one conditional write: None removes one.
+        """Change attributes of an event by one write, if a condition holds.
 
-        The rest is as in `Table._update`.
+        :param condition: A condition expression.
+        :param changes: The new values of attributes by name; None removes the attribute.
+        :param values: The values of the placeholders in `condition`.
+        :param counter: The name of an attribute to which 1 is added; empty: none.
+        :param returns_event: Whether the result carries the event as it is after the write. If the
+            condition failed, it carries the current event anyway.
         """
-        written = self._update(event_id, condition, changes, values, **parameters)
+        written = self._update(
+            event_id, condition, changes, values, counter=counter, returns_item=returns_event
+        )
         return self._result(written, changes.get("claim_id", ""))
 
     def _result(self, written: ItemResult, new_claim_id: object = "") -> WriteResult:

@@ -39,7 +39,7 @@ def erase(event_id: str, services: CoreServices) -> None:
     """
     store = services.store
     changes = {**dict.fromkeys(ERASED), "status": Status.ERASED}
-    marked = store.change(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
+    marked = store.change(event_id, ERASABLE, changes, returns_event=True)
     event = marked.event
     if event is None:
         return

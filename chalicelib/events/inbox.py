@@ -58,7 +58,7 @@ def lease(
             LEASABLE,
             changes,
             counter="lease_count",
-            ReturnValues="ALL_NEW",
+            returns_event=True,
         )
         return result.event if result.applied else None
 

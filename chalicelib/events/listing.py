@@ -254,13 +254,17 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
     conditions += filters.values()
     if query.is_waiting:
         conditions.append(WAITING[index])
-    options = {
-        "IndexName": index,
-        "Limit": page_rows,
-        "FilterExpression": " AND ".join(conditions),
-        "ScanIndexForward": query.order == "oldest",
-    }
-    return [store.pages(key, values, **options) for key in query.partitions.keys]
+    return [
+        store.pages(
+            key,
+            values,
+            index=index,
+            condition=" AND ".join(conditions),
+            newest_first=query.order == "newest",
+            first_rows=page_rows,
+        )
+        for key in query.partitions.keys
+    ]
 
 
 @dataclass

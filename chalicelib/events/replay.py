@@ -98,7 +98,7 @@ def _push_again(event: Event, condition: str, changes: Json, services: CoreServi
     :raises EventClaimedError: If the condition does not hold.
     """
     seen = {":seen": event.status, ":holder": event.claim_id}
-    result = services.store.change(event.event_id, condition, changes, seen, ReturnValues="ALL_NEW")
+    result = services.store.change(event.event_id, condition, changes, seen, returns_event=True)
     if result.event is None:
         raise EventNotFoundError
     if not result.applied:
@@ -129,7 +129,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
             logger.warning("dead letter dropped", extra=extra)
             return
         changes = _begin_replay(event, services)
-        event = services.store.change(event_id, REDRIVABLE, changes, ReturnValues="ALL_NEW").event
+        event = services.store.change(event_id, REDRIVABLE, changes, returns_event=True).event
     # If the event is still failed, a claim prevented the replay, even if the claim has ended since.
     if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
         delay_seconds = max(0.0, event.claim_seconds_left(services.clock())) + 1

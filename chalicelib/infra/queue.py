@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError, error_code
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import NO_MEMBERS, Json
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import ms_since
 
 BATCH_SIZE = 10
-MAX_DELAY_SECONDS = 900  # the sweep queues what is due later
+MAX_DELAY_SECONDS = 900  # of a message; the sweep queues events that are due later
 GROUP_ID = "MessageGroupId"
 WEBHOOK = "webhook"  # the destination, and message group, of events themselves
 
@@ -28,19 +28,21 @@ class Message:
     """
 
     body: str
-    # Texts by name.
+    # The texts of the message attributes, by name.
     attributes: Json
-    # SQS delivers messages of groups first that have few messages in flight (fair queues).
+    # The message group. SQS prefers messages of groups with few messages in flight (fair queues).
     group_id: str = WEBHOOK
-    # Both are empty of a message that is to be sent.
+    # The id that SQS gave the message; empty in a message to send.
     message_id: str = ""
+    # With which a received message is deleted; empty in a message to send.
     receipt_handle: str = ""
 
     @classmethod
     def from_record(cls, record: Json) -> "Message":
-        """Return the message of a record of Lambda, or of a message that SQS returned.
+        """Return the message of a record of a Lambda event, or of an entry of an SQS response.
 
-        The names of members differ in case between the two. A binary attribute reads as empty.
+        The two spell the names of members differently (`messageId`, `MessageId`). A binary
+        attribute becomes an empty text.
         """
         members = _lowered(record)
         attributes = members.get("messageattributes", {})
@@ -56,9 +58,10 @@ class Message:
 
 
 class Queue:
-    """One queue.
+    """One SQS queue.
 
-    Every method raises QueueUnavailableError when SQS fails; what took effect is unknown then.
+    Every method raises QueueUnavailableError when SQS fails; whether the call took effect is
+    unknown then.
     """
 
     def __init__(self, client: Any, url: str) -> None:
@@ -67,60 +70,65 @@ class Queue:
         self.name = url.rsplit("/", 1)[-1]
 
     def send(self, message: Message, delay_seconds: float = 0) -> None:
-        """Send a message that becomes visible after `delay_seconds`: 0 to 900, rounded up."""
+        """Send a message.
+
+        :param delay_seconds: After how many seconds consumers see it: 0 to 900, rounded up.
+        """
         fields = {"event_id": message.attributes.get("EventId")}
-        self._call("send_message", fields, **_parameters(message, math.ceil(delay_seconds)))
+        self._call("send_message", _parameters(message, math.ceil(delay_seconds)), fields)
 
     def send_many(self, messages: Sequence[Message], delay_seconds: int = 0) -> None:
-        """Send up to BATCH_SIZE messages that become visible after `delay_seconds`: 0 to 900."""
+        """Send up to BATCH_SIZE messages in one call.
+
+        :param delay_seconds: After how many seconds consumers see them: 0 to 900.
+        """
         entries = [
             {"Id": str(number), **_parameters(message, delay_seconds)}
             for number, message in enumerate(messages)
         ]
-        self._call("send_message_batch", {"count": len(entries)}, Entries=entries)
+        self._call("send_message_batch", {"Entries": entries}, {"count": len(entries)})
 
     def receive(self, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Message]:
         """Receive up to `max_messages` (1 to 10) messages.
 
         :param wait_seconds: How long to wait for the first message if there is none: 0 to 20.
         """
-        response = self._call(
-            "receive_message",
-            {},
-            MaxNumberOfMessages=max_messages,
-            WaitTimeSeconds=wait_seconds,
-            MessageAttributeNames=["All"],
-            MessageSystemAttributeNames=[GROUP_ID],
-        )
+        parameters = {
+            "MaxNumberOfMessages": max_messages,
+            "WaitTimeSeconds": wait_seconds,
+            "MessageAttributeNames": ["All"],
+            "MessageSystemAttributeNames": [GROUP_ID],
+        }
+        response = self._call("receive_message", parameters)
         return [Message.from_record(message) for message in response.get("Messages", ())]
 
     def delete(self, receipt_handle: str) -> None:
-        """Delete a received message."""
-        self._call("delete_message", {}, ReceiptHandle=receipt_handle)
+        """Delete a received message, by its `receipt_handle`."""
+        self._call("delete_message", {"ReceiptHandle": receipt_handle})
 
     def delete_many(self, receipt_handles: Sequence[str]) -> None:
-        """Delete up to BATCH_SIZE received messages."""
+        """Delete up to BATCH_SIZE received messages in one call, by their `receipt_handle`s."""
         entries = [
             {"Id": str(number), "ReceiptHandle": handle}
             for number, handle in enumerate(receipt_handles)
         ]
-        self._call("delete_message_batch", {"count": len(entries)}, Entries=entries)
+        self._call("delete_message_batch", {"Entries": entries}, {"count": len(entries)})
 
     def depth(self) -> int:
-        """Return the approximate number of visible messages."""
+        """Return the approximate number of messages that a consumer could receive now."""
         name = "ApproximateNumberOfMessages"
-        response = self._call("get_queue_attributes", {}, AttributeNames=[name])
+        response = self._call("get_queue_attributes", {"AttributeNames": [name]})
         return int(response["Attributes"].get(name, 0))
 
-    def _call(
-        self,
-        operation: str,
-        fields: Json,
-        **parameters: Any,
-    ) -> Json:
-        """Call SQS and log one line; raise QueueUnavailableError, also if SQS refused an entry.
+    def _call(self, operation: str, parameters: Json, fields: Json = NO_MEMBERS) -> Json:
+        """Call SQS and return its response; log one line with the queue, the message's id, the
+        duration and the error.
 
-        :param fields: To log, besides the queue, the message's id, the duration and the error.
+        Raises QueueUnavailableError, also if SQS refused an entry of a batch.
+
+        :param operation: The name of a method of boto3's client.
+        :param parameters: Its parameters, but for the queue's URL.
+        :param fields: Further fields to log.
         """
         started = time.monotonic()
         response: Json = {}
@@ -146,7 +154,10 @@ class Queue:
 
 
 def _parameters(message: Message, delay_seconds: int) -> Json:
-    """Return the parameters of a message for SendMessage and SendMessageBatch."""
+    """Return the parameters of SendMessage for a message, or of its entry in SendMessageBatch.
+
+    :param delay_seconds: Whole seconds, 0 to 900.
+    """
     attributes = {
         name: {"DataType": "String", "StringValue": value}
         for name, value in message.attributes.items()
@@ -160,4 +171,5 @@ def _parameters(message: Message, delay_seconds: int) -> Json:
 
 
 def _lowered(record: Json) -> Json:
+    """Return an object with its names in lower case."""
     return {name.lower(): value for name, value in record.items()}

@@ -25,27 +25,32 @@ PARTITION_KEYS = {
 }
 CONDITION_FAILED = "ConditionalCheckFailedException"
 TRANSACTION_CANCELED = "TransactionCanceledException"
-MAX_KEYS = 100  # of a BatchGetItem
-MAX_ROWS = 10_000  # more than the 1 MB that a page of a query may have
 # Sort keys begin with a digit: they lie between these two.
 LOWEST = "0"
 HIGHEST = "~"
 
-TYPES: Any = {bytes: ("B", bytes), int: ("N", str)}
+# The current item is returned when the condition of a write fails.
 CURRENT_ITEM = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
 
+# Values of attributes or placeholders, by name.
 Values = Mapping[str, str | int | bytes | None]
-Item = dict[str, Json]  # in DynamoDB's format
+# The attributes of an item in DynamoDB's format, by name.
+Item = dict[str, Json]
 NO_VALUES: Values = {}
 
 
 class ItemResult(NamedTuple):
     """The result of a conditional write."""
 
-    # Whether the condition held, and the item was written.
+    # Whether the condition held, and the item was written or deleted.
     applied: bool
-    # If it was written, what `ReturnValues` asks for; if not, the item as it is. None: no item.
+    # The item: as it is now if the condition failed, and after a write that asked for it. None: the
+    # item does not exist, or the write did not ask for it.
     item: Item | None
+
+
+MAX_ROWS = 10_000  # more than the 1 MB that a page of a query may have
+MAX_KEYS = 100  # of a BatchGetItem
 
 
 class Table:
@@ -54,7 +59,7 @@ class Table:
     Every method raises StorageUnavailableError when DynamoDB fails.
     """
 
-    # Values of placeholders that any expression may use, besides `:now` and `:now_seconds`.
+    # The values of placeholders that any expression may use, besides `:now` and `:now_seconds`.
     own_values: ClassVar[Values] = NO_VALUES
 
     def __init__(
@@ -72,19 +77,35 @@ class Table:
         self,
         partition: str,
         values: Values = NO_VALUES,
-        **parameters: Any,
+        *,
+        index: str = BY_STATUS,
+        condition: str = "",
+        newest_first: bool = False,
+        first_rows: int | None = None,
     ) -> Iterator[Json]:
         """Yield the responses of a query of one partition of an index, one for each page.
 
-        :param values: Of the placeholders of the expressions; `:low` and `:high` are the first and
-            the last sort key, by default all.
-        :param parameters: Of the query. Without `IndexName` it is BY_STATUS. `Limit` is the number
-            of rows of the first page; each further page has four times as many, up to 1 MB, so that
-            rows that a filter leaves out are passed over in few calls.
+        :param values: The values of the placeholders in `condition`, and the first and the last
+            sort key of the rows, `:low` and `:high`; without these, all rows are read.
+        :param index: The name of the index.
+        :param condition: A filter expression that leaves rows out; empty: none are.
+        :param newest_first: Whether the rows are in descending order of their sort keys.
+        :param first_rows: How many rows are read for the first page, before the condition leaves
+            rows out; None: as many as 1 MB has. Each further page has four times as many, up to
+            1 MB, so that rows that the condition leaves out are passed over in few calls.
         """
-        index = parameters.setdefault("IndexName", BY_STATUS)
-        key = f"{PARTITION_KEYS[index]} = :partition"
-        parameters["KeyConditionExpression"] = f"{key} AND sort_key BETWEEN :low AND :high"
+        parameters: Json = {
+            "TableName": self._name,
+            "IndexName": index,
+            "KeyConditionExpression": (
+                f"{PARTITION_KEYS[index]} = :partition AND sort_key BETWEEN :low AND :high"
+            ),
+            "ScanIndexForward": not newest_first,
+        }
+        if condition:
+            parameters["FilterExpression"] = condition
+        if first_rows is not None:
+            parameters["Limit"] = first_rows
         known: Json = {
             ":low": LOWEST,
             ":high": HIGHEST,
@@ -92,12 +113,7 @@ class Table:
             **values,
         }
         while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
-            response = self._call(
-                "query",
-                known,
-                TableName=self._name,
-                **parameters,
-            )
+            response = self._call("query", parameters, known)
             yield response
             if "LastEvaluatedKey" not in response:
                 return
@@ -105,19 +121,15 @@ class Table:
             parameters["ExclusiveStartKey"] = response["LastEvaluatedKey"]
 
     def _get(self, key: str) -> Any:
-        """Return an item, read consistently, or None."""
-        response = self._call(
-            "get_item",
-            TableName=self._name,
-            Key=key_of(key),
-            ConsistentRead=True,
-        )
-        return response.get("Item")
+        """Return an item in DynamoDB's format, read consistently; None: it does not exist."""
+        parameters = {"TableName": self._name, "Key": key_of(key), "ConsistentRead": True}
+        return self._call("get_item", parameters).get("Item")
 
     def _get_many(self, keys: Sequence[str], names: Sequence[str] = ()) -> list[Item]:
-        """Return the items of some keys, read consistently; keys without an item are left out.
+        """Return the items with some keys, read consistently and in no particular order; keys
+        without an item are left out.
 
-        :param names: The attributes to read; empty: all.
+        :param names: The names of the attributes to read; empty: all.
         """
         options: Json = {"ConsistentRead": True}
         if names:
@@ -128,7 +140,7 @@ class Table:
             options["Keys"] = [*map(key_of, keys[start : start + MAX_KEYS])]
             request = {self._name: options}
             while request:  # again for items beyond 16 MB, or that were throttled
-                response = self._call("batch_get_item", RequestItems=request)
+                response = self._call("batch_get_item", {"RequestItems": request})
                 found = response["Responses"].get(self._name, [])
                 items += found
                 request = response.get("UnprocessedKeys", {})
@@ -144,13 +156,16 @@ class Table:
         values: Values,
         *,
         counter: str = "",
-        **parameters: Any,
+        returns_item: bool = False,
     ) -> ItemResult:
-        """Set attributes of an item, if `condition` holds.
+        """Change attributes of one item, if a condition holds.
 
+        :param condition: A condition expression.
         :param changes: The new values of attributes by name; None removes the attribute.
-        :param values: Of the placeholders of `condition`.
-        :param counter: The attribute to which 1 is added; empty: none.
+        :param values: The values of the placeholders in `condition`.
+        :param counter: The name of an attribute to which 1 is added; empty: none.
+        :param returns_item: Whether the result carries the item as it is after the write. If the
+            condition failed, it carries the current item anyway.
         """
         # SET #status = :new_status, #claim_id = :new_claim_id REMOVE #reason ADD lease_count :one
         clauses = {
@@ -161,62 +176,61 @@ class Table:
         expression = [f"{verb} {', '.join(parts)}" for verb, parts in clauses.items() if parts]
         known = {f":new_{name}": value for name, value in changes.items()}
         known[":one"] = 1
-        return self._write(
-            "update_item",
-            condition,
-            {**known, **values},
-            Key=key_of(key),
-            UpdateExpression=" ".join(expression),
-            **parameters,
-        )
+        parameters = {"Key": key_of(key), "UpdateExpression": " ".join(expression)}
+        if returns_item:
+            parameters["ReturnValues"] = "ALL_NEW"
+        return self._write("update_item", condition, parameters, {**known, **values})
 
     def _write(
         self,
         operation: str,
         condition: str,
+        parameters: Json,
         values: Values = NO_VALUES,
-        **parameters: Any,
     ) -> ItemResult:
-        """Put, update or delete one item, if `condition` holds."""
-        response = self._call(
-            operation,
-            values,
-            TableName=self._name,
-            ConditionExpression=condition,
+        """Put, update or delete one item, if a condition holds.
+
+        :param operation: `put_item`, `update_item` or `delete_item`.
+        :param condition: A condition expression.
+        :param parameters: The parameters of the operation besides table and condition.
+        :param values: The values of the placeholders in all expressions.
+        """
+        call = {
+            "TableName": self._name,
+            "ConditionExpression": condition,
             **CURRENT_ITEM,
             **parameters,
-        )
+        }
+        response = self._call(operation, call, values)
         item = response.get("Item", response.get("Attributes"))
         return ItemResult("Error" not in response, item)
 
     def _transact(self, values: Values, *writes: tuple[str, Json]) -> list[Any]:
         """Make conditional writes of several items, all or none.
 
-        :param values: The values of the placeholders of all writes.
-        :param writes: The kind of each, `Put` or `Update`, and its parameters.
-        :returns: Nothing if they were made, else a reason for each: a `Code`, which is the text
-            `None` for a write that was not in the way, and the current `Item` if its condition
-            failed.
+        :param values: The values of the placeholders in the expressions of all writes.
+        :param writes: For each write its kind, `Put` or `Update`, and its parameters.
+        :returns: An empty list if the writes were made. Otherwise a reason for each write: its
+            `Code` is the text `None` if this write was not the cause, and its `Item` the current
+            item if its condition failed.
         """
         items = [
             {kind: self._complete({"TableName": self._name, **CURRENT_ITEM, **given}, values)}
             for kind, given in writes
         ]
-        response = self._call("transact_write_items", TransactItems=items)
+        response = self._call("transact_write_items", {"TransactItems": items})
         reasons = response.get("CancellationReasons", [])
         if "Error" in response and not reasons:
             raise StorageUnavailableError
         return list(reasons)
 
-    def _call(
-        self,
-        operation: str,
-        values: Values = NO_VALUES,
-        **parameters: Any,
-    ) -> Any:
-        """Call DynamoDB and return its response; if a condition failed, the response of the error.
+    def _call(self, operation: str, parameters: Json, values: Values = NO_VALUES) -> Any:
+        """Call DynamoDB and return its response or, if a condition failed, the response of that
+        error, which has an `Error`.
 
-        :param values: Of the placeholders that `own_values` does not have.
+        :param operation: The name of a method of boto3's client.
+        :param parameters: Its parameters, but for the names and values of placeholders.
+        :param values: The values of placeholders, as far as `_complete` needs them.
         """
         try:
             return getattr(self._client, operation)(**self._complete(parameters, values))
@@ -228,7 +242,12 @@ class Table:
             raise StorageUnavailableError from None
 
     def _complete(self, parameters: Json, values: Values) -> Json:
-        """Return parameters with the names and values of the placeholders in their expressions."""
+        """Return the parameters of a call with the names and values of the placeholders that its
+        expressions use.
+
+        :param values: The values of placeholders, used or not, besides `own_values`, `:now`
+            (RFC 3339) and `:now_seconds` (Unix seconds).
+        """
         expressions = [text for name, text in parameters.items() if name.endswith("Expression")]
         names, placeholders = _placeholders(" ".join(expressions))
         now = self._clock()
@@ -238,34 +257,41 @@ class Table:
             **self.own_values,
             **values,
         }
-        used = {
+        used: Json = {
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": serialize({name: known[name] for name in placeholders}),
         }
-        # DynamoDB refuses empty ones.
+        # DynamoDB refuses an empty object.
         return {**parameters, **{name: given for name, given in used.items() if given}}
 
     def _after(self, seconds: float) -> str:
+        """Return the time (RFC 3339) `seconds` from now, which may be negative."""
         return rfc3339(self._clock() + seconds)
 
 
 def serialize(values: Values) -> Item:
-    """Return values in DynamoDB's format, without those that are None."""
+    """Return values by name in DynamoDB's format; values that are None are left out."""
     item: Item = {}
     for name, value in values.items():
-        if value is not None:
-            kind, convert = TYPES.get(type(value), ("S", str))
-            item[name] = {kind: convert(value)}
+        if isinstance(value, bytes):
+            item[name] = {"B": value}
+        elif isinstance(value, int):
+            item[name] = {"N": str(value)}
+        elif value is not None:
+            item[name] = {"S": str(value)}
     return item
 
 
 def key_of(event_id: str) -> Item:
-    """Return the primary key of an item."""
+    """Return the primary key of an item in DynamoDB's format."""
     return {"event_id": {"S": event_id}}
 
 
 @cache
 def _placeholders(expressions: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Return the names and value placeholders of expressions: DynamoDB refuses unused ones."""
+    """Return the attribute names in expressions by their placeholders (`#status`), and the
+    placeholders of values (`:now`): DynamoDB refuses a call with a name or value that no expression
+    uses.
+    """
     names = {name: name[1:] for name in re.findall(r"#\w+", expressions)}
     return names, frozenset(re.findall(r":\w+", expressions))

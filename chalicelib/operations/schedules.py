@@ -96,7 +96,7 @@ def _oldest_age(services: CoreServices, partition: str) -> float:
     """
     deadline = services.clock() + SEARCH_SECONDS
     values = {":stalled": STALLED_ATTEMPTS}
-    for page in services.store.pages(partition, values, FilterExpression=AWAITED):
+    for page in services.store.pages(partition, values, condition=AWAITED):
         if page["Items"]:
             oldest = from_item(page["Items"][0])
             return max(0.0, services.clock() - unix_seconds(oldest.created_at))
@@ -214,7 +214,7 @@ def _search_overdue(services: CoreServices, partition: str) -> Iterator[Event]:
     # Lambda may hold a received message for the batch window before it invokes the worker.
     grace_seconds = MESSAGE_GRACE_SECONDS + services.settings.worker_batch_window_seconds
     times = {":late": rfc3339(now - grace_seconds)}
-    for page in services.store.pages(partition, times, FilterExpression=OVERDUE):
+    for page in services.store.pages(partition, times, condition=OVERDUE):
         yield from map(from_item, page["Items"])
         if services.clock() > deadline:
             return

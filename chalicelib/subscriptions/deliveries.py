@@ -12,39 +12,40 @@ from chalicelib.infra.parsing import RESERVED_PREFIX, Json
 from chalicelib.infra.table import BY_LOOKUP, UNDELIVERED
 from chalicelib.subscriptions.subscription import Subscription
 
-NEWEST = 25  # copies whose status is shown
-MAX_PAGES = 10  # of 1 MB, with nothing that counts: a list has 25 subscriptions
 NO_REPORT = "NOT begins_with(event_type, :reserved)"
+MAX_PAGES = 10  # of 1 MB, with no copy that counts: a list has 25 subscriptions
+NEWEST = 25  # copies whose states are returned
 
 
 def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
-    """Return how many copies were not delivered to a subscription, and the states of its newest
-    copies.
+    """Return the member `deliveries` of a subscription: how many of its copies failed or wait, the
+    oldest time and the latest error of these, and the states of its newest copies.
 
-    The oldest undelivered copies in 1 MB of the index are counted, which are some 3,000; `has_more`
-    says whether there are more. While a page has no copy that counts, up to MAX_PAGES are read. For
-    a subscription without trouble, this takes two queries.
+    The oldest undelivered copies in 1 MB of the index are counted, some 3,000; `has_more` says
+    whether there may be more. Up to MAX_PAGES are read until one has a copy that counts, which
+    reports, expired copies and dismissed copies do not. For a subscription without undelivered
+    copies, this takes two queries. Raises StorageUnavailableError.
     """
     key = subscription.subscription_id
     pages = services.store.pages(
         key,
         {":low": subscription.wanted_after, ":reserved": RESERVED_PREFIX},
-        IndexName=UNDELIVERED,
-        FilterExpression=f"{NOT_EXPIRED} AND {NO_REPORT}",
+        index=UNDELIVERED,
+        condition=f"{NOT_EXPIRED} AND {NO_REPORT}",
     )
     undelivered: list[Event] = []
     has_more = True
-    for page in islice(pages, MAX_PAGES):  # a page may have nothing that counts
+    for page in islice(pages, MAX_PAGES):
         undelivered = _copies(page)
         has_more = "LastEvaluatedKey" in page
         if undelivered:
             break
     newest = services.store.pages(
         key,
-        IndexName=BY_LOOKUP,
-        ScanIndexForward=False,
-        Limit=NEWEST,
-        FilterExpression=NOT_EXPIRED,
+        index=BY_LOOKUP,
+        newest_first=True,
+        first_rows=NEWEST,
+        condition=NOT_EXPIRED,
     )
     recent = _copies(next(newest))
     counts = Counter(copy.status for copy in undelivered)
@@ -54,7 +55,8 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
         for copy in (undelivered[-1], undelivered[0]):
             latest = services.store.get(copy.event_id)
             last_error = latest and latest.last_error
-            # else the newest was never pushed: the pushes of the oldest opened the breaker
+            # The newest copy may never have been pushed: then the error of the oldest says why the
+            # breaker is open.
             if last_error != BREAKER_OPEN:
                 break
     return {
@@ -69,5 +71,5 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
 
 
 def _copies(page: Json) -> list[Event]:
-    """Return the copies of a page as its index shows them."""
+    """Return the copies of a page of a query, with the attributes that the index has."""
     return [from_item(NOT_PROJECTED | item) for item in page["Items"]]

@@ -151,7 +151,7 @@ class Subscriptions(Table):
             }
         )
         try:
-            written = self._write("put_item", "attribute_not_exists(event_id)", Item=item)
+            written = self._write("put_item", "attribute_not_exists(event_id)", {"Item": item})
         finally:  # if the answer was lost, it may be there
             self._lists.cache_clear()
         if written.applied:
@@ -305,7 +305,8 @@ class Subscriptions(Table):
         :param condition: A condition expression; by default, that the subscription exists.
         :param values: The values of its placeholders.
         """
-        written = self._write("delete_item", condition, values, Key=key_of(subscription_id))
+        key = {"Key": key_of(subscription_id)}
+        written = self._write("delete_item", condition, key, values)
         self._lists.cache_clear()
         return written.applied
 
@@ -389,9 +390,9 @@ class Subscriptions(Table):
         pages = self.pages(
             subscription.subscription_id,
             {":low": since},
-            IndexName=BY_LOOKUP,
-            ScanIndexForward=False,
-            Limit=FIRST_ROWS,
+            index=BY_LOOKUP,
+            newest_first=True,
+            first_rows=FIRST_ROWS,
         )
         rows = chain.from_iterable(page["Items"] for page in islice(pages, MAX_PAGES))
         statuses = (from_item(row).status for row in rows)
@@ -439,7 +440,7 @@ class Subscriptions(Table):
                 condition,
                 changes,
                 _as_read(subscription),
-                ReturnValues="ALL_NEW",
+                returns_item=True,
             )
         except StorageUnavailableError:
             return None
@@ -478,7 +479,8 @@ class Subscriptions(Table):
         """
         low = f"{cursor} "  # a space comes before all that may follow
         index = BY_LOOKUP if tenant == "*" else BY_STATUS
-        response = next(self.pages(_partition(tenant), {":low": low}, IndexName=index, Limit=limit))
+        pages = self.pages(_partition(tenant), {":low": low}, index=index, first_rows=limit)
+        response = next(pages)
         found = self.get_many(row["event_id"]["S"] for row in response["Items"])
         in_order = sorted(found.values(), key=attrgetter("sort_key"))
         shown = [row for row in in_order if state is None or row.is_listed(state)]
