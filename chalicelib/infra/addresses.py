@@ -22,14 +22,14 @@ EXPECTED_URL = (
 ANY_HOST = "*"
 LOOPBACK = r"localhost|127\..*|::1"
 HOST = r"(\*|\.?[\w-]+(\.[\w-]+)*\.?|[\da-f:]*:[\da-f:.]*)"
-# What `is_global` takes for public: all IPv6 but global unicast (2000::/3), documentation (RFC
-# 9637), multicast.
+# Networks that the `is_global` of Python takes for public and that are not: all of IPv6 but global
+# unicast (2000::/3), documentation (RFC 9637), multicast.
 NOT_PUBLIC = [
     ipaddress.ip_network(network)
     for network in ("::/3", "4000::/2", "8000::/1", "3fff::/20", "224.0.0.0/4")
 ]
-# IPv4-compatible (RFC 4291), IPv4-mapped, NAT64 (RFC 6052) and 6to4 addresses embed an IPv4
-# address: so many bits from the right.
+# Networks whose addresses embed an IPv4 address, and how many bits follow that: IPv4-compatible
+# (RFC 4291), IPv4-mapped, NAT64 (RFC 6052) and 6to4 addresses.
 EMBEDDED_BITS = {
     ipaddress.IPv6Network("::/96"): 0,
     ipaddress.IPv6Network("::ffff:0:0/96"): 0,
@@ -40,15 +40,16 @@ EMBEDDED_BITS = {
 
 @dataclass(frozen=True)
 class AllowedHosts:
-    """The hosts of SUBSCRIPTION_HOSTS, without which nobody may subscribe.
+    """The hosts to which subscriptions may have events pushed (SUBSCRIPTION_HOSTS)."""
 
-    An entry is a name, `.example.com` for all hosts below it, or ANY_HOST.
-    """
-
+    # Host names or IP addresses, `.example.com` for all hosts below a domain, or ANY_HOST for all
+    # public hosts. Without entries no host is allowed.
     entries: tuple[str, ...]
 
     def allows(self, url: str) -> bool:
-        """Return whether a subscription may have this target URL."""
+        """Return whether a subscription may have a target URL: an entry names its host, or ANY_HOST
+        is an entry and the URL is an https URL of a host that is no private address.
+        """
         try:
             target = urlsplit(parse_push_url(url))
         except InvalidValueError:
@@ -61,9 +62,9 @@ class AllowedHosts:
         return self.names(url) or (is_open and not _is_private(host))
 
     def names(self, url: str) -> bool:
-        """Return whether an entry names the host.
+        """Return whether an entry names the host of a URL, or a domain above it.
 
-        Pushes to other hosts may connect to public addresses only.
+        Pushes to other hosts, which only ANY_HOST allows, may connect to public addresses only.
         """
         host = str(urlsplit(url).hostname).removesuffix(".")
         return any(
@@ -73,6 +74,7 @@ class AllowedHosts:
 
 
 def _allowed_hosts(text: str) -> AllowedHosts:
+    """Return the hosts of a text with entries separated by commas; `none` stands for no host."""
     entries = [entry.strip().removesuffix(".") for entry in text.lower().split(",")]
     return AllowedHosts(tuple(entry for entry in entries if entry != "none"))
 
@@ -85,7 +87,9 @@ parse_allowed_hosts = parser(
 
 
 def checked_url(url: str) -> str:
-    """Return the URL; raise ValueError if urllib refuses its host or port, or the port is 0."""
+    """Return a URL unchanged; raise ValueError if urllib cannot parse its host or port, or the port
+    is 0.
+    """
     if urlsplit(url).port == 0:
         raise ValueError
     return url
@@ -95,9 +99,9 @@ parse_push_url = parser(PUSH_URL, f"{EXPECTED_URL}; http is for loopback hosts",
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is reachable for everybody.
+    """Return whether an IP address, perhaps with a zone (`fe80::1%eth0`), is a public one.
 
-    An address that embeds an IPv4 address is if that is.
+    An IPv6 address that embeds an IPv4 address is public if the IPv4 address is.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     for network, bits in EMBEDDED_BITS.items():
@@ -107,9 +111,9 @@ def is_public(address: str) -> bool:
 
 
 def _is_private(host: str) -> bool:
-    """Return whether a host is an address that is not public, in any spelling (`127.1`).
+    """Return whether a host is an IP address that is not public, in any spelling (`127.1`).
 
-    A name is not looked up, and is not private.
+    A host name is not looked up, and counts as not private.
     """
     try:
         addresses = socket.getaddrinfo(host.removesuffix("."), None, flags=socket.AI_NUMERICHOST)

@@ -21,15 +21,19 @@ ENTRY = (
 
 
 def parse_catalogue(data: bytes) -> Json:
-    """Return what a file says of event types, by name; raise InvalidValueError with a fault."""
+    """Return the catalogue in the bytes of a file: an entry for each event type, by its name.
+
+    Raises InvalidValueError if the file is too long, is not JSON, or has a name or entry with a
+    fault; the text begins with the name.
+    """
     if len(data) > MAX_BYTES:
         raise InvalidValueError(f"must have at most {MAX_BYTES} bytes")
     name = "the file"
     try:
         catalogue: Json = parse_json_object(json.loads(data, object_pairs_hook=_object))
-        for name, told in catalogue.items():
+        for name, entry in catalogue.items():
             parse_type(name)
-            parse_entry(told)
+            parse_entry(entry)
     # ValueError also for bytes that are not UTF-8, NaN, lone surrogates and too many digits;
     # RecursionError for nesting that is too deep
     except (ValueError, RecursionError) as error:
@@ -38,20 +42,24 @@ def parse_catalogue(data: bytes) -> Json:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Json:
-    """Return an object of JSON; raise ValueError if a name stands in it twice."""
+    """Return the JSON object of pairs of a name and a value; raise ValueError if a name is
+    repeated.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError(f"a name stands twice among {', '.join(found)[:1000]!r}")
     return found
 
 
-def _find_fault(told: Any) -> str | None:
-    """Return what is wrong with what is said of an event type, or None; raise ValueError if it is
-    no JSON.
+def _find_fault(entry: Any) -> str | None:
+    """Return what is wrong with the entry of an event type, beginning with "must"; None if nothing
+    is.
+
+    Raises ValueError if a value cannot be written as JSON, such as NaN.
     """
-    if not isinstance(told, dict):
+    if not isinstance(entry, dict):
         return f"must be {ENTRY}"
-    for member, value in told.items():
+    for member, value in entry.items():
         if member not in MEMBERS:
             return f"must not have {member[:128]!r}, and must be {ENTRY}"
         is_too_long = len(dumps(value).encode()) > MAX_MEMBER_BYTES

@@ -12,8 +12,8 @@ from botocore.config import Config
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError, error_code
 from chalicelib.infra.parsing import Json
 
-# Two tries, each 1 s to connect and 1 s to read, with up to 1 s in between: the longest that one
-# call can take.
+# The longest that one call can take: two tries, each with 1 s to connect and 1 s to read, and up to
+# 1 s between them.
 CALL_SECONDS = 5
 CONFIG = Config(
     connect_timeout=1,
@@ -26,9 +26,6 @@ CONFIG = Config(
 )
 # For reading the settings while a function initializes, and again while a request waits.
 ONE_SHORT_TRY = CONFIG.merge(Config(retries={"mode": "standard", "total_max_attempts": 1}))
-CONFLICT = "TransactionConflictException"
-CONFLICT_SECONDS = 0.1  # after the first try; twice as long after the second
-MAX_TRIES = 4
 # An emulator makes one call after another, and looks at a whole table for a page of it.
 EMULATOR_HOSTS = ("127.0.0.1", "localhost", "::1")
 EMULATOR = Config(read_timeout=30)
@@ -36,8 +33,9 @@ _lock = Lock()
 
 
 def make_client(service: str, config: Config = CONFIG) -> Any:
-    """Return a boto3 client whose calls take at most CALL_SECONDS, unless an emulator on this
-    machine is called.
+    """Return a boto3 client of a service (`dynamodb`) whose calls take at most CALL_SECONDS.
+
+    An emulator on this machine (AWS_ENDPOINT_URL) may take longer.
     """
     if urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname in EMULATOR_HOSTS:
         config = config.merge(EMULATOR)
@@ -57,40 +55,53 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
 
 
 def read_secret(name: str, config: Config = CONFIG) -> str:
-    """Return the text of a Secrets Manager secret; raise SettingsError."""
+    """Return the text of a secret in Secrets Manager; raise SettingsError if it cannot be read.
+
+    :param name: The name or ARN of the secret.
+    """
     try:
         secret = make_client("secretsmanager", config).get_secret_value(SecretId=name)
     except AWS_ERRORS as error:
         raise SettingsError(
             f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)})"
         ) from None
-    # settings.load refuses a binary one: no NAME=value lines
+    # A binary secret has no text: settings.load refuses this one, which has no NAME=value lines.
     return str(secret.get("SecretString", "binary"))
 
 
 def _remove_retry_after(response: Any, **_: object) -> None:
-    """Remove the header for which botocore waits up to 5 s longer than its backoff.
+    """Remove the header that makes botocore wait up to 5 s longer before a retry than its backoff:
+    a call would take longer than CALL_SECONDS.
 
-    CALL_SECONDS would not hold.
+    :param response: The HTTP response and its parsed body; None: there is no response.
     """
     if response:
         response[0].headers.pop("x-amz-retry-after", None)
 
 
-def _retry_conflict(response: Any, attempts: int, **_: object) -> float | None:
-    """Return the seconds until the next try of a write whose item a transaction holds.
+CONFLICT = "TransactionConflictException"
+CONFLICT_SECONDS = 0.1  # the wait after the first try; twice as long after the second
+MAX_TRIES = 4
 
-    That takes some 20 ms. botocore does not try again; after MAX_TRIES, that is a second, the write
-    fails.
+
+def _retry_conflict(response: Any, attempts: int, **_: object) -> float | None:
+    """Return the seconds until the next try of a write that failed because a transaction is
+    changing the item; None: this handler asks for no retry.
+
+    A transaction takes some 20 ms. botocore itself does not retry this error. The write fails after
+    MAX_TRIES, within a second.
+
+    :param response: The HTTP response and its parsed body; None: there is no response.
+    :param attempts: How many tries were made, from 1.
     """
     is_conflict = response and response[1].get("Error", {}).get("Code") == CONFLICT
     return attempts * CONFLICT_SECONDS if is_conflict and attempts < MAX_TRIES else None
 
 
 def _remove_trace_header(params: Json, **_: object) -> None:
-    """Remove the header by which Lambda detects recursive loops.
+    """Remove the header by which Lambda detects recursive loops from the parameters of a request.
 
-    Retries go through the worker's own queue. `make deploy` and the packaged stack allow such
-    loops, too (RecursiveLoop); plain `chalice deploy` cannot.
+    The worker sends retries to its own queue, which Lambda would stop. `make deploy` and the
+    packaged stack also allow such loops (RecursiveLoop); plain `chalice deploy` cannot.
     """
     params["headers"].pop("X-Amzn-Trace-Id", None)

@@ -8,30 +8,36 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-# what a boto3 call raises when AWS fails
+# The errors that a boto3 call raises when AWS fails.
 AWS_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 
 @dataclass(frozen=True)
 class FieldFault:
-    """One fault in a request: the member, header or parameter, and what it must be."""
+    """One fault in a request."""
 
+    # The member, header or parameter.
     field: str
+    # What it must be: "must be a JSON object".
     message: str
 
 
 class InvalidValueError(ValueError):
-    """A value is unusable; the text says what it must be and does not repeat it."""
+    """A value is unusable. The text says what it must be, and does not repeat the value."""
 
 
 Members = Mapping[str, Any]
-NONE: Members = {}
+EMPTY: Members = {}
 
 
 class ApiError(Exception):
-    """An error response: status code, a word for programs, one sentence without secrets.
+    """An error that the API answers with a problem document (RFC 9457).
 
-    `headers` has `Retry-After` if a retry helps, `members` what else the problem document says.
+    :param status_code: The HTTP status code.
+    :param code: A word for programs, the member `code`.
+    :param detail: A sentence for people without secrets, the member `detail`.
+    :param headers: Headers of the response: `Retry-After` if a retry helps.
+    :param members: Further members of the problem document.
     """
 
     def __init__(
@@ -39,8 +45,8 @@ class ApiError(Exception):
         status_code: int,
         code: str,
         detail: str,
-        headers: Members = NONE,
-        members: Members = NONE,
+        headers: Members = EMPTY,
+        members: Members = EMPTY,
     ) -> None:
         super().__init__(detail)
         self.status_code = status_code
@@ -57,7 +63,9 @@ class UnavailableError(ApiError):
 
 
 class SettingsError(UnavailableError):
-    """503: one line that names each missing or unusable variable and what it should be."""
+    """503: a setting is missing or unusable. The text names each of them in one line, and says what
+    it should be.
+    """
 
 
 class InvalidRequestError(ApiError):
@@ -77,14 +85,17 @@ class EventNotFoundError(ApiError):
 
 
 class LeaseLostError(ApiError):
-    """409: the lease does not hold the event, and has not acknowledged it."""
+    """409: the lease does not hold the event, and did not acknowledge it."""
 
     def __init__(self) -> None:
         super().__init__(409, "lease_lost", "This lease does not hold the event.")
 
 
 class EventClaimedError(ApiError):
-    """409: the event is pushed, leased or erased now; repeat the call after `seconds`."""
+    """409: the event is being pushed, leased or erased.
+
+    :param seconds: After how long a repeated call may succeed; the header has at least 1.
+    """
 
     def __init__(
         self,
@@ -108,7 +119,7 @@ class StorageUnavailableError(UnavailableError):
 
 
 class OutOfTimeError(UnavailableError):
-    """503: the function ends too soon for a push."""
+    """503: the time that the function has left does not suffice for a push."""
 
     def __init__(self) -> None:
         super().__init__("There was no time left for a push; try again.")
@@ -119,9 +130,10 @@ class QueueUnavailableError(Exception):
 
 
 def error_code(error: Exception) -> str:
-    """Return the AWS error code or the class name, for logs.
+    """Return the text by which logs name one of AWS_ERRORS: the error code of AWS, or the name of
+    the class.
 
-    The text of the error may repeat the request.
+    The text of the error itself is not logged: it may repeat the request.
     """
     if isinstance(error, ClientError):
         return str(error.response["Error"].get("Code"))

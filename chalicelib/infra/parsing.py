@@ -16,9 +16,11 @@ NO_MEMBERS: Json = {}
 Parser = Callable[[Any], Any]
 Parsers = Mapping[str, Parser]
 
-# Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.
+# Returns a value as compact JSON; raises ValueError for NaN. json.dumps would build an encoder for
+# each value.
 dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-# The same for equal values alone: in Python, true is 1.
+# Returns a value as compact JSON with sorted names: two values have the same text only if they are
+# equal in JSON (in Python, True == 1).
 canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
@@ -27,36 +29,42 @@ RESERVED_PREFIX = "triggers."  # of the types of reports
 
 
 def comparable(value: Any) -> str:
-    """Return a text that two values of JSON share if they are equal, with numbers by their value:
-    1 is 1.0, but true is not 1.
+    """Return a text that is the same for two values of JSON if they are equal: 1 equals 1.0, and
+    true does not equal 1.
     """
     return canonical(json.loads(canonical(value), parse_float=_parse_number))
 
 
 def _parse_number(text: str) -> float:
-    """Return a number, as an integer if it is whole."""
+    """Return the number of a text with a fraction or an exponent, as an integer if it is whole."""
     number = float(text)
     return int(number) if number.is_integer() else number
 
 
 def join_object(*members: Json, **texts: str) -> str:
-    """Return a JSON object of `members` and, after the first of these, of `texts`, whose values are
-    JSON already: a payload is never parsed only to be written again.
+    """Return a JSON object of members whose values are Python values, and of members whose values
+    are JSON texts: a payload is never parsed only to be written again.
+
+    :param members: Groups of members. The members in `texts` follow the first group.
+    :param texts: Texts of JSON, by name.
     """
-    first, *rest = [dumps(some)[1:-1] for some in members]
+    first, *rest = [dumps(group)[1:-1] for group in members]
     inserted = [f'"{name}":{text}' for name, text in texts.items()]
     return f"{{{','.join(filter(None, [first, *inserted, *rest]))}}}"
 
 
 def join_list(texts: Iterable[str]) -> str:
-    """Return a JSON list of texts that are JSON already."""
+    """Return a JSON list whose elements are given as JSON texts."""
     return f"[{','.join(texts)}]"
 
 
 def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> Parser:
-    """Return the parser of texts that match `pattern` and that `convert` takes.
+    """Return a parser of texts that match a pattern.
 
-    `expected` says what a text must be, after "must be".
+    :param pattern: A regular expression that the whole text must match, with ASCII classes.
+    :param expected: What the text must be, for the error: "must be {expected}".
+    :param convert: Returns the value of a text that matches; raises ValueError or OverflowError if
+        it is none.
     """
 
     def parse(text: Any) -> Any:
@@ -69,7 +77,11 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
 
 
 def without_fault(find_fault: Callable[[Any], str | None]) -> Parser:
-    """Return the parser of values of which `find_fault` returns no fault."""
+    """Return a parser that returns a value unchanged if it has no fault.
+
+    :param find_fault: Returns what is wrong with a value, beginning with "must"; None if nothing
+    is.
+    """
 
     def parse(value: Any) -> Any:
         fault = find_fault(value)
@@ -81,12 +93,14 @@ def without_fault(find_fault: Callable[[Any], str | None]) -> Parser:
 
 
 def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Parser:
-    """Return the parser of values that are valid."""
+    """Return a parser that returns a value unchanged if `is_valid` returns True for it; the error
+    is "must be {expected}".
+    """
     return without_fault(lambda value: None if is_valid(value) else f"must be {expected}")
 
 
 def is_list(value: Any, maximum: int) -> bool:
-    """Return whether a value is a list of 1 to `maximum` entries."""
+    """Return whether a value of JSON is a list of 1 to `maximum` entries."""
     return isinstance(value, list) and 1 <= len(value) <= maximum
 
 
@@ -101,7 +115,12 @@ def parse_all(
     texts: Json,
     parsers: Parsers,
 ) -> tuple[Json, list[FieldFault]]:
-    """Return the values of the texts that have a parser, by name, and the faults of the others."""
+    """Return the values of the texts that their parsers take, by name, and the faults of texts that
+    they refuse, in the order of the names. A text without a parser is left out of both.
+
+    :param texts: Texts, or members of a body, by name.
+    :param parsers: The parser of each, by the same name.
+    """
     values: Json = {}
     faults = []
     for name in sorted(texts.keys() & parsers.keys()):
@@ -113,9 +132,10 @@ def parse_all(
 
 
 def to_base64(data: bytes) -> str:
+    """Return bytes in standard Base64 with padding (RFC 4648, section 4)."""
     return base64.b64encode(data).decode()
 
 
 def id_digits(text: str) -> str:
-    """Return the digits of the id that derives from a text."""
+    """Return the 32 hexadecimal digits of the id that derives from a text, always the same."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]

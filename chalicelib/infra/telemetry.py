@@ -31,11 +31,13 @@ UNITS = {
 
 
 class StdoutHandler(logging.Handler):
-    """Write to the current `sys.stdout`, which Lambda and tests replace: lines of its level, and
-    those with metrics.
+    """A handler that writes records as JSON lines to the current `sys.stdout`, which Lambda and
+    tests replace.
     """
 
+    # The lowest level of the records that are written; a record with metrics is written anyway.
     lowest = logging.INFO
+    # The value of the metrics' dimension `Stage`.
     stage = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -47,10 +49,11 @@ class StdoutHandler(logging.Handler):
             sys.stdout.flush()
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a record as a JSON object, with the members of `extra` that are not None.
+        """Return a record as a text with one JSON object: time, level, message, the members of
+        `extra` that are not None, the id of the request and the traceback.
 
-        `metrics` in `extra`, numbers by name, become metrics of CloudWatch with the dimension
-        `Stage`. Their units are those of UNITS, or else counts. Source: "Specification: Embedded
+        The member `metrics` of `extra`, numbers by name, becomes metrics of CloudWatch with the
+        dimension `Stage`. A metric that is not in UNITS counts. Source: "Specification: Embedded
         metric format", Amazon CloudWatch User Guide.
         """
         line: Json = {
@@ -85,9 +88,11 @@ _handler = StdoutHandler()
 
 
 def configure(level: str, stage: str = "") -> None:
-    """Log lines of `level` and above, and those with metrics, to standard output.
+    """Let the project's logger write records of `level` and above, and records with metrics, to
+    standard output.
 
-    :param stage: The dimension of metrics.
+    :param level: The name of a level of `logging`, such as `INFO`.
+    :param stage: The value of the metrics' dimension `Stage`.
     """
     _handler.stage = stage
     _handler.lowest = logging.getLevelNamesMapping()[level]
@@ -98,7 +103,7 @@ def configure(level: str, stage: str = "") -> None:
 
 @contextlib.contextmanager
 def request_id(value: str | None) -> Iterator[None]:
-    """Add `value` as `request_id` to the lines logged in this context."""
+    """Give the lines that are logged in this context the member `request_id`; None: none."""
     token = _request_id.set(value)
     try:
         yield
@@ -107,5 +112,5 @@ def request_id(value: str | None) -> Iterator[None]:
 
 
 def thread_pool(size: int) -> ThreadPoolExecutor:
-    """Return a pool of threads that log the request id of the calling thread."""
+    """Return a pool of up to `size` threads that log the `request_id` of the calling thread."""
     return ThreadPoolExecutor(size, initializer=_request_id.set, initargs=(_request_id.get(),))

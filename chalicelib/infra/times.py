@@ -9,7 +9,7 @@ DAY_SECONDS = 86_400
 
 
 def rfc3339(unix_seconds: float) -> str:
-    """Return a time in UTC with microseconds and `Z`.
+    """Return a time as a text in UTC with microseconds and `Z`: `2026-11-25T02:25:03.464098Z`.
 
     The width is fixed, so that texts compare as times do.
     """
@@ -17,12 +17,12 @@ def rfc3339(unix_seconds: float) -> str:
 
 
 def rfc3339_of(moment: datetime) -> str:
-    """Return a time in UTC as `rfc3339` does."""
+    """Return a datetime in UTC as the text that `rfc3339` returns."""
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def ms_since(started: float) -> int:
-    """Return the milliseconds since `started`, a time of `time.monotonic`."""
+    """Return the whole milliseconds since `started`, a time of `time.monotonic`."""
     return round((time.monotonic() - started) * 1000)
 
 

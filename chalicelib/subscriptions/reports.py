@@ -1,8 +1,8 @@
-"""Reports: events about events and subscriptions, for the subscriptions that name them.
+"""Reports: events about events and subscriptions, for the subscriptions that name their types.
 
-Reports are made at best effort. What is certain is the state in the table, the messages in the DLQ
-for the operator's events, and the alarms. Nothing that the copy of a report causes is reported: ten
-failing subscriptions that get reports would make more and more reports.
+A report may be lost. The state in the table, the messages in the DLQ for the operator's events, and
+the alarms are not. A change that the copy of a report causes is not reported: ten failing
+subscriptions that get reports would make more and more reports.
 """
 
 from chalicelib.core import messages, posting
@@ -18,11 +18,13 @@ REPORTED_MEMBERS = ("event_type", "source_event_id", "created_at")
 
 
 def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
-    """Report a dead letter.
+    """Post the report that an event or copy failed for good (`triggers.event.failed`).
 
-    :param event: The event or copy that failed.
-    :param tenant: The tenant whose subscriptions get the report; None for an event of the
-        operator's own webhook, of which no customer learns.
+    Errors are logged.
+
+    :param event: The event or copy.
+    :param tenant: The tenant whose subscriptions get the report; None for an event
+        that is pushed to the operator's webhook, about which no tenant gets a report.
     """
     payload = messages.failure(event)
     del payload["tenant"]
@@ -34,10 +36,14 @@ def event_failed(event: Event, tenant: str | None, services: CoreServices) -> No
 def subscription_changed(
     change: str, subscription: Subscription, cause: Event, services: CoreServices
 ) -> None:
-    """Report that an attempt changed the state of a subscription.
+    """Post the report that an attempt changed the state of a subscription
+    (`triggers.subscription.…`), to the subscriptions of its tenant.
+
+    Errors are logged.
 
     :param change: The new state: `failing`, `disabled` or `ended`.
-    :param cause: The event whose attempt changed the state.
+    :param subscription: The subscription after the change.
+    :param cause: The copy whose attempt changed the state.
     """
     event_type = f"{RESERVED_PREFIX}subscription.{change}"
     report = NewEvent(event_type, subscription.to_json(), "null", subscription.tenant)
@@ -45,18 +51,20 @@ def subscription_changed(
 
 
 def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
-    """Store a report and queue its copies, if a subscription gets it and its cause is no report.
+    """Store a report and queue its copies, if a subscription gets one.
 
-    Errors are logged.
+    Nothing is stored if the cause is the copy of a report. Errors are logged.
+
+    :param cause: The event or copy whose attempt is reported.
     """
     if cause.is_report:
         return
     try:
         event = posting.make_event(report, CREATED_BY, services).left_to_copies()
         plan = posting.make_plan(event, services)
-        if len(plan) > 1:  # a subscription asked for it
-            # Without time left: no second try of a write.
-            invocation = Invocation(services, services.clock())
+        if len(plan) > 1:  # the report has a copy
+            # An invocation without time left, so that no write is tried twice.
+            invocation = Invocation(services, deadline=services.clock())
             posting.post_plan(plan, invocation)
     except ApiError:
         extra = {"event_type": report.event_type, "event_id": cause.event_id}

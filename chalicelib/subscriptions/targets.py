@@ -1,4 +1,4 @@
-"""Where events go, and what follows from an attempt for a subscription."""
+"""The targets of events and copies, and what an attempt changes in a subscription."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,28 +32,31 @@ from chalicelib.subscriptions import reports
 from chalicelib.subscriptions.subscription import PAYLOAD, Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions
 
-FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
+FAILING_ATTEMPTS = 10  # of a copy that fail before its subscription is shown as failing
 HOST_NOT_ALLOWED = "host not allowed"
-GONE_RETRY_SECONDS = 1.0
-LEAST_SLOW_SECONDS = 60  # `slow_since` stays at least so long
+MIN_MARK_SECONDS = 60  # how long `slow_since` stays at least
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubscriptionTarget(Target):
-    """The target of a subscription, which is as a list or a read showed it."""
+    """The target of the copies for a subscription."""
 
+    # The subscription as it was read.
     subscription: Subscription
 
 
 @dataclass(frozen=True)
 class AllTargets:
-    """The webhook and the targets of subscriptions."""
+    """The webhook and the targets of subscriptions: the `Targets` of the core."""
 
     services: CoreServices
     subscriptions: Subscriptions
 
     @cached_property
     def webhook(self) -> Target:
+        """The target of events themselves: the URL in the settings, or an empty one that is not
+        enabled.
+        """
         settings = self.services.settings
         url = settings.webhook_url or ""
         return Target(
@@ -65,7 +68,9 @@ class AllTargets:
         )
 
     def of(self, subscription: Subscription) -> SubscriptionTarget:
-        """Return the target of a subscription; the container remembers whether that is slow."""
+        """Return the target of a subscription, and remember in the lanes whether the subscription
+        is marked as slow.
+        """
         now = self.services.clock()
         hosts = self.services.settings.subscription_hosts
         url = subscription.target_url
@@ -83,15 +88,20 @@ class AllTargets:
             header_prefix=subscription.header_prefix,
             subscription=subscription,
         )
-        slow_since = subscription.slow_since
-        since = unix_seconds(slow_since) if slow_since else None
-        self.services.lanes.remember(target, now, since)
+        slow_since = unix_seconds(subscription.slow_since) if subscription.slow_since else None
+        self.services.lanes.remember(target, now, slow_since)
         return target
 
     def matching(self, event: Event) -> list[Target]:
+        """Return the targets of the subscriptions that get a copy of a new event."""
         return [self.of(subscription) for subscription in self.subscriptions.matching(event)]
 
     def find(self, event: Event) -> Target | NotPushed:
+        """Return the target to which a stored event or copy is pushed; if it is not pushed, the
+        decision that follows.
+
+        The subscription of a copy is read consistently.
+        """
         if not event.is_copy:
             return self.webhook if self.webhook.is_enabled else Unscheduled()
         subscription = self.subscriptions.get(event.subscription_id)
@@ -101,10 +111,10 @@ class AllTargets:
         return KeptFailed(str(refusal)) if refusal else self.of(subscription)
 
     def push_body(self, event: Event) -> str | None:
-        """Return the body with which an event would be pushed now.
+        """Return the body with which an event or copy would be pushed now; None: the event is not
+        pushed, or the subscription of the copy is gone.
 
-        None: the event is not pushed, or its subscription is gone. Whether the subscription is
-        disabled makes no difference.
+        A copy has a body also while its subscription is disabled.
         """
         if event.is_copy:
             subscription = self.subscriptions.get(event.subscription_id)
@@ -113,6 +123,10 @@ class AllTargets:
         return event.push_body().decode() if is_pushed else None
 
     def replay_refusal(self, event: Event) -> ApiError | None:
+        """Return the error for which an event or copy cannot be replayed now; None: it can.
+
+        The subscription of a copy is read consistently.
+        """
         if not event.is_copy:
             if self.services.settings.webhook != COPIES_ONLY and not event.is_report:
                 return None
@@ -124,10 +138,16 @@ class AllTargets:
         return subscription.refusal(self.services.settings)
 
     def on_gone(self, target: Target, event: Event) -> Decision:
-        """End a subscription, as Zapier's rule wants, or disable a tenant's: a proxy may say 410.
+        """Delete or disable the subscription whose target responded 410 Gone; return the decision
+        for the event or copy.
 
-        If the subscription was edited, disabled, or made anew since the push began, the next
-        attempt reads that. The webhook stays, and its event is a dead letter.
+        A subscription without a tenant is deleted, as Zapier asks for, with its copy. A tenant's
+        subscription is disabled, because a proxy may have sent the 410, and its copy is kept. If
+        the subscription was edited, disabled, or made anew since the push began, the copy is
+        retried, and the next attempt reads the subscription as it is then. An event for the webhook
+        becomes a dead letter. Raises nothing.
+
+        :param event: The event or copy, with the attempt.
         """
         if not isinstance(target, SubscriptionTarget):
             return DeadLetter(Reason.PERMANENT)
@@ -139,10 +159,15 @@ class AllTargets:
         elif disabled := self.subscriptions.disable(subscription, event.last_error):
             reports.subscription_changed("disabled", disabled, event, self.services)
             return KeptFailed()
-        return Retry(GONE_RETRY_SECONDS)
+        return Retry(delay_seconds=1.0)
 
     def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
-        """Set and clear `failing_since`, disable what fails for days, and report that."""
+        """Follow up a decision that was recorded: mark, clear or disable the subscription of a
+        copy, start a catch-up of a target that works again, and report. Raises nothing: errors are
+        logged.
+
+        :param event: The event or copy as the decision leaves it.
+        """
         if isinstance(target, SubscriptionTarget):
             self._on_copy_recorded(target.subscription, event, decision)
             return
@@ -154,29 +179,38 @@ class AllTargets:
                     self.services.store.start_catch_up(target.destination)
 
     def _on_copy_recorded(
-        self, subscription: Subscription, event: Event, decision: Decision
+        self, subscription: Subscription, copy: Event, decision: Decision
     ) -> None:
-        error = event.last_error
+        """Follow up a decision about a copy that was recorded.
+
+        A delivery clears `failing_since` and starts a catch-up. A failed attempt after many, or a
+        dead letter, sets `failing_since`, if the subscription delivers nothing else. A dead letter
+        of a subscription that fails for days disables it. Changes are reported.
+        """
+        error = copy.last_error
         changed = None
         match decision:
             case Delivered() if subscription.failing_since:
-                # Mark, then clear: a crash in between is made up for by the next delivery.
+                # Start, then clear: after a crash in between, the next delivery does both.
                 with suppress(StorageUnavailableError):
                     self.services.store.start_catch_up(subscription.subscription_id)
                     self.subscriptions.clear_failing(subscription)
-            case Retry() if event.delivery_attempts >= FAILING_ATTEMPTS:
-                changed = self.subscriptions.set_failing(subscription, error, event.created_at)
+            case Retry() if copy.delivery_attempts >= FAILING_ATTEMPTS:
+                changed = self.subscriptions.set_failing(subscription, error, copy.created_at)
             case DeadLetter():
                 day_ago = rfc3339(self.services.clock() - DAY_SECONDS)
                 changed = self.subscriptions.set_failing(subscription, error, day_ago)
                 changed = changed or self.subscriptions.disable_broken(subscription, error)
-                reports.event_failed(event, subscription.tenant, self.services)
-        self._note_pace(subscription)
+                reports.event_failed(copy, subscription.tenant, self.services)
+        self._store_pace(subscription)
         if changed:
-            reports.subscription_changed(changed.state, changed, event, self.services)
+            reports.subscription_changed(changed.state, changed, copy, self.services)
 
     def make_test_event(self, subscription: Subscription, new_event: NewEvent | None) -> Event:
-        """Return the copy of an event that is stored nowhere: of `new_event`, or of type `test`."""
+        """Return a copy for a subscription that is stored nowhere, made of a new event.
+
+        :param new_event: The event; None: an event of type `test` with the subscription's id.
+        """
         if new_event is None:
             payload = dumps({"subscription_id": subscription.subscription_id})
             new_event = NewEvent("test", payload, "null", subscription.tenant)
@@ -184,23 +218,30 @@ class AllTargets:
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
-    def _note_pace(self, subscription: Subscription) -> None:
-        """Set or clear `slow_since` of a subscription, if this container has measured otherwise."""
+    def _store_pace(self, subscription: Subscription) -> None:
+        """Set `slow_since` of a subscription if this container has found it slow; clear it if not.
+
+        A mark that is younger than MIN_MARK_SECONDS stays, because other containers may have found
+        otherwise.
+        """
         now = self.services.clock()
         is_slow = self.services.lanes.is_slow(subscription.subscription_id, now)
         slow_since = subscription.slow_since or ""
-        is_old = slow_since <= rfc3339(now - LEAST_SLOW_SECONDS)
+        is_old = slow_since <= rfc3339(now - MIN_MARK_SECONDS)
         if is_old and is_slow != bool(slow_since):
             self.subscriptions.set_slow(subscription, rfc3339(now) if is_slow else None)
 
     def push_test_event(
         self, event: Event, subscription: Subscription, invocation: Invocation
     ) -> Json:
-        """Push an event to a subscription alone; return the attempt, what was `sent`, and whether
-        what waits for the subscription is pushed now, too (`catches_up`).
+        """Push a copy to a subscription once; return the attempt with what was `sent` (null if no
+        request was made), and whether the subscription `catches_up` now.
 
-        It changes nothing but that a catch-up begins if the event is delivered, if anything may be
-        pushed there, and if no test began one within RESTART_SECONDS.
+        Nothing is recorded. But if the copy is delivered, and copies can be pushed to the
+        subscription, a catch-up is started for the copies that wait, unless a test started one
+        within RESTART_SECONDS.
+
+        :param event: The copy, which is stored nowhere: see `make_test_event`.
         """
         started = self.services.clock()
         target = self.of(subscription)
