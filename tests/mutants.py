@@ -8,8 +8,8 @@ A part of a mutant's name as an argument selects the mutants with such names.
     @@ core/store functional/test_events::expired_event: an expired event is there
     ~ _unexpired: only event
 
-The first line names the module of `chalicelib` that is broken (or a file of `tools` or `examples`,
-or of the console page), the suite in `tests`, an expression that selects tests of it, as
+The first line names the module of `chalicelib` that is broken (or a file of `tools`, `examples` or
+`tests`, or of the console page), the suite in `tests`, an expression that selects tests of it, as
 `pytest -k` takes it, and what is wrong with the broken code.
 
 The second line says how the module is broken: in which function, class or constant (as
@@ -474,7 +474,8 @@ def parse(text: str) -> list[Mutant]:
             place, _, what = line[3:].partition(": ")
             file, tests = place.split()
             suite, _, name = tests.partition("::")
-            file = file if file.startswith(("tools/", "examples/")) else f"chalicelib/{file}"
+            is_elsewhere = file.startswith(("tools/", "examples/", "tests/"))
+            file = file if is_elsewhere else f"chalicelib/{file}"
             file = file if "." in file else f"{file}.py"
             mutants.append(Mutant(what, file, f"tests/{suite}.py", name))
         elif line.startswith("~ "):
@@ -498,7 +499,17 @@ def run_tests(mutant: Mutant, text: str, outcome: Connection) -> None:
     gc.freeze()  # what the server imported need not be looked through again
     os.environ |= {"MUTANT_MODULE": module, "MUTANT_SOURCE": text, "PYTHONPATH": str(SITE)}
     runpy.run_path(str(SITE / "sitecustomize.py"))
-    options = ["-n", "0", "-x", "-p", "no:cacheprovider", "--tb=native", "--timeout=200"]
+    # Plain assertions, or pytest would load modules of `tests` in its own way.
+    options = [
+        "--assert=plain",
+        "-n",
+        "0",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "--tb=native",
+        "--timeout=200",
+    ]
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), sys.stdout.fileno())
         os.dup2(printed.fileno(), sys.stderr.fileno())

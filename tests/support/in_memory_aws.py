@@ -178,7 +178,7 @@ class FakeDynamoDB:
         """
         key = Key[KEY]["S"]
         values = self._require(key, **condition)
-        item = dict(self.items[key])
+        item = dict(self.items.get(key, {KEY: key}))
         for verb, name, placeholder in _changes(UpdateExpression):
             if verb == "SET":
                 item[name] = values[placeholder]
@@ -221,7 +221,7 @@ class FakeDynamoDB:
 
 @dataclass
 class _Index:
-    """An index, in which an item without the index's partition key has no row."""
+    """An index, in which an item without the index's keys has no row."""
 
     partition: str
     projected: list[str]
@@ -242,7 +242,7 @@ class _Index:
     def show(self, key: str, item: Item | None) -> None:
         """Let the index show an item; None: its row goes."""
         self._partitions[self._places.pop(key, "")].pop(key, None)
-        if item and self.partition in item:
+        if item and {self.partition, SORT} <= item.keys():
             place = self._places[key] = item[self.partition]
             row = {name: item[name] for name in self.projected if name in item}
             self._partitions[place][key] = row
