@@ -20,7 +20,7 @@ DOUBTFUL_SECONDS = 2.0
 SLOW_REFUSAL_SECONDS = 1.0  # a 429 that took longer held a thread like any failure
 TROUBLE_SECONDS = 600.0  # after its last rest an owner still counts as in trouble
 MAX_DESTINATIONS = 20_000
-# longer than any push; a trial whose result is never recorded ends by then
+# Longer than any push: a trial whose result is never recorded ends by then.
 MAX_TRIAL_SECONDS = 20.0
 
 
@@ -28,10 +28,10 @@ MAX_TRIAL_SECONDS = 20.0
 class _State:
     """The breaker of one destination. Times are 0 if the event has not happened."""
 
-    # Of the latest push; an edited URL does not close the breaker.
+    # The URL of the latest push. An edited URL does not close the breaker.
     url: str = field(repr=False)
     last_success_at: float = 0.0
-    # When the latest push that failed began.
+    # When the latest push that failed began; 0: none failed.
     last_failure_at: float = 0.0
     # How long the pushes that failed since the last success took together.
     wasted_seconds: float = 0.0
@@ -41,10 +41,13 @@ class _State:
 
 @dataclass
 class _Rest:
-    """The rest of an owner: until it ends, no trial of the owner's destinations is made."""
+    """The rest of an owner: until it ends, no trial of the owner's destinations is made, unless
+    somebody asked for a push.
+    """
 
-    # How many times as long as the container's own rest the next one is, at most.
+    # How long the owner's next rest is at most, as a multiple of the container's pause.
     turns: int = 1
+    # When the latest rest ends or ended.
     ends_at: float = 0.0
     # Whether the latest trial was made before the rest ended, because somebody asked for it.
     is_skipped: bool = False
@@ -69,18 +72,23 @@ class Breaker:
         self._lock = Lock()
         self._states: dict[str, _State] = {}
         self._rests: dict[str, _Rest] = {}  # by owner
-        self._free_at = 0.0  # no trial before: another is being made, or has failed
+        # From when on the container may make a trial: another one is being made, or has failed.
+        self._free_at = 0.0
 
     def acquire(self, target: Target, now: float, asked_at: float = 0.0) -> float:
-        """Return 0 to push now, or the seconds until the next trial.
+        """Return 0 if a push to a target may be made now, or else the seconds until its destination
+        may have a trial.
 
-        Call it once for each push: 0 may begin a trial, which `record` ends, or `release_trial` if
-        no push is made.
+        Call it once for each push. If it returns 0, it may have begun a trial, which `record` ends,
+        or `release_trial` if no push is made.
 
-        :param asked_at: When somebody asked for this push; 0: nobody did. Unless a push has failed
-            since, this push is the container's next trial, because the destination may have been
-            repaired. At most every second rest of an owner is skipped for that, so that somebody
-            who asks for a hundred dead URLs all the time takes no more trials than for one.
+        :param now: Unix seconds.
+
+        :param asked_at: When somebody asked for this push (Unix seconds); 0: nobody did. Unless a
+            push has failed since, this push is the container's next trial, because the destination
+            may have been repaired: it does not wait for the end of the owner's rest. At most every
+            second rest of an owner is skipped so, so that somebody who asks for a hundred dead URLs
+            all the time takes no more trials than for one.
         """
         with self._lock:
             state = self._state(target)
@@ -88,8 +96,8 @@ class Breaker:
             state.url = target.url
             rest = self._rests.get(target.owner, _Rest())
             if not state.next_trial_at:
-                # One that hung may be about to open: of a hundred dead URLs each would hold a
-                # thread until it does. One that fails quickly holds nobody up.
+                # A destination that hung may be about to open: each of a hundred dead URLs would
+                # hold a thread until then. A destination that fails quickly holds nobody up.
                 is_in_doubt = state.wasted_seconds >= DOUBTFUL_SECONDS
                 return max(0.0, rest.ends_at - now) if is_in_doubt else 0.0
             due_at = max(state.next_trial_at, rest.ends_at)
@@ -103,25 +111,32 @@ class Breaker:
             return 0.0
 
     def release_trial(self, target: Target, now: float) -> None:
-        """End a trial that `acquire` began and that is not made, so that the next push is one."""
+        """End a trial that `acquire` began, if it began one, without its push: the next push may be
+        the trial.
+        """
         with self._lock:
             if self._state(target).next_trial_at:  # else `acquire` began none
                 self._free_at = now
 
     def has_failed_since(self, target: Target, asked_at: float) -> bool:
-        """Return whether a push that began after `asked_at` failed, and none succeeded since."""
+        """Return whether a push that began at `asked_at` (Unix seconds) or later failed, and no
+        push succeeded since.
+        """
         with self._lock:
             return self._state(target).last_failure_at >= asked_at
 
     def record(
         self, target: Target, started: float, now: float, result: PushResult, open_seconds: float
     ) -> None:
-        """Count the result of a push.
+        """Count the result of a push that was made: close or open the breaker of its destination,
+        begin the rest of its owner, and end the trial.
 
         A final refusal counts as a success. A quick 429 counts as a success if the breaker is open,
         and not at all if it is closed. A push to a URL that was edited since is ignored, unless it
         failed while the breaker is closed: edits must not keep it closed.
 
+        :param started: When the push began (Unix seconds).
+        :param now: When it ended.
         :param open_seconds: The least time between two trials of a destination.
         """
         with self._lock:
@@ -145,8 +160,8 @@ class Breaker:
                 if is_open:
                     self._rests.pop(target.owner, None)
                     self._free_at = now
-            # Pushes that began before the latest success, or before the destination opened, tell
-            # nothing.
+            # A push that began before the latest success, or before the breaker opened, says
+            # nothing about the destination now.
             elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
                 state.wasted_seconds += seconds
                 state.last_failure_at = max(state.last_failure_at, started)
@@ -155,7 +170,11 @@ class Breaker:
                     self._rest(target.owner, now, pause_seconds)
 
     def _rest(self, owner: str, now: float, pause_seconds: float) -> None:
-        """Begin a rest of an owner, and forget rests that ended TROUBLE_SECONDS ago."""
+        """Begin a rest of an owner, twice as long as the one before, up to twice the number of
+        owners in trouble; forget rests that ended TROUBLE_SECONDS ago.
+
+        :param pause_seconds: The container's own pause after a trial, which is the unit.
+        """
         since = now - TROUBLE_SECONDS
         self._rests = {other: rest for other, rest in self._rests.items() if rest.ends_at > since}
         rest = self._rests.setdefault(owner, _Rest())
@@ -164,6 +183,9 @@ class Breaker:
         rest.turns = 2 * turns
 
     def _state(self, target: Target) -> _State:
+        """Return the breaker of a destination, a closed one if it is new; beyond MAX_DESTINATIONS,
+        forget a closed one.
+        """
         state = self._states.setdefault(target.destination, _State(target.url))
         if len(self._states) > MAX_DESTINATIONS:  # forget a closed one: there is `state`, at least
             states = self._states.items()

@@ -42,6 +42,8 @@ EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 
 class Status(StrEnum):
+    """The status of an event or a copy."""
+
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -49,8 +51,13 @@ class Status(StrEnum):
 
 
 class DeliveredVia(StrEnum):
+    """How an event was delivered."""
+
+    # A push succeeded.
     PUSH = "push"
+    # A consumer acknowledged it.
     PULL = "pull"
+    # It is not pushed itself: its copies for subscriptions are.
     SUBSCRIPTIONS = "subscriptions"
 
 
@@ -77,34 +84,39 @@ class NewEvent:
     """A valid body of POST /events, and its Idempotency-Key."""
 
     event_type: str
-    # Compact JSON, as it is stored.
+    # Texts of compact JSON, as they are stored.
     payload: str
     metadata: str
+    # The customer of the operator to which the event belongs; None: no customer.
     tenant: str | None
+    # What the event is about, such as `order-4711`.
     subject: str | None = None
+    # The Idempotency-Key of the call, or of the event in a batch.
     idempotency_key: str | None = None
-    # The same for two bodies that are equal as JSON; None without an `idempotency_key`.
+    # A hash that is the same for two bodies that are equal as JSON; None without an
+    # `idempotency_key`.
     body_hash: str | None = None
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt to push an event, or one that an open breaker refused; see `PushResult`."""
+    """An attempt to push an event, or an attempt that an open breaker refused; see `PushResult`."""
 
     # When it began (RFC 3339).
     at: str
-    # None: a later version stored an outcome that this one does not know.
+    # None: a later version stored an outcome that this version does not know.
     outcome: Outcome | None
     status_code: int | None
     error: str | None
     duration_ms: int
-    # Both are for consumers alone; None: the event was delivered, or an older version stored it.
+    # The response, which only consumers see; both are None if the event was delivered, or an older
+    # version stored the attempt.
     response: str | None = None
     response_headers: Json | None = None
 
     @classmethod
     def of(cls, started: float, result: PushResult) -> "Attempt":
-        """Return the attempt whose push began at `started` (Unix seconds)."""
+        """Return the attempt with the result of a push that began at `started` (Unix seconds)."""
         is_delivered = result.outcome is Outcome.DELIVERED
         return cls(
             at=rfc3339(started),
@@ -119,9 +131,9 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """An event or a copy as it is stored. Times are RFC 3339, but for `expires_at`."""
+    """An event or a copy as it is stored. Times are RFC 3339, except for `expires_at`."""
 
-    # evt_ or, of a copy, cpy_, and 32 hexadecimal digits.
+    # 32 hexadecimal digits after evt_ or, in a copy, cpy_.
     event_id: str
     event_type: str
     # JSON texts, as they were posted.
@@ -139,35 +151,37 @@ class Event:
     next_attempt_at: str | None = None
     # From when on the sweep may queue an overdue event again; None: at once.
     requeue_at: str | None = None
-    # When the next attempt was due before a catch-up made it due earlier; None: none did.
+    # When the next attempt was due before a catch-up made it due earlier; None: no catch-up did.
     resume_at: str | None = None
-    # Who holds the event or held it last: a push, or a lease (lse_...).
+    # The id of the claim that holds the event or held it last: of a push, or a lease (lse_...).
     claim_id: str | None = None
-    # None: nobody holds the event.
+    # When the claim ends; None: nobody holds the event.
     claimed_until: str | None = None
+    # How often consumers have leased the event.
     lease_count: int = 0
-    # The newest MAX_ATTEMPTS_KEPT, the oldest of these first.
+    # The newest MAX_ATTEMPTS_KEPT attempts, in the order in which they were made.
     attempts: tuple[Attempt, ...] = ()
-    # Of the latest push; None: there was none, or it succeeded.
+    # The error of the latest push; None: there was no push, or it succeeded.
     last_error: str | None = None
     delivered_at: str | None = None
     delivered_via: DeliveredVia | None = None
-    # Both are set while the event is failed.
+    # When and why the event failed for good; both are None unless `status` is failed.
     failed_at: str | None = None
     reason: Reason | None = None
+    # When the event was last replayed, or the copy was made by `send`; None: it was not.
     replayed_at: str | None = None
-    # When it was recovered, or became due by a catch-up; such an event stays in the slow lane.
+    # When the event was recovered, or a catch-up made it due; such an event stays in the slow lane.
     recovered_at: str | None = None
-    # Both are of copies alone.
+    # The subscription for which a copy was made, and the event from which; None: it is no copy.
     subscription_id: str | None = None
     source_event_id: str | None = None
-    # The ids of the copies of the event.
+    # The ids of the copies of the event; a copy has none.
     copies: tuple[str, ...] = ()
-    # Only with an Idempotency-Key.
+    # The hash of the body; None: it came without an Idempotency-Key.
     body_hash: str | None = None
-    # The size of payload and metadata in a response; see the function of this name.
+    # The size of payload and metadata in a response, as the function of this name counts.
     response_bytes: int
-    # Unix seconds (DynamoDB TTL).
+    # From when on the event counts as absent (Unix seconds; DynamoDB TTL).
     expires_at: int
 
     @property
@@ -182,6 +196,7 @@ class Event:
 
     @property
     def is_copy(self) -> bool:
+        """Whether this is the copy of an event for a subscription."""
         return self.event_id.startswith(COPY_PREFIX)
 
     @property
@@ -196,11 +211,12 @@ class Event:
 
     @property
     def is_report(self) -> bool:
+        """Whether this is a report, or the copy of a report."""
         return self.event_type.startswith(RESERVED_PREFIX)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether an attempt failed, another one follows, and it was not delivered since."""
+        """Whether an attempt failed, another one follows, and the event was not delivered since."""
         return self.status is Status.PENDING and self.last_error is not None
 
     @property
@@ -213,7 +229,7 @@ class Event:
 
     @property
     def attempted_at(self) -> str:
-        """When the latest attempt began; empty without one."""
+        """When the latest attempt began (RFC 3339); empty: there was no attempt."""
         return self.attempts[-1].at if self.attempts else ""
 
     @property
@@ -224,21 +240,28 @@ class Event:
 
     @property
     def asked_at(self) -> float:
-        """When somebody last asked for a push (Unix seconds): replayed, sent or recovered it."""
+        """When somebody last asked for a push, by a replay, send or recover (Unix seconds); 0:
+        nobody did.
+        """
         times = filter(None, (self.replayed_at, self.recovered_at))
         return max(map(unix_seconds, times), default=0.0)
 
     @property
     def is_catching_up(self) -> bool:
-        """Whether a catch-up made the next attempt due before its time, and none was made since.
+        """Whether a catch-up made the next attempt due before its time, and no attempt was made
+        since.
 
         Version 1.0 leaves `resume_at` when it records an attempt.
         """
         return self.resume_at is not None and self.attempted_at < (self.recovered_at or "")
 
     def seconds_until_resumed(self, now: float) -> float:
-        """Return the seconds until the next attempt was due before a catch-up made it due earlier:
-        not positive once that time has passed.
+        """Return the seconds until `resume_at`, when the next attempt was due before a catch-up
+        made it due earlier; negative after that.
+
+        Call it only for an event with `is_catching_up`.
+
+        :param now: Unix seconds.
         """
         return unix_seconds(str(self.resume_at)) - now
 
@@ -247,17 +270,23 @@ class Event:
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
 
     def seconds_until_due(self, now: float) -> float:
-        """Return the seconds until the next attempt of an event that has one, 0 if it is due."""
+        """Return the seconds until the next attempt is due; 0: it is due at `now` (Unix seconds).
+
+        Call it only for an event with `next_attempt_at`.
+        """
         return max(0.0, unix_seconds(str(self.next_attempt_at)) - now)
 
     def claim_seconds_left(self, now: float) -> float:
-        """Return the seconds until the claim ends: negative once it has ended, 0 without one."""
+        """Return the seconds from `now` (Unix seconds) until the claim ends: negative if it has
+        ended, 0 without a claim.
+        """
         return unix_seconds(self.claimed_until) - now if self.claimed_until else 0.0
 
     def with_attempt(self, attempt: Attempt) -> "Event":
-        """Return the event after an attempt that was counted when it was claimed.
+        """Return the event with a further attempt and its error; `delivery_attempts` has counted
+        the attempt when the event was claimed.
 
-        One that an open breaker refused leaves the error of the push before.
+        An attempt that an open breaker refused leaves the error of the push before it.
         """
         attempts = (*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:]
         older, newest = attempts[:-MAX_HEADERS_KEPT], attempts[-MAX_HEADERS_KEPT:]
@@ -268,7 +297,7 @@ class Event:
         return replace(self, attempts=(*shortened, *newest), last_error=last_error, resume_at=None)
 
     def left_to_copies(self) -> "Event":
-        """Return a new event as it is stored when its copies alone are pushed."""
+        """Return a new event as it is stored if its copies are pushed and it is not: delivered."""
         return replace(
             self,
             status=Status.DELIVERED,
@@ -277,12 +306,13 @@ class Event:
         )
 
     def as_tenant_sees_it(self, own_copies: Set[str]) -> "Event":
-        """Return the event as if copies alone were pushed.
+        """Return the event as a token of its tenant may see it: as if it were not pushed itself,
+        and without the copies for the operator's subscriptions.
 
-        It is made anew of SEEN_BY_TENANT, so that nothing of the event's own push is in it.
+        It is made anew of the fields in SEEN_BY_TENANT, so that nothing about the event's own push
+        is in it.
 
-        :param own_copies: Ids of copies for the tenant's subscriptions; the event's other copies,
-            which the operator's subscriptions got, are left out.
+        :param own_copies: The ids of the copies for the tenant's subscriptions.
         """
         event = Event(
             **{name: getattr(self, name) for name in SEEN_BY_TENANT},
@@ -291,7 +321,9 @@ class Event:
         return event.left_to_copies()
 
     def after(self, decision: Decision, now: float) -> "Event":
-        """Return the event, whose claim ends, as a decision leaves it at `now` (Unix seconds)."""
+        """Return the claimed event as a decision leaves it at `now` (Unix seconds): without its
+        claim, and with its new state.
+        """
         at = rfc3339(now)
         event = replace(self, claimed_until=None, next_attempt_at=None)
         match decision:
@@ -312,7 +344,7 @@ class Event:
         return event
 
     def push_body(self) -> bytes:
-        """Return the body of a push with all that receivers see of an event."""
+        """Return the body of a push with the whole event, as receivers see it."""
         members: Json = {"created_at": self.created_at}
         if self.is_copy:
             members["tenant"] = self.tenant
@@ -364,7 +396,7 @@ class Event:
 
     @property
     def message(self) -> str:
-        """The state of an event as one sentence for a person."""
+        """A sentence for a person that says the state of the event."""
         if self.status is not Status.PENDING:
             return SETTLED[self.delivered_via or self.reason or Reason.EXHAUSTED]
         if self.claimed_until is not None:
@@ -374,8 +406,9 @@ class Event:
         return f"The next attempt is due at {self.next_attempt_at}."
 
     def _to_json(self, members: Json, *, include_payload: bool) -> str:
-        """Return a JSON object of id, type and `members` and, if asked for, payload and metadata as
-        they are stored.
+        """Return an object of JSON: id, type and `members`.
+
+        :param include_payload: Whether payload and metadata follow the type, as they are stored.
         """
         first = {"event_id": self.event_id, "event_type": self.event_type}
         if not include_payload:
@@ -383,9 +416,9 @@ class Event:
         return join_object(first, members, payload=self.payload, metadata=self.metadata)
 
 
-# Besides id, type and content, in this order. Lists read `status-index`, which projects 20
-# attributes, the most that DynamoDB allows, and no other can take their place: a new member has to
-# be left out of lists, as `subject` is by `summary_json`.
+# The members of an event in answers, after id, type and content, in this order. Lists read
+# `status-index`, which projects 20 attributes, the most that DynamoDB allows, and no other can take
+# their place: a new member has to be left out of lists, as `subject` is by `summary_json`.
 MEMBERS = (
     "status",
     "created_at",
@@ -401,8 +434,8 @@ MEMBERS = (
     "source_event_id",
     "copies",
 )
-# The fields of an event that its tenant may see, or that decide what it sees. All are set when the
-# event is posted, but `expires_at`, which no answer shows.
+# The fields of an event that its tenant may see, or that decide what the tenant sees. All are set
+# when the event is posted, except for `expires_at`, which no answer shows.
 SEEN_BY_TENANT = (
     "event_id",
     "event_type",

@@ -27,8 +27,8 @@ from chalicelib.settings import Settings
 
 MAX_THREADS = 32
 RECORD_RETRY_SECONDS = 0.5
-AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
-# All of an attempt but the push: the claim and the target come before it.
+AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # for the record and the message
+# For an attempt without its push: the claim and the target come before that.
 ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,13 +48,16 @@ class CoreServices(ABC):
     clock: Clock = time.time
     sleep: Callable[[float], None] = time.sleep
     random: Random = random.random
-    # Returns 32 unique hexadecimal digits.
+    # Returns 32 random hexadecimal digits, for an id.
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
-    # Takes the number of threads.
+    # Returns a pool with a number of threads.
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
+    # Pushes events over HTTP.
     push: PushClient = field(default_factory=PushClient)
+    # The breakers of pushes for which the caller of POST /events waits, and of the worker's pushes.
     inline_breaker: Breaker = field(default_factory=lambda: Breaker(INLINE_PATIENCE_SECONDS))
     worker_breaker: Breaker = field(default_factory=lambda: Breaker(WORKER_PATIENCE_SECONDS))
+    # Which destinations are slow.
     lanes: Lanes = field(default_factory=Lanes)
 
     @property
@@ -79,11 +82,12 @@ class CoreServices(ABC):
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     def needs_slow_lane(self, event: Event) -> bool:
-        """Return whether an event belongs in the slow lane.
+        """Return whether an event belongs in the slow lane: its destination is slow, an attempt
+        timed out, or the event was recovered.
 
-        An event that timed out does, even if its destination is not marked as slow: a destination
-        that is slow for some types and quick for others never is, and the fast lane would cut off
-        each push. An event that was recovered does, because it may be one of thousands.
+        An event that timed out belongs there even if its destination is not marked as slow: a
+        destination that is slow for some types and quick for others is never marked, and the fast
+        lane would cut off each push. An event that was recovered may be one of thousands.
         """
         is_kept_apart = event.has_timed_out or event.recovered_at is not None
         return is_kept_apart or self.lanes.is_slow(event.group_id, self.clock())
@@ -95,9 +99,10 @@ class CoreServices(ABC):
     def map(
         self, function: Callable[[T], R], items: Sequence[T], *, threads: int = MAX_THREADS
     ) -> list[R]:
-        """Return the results of calls made in parallel, by up to so many `threads`.
+        """Return the results of calling a function with each item, in their order.
 
-        Raises the first error after all ended.
+        Calls are made in parallel by up to `threads` threads; a single call is made by the calling
+        thread. Raises the error of the first item that has one, after all calls ended.
         """
         if len(items) <= 1:
             return [function(item) for item in items]
@@ -107,8 +112,8 @@ class CoreServices(ABC):
     def try_map(
         self, function: Callable[[T], R], items: Sequence[T]
     ) -> tuple[list[R], StorageUnavailableError | None]:
-        """Call a function with each item, as `map` does; return the results of the calls for which
-        DynamoDB did not fail, and the first error of the others, or None.
+        """Call a function with each item, as `map` does; return the results of the calls that
+        raised no StorageUnavailableError, and the first such error; None: no call raised one.
         """
 
         def attempt(item: T) -> R | StorageUnavailableError:
@@ -136,10 +141,10 @@ class Invocation:
     """One invocation of a function."""
 
     services: CoreServices
-    # By when it must end (Unix seconds).
+    # When it must have ended (Unix seconds).
     deadline: float
     _: KW_ONLY
-    # Whether it is one of the fast lane's worker.
+    # Whether it is an invocation of the fast lane's worker.
     is_fast_lane: bool = False
     # Until when it may wait for the next attempt in process (Unix seconds); 0: it may not, because
     # other messages wait for it to end.
@@ -151,14 +156,15 @@ class Invocation:
         return self.services.work_queue if self.is_fast_lane else self.services.slow_queue
 
     def seconds_left(self) -> float:
+        """Return the seconds until the deadline; negative after it."""
         return self.deadline - self.services.clock()
 
     def waits_for(self, event: Event) -> bool:
-        """Return whether the invocation makes the next attempt of an event itself, when it is due.
+        """Return whether the invocation waits for the next attempt of an event and makes it itself.
 
-        It does not after a 429, which needs more time, or if the event belongs in the slow lane. As
-        time passes the result may become true, but never false: of an attempt that this invocation
-        makes no message is sent.
+        It does not wait after a 429, which needs more time, for an event of the slow lane, or if
+        the attempt is due too late. As time passes the result may become true, but never false,
+        since no message is sent for an attempt that this invocation makes.
         """
         if event.next_attempt_at is None or self.services.needs_slow_lane(event):
             return False
@@ -168,7 +174,8 @@ class Invocation:
         return due <= min(self.waits_until, end) and latest != HTTPStatus.TOO_MANY_REQUESTS
 
     def retry_write(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
-        """Write a record, and try again while DynamoDB fails and time for a message is left.
+        """Write an event by `write` and return the result; while DynamoDB fails, try again until no
+        more time than for a message is left, then raise StorageUnavailableError.
 
         A record that is lost means a second push. The claim cannot end meanwhile: CLAIM_SECONDS is
         longer than functions that push may run.

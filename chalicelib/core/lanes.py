@@ -18,15 +18,15 @@ FAST_PUSH_SECONDS = 3.0  # the timeout of a push in the fast lane
 # seconds, halved every 3.5 seconds, add up to 10.1 then: 2 * 3.5 / ln 2.
 HALF_LIFE_SECONDS = 3.5
 CROWDING_SECONDS = 10.1
-SLOW_SECONDS = 2.0  # a push that took so long was slow
-SLOW_PUSHES = 3  # in a row make a destination slow
-QUICK_SECONDS = 1.0  # a delivery that took less was quick
-QUICK_DELIVERIES = 10  # in a row end that
+SLOW_SECONDS = 2.0  # a push that takes so long is slow
+SLOW_PUSHES = 3  # so many slow pushes in a row make a destination slow
+QUICK_SECONDS = 1.0  # a delivery that takes less is quick
+QUICK_DELIVERIES = 10  # so many quick deliveries in a row end that
 # How long a container treats a destination as slow after its own pushes marked it.
 MARK_SECONDS = 300
-# How long it remembers the stored mark of a subscription: longer than an attempt takes.
+# How long a container remembers the stored mark of a subscription: longer than an attempt takes.
 MEMORY_SECONDS = 60
-READ_AGE_SECONDS = 10  # how old a subscription that it read may be
+READ_AGE_SECONDS = 10  # how old the subscriptions in its cached lists may be
 OLD_MARK_SECONDS = 3600  # a stored mark that is older ends with the next delivery that is not slow
 
 
@@ -34,13 +34,15 @@ OLD_MARK_SECONDS = 3600  # a stored mark that is older ends with the next delive
 class _Pace:
     """How quick the pushes of a container to one URL of a destination are."""
 
+    # The URL; an edited URL begins with a new pace.
     url: str = field(default="", repr=False)
     # When the latest push that was not slow ended; 0: none did.
     last_quick_at: float = 0.0
     # Slow pushes in a row.
     slow_pushes: int = 0
-    # How long threads were busy, halved every HALF_LIFE_SECONDS, as of `counted_at`.
+    # How long threads were busy with its pushes, halved every HALF_LIFE_SECONDS, at `counted_at`.
     busy_seconds: float = 0.0
+    # When `busy_seconds` was computed; 0: no push was counted.
     counted_at: float = 0.0
     # Deliveries in a row that took less than QUICK_SECONDS.
     quick_deliveries: int = 0
@@ -52,14 +54,19 @@ class _Pace:
     slow_until: float = 0.0
 
     def crowds(self, seconds: float, now: float) -> bool:
-        """Count a push that ended now; return whether such pushes keep two threads busy."""
+        """Count the time of a push that ended now; return whether pushes have kept two threads busy
+        lately.
+
+        :param seconds: How long the push took; 0 if other events did not wait for it.
+        :param now: Unix seconds.
+        """
         half_lives = max(0.0, now - self.counted_at) / HALF_LIFE_SECONDS
         self.busy_seconds = seconds + self.busy_seconds * 0.5**half_lives
         self.counted_at = now
         return self.busy_seconds >= CROWDING_SECONDS
 
     def count_slow(self, started: float, now: float, needed: int) -> None:
-        """Count a slow push; mark the destination if there were `needed` in a row.
+        """Count a slow push; mark the destination as slow after `needed` of them in a row.
 
         A slow push that began before the latest quick push ended is not counted: a destination
         that hangs at 5 % of its pushes is not slow.
@@ -71,7 +78,8 @@ class _Pace:
             self.mark(now)
 
     def count_other(self, now: float, *, is_delivered: bool, is_quick: bool) -> None:
-        """Count a push that was not slow; end the mark after QUICK_DELIVERIES in a row.
+        """Count a push that was not slow; end the mark after QUICK_DELIVERIES quick deliveries in a
+        row.
 
         An old mark ends with one delivery: no container lives long enough for ten deliveries of a
         destination that gets an event an hour, and a destination that always takes a second has no
@@ -86,12 +94,12 @@ class _Pace:
             self.slow_until = 0.0
 
     def mark(self, now: float) -> None:
-        """Mark the destination as slow, because of its pushes."""
+        """Mark the destination as slow for MARK_SECONDS, because of its pushes."""
         self.marked_at = now
         self.slow_until = now + MARK_SECONDS
 
 
-UNKNOWN = _Pace(url="none")  # of a destination that got no push yet
+UNKNOWN = _Pace(url="none")  # the pace of a destination that got no push yet
 
 
 class Lanes:
@@ -103,19 +111,21 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._slow = _Pace()  # of all destinations together, with their slow pushes alone
+        self._slow = _Pace()  # counts the slow pushes of all destinations together
         self._paces: OrderedDict[str, _Pace] = OrderedDict()
 
     def is_slow(self, destination: str, now: float) -> bool:
+        """Return whether a destination is known to be slow at `now` (Unix seconds)."""
         return now < self._paces.get(destination, UNKNOWN).slow_until
 
     def remember(self, target: Target, now: float, slow_since: float | None) -> None:
-        """Remember the stored mark of a subscription that was read.
+        """Remember for MEMORY_SECONDS whether a subscription that was read is marked as slow.
 
         A mark by the container's own pushes stays for READ_AGE_SECONDS: the subscription may have
         been read before it was marked.
 
-        :param slow_since: Since when the subscription is slow; None: it is not.
+        :param target: The target of the subscription.
+        :param slow_since: Since when it is marked (Unix seconds); None: it is not marked.
         """
         with self._lock:
             pace = self._pace(target)
@@ -134,8 +144,11 @@ class Lanes:
         *,
         in_fast_lane: bool,
     ) -> None:
-        """Count a push that was made; mark the destination, or end the mark, when that is due.
+        """Count a push that was made: mark its destination as slow, or end the mark, when that is
+        due.
 
+        :param started: When the push began (Unix seconds).
+        :param now: When it ended.
         :param in_fast_lane: Whether other events waited for the push. Pushes of the slow lane, such
             as thousands that are recovered at a second each, and the pushes of a POST crowd nobody:
             they must not make the destination slow.
@@ -146,7 +159,7 @@ class Lanes:
             has_timed_out = result.error == TIMED_OUT
             busy_seconds = seconds if in_fast_lane else 0.0
             if seconds >= SLOW_SECONDS or has_timed_out:
-                # Many that begin to hang at once are marked at their first.
+                # Many destinations that begin to hang at once are marked at their first timeout.
                 is_crowded = self._slow.crowds(busy_seconds, now) and has_timed_out
                 pace.count_slow(started, now, needed=1 if is_crowded else SLOW_PUSHES)
                 return

@@ -14,8 +14,8 @@ TIMED_OUT = "timed out"
 BREAKER_OPEN = "not pushed: the receiver keeps failing"
 MAX_RETRY_AFTER_SECONDS = 3600
 UNPUSHED_RETRY_SECONDS = 60  # until the next attempt where no push could be made
-# What no later attempt of the same event can get over; anything else may be mended while attempts
-# last.
+# The status codes after which no later attempt of the same event can succeed. After any other the
+# receiver may be repaired while attempts last.
 FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431})
 
 
@@ -54,15 +54,15 @@ class PushResult:
 
     outcome: Outcome
     duration_ms: int = 0
-    # Of the final response; None if none came.
+    # The status code of the final response; None if no response came.
     status_code: int | None = None
     # What went wrong, without secrets; None if the event was delivered.
     error: str | None = None
     # What the receiver asked for, or the time until the next trial of an open breaker; 0: neither.
     retry_after_seconds: float = 0.0
-    # The beginning of the response body; None if none came, or the event was delivered.
+    # The beginning of the response body; None if no response came, or the event was delivered.
     response: str | None = None
-    # Those headers that say who answered; empty if the event was delivered.
+    # The headers of the response that say who answered; empty if the event was delivered.
     response_headers: Json = field(default_factory=dict)
 
 
@@ -73,13 +73,12 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Retry:
-    """The next attempt is due after `delay_seconds`; a message or, later, the sweep asks for it.
+    """The next attempt is due later; a message or, after more than 900 s, the sweep asks for it."""
 
-    `due_at` is the same moment (RFC 3339) if the attempt was due then before, too: its message is
-    on its way, or the sweep sends it. None: it was not.
-    """
-
+    # After how many seconds it is due.
     delay_seconds: float
+    # When it is due (RFC 3339), if the event was due at this moment before the attempt, too: then
+    # no message is sent, because one is on its way, or the sweep sends it. None: a message is sent.
     due_at: str | None = None
 
 
@@ -119,7 +118,7 @@ Decision = Delivered | Retry | DeadLetter | NotPushed
 
 
 def decide(result: PushResult, attempt: int, settings: Settings, random: Random) -> Decision:
-    """Return what follows from the result of a push.
+    """Return the decision about an event after a push: delivered, a dead letter, or a retry.
 
     :param attempt: The number of the attempt, from 1.
     :param random: Draws the jitter.
@@ -134,8 +133,11 @@ def decide(result: PushResult, attempt: int, settings: Settings, random: Random)
 
 
 def back_off(result: PushResult, attempt: int, settings: Settings, random: Random) -> Retry:
-    """Return when the attempt after `attempt` is due: after the backoff, or after `Retry-After` if
-    that is longer.
+    """Return the retry after an attempt that failed: after the backoff with its jitter, or after
+    the time that `Retry-After` asks for if that is longer.
+
+    :param attempt: The number of the attempt that failed, from 1.
+    :param random: Draws the jitter.
     """
     # Equal jitter. Source: "Exponential Backoff And Jitter", AWS Architecture Blog.
     longest_seconds = _longest_delay_seconds(attempt, settings)
@@ -144,8 +146,8 @@ def back_off(result: PushResult, attempt: int, settings: Settings, random: Rando
 
 
 def longest_retry_seconds(settings: Settings) -> float:
-    """Return the sum of the longest delays between all attempts of an event; `Retry-After` can
-    prolong each to MAX_RETRY_AFTER_SECONDS.
+    """Return the longest time in seconds from the first attempt of an event to the last one that
+    the settings allow, if `Retry-After` prolongs each delay to MAX_RETRY_AFTER_SECONDS.
     """
     return sum(
         max(_longest_delay_seconds(attempt, settings), MAX_RETRY_AFTER_SECONDS)
@@ -154,6 +156,8 @@ def longest_retry_seconds(settings: Settings) -> float:
 
 
 def _longest_delay_seconds(attempt: int, settings: Settings) -> float:
-    """Return the upper bound of the delay after `attempt` (from 1): it doubles with each."""
+    """Return the longest backoff in seconds after an attempt (from 1). It doubles with each attempt
+    up to the setting's cap.
+    """
     growing_seconds = settings.backoff_base_seconds * 2.0 ** (attempt - 1)
     return min(settings.backoff_cap_seconds, growing_seconds)

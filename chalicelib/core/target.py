@@ -1,4 +1,4 @@
-"""Where events are pushed to, and what its answers mean: the core knows no subscription."""
+"""The targets of pushes, as the core knows them: it knows no subscription."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,25 +13,29 @@ from chalicelib.infra.parsing import Json
 class Target:
     """Where events are pushed to: the webhook, or the URL of a subscription, which gets copies."""
 
+    # The URL, which is a secret; empty: the stage has no webhook.
     url: str = field(repr=False)
-    # What breakers and lanes know it by, whatever its URL: a subscription's id, or WEBHOOK.
+    # The name by which breakers and lanes know it, whatever its URL: a subscription's id, or
+    # WEBHOOK.
     destination: str
-    # Whose failures share a rest of the breaker: a tenant's, or the webhook's alone.
+    # The owner, whose destinations share a rest of the breaker: a tenant, or WEBHOOK.
     owner: str
-    # Each signs every push.
+    # The signing secrets, each of which signs every push.
     secrets: tuple[bytes, ...] = field(repr=False)
-    # False, without a URL or for a disabled subscription: `POST /events` leaves it to the worker.
+    # Whether `POST /events` may push to it at once; False without a URL, or for a subscription that
+    # is disabled or whose tenant is suspended.
     is_enabled: bool
-    # The customer sees what fails here: the operator gets no message in the DLQ.
+    # Whether it is a customer's: of events that fail, the operator gets no message in the DLQ.
     is_customers: bool = False
-    # An error with which each push fails, before it is made.
+    # The error with which each push fails without a request; None: pushes are made.
     fault: str | None = None
     # Whether pushes connect to public addresses alone.
     public_only: bool = False
+    # Additional headers of each push, whose values are secrets.
     headers: Json = field(default_factory=dict, repr=False)
     # Whether the body of a push is the payload, with no other member of the event.
     has_payload_alone: bool = False
-    # Pushes have the `webhook-` headers a second time, with this prefix.
+    # The prefix with which pushes have the `webhook-` headers a second time; None: once alone.
     header_prefix: str | None = None
 
     def body_of(self, event: Event) -> bytes:
@@ -40,9 +44,9 @@ class Target:
 
 
 class Targets(Protocol):
-    """Where events and their copies go.
+    """Finds the targets of events and copies, and follows up what became of their pushes.
 
-    Raises StorageUnavailableError where it does not say otherwise.
+    Methods raise StorageUnavailableError where they do not say otherwise.
     """
 
     @property
@@ -50,22 +54,29 @@ class Targets(Protocol):
         """The target of events themselves."""
 
     def matching(self, event: Event) -> list[Target]:
-        """Return the targets that get a copy of a new event, by recent lists."""
+        """Return the targets of the subscriptions that get a copy of a new event, by lists of
+        subscriptions that are a few seconds old.
+        """
 
     def find(self, event: Event) -> Target | NotPushed:
-        """Return where to push a stored event, of a copy by a consistent read, or what becomes of
-        an event that is not pushed.
+        """Return the target to which a stored event or copy is pushed; if it is not pushed, the
+        decision that follows.
+
+        The subscription of a copy is read consistently.
         """
 
     def replay_refusal(self, event: Event) -> ApiError | None:
-        """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""
+        """Return the error for which an event or copy cannot be replayed now; None: it can.
+
+        The subscription of a copy is read consistently.
+        """
 
     def on_gone(self, target: Target, event: Event) -> Decision:
-        """Disable or end the subscription whose target responded 410; return what follows for the
-        event. Raises nothing.
+        """Disable or delete the subscription whose target responded 410; return the decision for
+        the event or copy. Raises nothing.
         """
 
     def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
-        """Take note of a decision that was recorded: set or clear `failing_since` and
-        `slow_since`, disable the subscription, report. Raises nothing: errors are logged.
+        """Follow up a decision that was recorded: set or clear `failing_since` and `slow_since`,
+        disable the subscription, report. Raises nothing: errors are logged.
         """

@@ -26,7 +26,7 @@ def event_failed(event: Event, tenant: str | None, services: CoreServices) -> No
     :param tenant: The tenant whose subscriptions get the report; None for an event
         that is pushed to the operator's webhook, about which no tenant gets a report.
     """
-    payload = messages.failure(event)
+    payload = messages.failure_members(event)
     del payload["tenant"]
     payload |= {name: getattr(event, name) for name in REPORTED_MEMBERS}
     report = NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant)
