@@ -2,42 +2,21 @@
 meet, and when the secret was deleted, on ministack.
 """
 
-import os
 import re
 from collections.abc import Callable
 from typing import Any
 
-import boto3
 import pytest
-from click.testing import CliRunner
 
+from tests.deploy.conftest import Command
 from tests.support.checkout import FUNCTIONS, GIVEN, MAKE, Checkout, is_write
 from tests.support.ministack import Ministack
-from tools import api_key, stage
-from tools.resources import main
+from tools import api_key
 
 pytestmark = pytest.mark.timeout(300)
 
 SECRET = "triggers-api-dev-settings"
 ACME, ONCALL, SHOP = (api_key.entry(name, api_key.new_key()) for name in ("acme", "oncall", "shop"))
-
-Command = Callable[..., str]
-
-
-@pytest.fixture
-def resources(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Return a function that does what `make resources` does, in this process."""
-    # The command runs in this process, which is faster: with its own session, in another folder.
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    monkeypatch.setattr(stage, "ROOT", checkout.path)
-
-    def run(*arguments: str, status: int = 0, **variables: str) -> str:
-        environ = {**dict.fromkeys(os.environ), **checkout.environ(**variables)}
-        ran = CliRunner().invoke(main, ["dev", *arguments], env=environ)
-        assert ran.exit_code == status, ran.output
-        return ran.output
-
-    return run
 
 
 def settings_in_use(aws: Ministack) -> dict[str, str]:

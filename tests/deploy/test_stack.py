@@ -3,16 +3,13 @@ ministack.
 """
 
 import json
-import os
 import re
-from collections.abc import Callable
 from typing import Any
 
-import boto3
 import pytest
 from chalice.config import Config
-from click.testing import CliRunner
 
+from tests.deploy.conftest import Command
 from tests.support.checkout import (
     ELSEWHERE,
     FUNCTIONS,
@@ -28,9 +25,8 @@ from tests.support.checkout import (
 from tests.support.ministack import Ministack, without_metric_math
 from tests.support.packages import install
 from tests.support.world import ROOT, Json
-from tools import api_key, stage
+from tools import api_key
 from tools.function_changes import describe_catalogue
-from tools.resources import main
 from tools.stage import FUNCTION_SUFFIXES, read_template
 
 pytestmark = pytest.mark.timeout(300)
@@ -38,24 +34,6 @@ pytestmark = pytest.mark.timeout(300)
 STACK = "triggers-api-dev-resources"
 CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
 EMPTY_ZIP = b"PK\5\6" + bytes(18)
-
-Command = Callable[..., str]
-
-
-@pytest.fixture
-def resources(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Return a function that does what `make resources` does, in this process."""
-    # The command runs in this process, which is faster: with its own session, in another folder.
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    monkeypatch.setattr(stage, "ROOT", checkout.path)
-
-    def run(*arguments: str, status: int = 0, **variables: str) -> str:
-        environ = {**dict.fromkeys(os.environ), **checkout.environ(**variables)}
-        ran = CliRunner().invoke(main, ["dev", *arguments], env=environ)
-        assert ran.exit_code == status, ran.output
-        return ran.output
-
-    return run
 
 
 def test_an_index_that_is_added_can_be_read_when_resources_ends(
