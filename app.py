@@ -1,4 +1,7 @@
-"""Routes, worker and schedules. Each handler parses, calls and responds."""
+"""The functions of the app: the routes of the API, the workers of the queues, and the schedules.
+
+Each handler parses its input, calls a module of `chalicelib` and responds.
+"""
 
 import os
 import signal
@@ -44,7 +47,7 @@ from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import (
     Call,
     remaining_seconds,
-    require,
+    require_found,
     respond,
     respond_list,
     respond_page,
@@ -54,7 +57,7 @@ from chalicelib.web.routes import (
 from chalicelib.web.validation import (
     encode_cursor,
     parse_batch,
-    parse_batched,
+    parse_batch_event,
     parse_new_event,
 )
 
@@ -62,25 +65,32 @@ deploy_settings, faults = environment.parse(os.environ)
 STAGE = deploy_settings["stage"]
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 route = partial(routes.route, app)
-# who has subscriptions: operators and, with a token, customers
+# The scopes that may use subscriptions: of operators' keys, and of customers' tokens.
 CUSTOMERS = (Scope.CONSUME, TOKEN)
-MOST_WITH_DELIVERIES = 25  # subscriptions of a page
-# Chalice would answer 415 for other content types
+# Registers a route that needs no key. No content types are listed: Chalice would respond 415 to
+# others.
 public = partial(app.route, content_types=[])
 
 
 @public("/health")
 def get_health() -> Response:
+    """Return the version and the stage, without a call to AWS."""
     return respond(dumps({"status": "ok", "version": __version__, "stage": STAGE}))
 
 
 @public("/health", methods=["HEAD"])
 def head_health() -> Response:
+    """Respond without a body, for monitors that send HEAD."""
     return Response("", {})
 
 
 @route("GET", "/me", *Scope, TOKEN, include=validation.INCLUDE_CATALOGUE)
 def get_me(call: Call) -> Response:
+    """Return the name and the scopes of the caller's key, and the event types that are offered.
+
+    With the scope consume, also the webhook's host and the suspended tenants; with the query
+    parameter `include`, also the catalogue of event types.
+    """
     key = call.key
     settings = call.services.settings
     offered = settings.offered_types or None
@@ -103,7 +113,8 @@ def get_me(call: Call) -> Response:
 
 @route("POST", "/filters/test", *CUSTOMERS)
 def try_filter(call: Call) -> Response:
-    members = call.body(validation.FILTER_MEMBERS, "filter", "payload")
+    """Return whether a payload matches a filter and, if not, the member that does not match."""
+    members = call.parse_body(validation.FILTER_MEMBERS, "filter", "payload")
     mismatch = find_filter_mismatch(members["filter"], dumps(members["payload"]))
     answer = {"matches": mismatch is None, "member": mismatch.member if mismatch else None}
     return respond(dumps(answer))
@@ -111,43 +122,50 @@ def try_filter(call: Call) -> Response:
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
-    members = call.body(validation.TOKEN_MEMBERS, "tenant")
+    """Return a new token for a tenant, which expires after an hour unless the body says when."""
+    members = call.parse_body(validation.TOKEN_MEMBERS, "tenant")
     tenant = members["tenant"]
     expires_at = int(call.services.clock()) + members.get("expires_in_seconds", 3600)
-    made = {
+    token = {
         "token": make_token(call.key, tenant, expires_at, call.services.settings),
         "tenant": tenant,
         "expires_at": rfc3339(expires_at),
     }
-    return respond(dumps(made), 201)
+    return respond(dumps(token), 201)
 
 
 @public("/openapi.json")
 def get_openapi() -> Response:
+    """Return the OpenAPI description of the API."""
     path = Path(__file__).parent / "chalicelib" / "openapi.json"
     return respond(path.read_text(encoding="utf-8"))
 
 
 @public("/listen.py")
 def get_listener() -> Response:
+    """Return the program that customers run to receive deliveries on their own machine."""
     try:
         validation.parse_query(routes.given_query(app.current_request), {})
     except InvalidRequestError as error:
-        return routes.problem(error)
+        return routes.respond_problem(error)
     return Response(*console.listener())
 
 
 @public("/")
 def get_console() -> Response:
+    """Return the HTML page of the console."""
     return Response(*console.page())
 
 
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
+    """Store an event, and push it or queue it."""
     key = call.request.headers.get("idempotency-key")
     parse = partial(parse_new_event, idempotency_key=key)
     headers = applied_preference(call)
-    [posted] = posting.post([call.json()], parse, call, call.key.name, respond_async=bool(headers))
+    [posted] = posting.post(
+        [call.load_body()], parse, call, call.key.name, respond_async=bool(headers)
+    )
     if isinstance(posted, ApiError):
         raise posted
     event = posted.event
@@ -160,83 +178,92 @@ def post_event(call: Call) -> Response:
 
 @route("POST", "/events/batch", Scope.PRODUCE)
 def post_events(call: Call) -> Response:
+    """Store the events of a batch, and push or queue them; return a result for each event."""
     if "idempotency-key" in call.request.headers:
-        raise InvalidRequestError(FieldFault("Idempotency-Key", "must not come with a batch"))
-    events = parse_batch(call.text(b"{}"))
+        raise InvalidRequestError(FieldFault("Idempotency-Key", "must not be sent with a batch"))
+    events = parse_batch(call.read_body(b"{}"))
     headers = applied_preference(call)
-    posted = posting.post(events, parse_batched, call, call.key.name, respond_async=bool(headers))
+    posted = posting.post(
+        events, parse_batch_event, call, call.key.name, respond_async=bool(headers)
+    )
     return respond(show_batch(posted), 200, **headers)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
 def get_event(call: Call) -> Response:
+    """Return an event with its attempts.
+
+    A key with the scope produce alone sees neither the responses of receivers nor the pushed body.
+    """
     sees_responses = not call.key.scopes.isdisjoint(CUSTOMERS)
-    event = call.event()
+    event = call.read_event()
     push_body = call.services.targets.push_body(event) if sees_responses else None
     return respond(event.full_json({"push_body": push_body}, include_responses=sees_responses))
 
 
 @route("GET", "/events/{event_id}/recipients", *CUSTOMERS)
 def list_recipients(call: Call) -> Response:
+    """Return the outcome of an event, and the subscriptions that got a copy of it or missed it."""
     tenant = call.key.tenant
     subscriptions = call.services.subscriptions
-    [event] = recipients.as_tenant_sees_them([call.original()], tenant, subscriptions)
+    [event] = recipients.as_tenant_sees_them([call.read_original()], tenant, subscriptions)
     found = recipients.read_recipients([event], call.services, subscriptions, tenant)
-    rows = found[event.event_id]
-    shown = join_list(map(recipients.recipient_json, rows))
-    return respond(join_object({"outcome": judge(event, rows)}, recipients=shown))
+    recipients_of_event = found[event.event_id]
+    shown = join_list(map(recipients.recipient_json, recipients_of_event))
+    return respond(join_object({"outcome": judge(event, recipients_of_event)}, recipients=shown))
 
 
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
 def list_events(call: Call) -> Response:
+    """Return a page of events and copies; with a token, only of events that it may see."""
     query = replace(listing.EVENTS, **call.query)
     if query.status == UNSETTLED and not query.subscription_id:
-        raise InvalidRequestError(FieldFault("status", "undelivered needs subscription_id"))
+        fault = FieldFault("status", "must come with subscription_id if it is undelivered")
+        raise InvalidRequestError(fault)
     if call.key.is_token and query.include == "outcome":
-        query = outcomes_of_tenant(call, query)
+        query = limit_to_tenant(query, call)
     elif call.key.is_token:
-        visible_tenant(call.key, query.tenant)
-        if not call.find_subscription(query.subscription_id):
-            raise ApiError(
-                403,
-                "forbidden",
-                "A token lists the copies of one of its subscriptions, by subscription_id, or the"
-                " events of its tenant, by include=outcome.",
-            )
+        require_own_subscription(query, call)
     return respond_page(query, call)
 
 
 @route("GET", "/inbox", Scope.CONSUME, **validation.INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
+    """Return a page of the pending and failed events that nobody has claimed."""
     return respond_page(replace(listing.INBOX, **call.query), call)
 
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
-    events = inbox.lease(call.services, **call.body(validation.LEASE_MEMBERS))
+    """Claim pending and failed events for a consumer, and return them."""
+    events = inbox.lease(call.services, **call.parse_body(validation.LEASE_MEMBERS))
     return respond(join_object({}, events=join_list(event.leased_json() for event in events)))
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
-    members = call.body(validation.ACKNOWLEDGEMENT_MEMBERS, "lease_id", "event_ids")
+    """Record that a consumer has processed events of a lease; return which the lease held."""
+    members = call.parse_body(validation.ACKNOWLEDGEMENT_MEMBERS, "lease_id", "event_ids")
     return respond(dumps(inbox.acknowledge_many(call.services, **members)))
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call) -> Response:
+    """Erase an event and its copies; succeed even if there is no such event."""
     erasure.erase(call.ids["event_id"], call.services)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, lease_id=str)
 def acknowledge_event(call: Call) -> Response:
+    """Record that a consumer has processed an event, under a lease if the query names one."""
     inbox.acknowledge(call.ids["event_id"], call.services, call.query.get("lease_id"))
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/release", Scope.CONSUME, lease_id=str)
 def release_event(call: Call) -> Response:
+    """End a lease on an event before it expires."""
     lease_id = call.query.get("lease_id")
     if not lease_id:
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
@@ -246,14 +273,16 @@ def release_event(call: Call) -> Response:
 
 @route("POST", "/events/{event_id}/replay", *CUSTOMERS)
 def replay_event(call: Call) -> Response:
-    event = replay.replay(call.event(), call, is_bulk=call.key.is_token)
+    """Make an event or copy pending again, and queue it for a push."""
+    event = replay.replay(call.read_event(), call, is_bulk=call.key.is_token)
     return respond(event.summary_json(), 202, Location=call.locate(f"../{event.event_id}"))
 
 
 @route("POST", "/subscriptions", *CUSTOMERS)
 def create_subscription(call: Call) -> Response:
-    members = validation.parse_subscription(
-        call.json(),
+    """Store a subscription; return it with its secret, or the same subscription if it exists."""
+    members = validation.parse_new_subscription(
+        call.load_body(),
         call.services.settings.subscription_hosts,
         names_hosts=not call.key.is_token,
     )
@@ -272,11 +301,15 @@ def create_subscription(call: Call) -> Response:
     )
 
 
+MAX_WITH_DELIVERIES = 25  # subscriptions of a page: the deliveries of each are counted
+
+
 @route("GET", "/subscriptions", *CUSTOMERS, **validation.SUBSCRIPTION_PARAMETERS)
 def list_subscriptions(call: Call) -> Response:
+    """Return a page of subscriptions, with the counts of their deliveries if these are included."""
     query = {**call.query, "tenant": visible_tenant(call.key, call.query.get("tenant"))}
     if query.pop("include", None):
-        query["limit"] = min(MOST_WITH_DELIVERIES, query.get("limit", MOST_WITH_DELIVERIES))
+        query["limit"] = min(MAX_WITH_DELIVERIES, query.get("limit", MAX_WITH_DELIVERIES))
     found, last = call.services.subscriptions.page(**query)
     return respond_list("subscriptions", show_subscriptions(found, call), last)
 
@@ -288,77 +321,91 @@ def list_subscriptions(call: Call) -> Response:
     include=validation.INCLUDE_DELIVERIES,
 )
 def get_subscription(call: Call) -> Response:
-    [shown] = show_subscriptions([call.subscription()], call)
+    """Return a subscription, with the counts of its deliveries if these are included."""
+    [shown] = show_subscriptions([call.read_subscription()], call)
     return respond(shown)
 
 
 @route("PATCH", "/subscriptions/{subscription_id}", *CUSTOMERS)
 def edit_subscription(call: Call) -> Response:
-    members = validation.parse_subscription(
-        call.json(),
+    """Change members of a subscription, and return it."""
+    members = validation.parse_subscription_changes(
+        call.load_body(),
         call.services.settings.subscription_hosts,
         names_hosts=not call.key.is_token,
         now=rfc3339(call.services.clock()),
     )
-    edited = call.services.subscriptions.edit(call.subscription(), cast(Edit, members))
-    return respond(require(edited).to_json())
+    edited = call.services.subscriptions.edit(call.read_subscription(), cast(Edit, members))
+    return respond(require_found(edited).to_json())
 
 
 @route("GET", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def get_secret(call: Call) -> Response:
-    return respond_secret(call.subscription(), call)
+    """Return the secret of a subscription."""
+    return respond_secret(call.read_subscription(), call)
 
 
 @route("POST", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def renew_secret(call: Call) -> Response:
-    secret = call.body(validation.SECRET_MEMBER).get("secret")
-    renewed = call.services.subscriptions.renew_secret(call.subscription(), secret)
-    return respond_secret(require(renewed), call)
+    """Replace the secret of a subscription by the secret in the body, or by a random one."""
+    secret = call.parse_body(validation.SECRET_MEMBER).get("secret")
+    renewed = call.services.subscriptions.renew_secret(call.read_subscription(), secret)
+    return respond_secret(require_found(renewed), call)
 
 
 @route("POST", "/subscriptions/{subscription_id}/disable", *CUSTOMERS)
 def disable_subscription(call: Call) -> Response:
-    subscription = call.subscription()
-    return respond(require(call.services.subscriptions.pause(subscription)).to_json())
+    """Pause a subscription: its copies are kept, and not pushed."""
+    subscription = call.read_subscription()
+    return respond(require_found(call.services.subscriptions.pause(subscription)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/enable", *CUSTOMERS)
 def enable_subscription(call: Call) -> Response:
-    subscription = call.subscription()
-    return respond(require(call.services.subscriptions.enable(subscription)).to_json())
+    """Enable a subscription that was paused or disabled."""
+    subscription = call.read_subscription()
+    return respond(require_found(call.services.subscriptions.enable(subscription)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
 def send_event(call: Call) -> Response:
-    members = call.body(validation.SEND_MEMBERS, "event_id")
+    """Make a copy of a stored event for a subscription, and queue it for a push."""
+    members = call.parse_body(validation.SEND_MEMBERS, "event_id")
     copy = recipients.send(
-        members["event_id"], call.subscription(), call, is_bulk=call.key.is_token
+        members["event_id"], call.read_subscription(), call, is_bulk=call.key.is_token
     )
     return respond(copy.summary_json(), 202, Location=call.locate(f"../../events/{copy.event_id}"))
 
 
 @route("GET", "/subscriptions/{subscription_id}/missed", *CUSTOMERS, **validation.MISSED_PARAMETERS)
 def list_missed(call: Call) -> Response:
-    missed = recipients.find_missed(call.subscription(), call.services, **call.query)
+    """Return a page of the events that a subscription should have received and did not."""
+    missed = recipients.find_missed(call.read_subscription(), call.services, **call.query)
     events = [event.to_json() for event in missed.missed]
     return respond_list("events", events, missed.next_cursor, examined=missed.examined)
 
 
 @route("POST", "/subscriptions/{subscription_id}/recover", *CUSTOMERS)
 def recover_events(call: Call) -> Response:
-    members = call.body(validation.RECOVER_MEMBERS)
-    recovered = recipients.recover(call.subscription(), call, **members)
+    """Push the events that a subscription missed, as many as one call can; return the counts."""
+    members = call.parse_body(validation.RECOVER_MEMBERS)
+    recovered = recipients.recover(call.read_subscription(), call, **members)
     cursor = {"next_cursor": encode_cursor(recovered.next_cursor)}
     return respond(dumps(recovered._asdict() | cursor))
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", *CUSTOMERS)
 def push_test_event(call: Call) -> Response:
-    document = call.json(empty=b"{}")
+    """Push a test event to a subscription now, and return the result.
+
+    With an event in the body, also return whether the subscription would get this event, and the
+    reason if not.
+    """
+    document = call.load_body(b"{}")
     new_event = None
     if document != {}:
         new_event = parse_new_event(document, members=validation.TEST_MEMBERS)
-    subscription = call.subscription()
+    subscription = call.read_subscription()
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     tried = targets.push_test_event(event, subscription, call)
@@ -371,6 +418,7 @@ def push_test_event(call: Call) -> Response:
 
 @route("DELETE", "/subscriptions/{subscription_id}", *CUSTOMERS)
 def delete_subscription(call: Call) -> Response:
+    """Delete a subscription; succeed even if there is none that the caller may see."""
     subscription_id = call.ids["subscription_id"]
     if call.find_subscription(subscription_id):
         call.services.subscriptions.delete(subscription_id)
@@ -384,7 +432,9 @@ def delete_subscription(call: Call) -> Response:
     maximum_concurrency=deploy_settings["worker_max_concurrency"],
 )
 def worker(event: SQSEvent) -> None:
-    """Process a batch; raise if some messages failed, which SQS returns after the visibility
+    """Process a batch of messages of the work queue.
+
+    Raises BatchError if some messages failed; SQS delivers these again after the visibility
     timeout.
     """
     process(event, is_fast_lane=True)
@@ -397,11 +447,15 @@ def worker(event: SQSEvent) -> None:
     maximum_concurrency=deploy_settings["slow_max_concurrency"],
 )
 def slow_worker(event: SQSEvent) -> None:
-    """Process a batch of the slow lane, as `worker` does."""
+    """Process a batch of messages of the slow queue, as `worker` does."""
     process(event, is_fast_lane=False)
 
 
 def process(event: SQSEvent, *, is_fast_lane: bool) -> None:
+    """Process a batch of messages; raise BatchError if some failed.
+
+    :param is_fast_lane: Whether the messages are from the work queue, not from the slow queue.
+    """
     messages = [Message.from_record(record.to_dict()) for record in event]
     work = partial(
         batch.process,
@@ -414,33 +468,40 @@ def process(event: SQSEvent, *, is_fast_lane: bool) -> None:
 
 @app.schedule(Rate(SWEEP_PERIOD_SECONDS // 60, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
+    """Queue overdue events, then continue the catch-ups of destinations that deliver again."""
     try:
         run(event, schedules.sweep)
-    finally:  # an event that cannot be marked stops no destination's catch-up
+    finally:  # catch-ups continue even if the sweep fails
         run(event, lambda services: catch_up(services, services.subscriptions))
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))
 def check_dlq(event: CloudWatchEvent) -> None:
-    """Publish depths and ages; renaming the function would leave the deployed one behind."""
+    """Publish metrics of the queues and of the oldest pending event.
+
+    The name is that of a deployed function, which would remain if the name were changed.
+    """
     run(event, schedules.publish_depths)
 
 
 def run(event: Any, work: Callable[[Services], None]) -> None:
-    """Do the work of a function for an event of SQS or of a schedule."""
+    """Call `work` with the services of this container, for an event of SQS or of a schedule; log
+    lines have the request id of the invocation meanwhile.
+    """
     with telemetry.request_id(event.context.aws_request_id):
         work(deps.get())
 
 
-def outcomes_of_tenant(call: Call, query: Query) -> Query:
-    """Return the query of a token that asks what became of its tenant's events.
+def limit_to_tenant(query: Query, call: Call) -> Query:
+    """Return the query for the outcomes of events, limited to the events of the token's tenant.
 
-    Reports are left out: one exists because of a subscription, which may be the operator's. Raises
-    InvalidRequestError, and ApiError 403 for another tenant.
+    Reports are left out: a report is about a subscription, which may be the operator's. Raises
+    ApiError 403 if the query has another tenant, and InvalidRequestError if it has a status or a
+    subscription.
     """
-    # The status is that of the event's own push, which is the operator's.
+    # The status of an event is the result of its push to the operator's webhook.
     faults = [
-        FieldFault(name, "must not come with include=outcome and a token")
+        FieldFault(name, "must not be given together with include=outcome and a token")
         for name in ("status", "subscription_id")
         if name in call.query
     ]
@@ -450,15 +511,33 @@ def outcomes_of_tenant(call: Call, query: Query) -> Query:
     return replace(query, tenant=tenant, source="original", skips_reports=True)
 
 
+def require_own_subscription(query: Query, call: Call) -> None:
+    """Raise ApiError 403 unless the query is for the copies of a subscription of the token's
+    tenant.
+    """
+    visible_tenant(call.key, query.tenant)
+    if not call.find_subscription(query.subscription_id):
+        raise ApiError(
+            403,
+            "forbidden",
+            "A token can list the copies for one of its subscriptions, by subscription_id, or the"
+            " events of its tenant, by include=outcome.",
+        )
+
+
 def applied_preference(call: Call) -> Json:
-    """Return the header of the response if `Prefer` has `respond-async` (RFC 7240), else none."""
+    """Return the header `Preference-Applied` for the response if the request's `Prefer` header has
+    `respond-async` (RFC 7240); otherwise no header.
+    """
     preferences = call.request.headers.get("prefer", "").split(",")
     names = [preference.split(";")[0].strip().lower() for preference in preferences]
     return {"Preference-Applied": "respond-async"} if "respond-async" in names else {}
 
 
 def respond_secret(subscription: Subscription, call: Call) -> Response:
-    """Answer with the secret of a subscription and, for its owner alone, the URL in full."""
+    """Return the response with the secret of a subscription; for a token also with its full target
+    URL, which operators do not see.
+    """
     secret = {
         "secret": subscription.secret,
         "previous_until": subscription.previous_until(call.services.clock()),
@@ -469,10 +548,10 @@ def respond_secret(subscription: Subscription, call: Call) -> Response:
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
     deps.initialize()
-elif faults:  # a deployed function answers with 503
+elif faults:  # on a developer's machine; a deployed function responds with 503
     sys.stderr.write("; ".join(faults) + "\n")
     if "CHALICE_WORKER" in os.environ:
-        # The parent process is Chalice's reloader, which would exit with 0 when this one ends.
+        # The parent process is Chalice's reloader, which would exit with 0 when this process ends.
         os.kill(os.getppid(), signal.SIGTERM)
-    # an exception in the thread that `chalice local` imports this file in would not end the process
+    # `chalice local` imports this file in a thread, where an exception would not end the process.
     os._exit(1)

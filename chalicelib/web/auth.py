@@ -1,6 +1,6 @@
-"""Who calls, and what they may: API keys with their scopes, and tokens.
+"""Authenticate callers by API keys, which have scopes, and by tokens, each of which has a tenant.
 
-Only SHA-256 hashes of keys are stored, and nothing of tokens.
+Of API keys, only SHA-256 hashes are stored; tokens are not stored at all.
 """
 
 import base64
@@ -13,7 +13,7 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.settings import ApiKey, Scope, Settings
 
 PREFIX = "trt_"
-TOKEN = "token"  # noqa: S105 - what a token has in place of scopes
+TOKEN = "token"  # noqa: S105 - the only scope of a token
 
 
 def make_token(
@@ -22,9 +22,12 @@ def make_token(
     expires_at: int,
     settings: Settings,
 ) -> str:
-    """Return a token made by `key`; `expires_at` is in Unix seconds.
+    """Return a new token for a tenant, signed with the first signing secret and an API key.
 
-    Raises ApiError 409 if there is no signing secret.
+    Raises ApiError 409 if no signing secret is set.
+
+    :param key: The API key of the caller; the token is valid as long as this key is.
+    :param expires_at: Unix seconds, at which the token expires.
     """
     if not settings.signing_secrets:
         raise ApiError(409, "no_signing_secret", "WEBHOOK_SIGNING_SECRETS is not set.")
@@ -32,10 +35,16 @@ def make_token(
 
 
 def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
-    """Return the key that a token is; None if it expired, or if nothing configured makes this text.
+    """Return the tenant and the expiry of a valid token as an ApiKey with the scope TOKEN.
 
-    Raises ApiError 403 if its tenant is suspended. An entry without the scope consume makes no
-    token: else whoever posts and receives events could forge one.
+    A token is valid if a configured signing secret and an API key with the scope consume make the
+    same text. Keys without this scope do not count: a producer that also receives pushes knows such
+    a key and a signing secret, and could forge tokens.
+
+    :param text: The token as its bearer sent it; any text.
+    :param now: Unix seconds.
+    :returns: None if the token has expired or is not valid.
+    :raises ApiError: 403 if the token's tenant is suspended.
     """
     try:
         token = text.encode()
@@ -45,14 +54,14 @@ def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
         expires_at = int(end)
     except ValueError:
         return None
-    made = [
+    candidates = [
         _sign(content, entry, secret).encode()
         for entry in settings.api_keys
         if entry.name == key_name and Scope.CONSUME in entry.scopes
         for secret in settings.signing_secrets
     ]
-    is_made = any(hmac.compare_digest(candidate, token) for candidate in made)
-    if expires_at <= now or not is_made:
+    is_valid = any(hmac.compare_digest(candidate, token) for candidate in candidates)
+    if expires_at <= now or not is_valid:
         return None
     if tenant in settings.suspended_tenants:
         raise ApiError(403, "suspended", "The tenant of this token is suspended.")
@@ -66,10 +75,13 @@ def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
 
 
 def _sign(content: str, key: ApiKey, signing_secret: bytes) -> str:
-    """Return the token as its bearer shows it.
+    """Return a token: its content and an HMAC-SHA256 of the content, both in base64url.
 
-    It takes both secrets to make one: receivers of the webhook know a signing secret, readers of a
-    configuration the digest of an API key.
+    The key of the HMAC derives from the signing secret and from the digest of the API key:
+    receivers of the webhook know a signing secret, and readers of the configuration know the
+    digest, but neither can forge a token.
+
+    :param content: Tenant, expiry in Unix seconds and name of the API key, separated by NUL.
     """
     secret = hmac.digest(signing_secret, f"tenant-token\0{key.digest}".encode(), "sha256")
     tag = hmac.digest(secret, content.encode(), "sha256")
@@ -77,15 +89,19 @@ def _sign(content: str, key: ApiKey, signing_secret: bytes) -> str:
 
 
 def _base64url(data: bytes) -> str:
+    """Return the base64url of data, without padding (RFC 4648, section 5)."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def authenticate(authorization: str, settings: Settings, now: float) -> ApiKey:
-    """Return the entry of the key, or the token, in an Authorization header.
+    """Return the configured API key, or the token, that an Authorization header has.
 
-    Raises ApiError 401, and what `read_token` raises.
-    The header is Bearer, or Basic with the key as the password, or as the user name without one.
-    All entries are compared in constant time.
+    The scheme is Bearer, or Basic with the key as the password or, without a password, as the user
+    name. All API keys are compared in constant time.
+
+    :param authorization: The value of the header; empty: the request has no such header.
+    :param now: Unix seconds.
+    :raises ApiError: 401 if the key or token is not valid, 403 if its tenant is suspended.
     """
     scheme, _, credentials = authorization.strip().partition(" ")
     read = SCHEMES.get(scheme.lower())
@@ -93,7 +109,7 @@ def authenticate(authorization: str, settings: Settings, now: float) -> ApiKey:
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
     matches = [entry for entry in settings.api_keys if hmac.compare_digest(entry.digest, digest)]
     found = matches[0] if matches else read_token(key, settings, now)
-    # An empty key is none, also where an entry has the digest of the empty text.
+    # An empty key is refused, even if an API key is configured with the digest of the empty text.
     if not key or not found:
         detail = "A valid API key is required: Authorization: Bearer <key>."
         raise ApiError(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
@@ -101,7 +117,9 @@ def authenticate(authorization: str, settings: Settings, now: float) -> ApiKey:
 
 
 def _basic_key(credentials: str) -> str:
-    """Return the password of Basic credentials (RFC 7617), else the user name; "" if malformed."""
+    """Return the password of Basic credentials (RFC 7617), or the user name if the password is
+    empty; empty if the credentials are malformed.
+    """
     try:
         decoded = base64.b64decode(credentials, validate=True).decode()
     except ValueError:  # not base64 or not UTF-8
@@ -114,11 +132,14 @@ SCHEMES: Parsers = {"bearer": str, "basic": _basic_key}
 
 
 def visible_tenant(key: ApiKey, tenant: str | None) -> str | None:
-    """Return the tenant that a call asks for, which for a token is its own.
+    """Return the tenant to which a call is limited: a token's own tenant or, with an API key, the
+    tenant that the caller asks for.
 
-    Raises ApiError 403 if a token asks for another.
+    :param tenant: The tenant that the caller asks for; None: the caller names no tenant.
+    :returns: None if an API key asks for no tenant: the call is not limited.
+    :raises ApiError: 403 if a token asks for another tenant.
     """
     visible = key.tenant or tenant
     if tenant not in (None, visible):
-        raise ApiError(403, "forbidden", "A token is for its own tenant alone.")
+        raise ApiError(403, "forbidden", "A token may only be used for its own tenant.")
     return visible

@@ -1,4 +1,4 @@
-"""Routes: what every call has in common, from the API key to the problem document."""
+"""Register routes, and do what every call needs: authenticate, parse, respond, report errors."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -30,63 +30,75 @@ from chalicelib.web.validation import (
     without_nulls,
 )
 
-RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 JSON_BODIES = {("application/json", "identity"), ("", "identity")}  # content type and encoding
-IDS = {"event_id": EVENT_ID, "subscription_id": SUBSCRIPTION_ID}
-LOGGED = {
+# Messages of log lines for error responses, by status code; other status codes are not logged.
+LOG_MESSAGES = {
     401: "key refused",
     403: "key refused",
     503: "unavailable",
 }
+# Handles an authenticated request.
 View = Callable[["Call"], Response]
 
 
 @dataclass(frozen=True)
 class Call(Invocation):
-    """The invocation for an authenticated request; it ends when the response must be on its way.
+    """The invocation of the API's function for an authenticated request.
 
-    `query` has the values of the query parameters that were given, `ids` those of the path.
+    Its deadline is the time at which the response must be returned.
     """
 
     services: deps.Services
     request: Request
+    # The API key or token of the caller.
     key: ApiKey
+    # The parsed query parameters by name; a parameter that was not given is absent.
     query: Json
+    # The ids in the path by name: `event_id` or `subscription_id`. They have a valid form.
     ids: Json
 
     def locate(self, path: str) -> str:
-        """Return the `Location` of what is at `path`, relative to the URL of the request.
+        """Return the value of a `Location` header, relative to the URL of the request.
 
-        :param path: Relative to the URL without a slash at its end, which a caller may add.
+        :param path: The location relative to the URL without a trailing slash; if the caller's URL
+            has a trailing slash, `../` is added.
         """
         return f"../{path}" if self.request.context["path"].endswith("/") else path
 
-    def subscription(self) -> Subscription:
-        """Return the subscription of the path; raise ApiError 404 as `find_subscription` has it."""
-        return require(self.find_subscription(self.ids["subscription_id"]))
+    def read_subscription(self) -> Subscription:
+        """Read the subscription that the path names.
+
+        Raises ApiError 404 if there is none, or if the caller may not see it.
+        """
+        return require_found(self.find_subscription(self.ids["subscription_id"]))
 
     def find_subscription(self, subscription_id: str | None) -> Subscription | None:
-        """Return a subscription, or None if there is none or it is not of the token's tenant."""
+        """Read a subscription.
+
+        :param subscription_id: Any text; None: no subscription.
+        :returns: None if there is none, or if the caller's token is for another tenant.
+        """
         subscription = self.services.subscriptions.get(subscription_id)
         if subscription is None or self.key.tenant not in (None, subscription.tenant):
             return None
         return subscription
 
-    def event(self) -> Event:
-        """Return the event of the path.
+    def read_event(self) -> Event:
+        """Read the event or copy that the path names.
 
-        Raises EventNotFoundError if there is none, or the key may not see it.
+        Raises EventNotFoundError if there is none, or if the caller may not see it.
         """
         event = self.services.store.get(self.ids["event_id"])
         if event is None or not self._may_read(event):
             raise EventNotFoundError
         return event
 
-    def original(self) -> Event:
-        """Return the event of the path, no copy, whose recipients the key may see.
+    def read_original(self) -> Event:
+        """Read the event that the path names, to show its recipients.
 
-        Raises EventNotFoundError if there is none. A token may see those of its tenant's events,
-        but not of reports: a report exists because of a subscription, which may be the operator's.
+        Raises EventNotFoundError if there is none, if it is a copy, or if the caller may not see
+        its recipients. A token may see the recipients of its tenant's events, except for reports: a
+        report is about a subscription, which may be the operator's.
         """
         event = self.services.store.get(self.ids["event_id"])
         if event is None or event.is_copy:
@@ -96,43 +108,51 @@ class Call(Invocation):
         return event
 
     def _may_read(self, event: Event) -> bool:
-        """Return whether the key may see an event."""
+        """Return whether the caller may see an event or copy."""
         if not self.key.is_token:
-            # Without the scope consume, a key sees only what it posted itself.
+            # Without the scope consume, a key sees only the events that it posted itself.
             return Scope.CONSUME in self.key.scopes or event.created_by == self.key.name
-        # A token sees the copies for its tenant's subscriptions, by these: the tenant's events, and
-        # their copies for subscriptions without a tenant, name the tenant, too.
+        # A token sees the copies for its tenant's subscriptions. The tenant of the event does not
+        # decide: original events, and copies for the operator's subscriptions, have a tenant, too.
         return self.find_subscription(event.subscription_id) is not None
 
-    def body(self, members: Parsers, *required: str) -> Json:
-        """Return the members of the body but those that are null; raise ApiError 400, 413, 415."""
-        return without_nulls(parse_object(self.json(b"{}"), members, required))
+    def parse_body(self, members: Parsers, *required: str) -> Json:
+        """Return the parsed members of the body that are not null; no body counts as `{}`.
 
-    def json(self, empty: bytes = b"") -> Any:
-        """Return the JSON value of the body, or that of `empty` if there is none.
+        Raises ApiError 400, 413 or 415.
 
-        Raises what `text` and `load_json` raise.
+        :param members: The members that the body may have, each with its parser.
+        :param required: Names of members that the body must have.
         """
-        return load_json(self.text(empty))
+        return without_nulls(parse_object(self.load_body(b"{}"), members, required))
 
-    def text(self, empty: bytes) -> bytes:
-        """Return the body, or `empty` if there is none; raise ApiError 415 if it is not plain
-        JSON.
+    def load_body(self, default: bytes = b"") -> Any:
+        """Return the JSON value of the body.
+
+        :param default: JSON that is used if the request has no body; empty: a body is required.
+        :raises ApiError: 400, 413 or 415.
+        """
+        return load_json(self.read_body(default))
+
+    def read_body(self, default: bytes) -> bytes:
+        """Return the bytes of the body, or `default` if the request has no body.
+
+        Raises ApiError 415 if the headers name another content type than JSON, or a compression.
         """
         body: Any = self.request.raw_body  # bytes
         if not body.strip():  # `curl -d ''` sends the content type of a form
-            return empty
+            return default
         headers = self.request.headers
         media_type = headers.get("content-type", "").split(";")[0]
         encoding = headers.get("content-encoding", "identity")
         if (media_type.strip().lower(), encoding.lower()) not in JSON_BODIES:
-            detail = "Content-Type must be application/json, without compression."
+            detail = "The Content-Type must be application/json, without compression."
             raise ApiError(415, "unsupported_media_type", detail)
         return bytes(body)
 
 
-def require(subscription: Subscription | None) -> Subscription:
-    """Return a subscription; raise ApiError 404 if it was not found."""
+def require_found(subscription: Subscription | None) -> Subscription:
+    """Return a subscription; raise ApiError 404 for None: it was not found, or deleted since."""
     if subscription is None:
         raise _not_found("subscription_id")
     return subscription
@@ -145,10 +165,13 @@ def route(
     *scopes: str,
     **parameters: Parser,
 ) -> Callable[[View], View]:
-    """Register a view, which takes a Call; errors become problem documents.
+    """Return a decorator that registers a view as the handler of a route.
 
-    The API key needs one of `scopes`, of which TOKEN stands for tokens: the view shows them nothing
-    but what is their tenant's. The query may have `parameters`, and no others.
+    The view is called with a Call. Errors that it raises become problem documents.
+
+    :param scopes: The caller's key needs one of them. With TOKEN, tokens may make the call, and the
+        view must limit them to their tenant.
+    :param parameters: The query parameters that the call may have, each with its parser.
     """
 
     def register(view: View) -> View:
@@ -158,15 +181,15 @@ def route(
                 try:
                     return view(_make_call(request, scopes, parameters, ids))
                 except ApiError as error:
-                    if error.status_code in LOGGED:
-                        _log(error, request)
-                    return problem(error)
+                    if error.status_code in LOG_MESSAGES:
+                        _log_refusal(error, request)
+                    return respond_problem(error)
                 except Exception:
                     telemetry.logger.exception("request failed", extra={"path": request.path})
-                    detail = "Internal error; the log has the details."
-                    return problem(ApiError(500, "internal_error", detail))
+                    detail = "An internal error occurred; the log has the details."
+                    return respond_problem(ApiError(500, "internal_error", detail))
 
-        # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
+        # No content types are listed: Chalice would respond 415 itself, even to `Application/JSON`.
         app.route(
             path,
             methods=[method],
@@ -178,14 +201,19 @@ def route(
     return register
 
 
-def _log(error: ApiError, request: Any) -> None:
+def _log_refusal(error: ApiError, request: Any) -> None:
+    """Log an error response with one of the status codes of LOG_MESSAGES, as a warning."""
     extra = {
         "status_code": error.status_code,
         "path": request.path,
         "source_ip": request.context.get("identity", {}).get("sourceIp"),
         "error": str(error),
     }
-    telemetry.logger.warning(LOGGED[error.status_code], extra=extra)
+    telemetry.logger.warning(LOG_MESSAGES[error.status_code], extra=extra)
+
+
+RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
+ID_PATTERNS = {"event_id": EVENT_ID, "subscription_id": SUBSCRIPTION_ID}
 
 
 def _make_call(
@@ -194,19 +222,24 @@ def _make_call(
     parameters: Parsers,
     ids: Json,
 ) -> Call:
-    """Return the call of a request.
+    """Authenticate a request, and parse its query parameters.
 
-    Raises ApiError 401 or 403, 400 for its query, 404 for a malformed id.
+    :param request: Chalice's request.
+    :param scopes: The caller's key needs one of them.
+    :param parameters: The query parameters that the call may have, each with its parser.
+    :param ids: The ids in the path by name.
+    :raises ApiError: 401 or 403 if the key is refused, 400 for the query, 404 for a malformed id,
+        503 if settings are unusable.
     """
     services = deps.get()
     authorization = request.headers.get("authorization", "")
     key = authenticate(authorization, services.settings, services.clock())
     if key.scopes.isdisjoint(scopes):
-        detail = f"This key may not make this call, which needs {' or '.join(scopes)}."
+        detail = f"This key may not make this call. The call needs: {' or '.join(scopes)}."
         raise ApiError(403, "forbidden", detail)
     query = parse_query(given_query(request), parameters)
     for name, text in ids.items():
-        if not IDS[name].fullmatch(text):
+        if not ID_PATTERNS[name].fullmatch(text):
             raise _not_found(name)
     deadline = services.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
     return Call(
@@ -220,27 +253,36 @@ def _make_call(
 
 
 def given_query(request: Any) -> Json:
-    """Return the texts of each query parameter of a request; a repeated one has several."""
+    """Return the list of texts of each query parameter of a request; the list has several texts if
+    the parameter is repeated.
+    """
     given: Any = request.query_params or {}
     return {name: given.getlist(name) for name in given}
 
 
 def _not_found(id_name: str) -> ApiError:
+    """Return the error 404 for an id in the path.
+
+    :param id_name: `event_id` or `subscription_id`.
+    """
     return ApiError(404, "not_found", f"There is no such {id_name.removesuffix('_id')}.")
 
 
 def remaining_seconds(context: Any) -> float:
+    """Return the seconds until Lambda ends the invocation; `context` is that of Lambda."""
     return float(context.get_remaining_time_in_millis()) / 1000
 
 
-def problem(error: ApiError) -> Response:
+def respond_problem(error: ApiError) -> Response:
+    """Return the response for an error, with a problem document as its body."""
     headers: Json = {"Content-Type": "application/problem+json", **error.headers}
-    # In ASCII: a name that a fault repeats may have half an emoji, which UTF-8 cannot hold.
-    return Response(json.dumps(_document(error), separators=(",", ":")), headers, error.status_code)
+    # Written in ASCII: a fault may repeat a name with half an emoji, which UTF-8 cannot hold.
+    body = json.dumps(_problem_document(error), separators=(",", ":"))
+    return Response(body, headers, error.status_code)
 
 
-def _document(error: ApiError) -> Json:
-    """Return a problem document (RFC 9457)."""
+def _problem_document(error: ApiError) -> Json:
+    """Return the problem document of an error (RFC 9457)."""
     return {
         "type": "about:blank",
         "title": HTTPStatus(error.status_code).phrase,
@@ -252,59 +294,78 @@ def _document(error: ApiError) -> Json:
 
 
 def respond(body: str, status_code: int = 200, **headers: str) -> Response:
+    """Return a response; `body` is JSON."""
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
 def show_batch(posted: Sequence[Posted]) -> str:
-    """Return what became of the events of a batch.
+    """Return the JSON of the response to a batch of events, with a result for each event.
 
-    If none was accepted, and one not stored, raises that error: clients repeat the call. The alarm
-    of the API's errors counts that, and the metric of a response with events that were not stored.
+    If no event was accepted, and an event could not be stored, raises the ApiError 503 of that
+    event instead, so that clients repeat the call.
+
+    :param posted: For each event of the batch the stored event, or the error.
     """
-    errors = [each for each in posted if isinstance(each, ApiError)]
+    errors = [result for result in posted if isinstance(result, ApiError)]
     unavailable = [error for error in errors if error.status_code == 503]
+    if unavailable and len(errors) == len(posted):
+        raise unavailable[0]
     if unavailable:
-        if len(errors) == len(posted):
-            raise unavailable[0]
+        # The alarm of the API's errors counts this metric, and responses with 503.
         extra = {"count": len(unavailable), "metrics": {"EventsNotStored": 1}}
         telemetry.logger.warning("events not stored", extra=extra)
-    shown = map(_show_posted, posted, count())
+    shown = map(_show_batch_result, posted, count())
     return join_object({"failed_count": len(errors)}, events=join_list(shown))
 
 
-def _show_posted(posted: Posted, number: int) -> str:
-    """Return what became of an event of a batch; faults are told by their paths in that."""
+def _show_batch_result(posted: Posted, number: int) -> str:
+    """Return the JSON of the result of an event of a batch: the event, or a problem document.
+
+    :param number: The index of the event in the batch, from 0. Faults of the event name the field
+        by its path in the batch.
+    """
     if isinstance(posted, Planned):
         members = {"status": 202, "replayed": not posted.is_new}
         return join_object(members, event=posted.event.summary_json())
     for fault in posted.members.get("errors", ()):
         fault["field"] = f"events[{number}].{fault['field']}".removesuffix(".body")
-    return dumps({"status": posted.status_code, "problem": _document(posted)})
+    return dumps({"status": posted.status_code, "problem": _problem_document(posted)})
 
 
-def respond_list(name: str, members: list[str], last: str | None, **more: int) -> Response:
-    """Return a page of JSON texts, and `more` members.
+def respond_list(
+    name: str, items: list[str], last: str | None, examined: int | None = None
+) -> Response:
+    """Return the response with a page of a list.
 
-    The next page, if there is one, begins after the sort key `last`.
+    :param name: The member that has the list: `events`.
+    :param items: The JSON of each item.
+    :param last: The sort key after which the next page begins; None: there is no next page.
+    :param examined: The number of events that were examined to find the items; None: the response
+        does not have this member.
     """
-    rest = {**more, "next_cursor": encode_cursor(last)}
-    return respond(join_object(rest, **{name: join_list(members)}))
+    members: Json = {} if examined is None else {"examined": examined}
+    members["next_cursor"] = encode_cursor(last)
+    return respond(join_object(members, **{name: join_list(items)}))
 
 
 def respond_page(query: Query, call: Call) -> Response:
-    """Return a page of events, with what became of each if the query includes that."""
+    """Return the response with the page of events of a query.
+
+    Each event has its payload or its outcome if the query includes it. An event has its subject
+    unless it is shown with the attributes of the index of statuses, which projects no subject.
+    """
     page = read_page(call.services, query)
-    more: Json = {}
+    outcome_members: Json = {}  # by event id
     if query.include == "outcome":
         services = call.services
         page, outcomes = read_outcomes(page, services, services.subscriptions, call.key.tenant)
-        more = {event_id: {"outcome": outcome} for event_id, outcome in outcomes.items()}
-    with_subject = query.include or query.subject or query.subscription_id
-    without = "" if with_subject else "subject"
+        outcome_members = {event_id: {"outcome": outcome} for event_id, outcome in outcomes.items()}
+    has_subject = query.include or query.subject or query.subscription_id
+    without = "" if has_subject else "subject"
     has_payload = query.include == "payload"
     events = [
         event.summary_json(
-            more.get(event.event_id, {}), include_payload=has_payload, without=without
+            outcome_members.get(event.event_id, {}), include_payload=has_payload, without=without
         )
         for event in page.events
     ]
@@ -312,7 +373,7 @@ def respond_page(query: Query, call: Call) -> Response:
 
 
 def show_subscriptions(found: Sequence[Subscription], call: Call) -> list[str]:
-    """Return subscriptions as callers see them, with `deliveries` if the query includes these."""
+    """Return the JSON of each subscription, with `deliveries` if the call's query has `include`."""
     if "include" not in call.query:
         return [subscription.to_json() for subscription in found]
 

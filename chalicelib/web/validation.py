@@ -1,4 +1,4 @@
-"""Validation of query parameters and request bodies."""
+"""Validate query parameters and request bodies."""
 
 import hashlib
 import json
@@ -44,11 +44,9 @@ from chalicelib.subscriptions.filters import filter_fault
 from chalicelib.subscriptions.subscription import PAYLOAD, SUBSCRIPTION_ID, SVIX, show_secret
 
 MAX_BODY_BYTES = 256 * 1024
-MAX_BATCH_BYTES = 2_700_000
 MAX_LEASED_EVENTS = 100
-MAX_HEADERS = 5
-# Headers that a push has by itself, those for the next hop alone, and cookies. Some receivers read
-# an underscore as a hyphen.
+# Headers that every push has, headers for the next hop alone, and cookies. Some receivers read an
+# underscore as a hyphen.
 RESERVED = (
     "content-type|user-agent|webhook-(id|timestamp|signature|event-type)|host|connection|content-length"
     "|content-encoding|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
@@ -56,26 +54,33 @@ RESERVED = (
 ).replace("-", "[-_]")
 # a token: RFC 9110, section 5.6.2
 HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)
-# To urllib3 one value is a mark, SKIP_HEADER.
+# urllib3 leaves out a header with the value of its constant SKIP_HEADER.
 HEADER_VALUE = re.compile(r"(?!@@@SKIP_HEADER@@@$)[ -~]{1,1024}")
 
 
 def parse_query(query: Json, parsers: Parsers) -> Json:
-    """Return the values of query parameters, of which `query` has the texts by name; raise
-    InvalidRequestError with every fault.
+    """Return the parsed values of query parameters by name.
+
+    :param query: For each name the list of its texts.
+    :param parsers: The parameters of the call, each with its parser.
+    :raises InvalidRequestError: With every fault: a parameter that is not known, is given twice or
+        cannot be parsed.
     """
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
     unknown = sorted(query.keys() - parsers.keys())
-    faults += [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
+    faults += [FieldFault(name[:128], "is not a query parameter of this call") for name in unknown]
     repeated = [name for name, texts in query.items() if len(texts) > 1]
-    faults += [FieldFault(name, "must be given once") for name in repeated]
+    faults += [FieldFault(name, "must be given only once") for name in repeated]
     if faults:
         raise InvalidRequestError(*faults)
     return values
 
 
 def list_of(items: str, maximum: int, pattern: str) -> Parser:
-    """Return the parser of lists of 1 to `maximum` texts that match."""
+    """Return the parser of lists of 1 to `maximum` texts that match a pattern.
+
+    :param items: What the texts are, for the error message: `ids`.
+    """
 
     def is_valid(value: Any) -> bool:
         return is_list(value, maximum) and all(
@@ -85,13 +90,16 @@ def list_of(items: str, maximum: int, pattern: str) -> Parser:
     return must_be(f"a list of 1 to {maximum} {items}", is_valid)
 
 
-def some_of(parsers: Parsers, *names: str) -> Parsers:
-    """Return the parsers of some names."""
+def select_parsers(parsers: Parsers, *names: str) -> Parsers:
+    """Return the parsers of the given names."""
     return {name: parsers[name] for name in names}
 
 
 def integer(maximum: int, minimum: int = 1) -> Parser:
-    """Return the parser of integers. To JSON Schema, 60.0 is one."""
+    """Return the parser of integers from `minimum` to `maximum`.
+
+    A float without a fraction such as 60.0 is an integer, as in JSON Schema.
+    """
 
     def parse(value: Any) -> int:
         if isinstance(value, bool) or value not in range(minimum, maximum + 1):
@@ -102,20 +110,26 @@ def integer(maximum: int, minimum: int = 1) -> Parser:
 
 
 def _printable(text: str) -> str:
-    """Return a text without control characters; raise ValueError."""
+    """Return the text; raise ValueError if it has control characters."""
     if not text.isprintable():
         raise ValueError
     return text
 
 
+MAX_HEADERS = 5
+
+
 def headers_fault(headers: Any) -> str | None:
-    """Return what is wrong with the headers of a subscription, after the name of one, or None."""
+    """Return an error message for a subscription's member `headers`, or None if it is valid.
+
+    The message begins with the name of the unusable header, and does not repeat its value.
+    """
     if not isinstance(headers, dict) or len(headers) > MAX_HEADERS:
         return f"must be an object of at most {MAX_HEADERS} names and values"
     lowered = [name.lower() for name in headers]
     for name, value in headers.items():
         if not HEADER_NAME.fullmatch(name) or lowered.count(name.lower()) > 1:
-            # What follows a colon is not shown: it is the value, if a name is `Authorization: ...`.
+            # The text after a colon is not shown: in the name `Authorization: ...` it is a secret.
             shown = name.partition(":")[0][:64]
             return f"{shown} must be a token of 1 to 64 characters, given once, and not reserved"
         if not isinstance(value, str) or not HEADER_VALUE.fullmatch(value):
@@ -139,7 +153,7 @@ BATCHED_MEMBERS = {**EVENT_MEMBERS, "idempotency_key": parser(KEY, KEY_FORM)}
 BATCH_MEMBERS = {
     "events": must_be("a list of 1 to 10 events", lambda value: is_list(value, 10)),
 }
-TEST_MEMBERS = some_of(EVENT_MEMBERS, "event_type", "payload")
+TEST_MEMBERS = select_parsers(EVENT_MEMBERS, "event_type", "payload")
 LEASE_MEMBERS = {
     "limit": integer(MAX_LEASED_EVENTS),
     "lease_seconds": integer(3600),
@@ -176,12 +190,16 @@ CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"
 
 
 def encode_cursor(sort_key: str | None) -> str | None:
-    """Return the cursor that goes on after a sort key, if there is one."""
+    """Return the cursor of the page that begins after a sort key; None for None: there is no next
+    page.
+    """
     return sort_key and sort_key.replace("#", "~")
 
 
 def _utc(timestamp: str) -> str:
-    """Return a time in UTC as sort keys begin; raise ValueError or OverflowError."""
+    """Return a timestamp of the form TIMESTAMP in UTC, as sort keys begin; raise ValueError or
+    OverflowError if there is no such time.
+    """
     date = timestamp[:10]
     time = timestamp[11:].upper().replace(" ", "+")
     return rfc3339_of(datetime.fromisoformat(f"{date}T{time}").astimezone(UTC))
@@ -221,19 +239,29 @@ SUBSCRIPTION_PARAMETERS = {
     ),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
-MISSED_PARAMETERS = some_of(PARAMETERS, "cursor", "limit", "since", "subject", "until")
-RECOVER_MEMBERS = some_of(PARAMETERS, "since", "until", "cursor")
-INBOX_PARAMETERS = some_of(PARAMETERS, "cursor", "event_type", "limit", "order", "tenant")
+MISSED_PARAMETERS = select_parsers(PARAMETERS, "cursor", "limit", "since", "subject", "until")
+RECOVER_MEMBERS = select_parsers(PARAMETERS, "since", "until", "cursor")
+INBOX_PARAMETERS = select_parsers(PARAMETERS, "cursor", "event_type", "limit", "order", "tenant")
+
+
+MAX_BATCH_BYTES = 2_700_000
 
 
 def parse_batch(body: bytes) -> list[Any]:
-    """Return the events of a batch, to be parsed one by one; raise what `parse_object` raises."""
+    """Return the entries of a batch of events, which are not parsed yet.
+
+    Raises ApiError 413 over MAX_BATCH_BYTES, and InvalidRequestError if the body is not an object
+    with the list `events`.
+    """
     document = _parse_json(body, MAX_BATCH_BYTES)
     return list(parse_object(document, BATCH_MEMBERS, ("events",))["events"])
 
 
-def parse_batched(document: Any) -> NewEvent:
-    """Return an event of a batch; raise ApiError 413, or InvalidRequestError with every fault."""
+def parse_batch_event(document: Any) -> NewEvent:
+    """Return the new event of an entry of a batch.
+
+    Raises ApiError 413 over MAX_BODY_BYTES, and InvalidRequestError with every fault.
+    """
     _check_compact(document)
     return parse_new_event(document, members=BATCHED_MEMBERS)
 
@@ -241,9 +269,12 @@ def parse_batched(document: Any) -> NewEvent:
 def parse_new_event(
     document: Any, idempotency_key: str | None = None, members: Parsers = EVENT_MEMBERS
 ) -> NewEvent:
-    """Return the event of a JSON value; raise InvalidRequestError with every fault.
+    """Return the new event of a JSON value.
 
-    :param members: BATCHED_MEMBERS, if the key is one of them, or TEST_MEMBERS.
+    :param idempotency_key: Of the header; None: the request has no such header.
+    :param members: The members that the value may have: EVENT_MEMBERS; BATCHED_MEMBERS, which
+        include the idempotency key; or TEST_MEMBERS.
+    :raises InvalidRequestError: With every fault.
     """
     if idempotency_key is not None and not re.fullmatch(KEY, idempotency_key):
         raise InvalidRequestError(FieldFault("Idempotency-Key", f"must be {KEY_FORM}"))
@@ -265,18 +296,47 @@ def parse_new_event(
     )
 
 
-def parse_subscription(
-    document: Any,
-    hosts: AllowedHosts,
-    *,
-    names_hosts: bool,
-    now: str | None = None,
-) -> Json:
-    """Return the members of the body of POST /subscriptions or, with the time of the call, of
-    PATCH.
+def parse_new_subscription(document: Any, hosts: AllowedHosts, *, names_hosts: bool) -> Json:
+    """Return the parsed members of the body of POST /subscriptions.
 
-    Raises what `parse_object` raises. A fault of the URL names the hosts that are allowed only
-    with `names_hosts`.
+    :param hosts: The hosts that target URLs may have.
+    :param names_hosts: Whether the error message for a target URL lists the allowed hosts.
+    :raises InvalidRequestError: With every fault.
+    """
+    members = {**_subscription_members(hosts, names_hosts=names_hosts), "tenant": parse_name}
+    return parse_object(document, members, ("target_url",))
+
+
+def parse_subscription_changes(
+    document: Any, hosts: AllowedHosts, *, names_hosts: bool, now: str
+) -> Json:
+    """Return the parsed members of the body of PATCH /subscriptions/{subscription_id}; null removes
+    a member, except for `target_url` and `secret`.
+
+    :param hosts: The hosts that target URLs may have.
+    :param names_hosts: Whether the error message for a target URL lists the allowed hosts.
+    :param now: RFC 3339; `dismissed_until` must not be later.
+    :raises InvalidRequestError: With every fault.
+    """
+
+    def parse_past(text: Any) -> str:
+        time = str(_time(text))
+        if time > now:
+            raise InvalidValueError("must not be in the future")
+        return time
+
+    members = {
+        **_subscription_members(hosts, names_hosts=names_hosts),
+        "dismissed_until": parse_past,
+    }
+    return parse_object(document, members, never_null=("target_url", "secret"))
+
+
+def _subscription_members(hosts: AllowedHosts, *, names_hosts: bool) -> Parsers:
+    """Return the parsers of the members that a caller can give when a subscription is created, and
+    change later.
+
+    :param names_hosts: Whether the error message for a target URL lists the allowed `hosts`.
     """
     allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
 
@@ -292,28 +352,14 @@ def parse_subscription(
             return f"must be {EXPECTED_URL}, {host}"
         return f"must be {host}"
 
-    members = {
-        "target_url": without_fault(url_fault),
-        **DESCRIPTION_MEMBERS,
-        **SECRET_MEMBER,
-    }
-    if now is None:
-        return parse_object(document, {**members, "tenant": parse_name}, ("target_url",))
-
-    def parse_past(text: Any) -> str:
-        time = str(_time(text))
-        if time > now:
-            raise InvalidValueError("must not lie ahead")
-        return time
-
-    members["dismissed_until"] = parse_past
-    return parse_object(document, members, never_null=("target_url", "secret"))
+    return {"target_url": without_fault(url_fault), **DESCRIPTION_MEMBERS, **SECRET_MEMBER}
 
 
 def load_json(body: bytes) -> Any:
-    """Return the JSON value in `body`; raise InvalidRequestError if it is none.
+    """Return the JSON value of a request body.
 
-    Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON.
+    Raises InvalidRequestError if the body is not JSON, and ApiError 413 if it has more than
+    MAX_BODY_BYTES as it was sent or as compact JSON.
     """
     document = _parse_json(body, MAX_BODY_BYTES)
     _check_compact(document)
@@ -321,9 +367,11 @@ def load_json(body: bytes) -> Any:
 
 
 def _parse_json(body: bytes, max_bytes: int) -> Any:
-    """Return the JSON value in `body`, of which `_check_compact` is to see all that is stored.
+    """Return the JSON value of a request body, which may have NaN, infinity and lone surrogates:
+    `_check_compact` must check each part of it that is stored.
 
-    Raises InvalidRequestError if it is no UTF-8, no JSON, or nested too deep.
+    Raises ApiError 413 over `max_bytes`, and InvalidRequestError if the body is not UTF-8, not
+    JSON, or nested too deep.
     """
     _check_size(body, max_bytes)
     with _must_be_json():
@@ -331,7 +379,7 @@ def _parse_json(body: bytes, max_bytes: int) -> Any:
 
 
 def _parse_integer(digits: str) -> float:
-    """Return an integer, or infinity if it has more digits than Python takes."""
+    """Return an integer, or infinity if it has more digits than Python converts."""
     try:
         return int(digits)
     except ValueError:
@@ -339,10 +387,11 @@ def _parse_integer(digits: str) -> float:
 
 
 def _check_compact(document: Any) -> None:
-    """Raise InvalidRequestError for what compact JSON in UTF-8 cannot hold: NaN, infinity (`1e400`,
-    4,301 digits), half an emoji.
+    """Check that a JSON value can be written as compact JSON in UTF-8 of at most MAX_BODY_BYTES.
 
-    Raises ApiError 413 over MAX_BODY_BYTES: 250 KB of `1e15` would exceed DynamoDB's 400 KB.
+    Raises InvalidRequestError for NaN, infinity (`1e400`, an integer of 4,301 digits) and half an
+    emoji (a lone surrogate). Raises ApiError 413 if it is too large: 250 KB of `1e15` become more
+    than DynamoDB's 400 KB.
     """
     with _must_be_json():
         compact = dumps(document).encode()
@@ -351,7 +400,7 @@ def _check_compact(document: Any) -> None:
 
 @contextmanager
 def _must_be_json() -> Iterator[None]:
-    """Raise InvalidRequestError if the body cannot be read or written."""
+    """Raise InvalidRequestError in place of the errors of the json module and of UTF-8 codecs."""
     try:
         yield
     except (ValueError, RecursionError) as error:
@@ -365,10 +414,12 @@ def parse_object(
     *,
     never_null: Collection[str] = (),
 ) -> Json:
-    """Return an object of JSON, its members parsed. Optional members may be null.
+    """Return a JSON object with its members parsed; a member that is null remains None.
 
-    Raises InvalidRequestError with every fault: members that are not among `members` or cannot be
-    parsed, those of `required` that are absent or null, and those of `never_null` that are null.
+    :param members: The members that the object may have, each with its parser.
+    :param required: Names of members that must be there, and must not be null.
+    :param never_null: Names of members that may be absent, but must not be null.
+    :raises InvalidRequestError: With every fault.
     """
     if not isinstance(document, dict):
         raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
@@ -387,11 +438,12 @@ def parse_object(
 
 
 def _check_size(body: bytes, max_bytes: int) -> None:
+    """Raise ApiError 413 if a body has more than `max_bytes` bytes."""
     if len(body) > max_bytes:
         detail = f"The body must have at most {max_bytes} bytes, as sent and as compact JSON."
         raise ApiError(413, "payload_too_large", detail)
 
 
 def without_nulls(document: Json) -> Json:
-    """Return the members that are not null."""
+    """Return the members of a JSON object that are not null."""
     return {name: value for name, value in document.items() if value is not None}
