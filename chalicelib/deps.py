@@ -1,5 +1,5 @@
-"""The collaborators of this container: made at first use, with the settings read again now and
-then.
+"""Provide the services of this container: created at first use, with settings that are read again
+every few minutes.
 """
 
 import contextlib
@@ -42,18 +42,21 @@ _lock = Lock()
 
 
 def use(services: Services | None) -> None:
-    """Use these services from now on; None: create them from the environment at the next `get`."""
+    """Make `get` return the given services from now on, for tests and for local runs.
+
+    :param services: None: the next `get` creates services from the environment.
+    """
     global _services, _refresh_at  # noqa: PLW0603
     _services = services
     _refresh_at = math.inf
 
 
 def initialize() -> None:
-    """Make services and clients while Lambda initializes a function, which then has more CPU than
-    during a request.
+    """Create the services and their AWS clients while Lambda initializes a function, because the
+    function has more CPU then than during a request.
 
-    The secret is read with one short try, because Lambda allows 10 s in all; errors are left to the
-    first request.
+    The secret is read with one short try, because Lambda limits the initialization to 10 s. Errors
+    are ignored: the first request creates the services again, and reports its own errors.
     """
     with contextlib.suppress(SettingsError, *AWS_ERRORS):
         for service in ("dynamodb", "sqs"):
@@ -61,7 +64,11 @@ def initialize() -> None:
 
 
 def load_checked(environ: Variables, read_secret: SecretReader = read_secret) -> Settings:
-    """Return the settings; raise SettingsError, also if retries could outlast the retention."""
+    """Return the settings of environment variables and of the secret.
+
+    Raises SettingsError if a variable is missing or unusable, or if the retries of an event could
+    last longer than EVENT_RETENTION_DAYS.
+    """
     settings = environment.load(environ, read_secret)
     days = math.ceil(longest_retry_seconds(settings) / DAY_SECONDS + 1)
     if days > settings.event_retention_days:
@@ -74,7 +81,8 @@ def load_checked(environ: Variables, read_secret: SecretReader = read_secret) ->
 def get(read_secret: SecretReader = read_secret) -> Services:
     """Return this container's services; raise SettingsError if the environment is unusable.
 
-    The settings are read again every REFRESH_SECONDS. If that fails, the last ones stay.
+    The settings are read again every REFRESH_SECONDS. If that fails, the previous settings are
+    kept.
     """
     global _services, _refresh_at  # noqa: PLW0603
     with _lock:
@@ -91,8 +99,10 @@ def get(read_secret: SecretReader = read_secret) -> Services:
 
 
 def _refresh(services: Services) -> Services:
-    """Return services with the settings as they are now; they share connections and breakers with
-    the given services. If the settings cannot be read, return the given services.
+    """Read the settings again; return services that have them, and share the connections and
+    breakers of the given services.
+
+    If the settings cannot be read, log a warning and return the given services.
     """
     try:
         settings = load_checked(os.environ, READ_SECRET_ONCE)

@@ -26,7 +26,8 @@ from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_al
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
-# Values of ZAPIER_WEBHOOK_URL that are no URL.
+# Values of ZAPIER_WEBHOOK_URL in place of a URL. Only copies are pushed; with PULL_ONLY, events
+# wait in the inbox for consumers.
 PULL_ONLY = "none"
 COPIES_ONLY = "subscriptions"
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
@@ -45,18 +46,20 @@ class Scope(StrEnum):
 class ApiKey:
     """An entry of API_KEYS, or a token."""
 
-    # Of a token tenant:<tenant>, which no entry can have: it has no colon.
+    # The name of the entry or, for a token, `tenant:<tenant>`; names of entries have no colon.
     name: str
-    # The lower-case SHA-256 of the key in hexadecimal.
+    # The lower-case SHA-256 of the key in hexadecimal; empty for a token.
     digest: str
+    # Scopes of the entry or, for a token, `token` alone.
     scopes: frozenset[str]
-    # Both are of tokens alone; the end is RFC 3339.
+    # The tenant of a token; None for an entry.
     tenant: str | None = None
+    # When a token expires (RFC 3339); None for an entry.
     expires_at: str | None = None
 
     @property
     def is_token(self) -> bool:
-        """Whether it is a customer's token: a token may ask for thousands of pushes."""
+        """Whether this is a customer's token, not an entry of API_KEYS."""
         return self.tenant is not None
 
 
@@ -68,14 +71,17 @@ def decode_secret(text: str) -> bytes:
 
 
 def _decode_signing_secrets(text: str) -> tuple[bytes, ...]:
+    """Return the bytes of signing secrets that are separated by spaces; raise ValueError."""
     return tuple(map(decode_secret, text.split()))
 
 
 def _split_api_keys(text: str) -> tuple[ApiKey, ...]:
+    """Return the API keys of a list that is separated by commas; raise InvalidValueError."""
     return tuple(parse_api_key(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
 def _make_api_key(entry: str) -> ApiKey:
+    """Return the API key of an entry of API_KEYS; without scopes it has produce and consume."""
     name, digest, scopes = f"{entry}:produce+consume".split(":")[:3]
     return ApiKey(name, digest.lower(), frozenset(scopes.split("+")))
 
@@ -87,9 +93,12 @@ def _setting(
     name: str = "",
     secret: bool = False,
 ) -> Any:
-    """Declare a setting, which is required unless there is a default.
+    """Declare a field of Settings that is read from an environment variable.
 
-    :param name: Of its variable; empty: that of the field in capital letters.
+    :param parse: Returns the value of the variable's text; raises InvalidValueError.
+    :param default: The value if the variable is not set; MISSING: the variable is required.
+    :param name: The name of the variable; empty: the name of the field in capital letters.
+    :param secret: Whether `repr()` leaves the value out.
     """
     metadata = {"name": name, "parse": parse}
     return field(default=default, repr=not secret, metadata=metadata)
@@ -184,12 +193,12 @@ class Settings:
 
     @property
     def webhook_url(self) -> str | None:
-        """Where events are pushed to, or None: their copies alone are pushed."""
+        """The URL to which events are pushed; None: only their copies are pushed."""
         return None if self.webhook in (PULL_ONLY, COPIES_ONLY) else self.webhook
 
     @property
     def offered_types(self) -> Json:
-        """What customers may choose from: event types and what the catalogue says of each."""
+        """The event types that customers may choose from, each with its entry in the catalogue."""
         catalogue = self.catalogue or {}
         return {name: catalogue.get(name, {}) for name in self.event_types or catalogue}
 
@@ -201,11 +210,14 @@ REQUIRED = {name for name, row in BY_VARIABLE.items() if row.default is MISSING}
 
 
 def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settings:
-    """Return the settings; raise SettingsError naming every missing or unusable variable.
+    """Return the settings of environment variables and, if a required variable is not set, of the
+    secret that SETTINGS_SECRET names.
 
-    `read_secret` returns the text of a Secrets Manager secret. It is called at most once, with the
-    value of SETTINGS_SECRET, when a required variable is not set. Variables that are set take
-    precedence over the secret.
+    Variables that are set take precedence over the secret.
+
+    :param read_secret: Returns the text of a Secrets Manager secret by its name; called at most
+        once.
+    :raises SettingsError: Naming every missing or unusable variable.
     """
     variables = _set_variables(environ)
     if "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED:
@@ -223,9 +235,11 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
 
 
 def parse(environ: Variables) -> tuple[Json, list[str]]:
-    """Return the settings that are set or have a default, by name, and the faults of the others.
+    """Return the values of the settings that are set or have a default, by the name of the field,
+    and a sentence for each setting that is unusable.
 
-    The catalogue is a file, which is deployed with the code.
+    Missing variables are no faults here. The catalogue is read from a file that is deployed with
+    the code.
     """
     texts = _set_variables(environ)
     unreadable = []
@@ -243,14 +257,15 @@ def parse(environ: Variables) -> tuple[Json, list[str]]:
 
 @cache  # once for each container, which reads its settings again and again
 def _warn_about(*unknown: str) -> None:
+    """Log a warning with the names of unknown settings in the secret, if there are any."""
     if unknown:
         logger.warning("no such settings, ignored: %s", ", ".join(unknown))
 
 
 def _set_variables(environ: Variables) -> Json:
-    """Return the variables that are set.
+    """Return the variables that are set, without spaces around their values.
 
-    An empty one counts as not set, except API_KEYS: no keys is a choice.
+    An empty variable counts as not set, except API_KEYS, which may be empty: no API keys.
     """
     stripped = {name: value.strip() for name, value in environ.items()}
     return {name: value for name, value in stripped.items() if value or name == "API_KEYS"}
