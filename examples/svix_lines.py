@@ -1,8 +1,8 @@
 """Print a line for `make import-subscriptions` for each endpoint of Svix (SVIX_URL, SVIX_TOKEN).
 
-What an endpoint loses by the move is printed on standard error, after its id. With an application
-and an endpoint as arguments, it prints the ids of events that Svix did not deliver to that endpoint
-instead, the oldest first.
+The features that an endpoint loses by the move are printed on standard error, after its id. With an
+application and an endpoint as arguments, the program prints instead the ids of the events that Svix
+did not deliver to that endpoint, the oldest first.
 """
 
 import json
@@ -12,12 +12,12 @@ import sys
 
 import urllib3
 
-# Svix answers 429 where it is asked too fast. urllib3 waits for as long as Retry-After says.
+# Svix responds 429 if calls come too fast. urllib3 waits for as long as Retry-After says.
 RETRIES = urllib3.Retry(
     10, connect=1, read=1, backoff_factor=1, status_forcelist=(429, 502, 503, 504)
 )
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
-# Of a message: it waits for an attempt, it failed, it is being sent.
+# The statuses of messages that wait for an attempt, failed, or are being sent.
 UNDELIVERED = (1, 2, 3)
 NAME_CHARACTERS = 100
 LOST = ("channels", "rateLimit", "throttleRate", "uid", "metadata")
@@ -39,6 +39,12 @@ http = urllib3.PoolManager(
 
 
 def get(path, absent=(), **fields):
+    """Return the JSON of a GET request to Svix; exit with an error message if the request fails.
+
+    :param path: Relative to the list of applications.
+    :param absent: Status codes for which `{}` is returned.
+    :param fields: The query parameters.
+    """
     url = f"{os.environ['SVIX_URL'].rstrip('/')}/api/v1/app{path}"
     try:
         response = http.request("GET", url, fields=fields)
@@ -52,6 +58,7 @@ def get(path, absent=(), **fields):
 
 
 def listed(path, **fields):
+    """Yield the entries of all pages of a list of Svix."""
     page = {"done": False, "iterator": None}
     while not page["done"]:
         after = {"iterator": page["iterator"]} if page["iterator"] else {}
@@ -60,6 +67,10 @@ def listed(path, **fields):
 
 
 def print_undelivered(app_id, endpoint_id):
+    """Print the ids of events that Svix did not deliver to an endpoint, the oldest first.
+
+    A message without the id of an event is printed on standard error.
+    """
     path = f"/{app_id}/endpoint/{endpoint_id}/msg"
     messages = [message for status in UNDELIVERED for message in listed(path, status=status)]
     for message in sorted(messages, key=lambda message: message["timestamp"]):
@@ -72,6 +83,7 @@ def print_undelivered(app_id, endpoint_id):
 
 
 def print_line(app, endpoint):
+    """Print the line of an endpoint and, on standard error, each feature that it loses."""
     path = f"/{app['id']}/endpoint/{endpoint['id']}"
     tenant = app.get("uid") or app["id"]
     headers = get(f"{path}/headers")
@@ -109,6 +121,7 @@ def print_line(app, endpoint):
 
 
 def print_lines():
+    """Print the line of each endpoint that is not disabled, and the tenant of each application."""
     for app in listed(""):
         tenant = app.get("uid") or app["id"]
         print(f"{app['id']}: post its events with the tenant {tenant}", file=sys.stderr)

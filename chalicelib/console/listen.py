@@ -1,11 +1,12 @@
-"""Post what one of your webhooks gets to a server on this machine, as a push would come.
+"""Post the deliveries of one of your webhooks to a server on this machine, in the form of pushes.
 
     TRIGGERS_URL=https://… TRIGGERS_API_KEY=trt_… python listen.py http://127.0.0.1:3000/hook
 
-The key is a token, or an API key with the scope consume. Each delivery that is made from now on is
-fetched, signed with the webhook's secret, and posted once, whatever becomes of it at the webhook's
-own URL, also while the webhook is paused. Not posted are replays, and what is sent later of an
-event that is older than the newest hundred of the webhook. Needs Python 3.8 and no packages.
+The key is a token, or an API key with the scope consume. The program fetches each delivery that is
+made from now on, signs it with the webhook's secret, and posts it once. The pushes to the webhook's
+own URL do not matter, and the webhook may be paused. Replays are not posted, and neither are
+deliveries that are sent later for an event older than the newest hundred events of the webhook.
+Needs Python 3.8 and no packages.
 """
 
 import argparse
@@ -25,13 +26,14 @@ import urllib.request
 from datetime import datetime, timedelta, timezone
 
 FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-# The list goes by the creation of events. A delivery may appear in it after younger ones: by some
-# seconds, and much later if it is sent or recovered. So the newest hundred are read again, at a
-# read unit each, and all of the latest ten seconds.
+# Deliveries are listed in the order in which their events were created. A delivery may appear in
+# the list some seconds after deliveries of younger events, and much later if it is sent or
+# recovered. So the newest hundred are read again, at one read unit each, and all of the latest ten
+# seconds.
 LOOK_BACK = 100
 OVERLAP = timedelta(seconds=10)
-# Seconds between two calls. While nothing comes, there are at most ten in a minute, with the two
-# of the beginning.
+# Seconds between two calls. While there are no deliveries, the program makes at most ten calls in a
+# minute, including the two calls of its start.
 FIRST_WAIT, SHORTEST_WAIT, LONGEST_WAIT = 2, 1, 10
 LONGEST_BACKOFF = 60  # seconds after an error
 CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
@@ -40,11 +42,11 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class RefusedError(Exception):
-    """The API refuses a call: it is not there, or not allowed."""
+    """The API refuses a call, or the webhook cannot be determined."""
 
 
 class RedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follow no redirect, which would take the key to another host."""
+    """Follow no redirect, because the key would be sent to another host."""
 
     def redirect_request(self, request, response, code, *_):
         raise RefusedError(
@@ -56,7 +58,12 @@ opener = urllib.request.build_opener(RedirectHandler)
 
 
 def get(path, **parameters):
-    """Call the API; repeat until it responds. Raises RefusedError."""
+    """Return the JSON of a GET request to the API, which is repeated until the API responds.
+
+    Raises RefusedError if the API refuses the call.
+
+    :param parameters: Of the query; a parameter that is empty or None is left out.
+    """
     query = urllib.parse.urlencode({name: text for name, text in parameters.items() if text})
     url = f"{os.environ['TRIGGERS_URL'].rstrip('/')}{path}?{query}"
     headers = {"Authorization": "Bearer " + os.environ["TRIGGERS_API_KEY"]}
@@ -81,7 +88,7 @@ def get(path, **parameters):
 
 
 def detail_of(error):
-    """Return what the API says, or the reason where something else answered."""
+    """Return the `detail` of an error response, or its HTTP reason if it is not from the API."""
     try:
         return json.load(error)["detail"]
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
@@ -89,6 +96,10 @@ def detail_of(error):
 
 
 def find_webhook(subscription_id):
+    """Return the webhook with an id; None: return the only webhook there is.
+
+    Raises RefusedError if there is no webhook, or several to choose from.
+    """
     if subscription_id:
         return get(f"/subscriptions/{subscription_id}")
     found = get("/subscriptions")["subscriptions"]
@@ -96,11 +107,15 @@ def find_webhook(subscription_id):
         return found[0]
     if not found:
         raise RefusedError("there is no webhook: add one, or name it with --webhook")
-    rows = [f"  {one['subscription_id']}  {one['name'] or one['target_host']}" for one in found]
-    raise RefusedError("\n".join(["choose a webhook with --webhook:", *rows]))
+    lines = [
+        f"  {webhook['subscription_id']}  {webhook['name'] or webhook['target_host']}"
+        for webhook in found
+    ]
+    raise RefusedError("\n".join(["choose a webhook with --webhook:", *lines]))
 
 
 def list_deliveries(webhook, since):
+    """Yield the deliveries of events that were created at or after `since`, the oldest first."""
     cursor = ""
     while cursor is not None:
         page = get(
@@ -116,7 +131,7 @@ def list_deliveries(webhook, since):
 
 
 def headers_of(event, body, webhook, secret):
-    """Return the headers of a push of now: https://www.standardwebhooks.com."""
+    """Return the headers of a push of an event, signed now: https://www.standardwebhooks.com."""
     event_id, timestamp = event["event_id"], str(int(time.time()))
     key = base64.b64decode(secret[len("whsec_") :])
     digest = hmac.new(key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
@@ -133,7 +148,7 @@ def headers_of(event, body, webhook, secret):
 
 
 def post(url, body, headers):
-    """Return the status of the response, or what went wrong."""
+    """Post a body to a URL; return the status code of the response, or the text of the error."""
     parts = urllib.parse.urlsplit(url)
     connect = CONNECTIONS[parts.scheme]
     connection = connect(parts.hostname, parts.port, timeout=30)
@@ -148,7 +163,11 @@ def post(url, body, headers):
 
 
 def forward(event, webhook, secret, options):
-    """Post a delivery, and print a line; return whether the response was 2xx."""
+    """Post a delivery to the server on this machine, and print a line with the result.
+
+    Returns whether the response was 2xx. A delivery that no longer exists is not posted, and counts
+    as successful.
+    """
     try:
         text = get(f"/events/{event['event_id']}")["push_body"]
     except RefusedError as error:
@@ -156,7 +175,7 @@ def forward(event, webhook, secret, options):
             raise
         text = None
     if text is None:
-        return True  # it was erased, or its webhook deleted
+        return True  # the event was erased, or the webhook deleted
     body = text.encode()
     started = time.monotonic()
     headers = {**dict(options.header), **headers_of(event, body, webhook, secret)}
@@ -173,21 +192,26 @@ def forward(event, webhook, secret, options):
 
 
 def start_of(webhook, since):
-    """Return the creation of the oldest event to look for, and the ids of older deliveries.
+    """Return the creation time from which deliveries are listed, and the ids of deliveries that are
+    not to be posted.
 
-    Without `since`, all deliveries that there are count as older.
+    :param since: The creation time of the oldest event to post; None: no delivery is posted that
+        exists already.
     """
     page = get("/events", subscription_id=webhook["subscription_id"], limit=LOOK_BACK)
     newest = page["events"]
-    older = {one["event_id"] for one in newest if not since or one["created_at"] < since}
+    older = {event["event_id"] for event in newest if not since or event["created_at"] < since}
     first = newest[-1]["created_at"] if newest and page["next_cursor"] else ""
     return min(first, since or first), older
 
 
 def next_start(since, listed, is_settled):
-    """Return the creation of the oldest event to look for after `listed`.
+    """Return the creation time from which deliveries are listed in the next call.
 
-    :param is_settled: Whether nothing comes any more that is a little older than the latest.
+    :param since: The creation time from which `listed` was listed.
+    :param listed: The deliveries of the latest call, the oldest first.
+    :param is_settled: Whether no delivery is expected that is up to OVERLAP older than the latest
+        delivery.
     """
     if len(listed) <= LOOK_BACK:
         return since
@@ -196,10 +220,14 @@ def next_start(since, listed, is_settled):
 
 
 def earlier(created_at):
+    """Return the time that is OVERLAP before a time."""
     return (datetime.strptime(created_at, FORMAT) - OVERLAP).strftime(FORMAT)
 
 
 def listen(options):
+    """Post new deliveries for ever or, with `--once`, post the deliveries since a time and exit
+    with 1 if a post failed, otherwise with 0.
+    """
     webhook = find_webhook(options.webhook)
     since, seen = start_of(webhook, options.since)
     name = webhook["name"] or webhook["subscription_id"]
@@ -223,7 +251,7 @@ def listen(options):
                     failed += not forward(event, webhook, secret, options)
                 seen.add(event["event_id"])
             since = next_start(since, listed, is_settled=wait >= LONGEST_WAIT and not new)
-        # such as a key that has expired, or an answer of something that is not the API
+        # for example, the key has expired, or another server than the API responded
         except (RefusedError, LookupError, TypeError, ValueError) as error:
             print(f"{error}: trying again in {LONGEST_WAIT} s", file=sys.stderr, flush=True)
             new, failed, wait = 0, 1, LONGEST_WAIT
@@ -234,7 +262,7 @@ def listen(options):
 
 
 def moment(text):
-    """Return a time as the API shows times: of one, or of so long ago as `10m` says."""
+    """Return a time in the format of the API, from an RFC 3339 time or an age such as `10m`."""
     try:
         if text[:-1].isdigit() and text[-1] in SECONDS:
             ago = timedelta(seconds=int(text[:-1]) * SECONDS[text[-1]])
@@ -246,6 +274,7 @@ def moment(text):
 
 
 def http_url(text):
+    """Return a URL; raise ArgumentTypeError or ValueError if it is not an http or https URL."""
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in CONNECTIONS or not parts.hostname or text.split() != [text]:
         raise argparse.ArgumentTypeError(
@@ -256,6 +285,7 @@ def http_url(text):
 
 
 def header(text):
+    """Return the name and the value of `Name: value`; raise ArgumentTypeError without a colon."""
     name, colon, value = text.partition(":")
     if not colon:
         raise argparse.ArgumentTypeError("must be 'Name: value'")
@@ -263,7 +293,9 @@ def header(text):
 
 
 def check_environment():
-    """End with a sentence, which repeats no key, unless URL and key can be used."""
+    """Exit with an error message, which does not repeat the key, unless TRIGGERS_URL and
+    TRIGGERS_API_KEY can be used.
+    """
     for variable in ("TRIGGERS_URL", "TRIGGERS_API_KEY"):
         if not os.environ.get(variable):
             sys.exit(f"set {variable}")
