@@ -74,7 +74,7 @@ async function copy({ target }, name, text) {
 }
 // Show the secret of a webhook until it is closed.
 async function showSecret(webhook, { secret, previous_until: until }, added = "") {
-  const before = until ? ` The one before signs, too, until ${until}.` : "";
+  const before = until ? ` The previous secret also signs until ${until}.` : "";
   const note = `Check signatures with this secret.${before}`;
   const closed = confirm(`${nameOf(webhook)}${added}`, note, "Copy secret", "Done");
   setText($("secret"), secret);

@@ -31,14 +31,14 @@ function fillCardFacts(node, webhook) {
     ["Filter", filter && span("mono", JSON.stringify(filter))],
     ["Headers", headers?.map((name) => `${name}: set`).join(", ")],
     ["Body", webhook.body && "the payload alone"],
-    ["Signature", webhook.header_prefix && `as ${webhook.header_prefix}-… headers, too`],
+    ["Signature", webhook.header_prefix && `also as ${webhook.header_prefix}-… headers`],
     ["Deliveries", linkDeliveries(webhook)],
     ["Newest", webhook.deliveries.recent.length && strip(webhook)],
     ["Last test", tested && `${tested.at}: ${tested.text}`],
     ["Last error", errorOf(webhook)],
     ["Slow", webhook.slow_since && SLOW],
-    ["Dismissed", webhook.dismissed_until && `what came before ${webhook.dismissed_until}`],
-    ["To do", webhook.state === "disabled" && "Mend the receiver, try it, enable, then recover."],
+    ["Dismissed", webhook.dismissed_until && `deliveries created up to ${webhook.dismissed_until}`],
+    ["To do", webhook.state === "disabled" && TO_DO],
     ["Created", `${webhook.created_at}${by(webhook)}`],
     ["Id", span("mono", id)],
   ];
@@ -46,8 +46,10 @@ function fillCardFacts(node, webhook) {
   redraw(node, shown, () => makeFacts(facts));
 }
 const linkToTenant = ({ tenant }) => link("/subscriptions", { tenant }, tenant);
-const SLOW = "Its receiver takes a second or longer, so a queue for slow ones has its \
-deliveries, and they may come later: respond first, then work.";
+const TO_DO = "Fix the receiver, try the webhook, enable it, and then recover what it missed.";
+const SLOW = "Its receiver takes a second or longer to respond. Its deliveries therefore go \
+through a queue for slow webhooks, and may arrive later. Let the receiver respond before it \
+processes an event.";
 function linkDeliveries(webhook) {
   const { subscription_id: id, deliveries: some } = webhook;
   if (!some.last_at) return "none yet";
@@ -83,35 +85,36 @@ const isNow = (state) => () => page.listed?.some((webhook) => webhook.state === 
 const CALLS = {
   enable: {
     path: "/enable",
-    describe: () => ["It is enabled. Recover gets it what it missed.", "", isNow("active")],
+    describe: () => ["It is enabled. Press Recover to send what it missed.", "", isNow("active")],
   },
   pause: {
     path: "/disable",
-    describe: () => ["It is paused. Recover gets it what comes meanwhile.", "", isNow("paused")],
+    describe: () => ["It is paused. Recover sends the events of the pause.", "", isNow("paused")],
     verb: "Pause",
-    consequence: "Nothing is sent to it until it is enabled: what waits or comes meanwhile is \
-kept, and Recover gets it that.",
+    consequence: "Nothing is sent to it until it is enabled. Events that are waiting, or that \
+arrive in the meantime, are kept, and Recover sends them.",
   },
   dismiss: {
     method: "PATCH",
     body: ({ deliveries }) => ({ dismissed_until: deliveries.last_at }), // all that is shown
-    describe: () => ["It is dismissed.", ""],
+    describe: () => ["The deliveries that did not arrive are dismissed.", ""],
     verb: "Dismiss what did not arrive at",
-    consequence: "What failed or waits by now counts as trouble no more, and Recover leaves it \
-out. Nothing is deleted, what waits is tried on, and Undo dismissal takes it back.",
+    consequence: "Deliveries that have failed or are waiting no longer count as trouble, and \
+Recover leaves them out. Nothing is deleted, and waiting deliveries are still tried. Undo \
+dismissal makes them count again.",
   },
   restore: {
     method: "PATCH",
     body: () => ({ dismissed_until: null }),
-    describe: () => ["What was dismissed counts again.", ""],
+    describe: () => ["The dismissed deliveries count again.", ""],
   },
   secret: { method: "GET", path: "/secret", describe: showSecret },
   renew: {
     path: "/secret",
     describe: showSecret,
     verb: "Make a new secret for",
-    consequence: "Requests are signed with the new one and, for 24 hours, with the present one, \
-too: put the new one into your receiver meanwhile.",
+    consequence: "Requests are signed with the new secret and, for another 24 hours, also with \
+the present secret. Put the new secret into your receiver within that time.",
   },
   delete: {
     method: "DELETE",
@@ -122,7 +125,7 @@ too: put the new one into your receiver meanwhile.",
       return ["", ""];
     },
     verb: "Delete",
-    consequence: "Nothing is sent to it any more, and what waits for it is deleted, too.",
+    consequence: "Nothing is sent to it any more, and its waiting deliveries are deleted.",
     tone: "danger",
   },
 };

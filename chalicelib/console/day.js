@@ -78,7 +78,7 @@ function drawDay() {
     const nodes = ["Since ", begin, " everything arrived"];
     parts.forEach((part, index) => {
       const between = index === parts.length - 1 ? " and " : ", ";
-      nodes.push(index ? between : " but ", linkTo(part), ` (${listNames(part.names)})`);
+      nodes.push(index ? between : ", except ", linkTo(part), ` (${listNames(part.names)})`);
     });
     return nodes;
   };

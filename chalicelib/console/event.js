@@ -19,11 +19,11 @@ function becameOf({ event, recipients, outcome: judged }) {
   const own = stateOfPush(event);
   if (isCopy(event.event_id))
     return { state: own, tone: toneOf(own), text: sayOf(event, event.message) };
-  if (!judged) return { state: "…", tone: "", text: "Looking who got it…" };
+  if (!judged) return { state: "…", tone: "", text: "Looking up who got it…" };
   const outcome = withKept({ ...event, outcome: judged }, recipients);
   const isNotAsked = (recipient) => stateOfRecipient(recipient) === "not_asked";
   const others = recipients.filter(isNotAsked).length;
-  const there = others ? `none of ${number(others, "webhook")}` : "no webhook: there is none";
+  const there = others ? `none of ${number(others, "webhook")}` : "no webhook: there are none";
   const none = `It matched ${there}.`;
   const became = describeOutcome(outcome, event.tenant);
   const without = others && /^\d/.test(became) ? `; ${others} not asked` : "";
@@ -87,7 +87,7 @@ function fillContent() {
   const own = ["Content-Type", "User-Agent", "webhook-event-type"];
   const all = [...own, ...signed, ...(owner?.header_names ?? [])];
   hide($("sending"), !body);
-  setText($("sent"), `As it would be sent now, with the headers ${all.join(", ")}.`);
+  setText($("sent"), `This body would be sent now, with the headers ${all.join(", ")}.`);
   setText($("body"), body ?? "");
   setText($("payload"), JSON.stringify(payload, null, 2));
   setText($("metadata"), JSON.stringify(metadata, null, 2));
@@ -112,7 +112,8 @@ $("replay-copies").onclick = async () => {
   const { chosen, areFailed, left } = recipientsToReplay();
   const copies = number(chosen.length, "copy");
   const question = `Replay ${copies}${areFailed ? " that failed" : ", none of which failed"}?`;
-  const sentences = [`To ${listNames(chosen.map(nameOf))}, with the same webhook-id.`];
+  const verb = chosen.length === 1 ? "It is" : "They are";
+  const sentences = [`${verb} sent to ${listNames(chosen.map(nameOf))} with the same webhook-id.`];
   for (const recipient of left) {
     const state = isSuspended(recipient) ? "suspended" : recipient.state;
     sentences.push(`${nameOf(recipient)} gets nothing: it is ${state}.`);
@@ -132,7 +133,7 @@ $("erase").onclick = () =>
     method: "DELETE",
     path: `events/${page.view.id}`,
     describe: () => [miss(`Erased: ${page.view.id}`) ?? "", ""],
-    consequence: "The event, its copies, payload and attempts are deleted for good.",
+    consequence: "The event and its copies, payload and attempts are deleted permanently.",
     tone: "danger",
   });
 const COPIED = {

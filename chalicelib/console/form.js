@@ -6,7 +6,8 @@ function fillForm(form, webhook, answer) {
   const parts = partsOf(form);
   url.required = !webhook;
   url.defaultValue = page.urls.get(webhook?.subscription_id) ?? "";
-  if (webhook) url.placeholder = `not shown to you; stays as it is, at ${webhook.target_host}`;
+  const host = webhook?.target_host;
+  if (webhook) url.placeholder = `hidden; leave this empty to keep the URL at ${host}`;
   name.defaultValue = webhook?.name ?? "";
   tenant.parentNode.hidden = Boolean(webhook);
   filter.defaultValue = webhook?.filter ? JSON.stringify(webhook.filter) : "";
@@ -52,7 +53,7 @@ function addHeader(rows, name = "") {
   const row = $("header").content.firstElementChild.cloneNode(true);
   const { header, value, remove } = partsOf(row);
   header.defaultValue = name;
-  if (name) value.placeholder = "set; give it again with another URL";
+  if (name) value.placeholder = "hidden; enter it again if you change the URL";
   remove.onclick = () => row.remove();
   rows.append(row);
   return row;
@@ -100,7 +101,7 @@ function readTypes(form, known) {
   const offered = page.me.event_types ?? entries;
   const isOffered = (entry) => /^triggers\.|\*$/.test(entry) || offered.includes(entry);
   const wrong = entries.find((entry) => !isOffered(entry) && !known.includes(entry));
-  if (wrong) throw new Error(`${wrong} is no event type here.`);
+  if (wrong) throw new Error(`${wrong} is not an event type here.`);
   const isSame = entries.length === known.length && entries.every((entry) => known.includes(entry));
   return isSame ? undefined : entries.length ? entries : null;
 }
@@ -115,7 +116,7 @@ function readHeaders(form, webhook) {
   const isSame = filled.length === known.length && filled.every(isKept);
   if (isSame && !isElsewhere) return undefined;
   const [without] = filled.filter(([, value]) => !value);
-  if (without) throw new Error(`Give the value of ${without[0]} again, or remove it.`);
+  if (without) throw new Error(`Enter the value of ${without[0]} again, or remove it.`);
   return filled.length ? Object.fromEntries(filled) : null;
 }
 // Try the filter that is typed on examples of the types that are chosen.
@@ -123,7 +124,8 @@ async function tryFilter(form) {
   const { given, faults } = readForm(form);
   const { filter } = given;
   const fault = faults.find(({ field }) => field === "filter");
-  if (!filter) return fault ? [fault.message, "failed"] : ["Without a filter it takes all.", ""];
+  if (!filter && fault) return [fault.message, "failed"];
+  if (!filter) return ["Without a filter, it takes all events.", ""];
   const chosen = Object.keys(page.me.catalogue).filter((type) => hasType(typesIn(form), type));
   const all = chosen.filter(exampleOf);
   if (!all.length) return ["No chosen type has an example to try the filter on.", ""];
@@ -154,7 +156,10 @@ async function save(form, webhook, answer) {
   setText(fault, isExplained || body ? "" : answered.message);
   const { code, differs, subscription_id: id } = answered;
   if (code === "subscription_exists")
-    fault.append(` Differs: ${differs.join(", ")}. `, link(`/subscriptions/${id}`, {}, "Edit it"));
+    fault.append(
+      ` It differs in ${differs.join(", ")}. `,
+      link(`/subscriptions/${id}`, {}, "Edit it"),
+    );
   if (!body) return;
   const fold = form.closest("details");
   fold.open = false;
@@ -163,13 +168,13 @@ async function save(form, webhook, answer) {
     fold.firstElementChild.focus();
     form.replaceChildren(); // it is filled with what was saved
     const end = Date.now() + SAVED_MS;
-    const said = "It is saved, and counts within ten seconds.";
+    const said = "It is saved, and takes effect within ten seconds.";
     showAnswer(answer, said, "delivered", () => Date.now() < end);
     return hooks.refresh();
   }
   fillForm(form);
   location.hash = `#/subscriptions/${body.subscription_id}`;
-  const was = answered.isNew ? " is added" : " was there already";
+  const was = answered.isNew ? " was added" : " already existed";
   await showSecret(body, body, was);
   focusFirst();
 }

@@ -54,7 +54,7 @@ async function insist(method, path, signal, body) {
     } catch (error) {
       const isPassing = [0, 429].includes(error.status) || error.status >= 500;
       if (signal.aborted || !isPassing) throw error;
-      setText($("job-fault"), `${error.message} It goes on by itself.`);
+      setText($("job-fault"), `${error.message} The job continues by itself.`);
       const ended = new Promise((resolve) => (signal.onabort = resolve));
       await Promise.race([sleep(1000 * (error.wait || 2)), ended]);
       signal.throwIfAborted();
@@ -69,8 +69,8 @@ function replayAll(given) {
     const { found } = await listEvents(given, { enough: Infinity, signal });
     const pushed = [...found.values()].filter((item) => item.delivered_via !== "subscriptions");
     const whatever = given.status ? "" : ", whatever their status";
-    const consequence = "Each is queued to be sent again, a few a second, from this tab. If they \
-fail again and that disables a webhook, the rest for it is refused.";
+    const consequence = "This tab queues them to be sent again, a few per second. If they fail \
+again and a webhook is disabled because of that, its remaining replays are refused.";
     const owner = page.webhooks.get(given.subscription_id);
     const isMended = owner && isOff(owner);
     const verb = isMended ? "Enable and replay" : "Replay";

@@ -28,7 +28,7 @@ function forgetAll() {
   for (const node of DRAWN) node.replaceChildren();
 }
 async function takeKey(linked) {
-  const question = ["Use the key of this link?", "This tab uses another one.", "Use it"];
+  const question = ["Use the key of this link?", "This tab already uses another key.", "Use it"];
   if (!page.key || (await confirm(...question)) || !page.key) setKey(linked);
 }
 // What ends a page, by the code of the answer: what an operator reads, and in ENDS a customer.
@@ -38,10 +38,16 @@ const ENDED = {
   suspended: "This key is suspended.",
 };
 const ENDS = {
-  suspended: ["Your webhooks are suspended", "Ask the operator, who keeps what is meant for them."],
-  signedOut: ["You are signed out", "To come back, open the link again where you got it."],
-  ended: ["This page has ended", "Open it again where you got its link."],
-  refused: ["This link opens no page", "It is not whole, or has ended: open it where you got it."],
+  suspended: [
+    "Your webhooks are suspended",
+    "Nothing is sent to them, and their events are kept. Please contact the operator.",
+  ],
+  signedOut: ["You are signed out", "To return, open the link again from where you got it."],
+  ended: ["This page has expired", "Open the link again from where you got it."],
+  refused: [
+    "This link does not work",
+    "It is incomplete or has expired. Open it again from where you got it.",
+  ],
 };
 // Forget the key, which the API refused with `code`, or which its owner does not want any more.
 function forget(code) {
@@ -70,7 +76,7 @@ function welcome(owner) {
   $("forget").textContent = tenant ? "Sign out" : "Forget key";
   $("find-text").placeholder = tenant ? "Subject ( / )" : "Id or subject ( / )";
   const [, zone] = new Date().toTimeString().match(/GMT(.\d{4})/);
-  setText($("zone"), `Times are those of UTC${zone}; point at one to see UTC.`);
+  setText($("zone"), `Times are shown in UTC${zone}. Point at a time to see it in UTC.`);
   if (!isSame) fillForm($("add"));
   channel.postMessage({ opened: true });
   hooks.route();

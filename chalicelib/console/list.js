@@ -125,8 +125,8 @@ function renderList() {
   const rows = rowsOf(page.loaded.values());
   if (isListed || isRefused) showItems($("rows"), rows, "id", "row", fillRow);
   set($("rows"), { ariaBusy: String(!isListed) });
-  const none = me.tenant ? "Nothing was sent yet." : "No events yet.";
-  const nothing = isOfAll() ? "Nothing failed, and nothing waits." : none;
+  const none = me.tenant ? "Nothing has been sent yet." : "No events yet.";
+  const nothing = isOfAll() ? "No delivery has failed or is waiting." : none;
   const empty = isFiltered() ? "No event matches." : nothing;
   const { subscription_id: owner } = filters;
   const name = owner ? `Deliveries to ${label(owner)}` : "Events";

@@ -13,7 +13,7 @@ async function refresh() {
     if (!page.me) return welcome(await get("me?include=catalogue"));
     const { tenant, name, stage, expires_at } = page.me;
     const end = Date.parse(expires_at) > Date.now() ? relative(expires_at) : "now";
-    setText($("who"), tenant ? `Page ends ${end}` : `${name} on ${stage}`);
+    setText($("who"), tenant ? `Page expires ${end}` : `${name} on ${stage}`);
     await LOADERS[page.view.name]();
     explain([], $("filters"));
     setText($("banner"), "");
@@ -45,8 +45,8 @@ function showFailure(error) {
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
   const faults = { 0: `${message} Trying again.`, 400: `${message}${AGAIN}` };
-  faults[undefined] = `This page has a fault and cannot draw all of it (${message}).${AGAIN}`;
-  const since = shownAt ? ` What is shown is of ${new Date(shownAt).toISOString()}.` : "";
+  faults[undefined] = `This page has an error and cannot show everything (${message}).${AGAIN}`;
+  const since = shownAt ? ` The data shown is from ${new Date(shownAt).toISOString()}.` : "";
   setSentence($("banner"), isExplained ? "" : `${faults[status] ?? message}${since}`);
   if (status === undefined) console.error(error);
   page.isRefused ||= status === 400;
@@ -77,7 +77,7 @@ function route() {
   if (view.name === "subscriptions") view.tenant = given.tenant;
   if (["name", "id", "sought", "tenant"].some((part) => left[part] !== view[part])) enter(left);
   if (view.name === "missing")
-    miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
+    miss(isSearch ? "Searching…" : "There is nothing here.", isSearch ? sought : "");
   refresh();
   if (linked && linked !== page.key) takeKey(linked);
 }
@@ -153,7 +153,8 @@ onhashchange = async ({ oldURL }) => {
   if (!isEdited()) return route();
   const wanted = location.hash;
   history.replaceState(null, "", oldURL);
-  if (!(await confirm("Leave without saving?", "Edits are lost.", "Leave", "Stay"))) return;
+  const question = ["Leave without saving?", "Your edits will be lost.", "Leave", "Stay"];
+  if (!(await confirm(...question))) return;
   $("subscriptions").replaceChildren();
   location.hash = wanted;
 };

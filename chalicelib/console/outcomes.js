@@ -47,7 +47,8 @@ function describeDeadLetters(all) {
   const isLetter = (item) => item.status === "failed" && isOperators(item);
   if (page.me.tenant || !all.some(isLetter)) return "";
   const command = `make redrive STAGE=${page.me.stage}`;
-  return `; once delivered, ${command} takes the dead letters out of the DLQ, which ends the alarm`;
+  const purpose = "to remove the dead letters from the DLQ and end the alarm";
+  return `; after delivery, run ${command} ${purpose}`;
 }
 const isPaused = (id) => page.webhooks.get(id)?.state === "paused";
 // Return the state of one event or copy alone. A pending one waits once an attempt has failed; what
@@ -178,7 +179,7 @@ function strip(webhook) {
   const pending = waiting ? "waiting or pending" : "pending";
   const states = { failed: failedState(webhook), pending, delivered: "delivered" };
   const shown = recent.map((status) => states[status]);
-  const title = `The newest: ${sumsOf(shown).map(describeCount).join(", ")}`;
+  const title = `The newest deliveries: ${sumsOf(shown).map(describeCount).join(", ")}`;
   const marks = shown.toReversed().map((state) => span(toneOf(state)));
   return make("span", { class: "strip", role: "img", "aria-label": title, title }, ...marks);
 }

@@ -46,7 +46,7 @@ function describeRecovery(webhook) {
   if (left === total) return known.sentence?.() ?? "";
   const isLater = laterBy && Date.now() < Date.parse(laterBy);
   const nextBy = isCatchUp ? aMinuteFrom(Date.now()) : isLater && laterBy;
-  const next = nextBy ? `; the next follow by ${nextBy}` : "";
+  const next = nextBy ? `; the next ones will follow by ${nextBy}` : "";
   const verb = left === 1 ? "is" : "are";
-  return `${left.toLocaleString("en")} of ${total.toLocaleString("en")} ${verb} left${next}.`;
+  return `${left.toLocaleString("en")} of ${number(total, "delivery")} ${verb} left${next}.`;
 }

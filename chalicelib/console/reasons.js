@@ -3,11 +3,11 @@ function whyNot({ subscription_id: id, reason, member }, { event_type, payload }
   const webhook = page.webhooks.get(id);
   const told = {
     deleted: () => `its ${page.me.tenant ? "delivery" : "copy"} was deleted`,
-    host: () => "its host is not allowed any more",
+    host: () => "its host is no longer allowed",
     event_types: () => `takes ${webhook ? typesOf(webhook) : "other types"}; this is ${event_type}`,
     filter: () => whyFiltered(webhook?.filter, member, payload),
     later: () => `was made after the event${webhook ? `, ${webhook.created_at}` : ""}`,
-    edited: () => "would take it now: it was edited since",
+    edited: () => "would take it now, because it was edited since",
   };
   return told[reason]?.() ?? reason;
 }
@@ -45,7 +45,7 @@ function describeEntry(entry) {
     const terms = operand.map((term) => SIGNS[term] ?? formatValue(term));
     return terms.join(" ").replace(/(\S+ \S+) (?=[≥≤<>=])/, "$1 and ");
   }
-  if (operator === "exists") return operand ? "to be there" : "not to be there";
+  if (operator === "exists") return operand ? "if it is present" : "if it is absent";
   const words = { prefix: "beginning with", suffix: "ending with", "anything-but": "anything but" };
   const list = Array.isArray(operand) ? operand.map(formatValue).join(", ") : formatValue(operand);
   return `${words[operator]} ${list}`;

@@ -1,6 +1,7 @@
 // recipients.js: who got an event, who did not and why, and how it gets to them.
-const ENABLED_FIRST = "The webhook is enabled: what comes is sent to it again.";
-const REPLAYED = "It is queued to be sent again, with all its attempts and the same webhook-id.";
+const ENABLED_FIRST = "The webhook is enabled first: new events are sent to it again.";
+const REPLAYED =
+  "It is queued to be sent again with the same webhook-id, and its attempts are counted from 0.";
 const NOT_SENT = ["later", "edited"]; // the reasons why a copy is missing that can be sent
 function stateOfRecipient({ copy: made, reason }) {
   if (made) return stateOfPush(made);
@@ -28,7 +29,7 @@ function aboutRecipient(recipient, given) {
   const { copy: made, tenant, state } = recipient;
   const owner = [tenant && !page.me.tenant && `for ${tenant}`, isOff(recipient) && state];
   const count = made?.delivery_attempts ? number(made.delivery_attempts, "attempt") : "";
-  const gone = state === "gone" && "its webhook is deleted";
+  const gone = state === "gone" && "its webhook was deleted";
   const told = made ? [remark(made), count, gone] : [whyNot(recipient, given)];
   return [...owner, ...told].filter(Boolean).join(", ");
 }
@@ -74,7 +75,7 @@ function send(button, recipient, event_id, answer) {
     before: enableFirst(recipient),
     describe: ({ body }) => describeQueued(` for ${nameOf(recipient)}`, body),
     question: `Send it to ${nameOf(recipient)}?`,
-    consequence: "It is queued for this webhook alone, whatever its types and filter say.",
+    consequence: "It is queued for this webhook alone, even if its types or filter leave it out.",
   });
 }
 function showRecipients(list, all, given) {

@@ -57,7 +57,7 @@ const recover = (webhook, given, total) =>
     const now = new Date().toISOString();
     const soon = aMinuteFrom(Date.now());
     const isSoon = () => Date.now() < Date.parse(soon);
-    const later = sum.left ? `, ${sum.left.toLocaleString("en")} more in a minute, by ${soon}` : "";
+    const later = sum.left ? `; ${sum.left.toLocaleString("en")} more will follow by ${soon}` : "";
     const told = `${number(done(), "event")} queued`;
     const describeSum = () => `At ${now}: ${told}${isSoon() ? later : ""}.`;
     const laterBy = sum.left ? soon : null;
@@ -104,25 +104,28 @@ async function listMade({ subscription_id, dismissed_until }, given, signal) {
     !event_type.startsWith("triggers.") && created_at > (dismissed_until ?? "");
   return cursor ? null : [...found.values()].filter(isExamined).map(stateOfPush);
 }
-const describeFound = ({ rows, examined, since }) =>
-  `${rows.length.toLocaleString("en")} never sent of ${number(examined, "event")} since ${since}`;
+function describeFound({ rows, examined, since }) {
+  const verb = rows.length === 1 ? "was" : "were";
+  const count = rows.length.toLocaleString("en");
+  return `${count} of ${number(examined, "event")} since ${since} ${verb} never sent`;
+}
 function describeMissed({ others, made, end, examined, ...missed }) {
   const found = describeFound({ examined, ...missed });
-  if (end) return `${found}. ${end} There may be more: look again.`;
+  if (end) return `${found}. ${end} There may be more of them: look again.`;
   if (missed.rows.length) return found;
   const isGot = !others && made?.every((state) => state === "delivered");
   const count = made ? `: ${made.length}` : "";
   const left = made ? examined - made.length : 0;
-  const out = left > 0 ? `; types and filter leave out ${left}` : "";
+  const out = left > 0 ? `; its types and filter leave out ${left}` : "";
   const events = `${number(examined, "event")} since ${missed.since}`;
-  return `It ${isGot ? "got" : "was sent"} all that it takes${count} of ${events}${out}`;
+  return `It ${isGot ? "got" : "was sent"} all events that it takes${count} of ${events}${out}`;
 }
 function showMissed({ missed: told, reasons, mend }, webhook, given, missed) {
   const { rows, others, end } = missed;
   setSentence(told, describeMissed(missed));
-  const too = others ? " and what did not arrive since then" : "";
-  const these = `${verbOf(webhook)} these ${rows.length.toLocaleString("en")}${too}`;
-  setText(mend, rows.length && !end && !isSuspended(webhook) ? these : "");
+  const too = others ? " and all that did not arrive since then" : "";
+  const action = `${verbOf(webhook)} ${number(rows.length, "event")}${too}`;
+  setText(mend, rows.length && !end && !isSuspended(webhook) ? action : "");
   mend.onclick = () => {
     for (const part of [told, mend]) setText(part, "");
     reasons.replaceChildren();

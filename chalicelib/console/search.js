@@ -23,7 +23,7 @@ async function search() {
 function missSubject(sought, tried = [sought], ids = []) {
   const what = page.me.tenant ? "subject" : "id or subject";
   miss(`No event has the ${what} ${sought}.`);
-  propose(sought, tried.length > 1 ? `Nothing with the ${what} ${tried.join(", ")}. ` : "", ids);
+  propose(sought, tried.length > 1 ? `Searched for the ${what} ${tried.join(", ")}. ` : "", ids);
 }
 // Look for the events with a subject, however that is written, up to `enough`. Return them as
 // `found`, the spellings that were `tried`, and, if the first one has no event, the newest `ids`.
@@ -70,8 +70,10 @@ function propose(sought, tried, ids) {
     ...tenants.map((tenant) => [`Events of tenant ${tenant}`, "/", { tenant }]),
     ...found.map(({ subscription_id: id }) => [`Webhook ${label(id)}`, `/subscriptions/${id}`, {}]),
   ].slice(0, 20);
-  const end = proposals.length ? "These contain it:" : "Nothing that was seen here contains it.";
-  setText($("looked"), `${tried}Ids and subjects are found as a whole. ${end}`);
+  const end = proposals.length
+    ? "These results contain the text:"
+    : "Nothing that this page has seen contains the text.";
+  setText($("looked"), `${tried}The search finds only whole ids and subjects. ${end}`);
   const items = proposals.map(([text, path, values]) => make("li", {}, link(path, values, text)));
   $("proposals").replaceChildren(...items);
 }

@@ -41,11 +41,11 @@ const AGAIN = " Load the page again."; // it may be newer than what responded
 // What to do when a call is refused, by the code of the answer.
 const REFUSALS = {
   subscription_disabled: () => "This webhook is paused or disabled: enable it first.",
-  subscription_exists: () => "A webhook has this URL and these types already.",
+  subscription_exists: () => "A webhook with this URL and these types already exists.",
   suspended: () => "Its tenant is suspended: nothing is sent to it.",
   subscription_gone: () => "This webhook was deleted: nothing can be sent to it.",
   event_claimed: () => page.me?.tenant && "It is being sent at this moment.",
-  edited_meanwhile: () => "It was edited by somebody else meanwhile: look at it and save again.",
+  edited_meanwhile: () => "Somebody else edited it in the meantime: check it and save again.",
 };
 function number(count, name, isMore = false) {
   const amount = count.toLocaleString("en") + (isMore ? "+" : "");

@@ -18,10 +18,11 @@ function describeCatchUp(id, { outcome, catches_up: isCatchUp }) {
   const waiting = webhook?.deliveries.waiting ?? 0;
   if (outcome !== "delivered" || !waiting || isCatchUp === undefined) return { text: "" };
   const isSo = () => isMissingNow(id);
-  const isOne = waiting === 1;
-  const count = `${amountOf(waiting, webhook.deliveries)} ${isOne ? "waits" : "wait"}`;
+  const { has_more: isMore } = webhook.deliveries;
+  const verb = waiting === 1 && !isMore ? "is" : "are";
+  const count = `${number(waiting, "delivery", isMore)} ${verb} waiting`;
   if (isCatchUp) {
-    const text = `${count}, and ${isOne ? "follows" : "follow"} within minutes`;
+    const text = `${count}, and will follow within minutes`;
     beginRecovery(id, { total: waiting, isCatchUp, sentence: () => `${text}.` });
     return { text, isSo: () => page.recoveries.get(id)?.left === waiting }; // then it counts down
   }
@@ -29,8 +30,8 @@ function describeCatchUp(id, { outcome, catches_up: isCatchUp }) {
   // A catch-up after a test rests for a quarter of an hour; when the last one ended is not known.
   const again = Date.now() + 15 * MINUTE;
   const end = new Date(again).toISOString();
-  const text = `${count}. A test sends what waits at most once in a quarter of an hour: try again \
-at ${end} at the latest, or press Recover`;
+  const text = `${count}. A test sends waiting deliveries at most once in a quarter of an hour: \
+test again after ${end}, or press Recover`;
   return { text, isSo: () => isSo() && Date.now() < again };
 }
 // Return the last event of a type, or of any, that a webhook of its tenant got.

@@ -60,7 +60,7 @@ function renderSubscriptions() {
   const some = matching();
   const ranks = listed.map((webhook) => stateOf(webhook).rank);
   const troubled = ranks.filter((rank) => rank < QUIET).length;
-  const none = "There are no webhooks yet. Add the URL of a receiver: events are POSTed to it.";
+  const none = "There are no webhooks yet. Add the URL of a receiver to send events to it.";
   const missed = `No webhook has “${filters.text}” in its name, tenant, host or state.`;
   const isOther = $("nobody").hidden !== some.length > 0; // there are none, or some again
   setText($("nobody"), some.length ? "" : listed.length ? missed : none);

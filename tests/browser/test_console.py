@@ -86,7 +86,7 @@ def test_a_new_event_appears_by_itself_once_the_api_responds_again(console: Cons
     console.page.route("**/events?*", lambda route: route.abort())
     console.contains(
         "#banner",
-        re.compile(r"The API does not respond. Trying again. What is shown is of \d\d:\d\d"),
+        re.compile(r"The API does not respond. Trying again. The data shown is from \d\d:\d\d"),
     )
     console.row(first).wait_for()
 
@@ -174,8 +174,8 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.press("Replay all that match", "Replay")
     console.reads(
         "#job-title",
-        f"{31 - queued} queued; once delivered, make redrive STAGE=dev takes the "
-        "dead letters out of the DLQ, which ends the alarm",
+        f"{31 - queued} queued; after delivery, run make redrive STAGE=dev to remove "
+        "the dead letters from the DLQ and end the alarm",
     )
     console.text("#empty").to_be_visible()
     console.text(":focus").to_have_count(1)
@@ -226,7 +226,7 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console.reads("#became", became)
     console.reads("#status", "failed")
     console.press("Replay to your own webhook")
-    console.reads("#answer", re.compile("once delivered, make redrive STAGE=dev takes"))
+    console.reads("#answer", re.compile("after delivery, run make redrive STAGE=dev"))
     console.subscribe(f"{receiver.url}/too", name="Corp too", tenant="corp")
     console.go("/?event_type=tone.judged")
     expect(console.row(foreign)).to_contain_text("1 of 1 webhook got it")
@@ -294,7 +294,7 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
         console.find(searched)
         console.heading("Order-815").to_be_focused()
         console.go("/nowhere")
-        console.heading("Nothing is here.").to_be_focused()
+        console.heading("There is nothing here.").to_be_focused()
     assert "/events?include=subject&limit=2&source=original&subject=Order-815" in asked[0]
     assert "/events/evt_" in asked[1]
     for searched in ("x" * 129, "99999"):
@@ -303,7 +303,7 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
     console.forgive("status of 400")
     console.text("#proposals li").to_have_count(0)
     console.find("fresh")
-    console.contains("#looked", "These contain it:")
+    console.contains("#looked", "These results contain the text:")
     console.reads("#proposals", "Subject INV-FRESH")
     token = console.token()
     console.subscribe("https://127.0.0.1/none", tenant="acme", event_types=["none"])
@@ -327,14 +327,14 @@ def test_a_bare_number_is_tried_in_each_shape_of_subject_that_the_tab_has_seen(
     )
     page.goto("about:blank")
     console.go("/nowhere")
-    console.shows("Nothing is here.")
+    console.shows("There is nothing here.")
 
     console.find("4711")
 
     console.heading("bill-4711").to_be_focused()
     console.find("4712")
     console.shows("No event has the id or subject 4712.")
-    tried = r"^Nothing with the id or subject 4712, item-4712, (\S+, )*bill-4712"
+    tried = r"^Searched for the id or subject 4712, item-4712, (\S+, )*bill-4712"
     console.contains("#looked", re.compile(tried))
     console.click("Forget key")
     assert page.evaluate("sessionStorage.length") == 0
