@@ -17,16 +17,18 @@ from chalicelib.infra.parsing import Json
 RETRY = urllib3.Retry(
     4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False
 )
-MAX_CALLS = 8  # at a time, which keeps as many connections
+MAX_CALLS = 8  # that are made at the same time, each on its own connection
 
 
 def printable(text: str) -> str:
-    """Replace characters that could control the terminal."""
+    """Return a text with a question mark for each character that could control the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 class ApiCallError(click.ClickException):
-    """The API refused a call with `status`, or could not be reached (0)."""
+    """The API refused a call, or could not be reached. `status` is the status code, or 0 if the API
+    could not be reached.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(printable(message))
@@ -34,11 +36,11 @@ class ApiCallError(click.ClickException):
 
 
 def make_pool(url: str) -> urllib3.PoolManager:
-    """Return the connections to a URL, through the proxy of HTTPS_PROXY where that applies.
+    """Return a pool of connections to a URL, directly or through the proxy that HTTPS_PROXY names.
 
-    The proxy is used for https URLs only, by CONNECT, so that it sees neither key nor content. It
-    is not used for a loopback host or a host that NO_PROXY names, and HTTP_PROXY is ignored. Raises
-    ClickException if HTTPS_PROXY is not the URL of a proxy.
+    The proxy is used for https URLs only, with CONNECT, so that it sees neither the key nor the
+    content of calls. The proxy is not used for a loopback host or a host that NO_PROXY names.
+    HTTP_PROXY is ignored. Raise ClickException if HTTPS_PROXY is not the URL of a proxy.
     """
     options: Json = {"maxsize": MAX_CALLS, "timeout": urllib3.Timeout(connect=5, read=35)}
     target = urllib3.util.parse_url(url)
@@ -49,7 +51,7 @@ def make_pool(url: str) -> urllib3.PoolManager:
     try:
         parsed = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
         headers = urllib3.make_headers(proxy_basic_auth=parsed.auth) if parsed.auth else None
-        # Without user name and password: errors of urllib3 repeat the URL.
+        # Without user name and password, because errors of urllib3 show the URL.
         address = parsed._replace(auth=None, path=None).url
         return urllib3.ProxyManager(address, proxy_headers=headers, **options)
     except urllib3.exceptions.HTTPError:
@@ -58,7 +60,7 @@ def make_pool(url: str) -> urllib3.PoolManager:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host of a URL is this machine."""
+    """Return whether the host of a URL is a loopback address or a name under localhost."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -66,9 +68,11 @@ def is_loopback(host: str) -> bool:
 
 
 class Api:
-    """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After,
-    10 s at most. If the environment has a STAGE, the API must be of that stage. The URL is shown on
-    standard error.
+    """The HTTP API at TRIGGERS_URL, which is called with the key in TRIGGERS_API_KEY.
+
+    Calls that are answered with 429 or 503 are repeated after `Retry-After`, at most 10 s. The URL
+    is printed on standard error. Raise ClickException if one of the variables is missing or
+    unusable, or if the variable STAGE is set and names another stage than the API's.
     """
 
     def __init__(self) -> None:
@@ -102,8 +106,12 @@ class Api:
         headers: dict[str, str] | None = None,
         **options: Any,
     ) -> tuple[int, Json, Mapping[str, str]]:
-        """Return status, JSON object (empty for 204) and headers; raise ApiCallError without a
-        response of JSON.
+        """Make a call; return the status code, the JSON object (empty for 204) and the headers of
+        the response. Raise ApiCallError if there is no response, or if it is not JSON.
+
+        :param read_retries: How often the call is repeated if its response is lost; 0: never.
+        :param headers: Headers in addition to the authorization, which they may replace.
+        :param options: Keyword arguments of urllib3's `request`.
         """
         try:
             response = self._pool.request(
@@ -126,30 +134,46 @@ class Api:
             raise ApiCallError(response.status, message) from None
 
     def call(self, method: str, path: str, **options: Any) -> tuple[Json, Mapping[str, str]]:
-        """Return content and headers of a 2xx response; raise ApiCallError."""
+        """Make a call; return the JSON object and the headers of the response. Raise ApiCallError
+        unless the status is 2xx.
+
+        :param options: Keyword arguments of `request`.
+        """
         status, content, headers = self.request(method, path, **options)
         check(status, content)
         return content, headers
 
     def get(self, path: str, item_id: str, **query: str) -> Json:
+        """Return an event or a subscription; raise ApiCallError if there is none with this id."""
         item, _ = self.call("GET", f"{path}/{quote(item_id, safe='')}", fields=query)
         return item
 
     def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[Json, bool]:
-        """Return the event, and whether the same request had been sent before."""
+        """Post an event; return the event, and whether the API had answered the same request
+        before.
+
+        :param body: The event as JSON.
+        """
         headers["Content-Type"] = "application/json"
         headers["Idempotency-Key"] = idempotency_key
         event, answered = self.call("POST", "/events", body=body, headers=headers)
         return event, answered.get("Idempotency-Replayed") == "true"
 
     def list_all(self, path: str, **query: str | None) -> Iterator[Json]:
-        """Yield what all pages of GET /events or GET /subscriptions have."""
+        """Yield the events or subscriptions of all pages of a list.
+
+        :param path: `/events` or `/subscriptions`.
+        :param query: Parameters of the list; None leaves a parameter out.
+        """
         with Console(stderr=True).status("listing"):
             for page in self.pages(path, **query):
                 yield from page[path.removeprefix("/")]
 
     def pages(self, path: str, **query: str | None) -> Iterator[Json]:
-        """Yield all pages of a list."""
+        """Yield all pages of a list.
+
+        :param query: Parameters of the list; None leaves a parameter out.
+        """
         fields = {name: value for name, value in query.items() if value}
         while True:
             page, _ = self.call("GET", path, fields=fields)
@@ -160,7 +184,7 @@ class Api:
 
 
 def check(status: int, content: Json) -> None:
-    """Raise ApiCallError unless the status is 2xx."""
+    """Raise ApiCallError with the detail of a response unless its status is 2xx."""
     if 200 <= status < 300:
         return
     message = f"{status}: {content.get('detail') or content.get('message')}"

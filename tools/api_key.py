@@ -44,6 +44,7 @@ def entry(name: str, key: str, scopes: str = "") -> str:
 
 
 def main(name: str = "", scopes: str = "") -> None:
+    """Print a new key and its entry; exit with an error if the name or the scopes are unusable."""
     key = new_key()
     try:
         made = shlex.quote(entry(name, key, scopes))  # a name may have spaces

@@ -1,4 +1,4 @@
-"""Settings of a stage: API keys in and out, and what would change, shown without secrets."""
+"""The settings of a stage: add and remove API keys, and list changes without showing secrets."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from chalicelib.settings import BY_VARIABLE, COPIES_ONLY, PULL_ONLY
 
 
 class UnconfirmedError(click.ClickException):
-    """What is asked for differs from what the stage has, and needs confirmation."""
+    """The environment or the checkout differs from the stage, and the user did not confirm it."""
 
     exit_code = 2
 
@@ -28,14 +28,14 @@ PARAMETERS = {
     "QuietAlarmHours": "QUIET_ALARM_HOURS",
     "Dashboard": "DASHBOARD",
 }
-# Variables that `chalice deploy` reads: the function whose event source has the value, and the path
-# of the value there.
+# Variables that `chalice deploy` applies to event sources: the function of the event source, and
+# the path of the value in the event source mapping.
 OF_EVENT_SOURCES = {
     "WORKER_BATCH_WINDOW_SECONDS": ("worker", "MaximumBatchingWindowInSeconds"),
     "WORKER_MAX_CONCURRENCY": ("worker", "ScalingConfig.MaximumConcurrency"),
     "SLOW_MAX_CONCURRENCY": ("slow_worker", "ScalingConfig.MaximumConcurrency"),
 }
-# Names whose values can be shown: a variable that is no setting may be secret.
+# Names whose values are shown. Other values may be secret, as may a variable that is no setting.
 SHOWN = {
     "SETTINGS_SECRET",
     "subnet_ids",
@@ -45,31 +45,33 @@ SHOWN = {
     "reserved_concurrency",
 }
 SHOWN |= {name for name, row in BY_VARIABLE.items() if row.repr}
-TAG = "tag "  # what the name of a function's tag begins with, beside those of settings
+TAG = "tag "  # the prefix of a tag's name in a list of changes
 NOT_SET = "(not set)"
 UNKNOWN_KEY = """\
 nothing was changed: no API key is '{key}'; there are: {known}
-If it was taken out before, type the same command without REMOVE_KEY."""
+If the key was taken out before, repeat the command without REMOVE_KEY."""
 
 
 @dataclass(frozen=True)
 class KeyRemoval:
-    """What REMOVE_KEY does to the entries of API_KEYS."""
+    """The result of taking keys out of API_KEYS, as REMOVE_KEY asks."""
 
-    # The entries in use that stay.
+    # The entries in use that are kept.
     left: list[str]
-    # The entries that it names, also those that the latest change had taken out.
+    # The entries that REMOVE_KEY names, including entries that the latest change took out already.
     taken_out: list[str]
 
 
 def remove_keys(removed: str, in_use: str, previous: str) -> KeyRemoval:
-    """Take entries out of API_KEYS; raise UnconfirmedError with the names in use if one of
-    `removed` is not in use, and was not taken out by the latest change either, as by the same
-    command that was interrupted.
+    """Return the entries of API_KEYS that stay and that are taken out.
 
-    :param removed: Names, or names with the beginning of a digest, separated by commas; empty:
-        nothing is taken out.
-    :param previous: The entries that the latest change replaced.
+    An entry that the latest change took out already is accepted, because the same command may have
+    been interrupted. Raise UnconfirmedError with the names in use if there is no such entry.
+
+    :param removed: Names of keys, or names with the beginning of a digest, separated by commas;
+        empty: nothing is taken out.
+    :param in_use: The present value of API_KEYS.
+    :param previous: The value of API_KEYS before the latest change.
     """
     left = split_names(in_use)
     taken_out: list[str] = []
@@ -87,11 +89,14 @@ def remove_keys(removed: str, in_use: str, previous: str) -> KeyRemoval:
 
 
 def add_keys(given: str, removal: KeyRemoval) -> str:
-    """Return API_KEYS with the entries that are given and those that stay. A name that is given has
-    these entries alone; names that are not given keep theirs, which is printed.
+    """Return a value of API_KEYS with the given entries and the entries that stay. Given entries
+    replace all entries of the same name. Names that are not given keep their entries, and are
+    printed.
 
-    What is taken out goes also from what is given: API_KEYS may still be exported with a key that
-    has leaked.
+    Entries that are taken out are also removed from the given entries, because the shell may still
+    export API_KEYS with a key that has leaked.
+
+    :param given: The value of API_KEYS in the environment.
     """
     removed_keys = [_key_of(entry) for entry in removal.taken_out]
     given_entries = [entry for entry in split_names(given) if _key_of(entry) not in removed_keys]
@@ -104,16 +109,17 @@ def add_keys(given: str, removal: KeyRemoval) -> str:
 
 
 def have_same_entries(one: str, other: str) -> bool:
-    """Return whether two values of API_KEYS have the same entries, in whatever order."""
+    """Return whether two values of API_KEYS have the same entries, in any order."""
     return {*split_names(one)} == {*split_names(other)}
 
 
 def find_undone_keys(before: str, after: str, in_use: str) -> set[str]:
-    """Return the entries of API_KEYS that a change added but are not in use, or that it took out
-    but are in use.
+    """Return the entries that a change added to API_KEYS but are not in use, and the entries that
+    it took out but are in use.
 
-    :param before: API_KEYS before the change.
-    :param after: API_KEYS after the change.
+    :param before: The value of API_KEYS before the change.
+    :param after: The value of API_KEYS after the change.
+    :param in_use: The present value of API_KEYS.
     """
     entries_after = {*split_names(after)}
     changed = {*split_names(before)} ^ entries_after
@@ -121,16 +127,19 @@ def find_undone_keys(before: str, after: str, in_use: str) -> set[str]:
 
 
 def name_keys(keys: str) -> str:
-    """Return the names of entries of API_KEYS, each with the beginning of its digest."""
+    """Return the names of the entries in a value of API_KEYS, each with the first 8 characters of
+    its digest, separated by commas.
+    """
     return ", ".join(re.findall(r"[^\s,][^,:]*:\w{8}", keys))
 
 
 def split_names(names: str) -> list[str]:
-    """Return the names in a text that separates them by commas, without spaces around them."""
+    """Return the entries of a text that are separated by commas, without spaces around them."""
     return re.findall(r"[^\s,](?:[^,]*[^\s,])?", names)
 
 
 def _name_of(entry: str) -> str:
+    """Return the name of an entry of API_KEYS."""
     return entry.partition(":")[0]
 
 
@@ -140,12 +149,12 @@ def _key_of(entry: str) -> list[str]:
 
 
 def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
-    """Return a line for each variable whose value would change, with both values unless they may
-    be secret.
+    """Return a line for each variable whose value would change. The line has both values, unless
+    they may be secret.
 
-    :param given: The values to be set, by variable.
-    :param values: The values of the stage, by variable. A variable that is not there does not
-        change: it is of an event source that does not exist yet.
+    :param given: The new values, by variable.
+    :param values: The present values of the stage, by variable. A missing variable belongs to an
+        event source that does not exist yet, and is no change.
     """
     return [
         f"{name}: {difference}"
@@ -155,9 +164,10 @@ def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
 
 
 def read_settings(stage: str, version: str = "AWSCURRENT") -> dict[str, str]:
-    """Return the settings in the stage's secret, by variable; raise what boto3 raises.
+    """Return the settings in the stage's secret, by variable; raise ClientError if the secret or
+    the version does not exist.
 
-    :param version: AWSPREVIOUS for the settings that the latest change replaced.
+    :param version: AWSPREVIOUS for the settings before the latest change.
     """
     client = boto3.client("secretsmanager")
     name = f"triggers-api-{stage}-settings"
@@ -166,8 +176,8 @@ def read_settings(stage: str, version: str = "AWSCURRENT") -> dict[str, str]:
 
 
 def read_previous_keys(stage: str) -> str:
-    """Return API_KEYS as they were before the latest change of the settings, or nothing if they
-    were never changed.
+    """Return the value of API_KEYS before the latest change of the settings, or an empty text if
+    the settings were never changed.
     """
     try:
         return read_settings(stage, "AWSPREVIOUS").get("API_KEYS", "")
@@ -178,8 +188,10 @@ def read_previous_keys(stage: str) -> str:
 
 
 def read_values(stage: str, stack: Json, secret: dict[str, str]) -> dict[str, str]:
-    """Return the settings of a stage, by variable: parameters of its stack, the settings of the
-    secret, which CloudFormation does not show, and the values of its topic and event sources.
+    """Return the settings of a stage, by variable: the parameters of its stack, the settings in its
+    secret, which CloudFormation does not show, and the values of its alarm topic and event sources.
+
+    :param secret: The settings in the stage's secret, by variable.
     """
     values = dict.fromkeys(PARAMETERS.values(), "")
     for parameter in stack["Parameters"]:
@@ -198,13 +210,13 @@ def read_values(stage: str, stack: Json, secret: dict[str, str]) -> dict[str, st
 
 
 def outputs_of(stack: Json) -> dict[str, str]:
-    """Return the outputs of a stack, by name. A stack that is not complete has none."""
+    """Return the outputs of a stack by name; empty if the stack was never completed."""
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
 
 
 def _difference(name: str, new: str, old: str) -> str:
-    """Return how a value differs from the old one, empty if it does not. Values of names in SHOWN
-    and of tags are part of that.
+    """Return the difference between a new and an old value in words; empty if they are equal. The
+    values themselves are shown only for tags and for names in SHOWN.
     """
     if new == old:
         return ""

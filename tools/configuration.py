@@ -1,4 +1,4 @@
-"""`.chalice/config.json`: what Chalice and the commands take from it, and what they refuse."""
+"""Read and check `.chalice/config.json`, the configuration of Chalice and of the commands."""
 
 import difflib
 import json
@@ -13,15 +13,15 @@ from chalicelib.infra.errors import SettingsError
 from chalicelib.infra.parsing import Json
 from tools.stage import FUNCTION_NAMES, chalice_folder
 
-# Values of the required settings, to check others where no stage is deployed.
+# Values of the required settings, with which other settings are checked before a stage exists.
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 
 
 def load_config(stage: str) -> Json:
-    """Return the content of .chalice/config.json; raise ClickException if it cannot be read, or has
-    something else where Chalice reads an object.
+    """Return the content of .chalice/config.json; raise ClickException if it cannot be read, or if
+    a member in which Chalice expects a JSON object is something else.
 
-    :param stage: The stage whose members are checked, if it is there.
+    :param stage: The stage whose members are checked, if the file has it.
     """
     try:
         config = json.loads((chalice_folder() / "config.json").read_text())
@@ -42,8 +42,8 @@ def load_config(stage: str) -> Json:
 
 
 def _member(parent: Json, name: str) -> Json:
-    """Return a member that must be an object, empty if it is absent; raise ClickException if it is
-    something else.
+    """Return a member that is a JSON object, or an empty object if the member is absent; raise
+    ClickException if it is something else.
     """
     member = parent.get(name, {})
     if not isinstance(member, dict):
@@ -51,24 +51,23 @@ def _member(parent: Json, name: str) -> Json:
     return member
 
 
-# A pattern of members that name another stage than {stage}, or policies or resources of another
-# stage. A restored table of the stage may have any name.
+# A pattern of members that name another stage, or policies or resources of another stage. {others}
+# are the names of the other stages. A restored table of this stage may have any other name.
 OTHER_STAGE = (
     r'"STAGE": "(?!{stage}")[^"]*"|"\w+": "policies/(?!{stage}/)[^"/]+/[^"]*"|'
     r'"\w+": "[^"]*triggers-api-(?:(?!{stage}-)[^"]+?|{others})-'
     r'(?:events|inbox-queue|inbox-dlq|slow-queue|settings)\b[^"]*"'
 )
 UNUSABLE = """\
-nothing was changed. Correct .chalice/config.json, and type the same command again:
+nothing was changed. Correct .chalice/config.json, and repeat the command:
   {faults}"""
 
 
 def read_config(stage: str) -> dict[str, str]:
-    """Return the variables that .chalice/config.json sets for all functions of a stage; raise
-    ClickException with every fault.
+    """Return the variables that .chalice/config.json sets for all functions of a stage.
 
-    It is a fault if the stage is not there, if a variable of the stage or of a single function is
-    unusable, and if a value belongs to another stage.
+    Raise ClickException with every fault: the stage is missing, a variable of the stage or of a
+    single function is unusable, or a value belongs to another stage.
     """
     config = load_config(stage)
     stages = config.get("stages", {})
@@ -98,7 +97,7 @@ LEAST_LIKENESS = 0.8
 
 
 def _find_faults(variables: Json) -> list[str]:
-    """Return the faults in the environment variables of a function, a sentence each."""
+    """Return the faults in the environment variables of a function, each as a sentence."""
     faults = [
         f"{name}: write its value in quotes"
         for name, value in variables.items()
@@ -110,19 +109,19 @@ def _find_faults(variables: Json) -> list[str]:
         faults.append(f"Lambda takes 4,096 bytes of variables, not {size:,}: shorten {longest}")
     for name in sorted(variables.keys() - VARIABLES):
         close = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=LEAST_LIKENESS)
-        if close and not name.startswith("DD_"):  # such as DD_LOG_LEVEL, of Datadog
+        if close and not name.startswith("DD_"):  # Datadog's, such as DD_LOG_LEVEL
             faults.append(f"{name} is no setting: is {close[0]} meant?")
     texts = {name: value for name, value in variables.items() if isinstance(value, str)}
     try:
         deps.load_checked(STAND_INS | texts)
     except SettingsError as error:
         unusable = str(error).split("; ")
-        # The catalogue is in another file, whose faults are reported elsewhere.
+        # The catalogue is another file, and its faults are reported elsewhere.
         faults += [fault for fault in unusable if not fault.startswith(settings.CATALOGUE.name)]
     return faults
 
 
 def api_stage_name(stage: str) -> str:
-    """Return the name that the stage has at API Gateway, which ends the URL of the API."""
+    """Return the stage's name in API Gateway, with which the URL of the API ends."""
     config = Config(stage, config_from_disk=load_config(stage))
     return config.api_gateway_stage or DEFAULT_APIGATEWAY_STAGE_NAME

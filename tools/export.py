@@ -1,5 +1,5 @@
-"""`make export-subscriptions STAGE=prod`: all that another stage or system needs to take
-subscriptions over.
+"""`make export-subscriptions STAGE=prod`: print the subscriptions of a stage with everything that
+another stage or system needs to take them over.
 """
 
 import os
@@ -19,10 +19,13 @@ from chalicelib.subscriptions.subscriptions import Subscriptions
 
 
 def export_subscriptions(variables: Variables) -> None:
-    """Print each subscription as a line of JSON, with its target URL, headers and secrets; a file
-    that gets the lines cannot be read by others then.
+    """Print each subscription as a line of JSON, with its target URL, headers and secrets. If
+    standard output is a file, other users lose the permission to read it.
 
-    `variables` are the stage's; those that `make run` prints count for its own AWS alone.
+    Raise ClickException if the settings are unusable, or if AWS refuses a call.
+
+    :param variables: The environment variables of the stage's functions. With AWS_ENDPOINT_URL,
+        which `make run` prints, the variables of this process replace them.
     """
     if stat.S_ISREG(os.fstat(1).st_mode):
         os.fchmod(1, 0o600)
@@ -39,12 +42,12 @@ def export_subscriptions(variables: Variables) -> None:
             }
             print(subscription.to_json(members))
     except (SettingsError, StorageUnavailableError) as error:
-        # what AWS said names the action that was denied
+        # The error of AWS names the action that was denied.
         raise click.ClickException(str(error.__context__ or error)) from None
 
 
 def read_all(subscriptions: Subscriptions) -> Iterator[Subscription]:
-    """Yield all subscriptions, the oldest first."""
+    """Yield all subscriptions of a stage, the oldest first."""
     cursor: str | None = ""
     while cursor is not None:
         page, cursor = subscriptions.page("*", cursor=cursor)

@@ -1,4 +1,4 @@
-"""What `chalice deploy` from this checkout would change of the functions of a stage."""
+"""List the changes that `chalice deploy` from this checkout would make to a stage's functions."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ from tools.changes import TAG, find_changes
 from tools.configuration import load_config
 from tools.stage import FUNCTION_NAMES, chalice_folder, find_functions, read_policy
 
-# What an operator sets of a function, as Lambda describes it, by name. RES_OPTIONS comes with a
-# version.
+# A JMESPath expression for the settings that operators choose for a function. It is applied to a
+# function as Lambda describes it. RES_OPTIONS is left out, because it comes with a version.
 SETTINGS = """
 merge(
     Environment.Variables || `{}`,
@@ -32,18 +32,17 @@ merge(
         RES_OPTIONS: ''
     }
 )"""
-# What `make deploy` makes of the description of a function that has none by hand: the catalogue's
-# name, and the beginning of its SHA-256, which version 1.0 does not write, and leaves when it is
-# deployed again to undo this one.
+# A pattern of the descriptions that `make deploy` writes: the catalogue's name, and the beginning
+# of its SHA-256. Version 1.0 writes no SHA-256, and keeps the SHA-256 of this version when it is
+# deployed again. A description that does not match was written by hand.
 DESCRIPTION = rf"({re.escape(CATALOGUE.name)})?(:[0-9a-f]{{8}})?"
 
 
 def print_function_changes(stage: str) -> bool:
     """Print a line for each setting of a function that this checkout would change, and for each
-    tag, permission and catalogue that it would take away; return whether there is one.
+    tag, permission and catalogue that it would remove; return whether there is a line.
 
-    Functions differ in what they have of their own, and after an interrupted deployment: below a
-    line that is not about all of them stand the names of its functions.
+    If a line is not about all functions, the names of its functions are printed below it.
     """
     from_disk = load_config(stage)
     functions = find_functions(stage)
@@ -69,8 +68,8 @@ def print_function_changes(stage: str) -> bool:
 
 
 def describe_catalogue() -> str:
-    """Return what `make deploy` notes of this checkout's catalogue in the descriptions of
-    functions, nothing if there is none.
+    """Return the description that `make deploy` gives to functions, which identifies this
+    checkout's catalogue; empty if there is no catalogue.
     """
     if not CATALOGUE.exists():
         return ""
@@ -98,7 +97,7 @@ def _find_setting_changes(function: Json, config: Config) -> list[str]:
 
 
 def _find_tag_changes(function: Json, config: Config) -> list[str]:
-    """Return a line for each tag of a deployed function that would change or go."""
+    """Return a line for each tag of a deployed function that would change or be removed."""
     tags = boto3.client("lambda").list_tags(Resource=function["FunctionArn"])["Tags"]
     names = [name for name in tags if name != "aws-chalice" and not name.startswith("aws:")]
     own = {f"{TAG}{name}": config.tags.get(name, "") for name in names}
@@ -106,23 +105,25 @@ def _find_tag_changes(function: Json, config: Config) -> list[str]:
 
 
 def _find_catalogue_change(description: str) -> list[str]:
-    """Return a line if another catalogue would take the place of the one that `make deploy` noted
-    in the description of a function.
+    """Return a line if the deployment would replace or remove the catalogue that a function has;
+    empty if not, or if it is not known which catalogue the function has.
+
+    :param description: The description of the deployed function.
     """
     noted = re.fullmatch(DESCRIPTION, description)
     if not noted or not noted[1]:
-        return []  # a first catalogue takes nothing away
+        return []  # a first catalogue replaces nothing
     own = describe_catalogue()
     if own and not noted[2]:
-        return []  # version 1.0 did not note which one it deployed
+        return []  # version 1.0 deployed it, and did not write its SHA-256
     return find_changes({CATALOGUE.name: own}, {CATALOGUE.name: description})
 
 
 def _find_lost_permissions(live: Json, config: Config) -> list[str]:
-    """Return a line for each resource on which the policy of a function's role allows, or denies,
-    more than the policy that would take its place. A version may add permissions.
+    """Return a line for each resource with permissions in the policy of a function's role that the
+    policy of this checkout lacks. Permissions that this checkout adds are not listed.
 
-    :param live: The policy of the role; empty: there is none.
+    :param live: The deployed policy of the role; empty: there is none.
     """
     if not live:
         return []
@@ -141,8 +142,8 @@ def _find_lost_permissions(live: Json, config: Config) -> list[str]:
 
 
 def _actions_of(policy: Json) -> defaultdict[str, set[str]]:
-    """Return the actions of a policy's statements, by resource. What else a statement has, such as
-    a condition, stands behind the resource.
+    """Return the actions in a policy's statements, by resource. Other members of a statement, such
+    as its condition, are appended to the resource.
     """
     actions = defaultdict[str, set[str]](set)
     for statement in _listed(policy["Statement"]):
@@ -158,5 +159,5 @@ def _actions_of(policy: Json) -> defaultdict[str, set[str]]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return a list for which IAM takes its only entry, too."""
+    """Return the value as a list: IAM also accepts a single entry in place of a list."""
     return value if isinstance(value, list) else [value]

@@ -1,8 +1,9 @@
-"""The last step of `make deploy`: configure what Chalice cannot. The template of `make package`
-has the same.
+"""The last step of `make deploy`: configure what Chalice cannot configure. The template of `make
+package` has the same configuration.
 
-API Gateway answers some requests itself. Its own texts repeat the `Authorization` header: it takes
-an unknown path for one that wants an AWS signature. The problem documents below replace them.
+API Gateway answers some requests itself. Its own error texts can repeat the `Authorization` header,
+because it treats a request for an unknown path as one with an AWS signature. The problem documents
+below replace its texts.
 """
 
 import json
@@ -19,15 +20,15 @@ from tools.configuration import api_stage_name
 from tools.function_changes import DESCRIPTION, describe_catalogue
 from tools.stage import await_functions, find_apis, find_functions, tags_of
 
-# Without START, END and REPORT of each invocation.
+# WARN leaves out the START, END and REPORT lines of each invocation.
 LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
-# EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at
-# once.
+# EventBridge invokes functions asynchronously. With retries, the runs of hours would come at once
+# after a shortage of concurrency.
 ONCE = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
-# Calls a second, and how many may come at once, for each path that needs no key.
+# The limits of each method that needs no key: calls a second, and calls at once (the burst).
 PUBLIC = (20, 40)
-# The same by path, in which `~1` is a slash, and method. API Gateway counts the calls of each
-# method before it looks at a key: a flood without keys uses up the limit.
+# Such limits by path and method, as API Gateway writes them: `~1` is a slash in the path. Calls
+# without a key count, too.
 LIMITS = {
     "*/*": (200, 400),
     "~1events~1batch/POST": (20, 40),  # of up to ten events each
@@ -106,13 +107,15 @@ RESPONSES = {
 
 
 DISABLED = """\
-the SQS trigger of {name} is disabled: what is in its queue waits. To enable it:
+the SQS trigger of {name} is disabled: the messages in its queue wait. To enable it:
   aws lambda update-event-source-mapping --enabled --uuid {uuid}"""
 
 
 def warn_of_disabled_triggers(functions: Iterable[str]) -> None:
-    """Print each SQS trigger of these functions that is disabled, as an emergency stop leaves it,
-    and the command that enables it.
+    """Print each disabled SQS trigger of some functions, and the command that enables it. An
+    emergency stop disables triggers.
+
+    :param functions: The names of the functions.
     """
     pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
     for trigger in pages.search("EventSourceMappings[?starts_with(State, 'Disabl')]"):
@@ -142,7 +145,7 @@ def main(stage: str) -> None:
             functions.put_function_recursion_config(FunctionName=name, RecursiveLoop="Allow")
             functions.put_function_event_invoke_config(FunctionName=name, **ONCE)
             description = function["Description"]
-            if re.fullmatch(DESCRIPTION, description):  # none by hand, which would stay
+            if re.fullmatch(DESCRIPTION, description):  # not written by hand
                 description = describe_catalogue()
             functions.update_function_configuration(
                 FunctionName=name, LoggingConfig=LOGGING, Description=description
@@ -151,11 +154,12 @@ def main(stage: str) -> None:
         api_ids = find_apis(stage)
         if not api_ids:
             raise click.ClickException(
-                f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}"
+                f"there is no API triggers-api-{stage} in {region}; to create it: make deploy "
+                f"STAGE={stage}"
             )
         print(
-            "deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a "
-            "minute",
+            "deploying the API again; this can take a minute, because API Gateway takes one "
+            "deployment in 5 seconds",
             flush=True,
         )
         for api_id in api_ids:

@@ -1,6 +1,7 @@
 """Run the system on one machine: AWS, receiver, API, workers and schedules.
 
-Environment variables are checked first. Resources and settings that they do not name are created.
+Environment variables are checked first. Resources and settings that the variables do not name are
+created.
 """
 
 import contextlib
@@ -43,11 +44,8 @@ from tools.configuration import STAND_INS, load_config
 from tools.receiver import HOST, Receiver
 from tools.stage import ROOT
 
-# The commands to paste; and those to paste if ZAPIER_WEBHOOK_URL is `subscriptions`.
-TOUR = ROOT / "tools" / "paste.sh"
-TOUR_OF_SUBSCRIPTIONS = ROOT / "tools" / "paste_subscriptions.sh"
 SETTINGS = settings.BY_VARIABLE
-# The variables with which another shell uses the same AWS and the same settings.
+# The variables that another shell needs to use the same AWS and the same settings.
 VARIABLES = (
     "AWS_ENDPOINT_URL",
     "AWS_REGION",
@@ -56,18 +54,19 @@ VARIABLES = (
     "SETTINGS_SECRET",
     *SETTINGS,
 )
-# Variables that name resources on AWS, where only a deployed stage has them.
+# Variables that name resources of a deployed stage on AWS.
 OF_DEPLOYED_STAGE = ("SETTINGS_SECRET", "EVENTS_TABLE_NAME", *local_aws.SETTINGS.values())
+# Variables whose values are never printed.
 SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
 
 
-# The fields of a log record that are shown.
+# The fields of a log record that the screen shows.
 SHOWN_FIELDS = ("outcome", "attempt", "status_code", "error", "reason", "retry_in_seconds")
 
 
 class Screen(logging.Handler):
-    """Write lines for a person: what the program says, and each log record that is a warning or is
-    about an event.
+    """Writes the program's messages, and a short line for each log record that is a warning or is
+    about an event, for a person to read.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -75,12 +74,13 @@ class Screen(logging.Handler):
         self._stream = stream
 
     def say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody reads it any more
+        """Write a text and a line break. Errors are ignored."""
+        with contextlib.suppress(OSError):  # nobody reads the stream any more
             self._stream.write(f"{text}\n")
             self._stream.flush()
 
     def event(self, event_id: str, text: str) -> None:
-        """Show what happened to an event."""
+        """Write a line about an event, with the time of day."""
         at = time.strftime("%H:%M:%S")
         self.say(printable(f"{at}  {event_id:<36}  {text}"))
 
@@ -93,13 +93,15 @@ class Screen(logging.Handler):
 
 
 def _respond(api: LocalGateway, request: Request) -> Response:
-    """Return the response of the app or, for a path or method without a route, of API Gateway."""
+    """Return the app's response to a request or, if there is no route for its path and method, the
+    404 response of API Gateway.
+    """
     path = request.environ["RAW_URI"]
     body = request.get_data() or None
     try:
         made = api.handle_request(request.method, path, dict(request.headers), body)
-    # Chalice repeats the Authorization header in this error, and raises UnicodeError if the header
-    # is not ASCII.
+    # The text of this error has the Authorization header. A header that is not ASCII raises
+    # UnicodeError.
     except (LocalGatewayException, UnicodeError):
         made = {"statusCode": HTTPStatus.METHOD_NOT_ALLOWED}
     if made["statusCode"] == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -109,13 +111,15 @@ def _respond(api: LocalGateway, request: Request) -> Response:
 
 
 def given(name: str) -> str:
-    """Return the value of an environment variable, "" if it is not set."""
+    """Return the value of an environment variable without spaces around it; empty if it is not
+    set.
+    """
     return os.environ.get(name, "").strip()
 
 
 def start() -> None:
-    """Start the system in daemon threads and print how to use it; raise SettingsError, or
-    ClickException if .chalice/config.json cannot be read.
+    """Start the system in daemon threads, and print how to use it. Raise SettingsError if a setting
+    is unusable, and ClickException if .chalice/config.json cannot be read.
     """
     outside = [name for name in VARIABLES if given(name)]
     config = _read_config()
@@ -149,8 +153,9 @@ def start() -> None:
 
 
 def _read_config() -> Config:
-    """Return Chalice's configuration of the stage, and set its variables where the environment does
-    not. Names of resources on AWS, such as that of a restored table, are not set.
+    """Return Chalice's configuration of the stage, and set its environment variables unless they
+    are set already. The names of resources on AWS, such as the name of a restored table, are not
+    set.
     """
     stage = given("STAGE") or "dev"
     config = Config(stage, config_from_disk=load_config(stage))
@@ -161,32 +166,33 @@ def _read_config() -> Config:
 
 
 def _check_environment() -> None:
-    """Raise SettingsError with every fault in the environment."""
+    """Raise SettingsError with every setting in the environment that is unusable."""
     is_set = {name: value for name, value in os.environ.items() if value.strip()}
     services.load_checked(STAND_INS | is_set)
 
 
 def _listen(config: Config) -> BaseWSGIServer:
-    """Return the server of the API, which listens and does not respond yet; raise SettingsError if
-    PORT cannot be used.
+    """Return the server of the API. It listens already, and responds once it is started. Raise
+    SettingsError if PORT cannot be used.
     """
-    from app import app  # reads the variables that are set by now
+    from app import app  # imported here, because it reads the variables that are set by now
 
     api_config = config.scope(config.chalice_stage, "api_handler")
     port = given("PORT") or "8000"
     try:
-        # Chalice makes the app safe for threads, and opens the port.
+        # Chalice makes the app thread-safe, and opens the port.
         local = create_local_server(app, api_config, HOST, int(port)).server
     except (OSError, OverflowError, ValueError) as error:
-        raise SettingsError(f"PORT {port}: {error}; make run PORT=0 takes a free one") from error
-    # Its own server reads no chunked bodies.
+        raise SettingsError(f"PORT {port}: {error}; make run PORT=0 chooses a free port") from error
+    # Chalice's own server cannot read chunked bodies.
     respond = Request.application(partial(_respond, LocalGateway(app, api_config)))
     return make_server(HOST, 0, respond, threaded=True, fd=local.fileno())
 
 
 def _open_screen() -> Screen:
-    """Return the screen, on standard output. If that is a terminal, print JSON lines into a file
-    instead, outside this folder, which `chalice local` watches.
+    """Return the screen, which writes to standard output. If standard output is a terminal, the
+    JSON lines of the log are written to a file instead. The file is outside of this folder, because
+    `chalice local` restarts at changes in this folder.
     """
     screen = Screen(sys.stdout)
     telemetry.logger.addHandler(screen)
@@ -197,8 +203,8 @@ def _open_screen() -> Screen:
 
 
 def _provide_aws() -> None:
-    """Start an emulated AWS unless AWS_ENDPOINT_URL names one, create the resources that it lacks,
-    and set the variables that name them; raise SettingsError if it cannot be used.
+    """Start an emulated AWS unless AWS_ENDPOINT_URL names one, create the missing table and queues,
+    and set the variables that name them. Raise SettingsError if AWS cannot be used.
     """
     endpoint = given("AWS_ENDPOINT_URL")
     try:
@@ -215,12 +221,12 @@ def _provide_aws() -> None:
 
 
 def _provide(name: str, value: str) -> None:
-    """Set a variable unless it is set."""
+    """Set an environment variable unless it has a value already."""
     os.environ[name] = given(name) or value
 
 
 def _start_workers() -> None:
-    """Start the workers of both lanes."""
+    """Start the workers of the fast lane and the slow lane."""
     telemetry.logger.addFilter(
         lambda record: record.levelno > logging.INFO or record.getMessage() != "sqs receive_message"
     )
@@ -234,17 +240,20 @@ WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 
 
 def _start_worker(name: str, queue: Queue, threads: int) -> None:
-    """Start the threads of a worker, each of which receives and processes batches. One thread
-    receives at a time, and without a batch window.
+    """Start the threads of a worker, which receive and process batches of messages. Only one thread
+    receives at a time, and there is no batch window.
 
-    :param threads: How many batches are processed at once.
+    :param name: `worker` or `slow_worker`.
+    :param threads: The number of batches that are processed at the same time.
     """
     receiving = Lock()
 
     def process_batch() -> None:
         messages: list[Message] = []
-        with receiving, contextlib.suppress(QueueUnavailableError):  # the queue has logged it
-            time.sleep(POLL_SECONDS)  # emulators hand messages to long polls whose client is gone
+        with receiving, contextlib.suppress(QueueUnavailableError):  # Queue logs the error
+            time.sleep(
+                POLL_SECONDS
+            )  # no long poll: emulators give messages to clients that have left
             messages = queue.receive(wait_seconds=0)
         if messages:
             batch.process(
@@ -260,10 +269,11 @@ def _start_worker(name: str, queue: Queue, threads: int) -> None:
 
 
 def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
-    """Call a function in a thread of its own, again and again.
+    """Call a function again and again, in a thread of its own. Its errors are logged.
 
-    The first call comes at once, so that work that a crash left behind does not wait.
+    The first call is made at once, so that work that a crash left behind does not wait.
 
+    :param name: The name of the thread and of the function in the log.
     :param seconds: The pause after each call.
     """
 
@@ -279,12 +289,19 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
     Thread(target=run, name=name, daemon=True).start()
 
 
-def _usage(url: str, key: str, receiver: Receiver, outside: list[str]) -> str:
-    """Return the commands to paste into another terminal, then a summary of the system.
+# The files with the commands that are printed for pasting. The second file is for a system whose
+# ZAPIER_WEBHOOK_URL is `subscriptions`.
+TOUR = ROOT / "tools" / "paste.sh"
+TOUR_OF_SUBSCRIPTIONS = ROOT / "tools" / "paste_subscriptions.sh"
 
-    :param key: The API key that was made; empty: the environment has the keys.
-    :param outside: The variables that were set by the user. Those that are secret are named, and
-        their values are not repeated.
+
+def _usage(url: str, key: str, receiver: Receiver, outside: list[str]) -> str:
+    """Return the commands that a user can paste into another terminal, and a summary of the system.
+
+    :param url: The URL of the API.
+    :param key: The API key that was created; empty: the user has set API_KEYS.
+    :param outside: The names of the variables that the user has set. The values of secret ones are
+        not printed.
     """
     current = services.get().settings
     hidden = [name for name in outside if name in SECRETS and given(name) != settings.COPIES_ONLY]

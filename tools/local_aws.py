@@ -1,4 +1,4 @@
-"""The AWS of `make run`: moto in a process beside it, or the one that `AWS_ENDPOINT_URL` names."""
+"""The AWS of `make run`: moto in a process of its own, or the AWS that `AWS_ENDPOINT_URL` names."""
 
 import atexit
 import contextlib
@@ -18,7 +18,8 @@ from tools.stage import ROOT, read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
-# The variables that name the queues, by their names in resources.json; the DLQ is created first.
+# The variable that names each queue, by the queue's name in resources.json. The dead letter queue
+# is first, because the redrive policies of the others name it.
 SETTINGS = {
     "InboxDLQ": "INBOX_DLQ_URL",
     "InboxQueue": "INBOX_QUEUE_URL",
@@ -27,8 +28,8 @@ SETTINGS = {
 
 
 def use(url: str) -> None:
-    """Let this process use the AWS at a local URL, without profile, endpoint, credentials and proxy
-    of the user.
+    """Set the environment so that boto3 uses the AWS at a local URL, and ignores the user's
+    profile, endpoints, credentials and proxy.
     """
     for name in list(os.environ):
         if name.startswith("AWS_"):
@@ -46,8 +47,8 @@ def use(url: str) -> None:
 
 
 def complete_given() -> None:
-    """Set credentials and a region, which an emulator needs, if the user has none."""
-    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # looking for it takes seconds
+    """Set credentials and a region, which emulators require, if the user has none."""
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # the attempt takes seconds
     session = boto3.Session()
     if session.get_credentials() is None:
         os.environ.update(CREDENTIALS)
@@ -56,14 +57,14 @@ def complete_given() -> None:
 
 
 def ensure(stage: str) -> dict[str, str]:
-    """Create the table and the queues of a stage unless they exist; return the variables that name
-    them.
+    """Create the table and the queues of a stage unless they exist. Return the environment
+    variables that name them, with their values.
 
-    No stack is created: emulators need packages for CloudFormation or do not have it, and a stack
-    would not adopt existing resources.
+    This does not use CloudFormation, because some emulators lack it or need more packages for it,
+    and because a stack would not adopt existing resources.
     """
     resources = read_template(stage)["Resources"]
-    # A closed port is to be reported at once.
+    # One attempt, so that a closed port is reported at once.
     config = Config(connect_timeout=3, retries={"total_max_attempts": 1})
     table = resources["EventsTable"]["Properties"]
     _ensure_table(table, boto3.client("dynamodb", config=config))
@@ -76,6 +77,10 @@ def ensure(stage: str) -> dict[str, str]:
 
 
 def _ensure_table(table: Json, dynamodb: Any) -> None:
+    """Create a table with its indexes and its TTL unless it exists.
+
+    :param table: The properties of the table in resources.json.
+    """
     name = table["TableName"]
     keys = (
         "TableName",
@@ -97,7 +102,8 @@ def _ensure_table(table: Json, dynamodb: Any) -> None:
 def _ensure_queue(queue: Json, dlq_url: str, sqs: Any) -> str:
     """Create a queue unless it exists, and return its URL.
 
-    :param dlq_url: The URL of the dead letter queue; used if the queue has a redrive policy.
+    :param queue: The properties of the queue in resources.json.
+    :param dlq_url: The URL of the dead letter queue, for a queue with a redrive policy.
     """
     name = queue["QueueName"]
     try:
@@ -114,14 +120,14 @@ def _ensure_queue(queue: Json, dlq_url: str, sqs: Any) -> str:
 
 
 def start_moto() -> str:
-    """Start moto in a process of its own, and return its URL. The process ends when this one ends,
-    even if this one is killed.
+    """Start moto in a process of its own, and return its URL. The process of moto ends with this
+    process, even if this process is killed.
     """
     command = [sys.executable, "-m", "tools.local_aws"]
-    # Ctrl-C does not reach a process of another session.
+    # In a session of its own, the process does not get the Ctrl-C of this process.
     options: Json = {"cwd": ROOT, "text": True, "start_new_session": True}
     moto = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # noqa: S603
-    atexit.register(moto.communicate)  # which keeps the pipes open
+    atexit.register(moto.communicate)  # holds a reference, which keeps the pipes open
     return next(iter(moto.stdout or ())).strip()
 
 

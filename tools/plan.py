@@ -1,4 +1,4 @@
-"""What an update of the stack changes of a stage's settings, and what it refuses to change."""
+"""Decide which settings of a stage an update changes, and which changes need confirmation."""
 
 import os
 from dataclasses import dataclass
@@ -25,30 +25,32 @@ from tools.stage import stack_name
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run changes of a stage's settings."""
+    """The changes that a run makes to a stage's settings."""
 
-    # The values to apply, by variable. Others stay as they are.
+    # The values to apply, by variable. Other settings keep their values.
     applied: dict[str, str]
-    # A line for each of these values that differs from the stage's.
+    # A line for each applied value that differs from the stage's present value.
     changes: list[str]
-    # API_KEYS before the run.
+    # The value of API_KEYS before the run.
     keys_before: str
-    # Why `chalice deploy` must not follow; empty: it may.
+    # The reason why `chalice deploy` must not follow; empty: it may follow.
     refusal: str
 
 
 REQUIRED = ("ZAPIER_WEBHOOK_URL", "API_KEYS")
 FIRST_TIME = """\
 {missing} must be set, the first time only:
-  ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them),
-                           or subscriptions (to those alone)
-  API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
-  WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it,
-                           your webhook's pushes are not signed, and no tokens
-  ALARM_EMAIL              optional: the address that alarms are mailed to
-  ALARM_URL                optional: an https URL that alarms are posted to
-  QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours
-  DASHBOARD                optional: none leaves the dashboard out, $3 a month beyond three"""
+  ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, none (consumers pull
+                           the events), or subscriptions (only subscriptions get them)
+  API_KEYS                 the entries that `make api-key NAME=acme` prints, separated by
+                           commas
+  WEBHOOK_SIGNING_SECRETS  optional: the secret that `make signing-secret` prints; without
+                           it, pushes to the webhook are not signed, and there are no tokens
+  ALARM_EMAIL              optional: the address to which alarms are mailed
+  ALARM_URL                optional: the https URL to which alarms are posted
+  QUIET_ALARM_HOURS        optional: raise an alarm after so many hours without an event
+  DASHBOARD                optional: none leaves the dashboard out, which costs $3 a month
+                           after the first three of an account"""
 
 
 def plan_update(
@@ -59,15 +61,17 @@ def plan_update(
     is_deploying: bool,
     is_confirmed: bool,
 ) -> Plan:
-    """Compare the environment with the stage and, if `chalice deploy` follows, the functions with
-    this checkout.
+    """Compare the environment with the stage's settings and, if `chalice deploy` follows, this
+    checkout with the deployed functions; return the changes to make.
 
-    Raise UnconfirmedError if they differ and that is not confirmed, SettingsError if a value is
-    unusable, and ClickException if a required one is missing. A key that REMOVE_KEY names is taken
-    out without confirmation; everything else stays as it is then.
+    A key that REMOVE_KEY names is taken out without confirmation. Nothing else is changed then.
+    Raise UnconfirmedError if there are differences without confirmation, SettingsError if a value
+    is unusable, and ClickException if a required setting is missing.
 
-    :param stack: The stack of the stage's resources; None before the first run.
+    :param stack: The stack of the stage's resources; None: it is created.
     :param secret: The settings in the stage's secret, by variable.
+    :param is_deploying: Whether `chalice deploy` follows.
+    :param is_confirmed: Whether differences are applied. Otherwise they are refused.
     """
     given = _read_environment(stage)
     removed = os.environ.get("REMOVE_KEY", "")
@@ -111,11 +115,12 @@ same command."""
 
 
 def _explain(stage: str, changes: list[str], has_function_changes: bool, done: str) -> str:
-    """Return what differs and what to type, for a run that needs confirmation; empty if nothing
-    differs.
+    """Return an error text that names the differences and the commands that resolve them; empty if
+    nothing differs.
 
-    :param changes: A line for each setting of the environment that differs from the stage's.
-    :param done: What the run has or has not done.
+    :param changes: A line for each setting of the environment that differs from the stage.
+    :param has_function_changes: Whether the deployed functions differ from this checkout.
+    :param done: The beginning of the text, which says what the run has done or not done.
     """
     explanations = []
     if changes:
@@ -127,21 +132,22 @@ def _explain(stage: str, changes: list[str], has_function_changes: bool, done: s
 
 
 def variables_of(stack: Json | None) -> set[str]:
-    """Return the variables that set the parameters of a stack."""
+    """Return the variables that set the parameters of a stack; empty if the stack is None."""
     parameters = stack["Parameters"] if stack else ()
     return {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
 
 
-# Variables that count as not set if they are empty. An empty value of others removes the setting.
+# Variables that count as not set if they are empty. An empty value of another variable removes its
+# setting.
 NEVER_EMPTY = ("ZAPIER_WEBHOOK_URL", "QUIET_ALARM_HOURS", "DASHBOARD", *OF_EVENT_SOURCES)
 
 
 def _read_environment(stage: str) -> dict[str, str]:
     """Return the variables of the environment that set parameters of the template or of event
-    sources; raise ClickException if .chalice/config.json is unusable.
+    sources, with their values; raise ClickException if .chalice/config.json is unusable.
     """
     given = {}
-    # Chalice sets those of the configuration before it imports the app.
+    # Chalice sets the variables of its configuration itself before it imports the app.
     of_event_sources = OF_EVENT_SOURCES.keys() - read_config(stage).keys()
     for variable in (*PARAMETERS.values(), *of_event_sources):
         value = " ".join(os.environ.get(variable, "").split())

@@ -1,7 +1,8 @@
-"""The webhook receiver of `make run`: show pushes, check their signatures, and fail on request.
+"""The webhook receiver of `make run`: it shows pushes, checks their signatures, and can be made to
+fail.
 
-`POST /fail?status=503&times=2` makes the next two deliveries fail, and `times=0` ends that. A GET
-shows the latest deliveries.
+`POST /fail?status=503&times=2` makes the next two deliveries fail, and `times=0` makes deliveries
+succeed again. Any GET shows the latest deliveries.
 """
 
 import hmac
@@ -25,8 +26,8 @@ from tools.export import read_all
 
 
 def signature_verdict(headers: Headers, body: bytes) -> str:
-    """Return in words whether a push is signed correctly; raise KeyError or ValueError if a header
-    is missing or malformed.
+    """Return `signature ok`, `signature wrong` or `not signed` for a push; raise KeyError or
+    ValueError if a header is missing or malformed.
     """
     if "webhook-signature" not in headers:
         return "not signed"
@@ -34,7 +35,8 @@ def signature_verdict(headers: Headers, body: bytes) -> str:
     secrets = [*current.settings.signing_secrets]
     event_id = headers["webhook-id"]
     if event_id.startswith("cpy_"):
-        # The secret of any subscription will do. Which one is not known: a test push is not stored.
+        # The secrets of all subscriptions are tried: a test push is not stored, so its subscription
+        # is not known.
         secrets.clear()
         for subscription in read_all(current.subscriptions):
             secrets += map(decode_secret, subscription.secrets(current.clock()))
@@ -46,11 +48,11 @@ def signature_verdict(headers: Headers, body: bytes) -> str:
 
 
 HOST = "127.0.0.1"
-PORT = 9000  # which the README's subscription names
+PORT = 9000  # the README's example uses it
 
 
 def _listen() -> socket.socket:
-    """Return a socket that listens on PORT or, if that is in use, on any free one."""
+    """Return a socket that listens on PORT or, if PORT is in use, on a free port."""
     try:
         return socket.create_server((HOST, PORT))
     except OSError:
@@ -58,16 +60,18 @@ def _listen() -> socket.socket:
 
 
 class Receiver:
-    """A server on a loopback port. `url` is its address, and `hook_url` the one of its webhook."""
+    """A webhook receiver on a loopback port. `url` is the URL of the server, and `hook_url` is the
+    webhook URL to which pushes are posted.
+    """
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
         """Start the server in a daemon thread.
 
-        :param show: Is called for each delivery, with the event's id and a line of text.
+        :param show: A function that is called for each delivery, with the event's id and a text.
         """
         self._show = show
         self._failures: deque[int] = deque()  # status codes of the next responses
-        self._deliveries: deque[str] = deque(maxlen=50)
+        self._deliveries: deque[str] = deque(maxlen=50)  # texts
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
         with _listen() as listener:
             server = make_server(
@@ -83,9 +87,10 @@ class Receiver:
         Thread(target=server.serve_forever, name="receiver", daemon=True).start()
 
     def _respond(self, request: Request) -> Response:
+        """Return the response to a push, to `/fail`, or to a GET."""
         try:
             if request.method == "GET":
-                return Response("\n".join(self._deliveries or ["nothing was delivered yet"]) + "\n")
+                return Response("\n".join(self._deliveries or ["no delivery yet"]) + "\n")
             if request.path in (self._hook_path, "/"):
                 return Response(status=self._receive(request.headers, request.get_data()))
             if request.path == "/fail":
@@ -95,12 +100,12 @@ class Receiver:
                 text = f"responding {status} to the next {times}\n"
                 return Response(text if times else "responding 200\n")
         except (ValueError, AttributeError, KeyError, RecursionError) as error:
-            return Response(f"not understood: {error!r}\n", 400)
+            return Response(f"malformed request: {error!r}\n", 400)
         return Response("post to the webhook URL, or to /fail?status=503&times=2\n", 404)
 
     def _receive(self, headers: Headers, body: bytes) -> int:
-        """Show a push, and return the status to respond with; raise KeyError, AttributeError or
-        ValueError if the push is malformed.
+        """Show a push, and return the status code of the response; raise KeyError, AttributeError
+        or ValueError if the push is malformed.
         """
         event_id = headers["webhook-id"]
         payload = json.loads(body)

@@ -1,4 +1,4 @@
-"""Chalice's record of what it deployed of a stage, `.chalice/deployed/<stage>.json`."""
+"""Chalice's record of the resources that it deployed, `.chalice/deployed/<stage>.json`."""
 
 import json
 from typing import Any
@@ -21,18 +21,18 @@ from tools.stage import (
 
 
 def restore_record(stage: str) -> None:
-    """Correct Chalice's record of a stage by the resources that AWS has. The two differ if a
-    deployment was interrupted, or if the record belongs to another commit.
+    """Correct Chalice's record of a stage, so that it names the resources that AWS has. They differ
+    if a deployment was interrupted, or if the record belongs to another commit.
 
-    A deployment finds functions, roles and rules by name. It would fail at an event source that is
-    not recorded or does not exist, and create a second API. A deletion deletes recorded resources
-    alone, and fails at a resource that does not exist.
+    `chalice deploy` finds functions, roles and rules by name, but without a correct record it fails
+    at event sources and creates a second API. `chalice delete` deletes recorded resources only, and
+    fails at a resource that does not exist.
     """
     await_functions(stage)
     record = record_path(stage)
     try:
         content = json.loads(read_record(stage))
-    except ValueError:  # there is none, or only its beginning
+    except ValueError:  # there is no record, or its write was interrupted
         content = {"resources": [], "schema_version": "2.0", "backend": "api"}
     recorded = {resource["name"]: resource for resource in content["resources"]}
     resources = dict(recorded)
@@ -42,14 +42,16 @@ def restore_record(stage: str) -> None:
     if content["resources"] != list(recorded.values()):
         record.parent.mkdir(exist_ok=True)
         record.write_text(json.dumps(content, indent=2))
-        print(f".chalice/deployed/{stage}.json: corrected by what AWS has")
+        print(
+            f".chalice/deployed/{stage}.json was corrected: it now names the resources that AWS has"
+        )
 
 
 def _find_resources(stage: str, recorded: Json) -> dict[str, Any]:
-    """Return the entry of the record for each resource that Chalice may have created, by the name
-    of the resource; None if AWS does not have the resource.
+    """Return the record's entry for each resource that Chalice may have created, by the name of the
+    resource. The entry is None if AWS does not have the resource.
 
-    :param recorded: The entries that the record has, by name.
+    :param recorded: The present entries of the record, by name.
     """
     found: dict[str, Any] = {}
     events = boto3.client("events")
@@ -90,8 +92,10 @@ def _find_resources(stage: str, recorded: Json) -> dict[str, Any]:
 
 
 def _revoke_permission(stage: str, api_id: str) -> None:
-    """Remove the permission to call the API's function from an API that is gone. Chalice would add
-    the permission of a new API beside it.
+    """Remove the permission of a deleted API to call the API's function. Chalice would keep it
+    beside the permission of a new API.
+
+    :param api_id: The id of the deleted API.
     """
     client = boto3.client("lambda")
     function = {"FunctionName": f"triggers-api-{stage}"}

@@ -1,7 +1,7 @@
 """`make resources STAGE=dev`: create or update the stack of resources.json, with one change set.
 
-Parameters of an existing stack keep their values unless the environment has others, and GO=1 is on
-the command line.
+The parameters of an existing stack keep their values, unless the environment has other values and
+GO=1 is on the command line.
 """
 
 import itertools
@@ -44,13 +44,13 @@ from tools.stage import (
 
 
 def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Json | None:
-    """Return the stage's stack, or None if there is none; raise ClickException unless commands may
-    change the stage in this account and region.
+    """Return the stage's stack, or None if there is no stack. Raise ClickException unless commands
+    may change the stage in this account and region.
 
-    A stack in review, which was never created, is deleted. A deletion that a stopped run had begun
-    is completed.
+    A stack that is still in review, and so was never created, is deleted. If an earlier run was
+    stopped during a deletion, the deletion is completed.
 
-    :param is_deleting: Whether the stage is to be deleted.
+    :param is_deleting: Whether the caller is going to delete the stage.
     """
     stack = _find_stack(stage, cloudformation)
     if stack and stack["StackStatus"] in ("REVIEW_IN_PROGRESS", "DELETE_IN_PROGRESS"):
@@ -62,7 +62,7 @@ def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Jso
 
 
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
-# How an interrupted run may have left the stack, which can then be created or updated again.
+# States in which an interrupted run may have left the stack. It can then be updated again.
 USABLE = (*COMPLETE, "UPDATE_ROLLBACK_COMPLETE")
 
 
@@ -74,12 +74,13 @@ def update_stage(
     is_confirmed: bool,
     cloudformation: Any,
 ) -> None:
-    """Create or update the stack, protect it, and correct Chalice's record; raise ClickException,
-    SettingsError, or an error of boto3.
+    """Create or update the stage's stack, protect it from deletion, and correct Chalice's record.
+    Raise ClickException, SettingsError, or an error of boto3.
 
-    :param stack: The stack; None if it is to be created.
+    :param stack: The present stack; None: the stack is created.
     :param is_deploying: Whether `chalice deploy` follows.
-    :param is_confirmed: Whether settings are applied that differ from the stage's.
+    :param is_confirmed: Whether settings of the environment that differ from the stage's settings
+        are applied. Otherwise they are refused.
     """
     if stack and stack["StackStatus"].endswith("_IN_PROGRESS"):  # by a run that was stopped
         print(f"waiting for stack {stack_name(stage)}: {stack['StackStatus']}", flush=True)
@@ -111,11 +112,12 @@ def apply_template(
     applied: dict[str, str],
     changes: list[str],
 ) -> Json:
-    """Create or update the stack with one change set, and print what it changes; return the stack
-    as it is then. Raise ClickException with CloudFormation's reason.
+    """Create or update the stack with one change set, print the changes, and wait until they are
+    made. Return the updated stack; raise ClickException with CloudFormation's reason.
 
-    :param applied: The values of parameters, by variable. Others stay as they are.
-    :param changes: A line for each value that differs.
+    :param stack: The present stack; None: the stack is created.
+    :param applied: The new values of parameters, by variable. Other parameters keep their values.
+    :param changes: Lines to print, one for each setting that changes.
     """
     known = variables_of(stack)
     change_set = _create_change_set(stage, template, applied, known, cloudformation)
@@ -133,7 +135,7 @@ def apply_template(
     if actions.get("EventsTable") == "Modify":  # DynamoDB changes one index at a time
         await_indexes(table_name)
     cloudformation.execute_change_set(**change_set)
-    print("waiting for CloudFormation, which goes on if this is stopped", flush=True)
+    print("waiting for CloudFormation, which continues if you stop this command", flush=True)
     updated = _wait(change_set["StackName"], COMPLETE, cloudformation)
     if "EventsTable" in actions:
         await_indexes(table_name)
@@ -142,17 +144,17 @@ def apply_template(
 
 
 NO_SETTINGS = """\
-nothing was changed. The settings cannot be read: the secret triggers-api-{stage}-settings was
-deleted ({reason}).
-Until 30 days after its deletion, or as many as were chosen then, restore it:
+nothing was changed. The settings cannot be read, because the secret
+triggers-api-{stage}-settings was deleted ({reason}).
+A deleted secret can be restored for 30 days, unless another period was chosen when it was deleted:
   aws secretsmanager restore-secret --secret-id triggers-api-{stage}-settings
-After that, make it again. CloudFormation has the values that `make resources` set last:
+After that, create it again. CloudFormation has kept the values that `make resources` set last:
   make resources STAGE={stage} NEW_SECRET=1"""
 
 
 def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[str, str]:
     """Return the settings in the stage's secret, by variable. If the secret was deleted, create it
-    again if NEW_SECRET is set, else raise ClickException.
+    again if the variable NEW_SECRET is set, or else raise ClickException.
     """
     try:
         return read_settings(stage)
@@ -160,7 +162,7 @@ def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[s
         code = error.response["Error"]["Code"]
         if code not in ("ResourceNotFoundException", "InvalidRequestException"):
             raise
-        # After an InvalidRequestException the secret waits for its deletion, and can be restored.
+        # InvalidRequestException: the secret is scheduled for deletion, and can be restored.
         if code == "InvalidRequestException" or not os.environ.get("NEW_SECRET"):
             reason = error.response["Error"]["Message"]
             raise click.ClickException(NO_SETTINGS.format(stage=stage, reason=reason)) from None
@@ -178,7 +180,7 @@ KEYS_DIFFER = """\
 somebody else changed API_KEYS at the same time, and one change undid the other.
   in use: {in_use}
   added or taken out in vain: {undone}
-Type the change again that is not in effect."""
+Repeat the command whose change is not in effect."""
 
 
 def check_keys(stage: str, meant: str, before: str) -> None:
@@ -199,16 +201,16 @@ def check_keys(stage: str, meant: str, before: str) -> None:
 
 
 NO_INDEX = """\
-no function was deployed: the table {table} lacks {index}, without which lists fail. Add it, and
-type `make deploy STAGE={stage}`, which waits until it is filled:
+no function was deployed: the table {table} lacks {index}, without which lists fail. Add the index,
+and repeat `make deploy STAGE={stage}`, which waits until the index is filled:
   aws dynamodb update-table --cli-input-json '{request}'"""
 
 
 def check_indexes(stage: str, *, waits: bool) -> None:
-    """Raise ClickException if the table that functions use lacks an index of the template, because
-    it was restored or adopted.
+    """Raise ClickException if the table that the functions use lacks an index of the template. A
+    table that was restored or adopted may lack one.
 
-    :param waits: Whether to wait first until all its indexes can be read.
+    :param waits: Whether to wait first until all indexes of the table can be read.
     """
     properties = read_template(stage)["Resources"]["EventsTable"]["Properties"]
     table_name = read_config(stage).get("EVENTS_TABLE_NAME", properties["TableName"])
@@ -220,7 +222,7 @@ def check_indexes(stage: str, *, waits: bool) -> None:
             request = {
                 "TableName": table_name,
                 "AttributeDefinitions": [
-                    each for each in definitions if each["AttributeName"] in keys
+                    definition for definition in definitions if definition["AttributeName"] in keys
                 ],
                 "GlobalSecondaryIndexUpdates": [{"Create": index}],
             }
@@ -235,13 +237,13 @@ def check_indexes(stage: str, *, waits: bool) -> None:
 
 
 def await_indexes(table_name: str, *, waits: bool = True) -> dict[str, str]:
-    """Wait until all indexes of a table can be read and another one can be changed, and print
-    progress each minute. Return the state of the table, under `table`, and of each index, by name.
+    """Wait until a table and all its indexes are active, and print the progress each minute. Return
+    the status of each index by its name, and the status of the table by the name `table`.
 
-    CloudFormation completes when DynamoDB begins to fill an index, which takes hours for a large
-    table.
+    CloudFormation completes when DynamoDB begins to fill an index. DynamoDB then needs hours for a
+    large table, refuses reads of the index, and refuses changes of other indexes.
 
-    :param waits: False to return the present states.
+    :param waits: Whether to wait. Otherwise the present states are returned.
     """
     dynamodb = boto3.client("dynamodb")
     for seconds in itertools.count():
@@ -249,12 +251,12 @@ def await_indexes(table_name: str, *, waits: bool = True) -> dict[str, str]:
         states = {"table": table["TableStatus"]}
         for index in table.get("GlobalSecondaryIndexes", ()):
             states[index["IndexName"]] = index.get("IndexStatus", "ACTIVE")  # of emulators
-        busy = [f"{name} {state}" for name, state in states.items() if state != "ACTIVE"]
-        if not (busy and waits):
+        unfinished = [f"{name} {state}" for name, state in states.items() if state != "ACTIVE"]
+        if not (unfinished and waits):
             break
         if seconds % 60 == 0:
             waited = f"{seconds // 60} min"
-            print(f"waiting for {table_name}, {waited}: {', '.join(busy)}", flush=True)
+            print(f"waiting for {table_name}, {waited}: {', '.join(unfinished)}", flush=True)
         time.sleep(1)
     return states
 
@@ -263,24 +265,24 @@ WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 NAME_IS_TAKEN = """\
 {reason}
-Something has a name of this stage already: a queue, topic, secret or alarm made by hand,
-or by `make package`."""
+A queue, topic, secret or alarm with a name of this stage exists already. It was created by hand or
+by `make package`."""
 BUSY = """\
 {error}
-If somebody else makes or updates this stage, wait until that is done. Then type the same command
-again, which completes it."""
+If somebody else makes or updates this stage, wait until that is done. Then repeat this command,
+which completes the update."""
 
 
 def _create_change_set(
     stage: str, template: Any, given: dict[str, str], known: set[str], cloudformation: Any
 ) -> dict[str, str] | None:
-    """Create a change set that can be executed, and return its ARN and that of the stack, or None
-    if nothing changes; raise ClickException with CloudFormation's reason.
+    """Create a change set, and return the parameters that name it in calls of CloudFormation;
+    return None if nothing would change. Raise ClickException with CloudFormation's reason.
 
-    A new stack imports the table and the log groups that a deleted stack left.
+    A new stack imports the table and the log groups that a deleted stack left behind.
 
     :param given: The values to set, by variable.
-    :param known: The variables whose values the stack has; empty if it is to be created.
+    :param known: The variables whose values the stack has; empty: the stack is created.
     """
     parameters: list[Json] = [{"ParameterKey": "Stage", "ParameterValue": stage}]
     for key, variable in PARAMETERS.items():
@@ -300,7 +302,7 @@ def _create_change_set(
         ImportExistingResources=True,
         **options,
     )
-    # IAM looks at the stack, not at the change set.
+    # By ARN, because the deployer's IAM policy names the stack, not its change sets.
     change_set = {"StackName": created["StackId"], "ChangeSetName": created["Id"]}
     try:
         cloudformation.get_waiter("change_set_create_complete").wait(
@@ -309,7 +311,7 @@ def _create_change_set(
     except WaiterError as error:
         if known:
             cloudformation.delete_change_set(**change_set)
-        elif "Error" not in error.last_response:  # the stack stays in review, with nothing in it
+        elif "Error" not in error.last_response:  # an empty stack is left, which is in review
             cloudformation.delete_stack(StackName=created["StackId"])
         reason = error.last_response.get("StatusReason") or BUSY.format(error=error)
         if any(text in reason for text in NO_CHANGES):
@@ -321,7 +323,8 @@ def _create_change_set(
 
 
 NOBODY = (
-    "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
+    "alarms reach nobody, because no subscription to {topic} is confirmed (docs/runbook.md, Which "
+    "alarm)"
 )
 
 
@@ -333,14 +336,16 @@ def check_alarms(topic: str) -> None:
 
 
 STILL_DEPLOYED = """\
-still deployed, and in need of queues and secret: {running}.
-`make destroy STAGE={stage}` deletes them first. What `make package` made goes with its own
-stack."""
+these functions are still deployed, and need the queues and the secret: {running}.
+`make destroy STAGE={stage}` deletes the functions first. Delete functions that `make package`
+created with their own stack."""
 
 
 def delete(stage: str, stack: Json | None, cloudformation: Any) -> None:
-    """Delete the stack if it exists, but not the table and the log groups; raise ClickException
-    while functions are deployed, which would run without queues and secret.
+    """Delete the stack if it exists. The table and the log groups are kept. Raise ClickException
+    while functions are deployed, because they would run without queues and secret.
+
+    :param stack: The present stack; None: there is no stack.
     """
     running = sorted(find_functions(stage))
     if running:
@@ -355,15 +360,15 @@ def delete(stage: str, stack: Json | None, cloudformation: Any) -> None:
     cloudformation.delete_stack(StackName=stack["StackId"])
     _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
     print(
-        "stack deleted; kept, for the next stack to adopt: the table "
-        f"triggers-api-{stage}-events, the log groups"
+        f"stack deleted. The table triggers-api-{stage}-events and the log groups are kept, and "
+        "the next stack of this stage adopts them."
     )
 
 
 NEWER = """\
-{stage} was deployed by version {newer}, and this checkout has {own}, which would remove what that
-version made. Update the checkout. To go back to older code (docs/operations.md, A bad deploy must
-be undone), in a checkout of version {newer}:
+{stage} was deployed by version {newer}. This checkout has version {own}, which would remove
+resources that the newer version created. Update the checkout. To go back to older code
+(docs/operations.md, A bad deploy must be undone), run in a checkout of version {newer}:
   git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
   git checkout @{{-1}} -- .chalice/config.json .chalice/policies
   export AWS_DEFAULT_REGION={region}
@@ -371,8 +376,8 @@ be undone), in a checkout of version {newer}:
 
 
 def _find_stack(stage: str, cloudformation: Any) -> Json | None:
-    """Return the stage's stack, or None if there is none; raise ClickException if a newer version
-    deployed it.
+    """Return the stage's stack, or None if there is no stack; raise ClickException if a newer
+    version deployed it.
     """
     try:
         [stack] = cloudformation.describe_stacks(StackName=stack_name(stage))["Stacks"]
@@ -394,12 +399,15 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
 
 
 def _numbers(version: str) -> list[int]:
+    """Return the numbers of a version such as 1.10.0, which compare as versions do."""
     return list(map(int, version.split(".")))
 
 
 def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
-    """Wait until CloudFormation has completed what it does to a stack, and return the stack; raise
-    ClickException with the first failure unless its status is one of `wanted`.
+    """Wait until CloudFormation has finished its work on a stack, and return the stack. Raise
+    ClickException with the reason of the first failure unless the stack's status is as wanted.
+
+    :param wanted: The statuses of success.
     """
     while True:
         [stack] = cloudformation.describe_stacks(StackName=stack_id)["Stacks"]
@@ -408,7 +416,7 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
         time.sleep(1)
     if stack["StackStatus"] in wanted:
         return stack  # type: ignore[no-any-return]
-    # the newest first
+    # CloudFormation lists the newest events first, and the user began the present operation.
     events = cloudformation.describe_stack_events(StackName=stack_id)["StackEvents"]
     latest = itertools.takewhile(
         lambda event: event.get("ResourceStatusReason") != "User Initiated", events
@@ -421,9 +429,9 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
 
 
 CONFIRM = """\
-nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log
-groups: for good the secret with webhook URL, API keys and signing secrets. Store what this
-prints:
+nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes everything but the table and
+the log groups. The secret with the webhook URL, API keys and signing secrets cannot be restored, so
+first store its content, which this command prints:
   aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings \\
     --query SecretString --output text"""
 
@@ -437,6 +445,11 @@ prints:
 )
 @click.option("--go", is_flag=True)
 def main(stage: str, act: str, go: bool) -> None:
+    """Update or delete the resources of a stage, or export its subscriptions.
+
+    The argument ACT is `update` for `make resources`, `deploy` if `chalice deploy` follows, `check`
+    before and `delete` after `chalice delete`, and `export` for `make export-subscriptions`.
+    """
     try:
         cloudformation = boto3.client("cloudformation")
         if act == "export":

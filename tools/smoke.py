@@ -1,8 +1,8 @@
 """`make smoke`: check a stage through its API, with nothing but TRIGGERS_URL and TRIGGERS_API_KEY.
 
-Each check is a call whose response must have a certain status and, for most, a certain text. The
-checks post one event, of a type and tenant of its own. They lease that event alone, unless it was
-pushed before. If TARGET_URL is set, the worker pushes a copy of the event there.
+Each check is a call whose response must have a certain status and, in most checks, a certain text.
+The checks post one event, with a type and a tenant that no other event has, and lease it unless it
+was pushed before. If TARGET_URL is set, the worker pushes a copy of the event to that URL.
 """
 
 import json
@@ -22,8 +22,8 @@ from tools.api import Api, printable
 PAUSES_SECONDS = (0, 0.5, 1, 2, 4, 8, 16, 32, 16)
 DELIVERED = '"status": "delivered"'
 UNCHECKED = """\
-not checked: whether pushes get out, and the worker makes them. TARGET_URL=, a URL that responds
-with 2xx and whose host may be subscribed to, has that checked, too."""
+not checked: whether the worker pushes, and whether pushes reach their destination. To check that,
+too, set TARGET_URL= to a URL that responds with 2xx and whose host is in SUBSCRIPTION_HOSTS."""
 
 
 def check(
@@ -34,12 +34,13 @@ def check(
     expect: str = "",
     **options: Any,
 ) -> Any:
-    """Make a call, print a line about it, and return the JSON of its response. The call is repeated
-    while the response is 409 or lacks the text; raise ClickException if it never is as expected.
+    """Make a call, print a line about it, and return the JSON of its response. Repeat the call
+    while its status is 409 or its response lacks the expected text. Raise ClickException if the
+    response is never as expected.
 
-    :param statuses: The statuses that are expected.
-    :param expect: A text that the JSON must contain; empty: any JSON will do.
-    :param options: Arguments of `Api.request`.
+    :param statuses: The expected status codes.
+    :param expect: A text that the JSON must contain; empty: the JSON is not checked.
+    :param options: Keyword arguments of `Api.request`.
     """
     for pause in PAUSES_SECONDS:
         time.sleep(pause)
@@ -58,8 +59,8 @@ def check(
 
 @click.command()
 def main() -> None:
-    """Make all checks, and delete the event and the webhook that they made. If TARGET_URL is set,
-    pushes must arrive there.
+    """Make all checks, and delete the event and the webhook that they created. If the variable
+    TARGET_URL is set, check that pushes arrive at that URL.
     """
     smoke = partial(check, Api())
     name = f"smoke-{secrets.token_hex(8)}"
@@ -84,7 +85,7 @@ def main() -> None:
         else:
             cleanup.callback(print, f"{event_id} stays: the key lacks the scope erase")
         smoke("GET", "/events", 200, fields={"tenant": name}, expect=event_id)
-        # short: what is leased cannot be erased, should this be stopped before it acknowledges
+        # A short lease, because a leased event cannot be erased if the command is stopped here.
         lease = {"event_type": name, "lease_seconds": 10}
         leased = smoke("POST", "/inbox/lease", 200, json=lease)["events"]
         if leased:

@@ -1,4 +1,4 @@
-"""What a stage is called, and what `make deploy` and Chalice made of it."""
+"""The names of a stage's resources, and the resources that `make deploy` and Chalice created."""
 
 import json
 import os
@@ -19,7 +19,8 @@ from chalicelib.infra.parsing import Json
 from tools.command_line import print_place
 
 ROOT = Path(__file__).parent.parent
-# The suffix of each function's name, and so of its log group's.
+# The suffix of each function's name, by the name that Chalice's template has for the function. The
+# function's log group has the same suffix.
 FUNCTION_SUFFIXES = {
     "APIHandler": "",
     "Worker": "-worker",
@@ -27,9 +28,9 @@ FUNCTION_SUFFIXES = {
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
-# What .chalice/config.json and Chalice's record call each function, by its suffix.
+# The name of each function in .chalice/config.json and in Chalice's record, by its suffix.
 FUNCTION_NAMES = {suffix: suffix[1:] or "api_handler" for suffix in FUNCTION_SUFFIXES.values()}
-# The Pythons of Lambda on which the tests run.
+# The Python runtimes of Lambda for which the tests run.
 RUNTIMES = ("python3.11", "python3.12", "python3.13", "python3.14")
 
 
@@ -39,12 +40,14 @@ def chalice_folder() -> Path:
 
 
 def read_template(stage: str) -> Any:
-    """Return the template of the stage's resources, with this version in an output.
+    """Return the CloudFormation template of a stage's resources, with this version in an output.
 
-    Names are literal: CloudFormation imports no resource whose name has `Fn::Sub`.
+    The stage replaces `Fn::Sub` in names, because CloudFormation does not import a resource whose
+    name has `Fn::Sub`.
     """
 
     def spell_out(part: Json) -> Any:
+        """Return the text of a `Fn::Sub` that refers only to the stage, or else the part itself."""
         name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
         return part if "${" in name else name
 
@@ -54,7 +57,7 @@ def read_template(stage: str) -> Any:
 
 
 def tags_of(stage: str) -> dict[str, str]:
-    """Return the tags that all resources of a stage have, by which the bill can be split."""
+    """Return the tags of all resources of a stage. Cost reports can be grouped by them."""
     return {"Service": "triggers-api", "Environment": stage}
 
 
@@ -71,17 +74,22 @@ def find_functions(stage: str, region: str | None = None) -> Json:
     names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
     client = boto3.client("lambda", region_name=region)
     functions = client.get_paginator("list_functions").paginate().search("Functions[]")
-    return {each["FunctionName"]: each for each in functions if each["FunctionName"] in names}
+    return {
+        function["FunctionName"]: function
+        for function in functions
+        if function["FunctionName"] in names
+    }
 
 
-# A JMESPath expression on what Lambda says of a function.
+# A JMESPath expression for the configuration that Lambda returns of a function.
 IS_BUSY = "State == 'Pending' || LastUpdateStatus == 'InProgress'"
 
 
 def await_functions(stage: str) -> None:
-    """Wait until Lambda has created or updated the stage's functions, and print for which it waits.
+    """Wait until Lambda has created or updated the stage's functions, and print their names.
 
-    Meanwhile, for about a minute in a VPC, Lambda refuses changes (ResourceConflictException).
+    Until then, which takes about a minute in a VPC, Lambda refuses changes
+    (ResourceConflictException).
     """
     client = boto3.client("lambda")
     for name in find_functions(stage):
@@ -121,14 +129,14 @@ def own_runtime() -> str:
     own = Config().lambda_python_version
     if own not in RUNTIMES:
         raise click.ClickException(
-            f".venv has {own}, and functions may have {', '.join(RUNTIMES)}: install one of these, "
-            f"rm -r .venv, and type PYTHON={RUNTIMES[-1]} behind the same command"
+            f".venv has {own}, but functions can only run on {', '.join(RUNTIMES)}. Install one of "
+            f"these, rm -r .venv, and repeat the command with, for example, PYTHON={RUNTIMES[-1]}"
         )
     return own
 
 
 OTHER_PYTHON = """\
-the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
+the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Run one of these:
   rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
   make deploy STAGE={stage} RUNTIME={own}"""
 
@@ -151,13 +159,14 @@ def check_runtime(stage: str) -> None:
 
 OTHER_ACCOUNT = """\
 nothing was changed: .chalice/deployed/{stage}.json names functions of account {recorded}, and these
-credentials are of account {account}. Use credentials of account {recorded}, or another name for a
-stage in this account. If the stage is gone there: git rm .chalice/deployed/{stage}.json"""
+credentials are of account {account}. Use credentials of account {recorded}, or choose another name
+for a stage in this account. If the stage does not exist in account {recorded} any more:
+  git rm .chalice/deployed/{stage}.json"""
 
 
 def check_account(stage: str) -> None:
-    """Print which account, region and stage the command is about; raise ClickException if Chalice's
-    record names another account.
+    """Print the account, the region and the stage of the command; raise ClickException if Chalice's
+    record of the stage names another account.
     """
     account = print_place(stage)
     for recorded in set(re.findall(r":lambda:[^:]+:(\d+):", read_record(stage))) - {account}:
@@ -166,34 +175,35 @@ def check_account(stage: str) -> None:
         )
 
 
-# The tag with which CloudFormation marks what belongs to a stack.
+# The tag with which CloudFormation marks the resources of a stack.
 STACK_TAG = "aws:cloudformation:stack-name"
 NOT_MADE_HERE = """\
-nothing was changed: {stage} is no stage that `make deploy` made in {here}.
+nothing was changed: {stage} is no stage that `make deploy` created in {here}.
   functions here, and roles: {names}
   stack that they belong to: {owners}
   other regions that the roles or .chalice/deployed/{stage}.json name: {regions}
-Roles have no region: what is done to them here is done to the stage {stage} wherever it is. Set
-AWS_REGION to its region, or choose another name for a stage here. A stack of `make package` is
-updated and deleted as docs/operations.md tells, One stack for everything."""
+Roles have no region, so changing them here would change the stage {stage} in any region. Set
+AWS_REGION to the region of the stage, or choose another name for a stage here. For a stack of
+`make package`, see docs/operations.md, One stack for everything."""
 
 
 def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
-    """Raise ClickException unless `make deploy` made the functions and roles that have the stage's
-    names, in this account and region.
+    """Raise ClickException if functions or roles have the stage's names, and `make deploy` did not
+    create them in this account and region.
 
-    :param has_stack: Whether the stack of `make resources` is in this region. It is created first
+    :param has_stack: Whether this region has the stack of `make resources`, which is created first
         and deleted last.
-    :param is_deleting: Whether the stage is to be deleted.
+    :param is_deleting: Whether the caller is going to delete the stage.
     """
     client = boto3.client("lambda")
     functions = find_functions(stage)
     roles = find_roles(stage)
-    tags = [client.list_tags(Resource=each["FunctionArn"])["Tags"] for each in functions.values()]
-    owners = {tag[STACK_TAG] for tag in tags if STACK_TAG in tag}
+    arns = [function["FunctionArn"] for function in functions.values()]
+    tags_by_function = [client.list_tags(Resource=arn)["Tags"] for arn in arns]
+    owners = {tags[STACK_TAG] for tags in tags_by_function if STACK_TAG in tags}
     here = client.meta.region_name
     recorded = re.findall(":lambda:([^:]+):", read_record(stage))
-    # A role has the region of its latest use alone.
+    # IAM shows only the region in which a role was last used.
     regions = {*jmespath.search("*.RoleLastUsed.Region", roles), *recorded} - {here}
     is_elsewhere = any(find_functions(stage, region) for region in regions)
     # Plain `chalice deploy` makes functions before there is a stack.
@@ -211,12 +221,19 @@ def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
 
 
 def role_name(stage: str, suffix: str) -> str:
-    """Return the name of a function's role, with which the name of its rule begins."""
+    """Return the name of a function's role. The names of its inline policy and its EventBridge rule
+    begin with it.
+    """
     return f"triggers-api-{stage}-{FUNCTION_NAMES[suffix]}"
 
 
 def describe(call: Callable[..., Json], **name: str) -> Json:
-    """Return the response of a call about a named resource, empty if there is no such resource."""
+    """Return the response of a call about a named resource, or an empty one if the resource does
+    not exist.
+
+    :param call: A method of a boto3 client.
+    :param name: The parameters that name the resource.
+    """
     try:
         return call(**name)
     except ClientError as error:
@@ -226,11 +243,11 @@ def describe(call: Callable[..., Json], **name: str) -> Json:
 
 
 def read_record(stage: str) -> str:
-    """Return the text of Chalice's record, which is empty if there is none."""
+    """Return the text of Chalice's record of a stage, or an empty text if there is no record."""
     record = record_path(stage)
     return record.read_text() if record.exists() else ""
 
 
 def record_path(stage: str) -> Path:
-    """Return the path of Chalice's record of what it deployed."""
+    """Return the path of Chalice's record of the resources that it deployed for a stage."""
     return chalice_folder() / "deployed" / f"{stage}.json"

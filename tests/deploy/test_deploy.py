@@ -105,7 +105,7 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     assert post(aws, NEW_KEY) == 202
 
     second.chalice("delete")
-    kept_table = "kept, for the next stack to adopt: the table triggers-api-dev-events"
+    kept_table = "stack deleted. The table triggers-api-dev-events and the log groups are kept"
     assert kept_table in second.resources("delete")
     absent = "there is no stack triggers-api-dev-resources in us-east-1\n"
     assert second.resources("delete") == f"{PLACE}{absent}"

@@ -62,7 +62,7 @@ def test_a_deployment_that_took_a_key_out_and_was_interrupted_completes(
     assert len(aws.direct("lambda").list_functions()["Functions"]) == len(FUNCTIONS)
     misspelt = resources("deploy", "--go", REMOVE_KEY="acne", status=2)
     assert "no API key is 'acne'; there are: shop:" in misspelt
-    assert "type the same command without REMOVE_KEY" in misspelt
+    assert "repeat the command without REMOVE_KEY" in misspelt
     # What is read when deploying cannot be left as it is.
     resources("--go", API_KEYS=ACME)
     aws.calls.clear()

@@ -98,7 +98,7 @@ def test_no_function_is_deployed_onto_a_table_that_lacks_an_index(
     "place, tags, has_record, reason",
     [
         ("us-east-1", {"aws:cloudformation:stack-name": "one"}, True, "belong to: one"),
-        ("us-east-1", {}, False, "no stage that `make deploy` made in us-east-1"),
+        ("us-east-1", {}, False, "no stage that `make deploy` created in us-east-1"),
         ("eu-west-1", {}, True, "name: eu-west-1"),
         ("eu-west-1", {}, False, "name: eu-west-1"),
     ],

@@ -1,4 +1,4 @@
-"""Records the calls that a world's system makes to AWS, and lets some of them fail."""
+"""Record the calls that the system of a test makes to AWS, and let some of them fail."""
 
 import itertools
 import threading
@@ -13,6 +13,8 @@ from tests.support.world import Json, World
 
 
 class Fault(StrEnum):
+    """What happens to a call to AWS."""
+
     REFUSED = "AWS returns an error"
     UNREACHED = "AWS is not reached"
     LOST = "the call takes effect, and no response arrives"
@@ -20,11 +22,16 @@ class Fault(StrEnum):
 
 
 class Aws:
-    """The AWS of a world, whose calls are recorded, and of which some can be failed."""
+    """A recorder of the calls to AWS that the functions of a world make. It can let calls fail.
+
+    It works until `close` is called.
+    """
 
     def __init__(self, world: World) -> None:
-        self.calls: list[str] = []  # the operations called, such as `PutItem`
-        self.faults = 0  # how many calls failed since `fail` was called
+        # The names of the operations that were called, such as `PutItem`.
+        self.calls: list[str] = []
+        # The number of calls that failed since `fail` was called.
+        self.faults = 0
         self._lock = threading.Lock()
         self._plan: Callable[[str], Fault | None] = _no_fault
         hooks = (
@@ -39,14 +46,17 @@ class Aws:
             events.register(name, hook)
 
     def close(self) -> None:
+        """Stop recording calls and letting them fail."""
         for events, name, hook in self._hooks:
             events.unregister(name, hook)
 
     def fail(self, *operations: str, fault: Fault = Fault.REFUSED, at: int | None = None) -> None:
-        """Let calls fail from now on.
+        """Let calls fail from now on, in place of an earlier `fail`.
 
-        :param operations: The operations whose calls fail; without any, all calls fail.
-        :param at: Which of these calls fails, from 1; None: each of them.
+        :param operations: The names of the operations that fail; without any, all operations fail.
+        :param fault: How the calls fail.
+        :param at: The number of the only call that fails, counted from 1 over these operations;
+            None: all calls fail.
         """
         numbers = itertools.count(1)
 
@@ -63,7 +73,7 @@ class Aws:
         self._plan = _no_fault
 
     def during(self, act: Callable[[], object]) -> list[str]:
-        """Return the operations that a function calls."""
+        """Call a function, and return the names of the operations that were called meanwhile."""
         start = len(self.calls)
         act()
         return self.calls[start:]

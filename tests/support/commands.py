@@ -1,4 +1,4 @@
-"""Run the operator's commands."""
+"""Run the operator's commands in the process of a test."""
 
 import re
 import shlex
@@ -10,10 +10,10 @@ from tools.ops import cli
 
 
 class Ran:
-    """A command of tools.ops that was run, with its output.
+    """A command of tools.ops that was run. `output` has its standard output without the JSON lines
+    of the app, which runs in the same process; `errors` has its standard error.
 
-    The app runs in the same process. Its JSON lines are left out of the output.
-
+    :param arguments: The name of the command and its arguments.
     :param status: The exit status that the command must have.
     :param variables: Environment variables of the command.
     """
@@ -28,9 +28,10 @@ class Ran:
 
 
 def paste(text: str, what: str, *arguments: str) -> Ran:
-    """Run the make command that a text proposes, as make runs it.
+    """Run a make command that a text proposes, with the variables that make would set.
 
-    :param what: The words before the command and a colon.
+    :param what: A pattern of the words that stand before the colon and the command.
+    :param arguments: More arguments of the command.
     """
     [command] = re.findall(rf"{what}: make (.*)", text)
     name, *given = shlex.split(command)

@@ -11,7 +11,10 @@ from tests.support.world import Answer, Json, World, assert_has
 
 
 class Copy:
-    """A copy of an event for a subscription."""
+    """A copy of an event for one subscription.
+
+    :param event: The event, as the POST returned it.
+    """
 
     def __init__(self, world: World, event: Json, copy_id: str) -> None:
         self.world = world
@@ -20,14 +23,16 @@ class Copy:
 
     @property
     def now(self) -> Any:
+        """The copy as the API shows it now."""
         return self.world.event(self.id)
 
     @property
     def status(self) -> Any:
+        """The present status of the copy."""
         return self.now["status"]
 
     def has(self, **members: object) -> None:
-        """Check some members of the copy as it is now."""
+        """Assert that some members of the copy have these values now."""
         assert_has(self.now, **members)
 
     def replay(self) -> Answer:
@@ -55,7 +60,7 @@ class Hook:
         self.make()
 
     def make(self) -> Answer:
-        """Make the subscription, or make it again."""
+        """Create the subscription, or create it again; return the response."""
         made = self.world.subscribe(self.url, **self.members)
         self.id = made.json.get("subscription_id", "")
         self.path = f"/subscriptions/{self.id}"
@@ -63,11 +68,14 @@ class Hook:
 
     @property
     def now(self) -> Any:
+        """The subscription as the API shows it now."""
         return self.world.get(self.path)
 
     @property
     def state(self) -> tuple[str | None, str | None]:
-        """Since when the subscription is failing, and disabled, each RFC 3339 or None."""
+        """The times since which the subscription is failing and disabled, in RFC 3339; None: it is
+        not.
+        """
         return self.now["failing_since"], self.now["disabled_at"]
 
     @property
@@ -85,9 +93,10 @@ class Hook:
         return self.world.send_to(self.id, event["event_id"], **key)
 
     def send_during(self, once: Callable[..., None], event: Json) -> None:
-        """Send an event to the subscription while the event is sent or recovered.
+        """Arrange that the event is sent to the subscription during the next call that sends or
+        recovers an event, just before that call writes.
 
-        :param once: The fixture.
+        :param once: The fixture `once`, which calls a function at an event of botocore.
         """
 
         def send_meanwhile() -> None:
@@ -108,15 +117,16 @@ class Hook:
         self.world.call("DELETE", self.path)
 
     def recreate(self) -> None:
-        """Delete the subscription, and make it again a second later."""
+        """Delete the subscription, and create it again a second later."""
         self.delete()
         self.world.sleep(1)
         self.make()
 
     def offer(self, *answers: Answers, **headers: str) -> list[Copy]:
-        """Post an event of the subscription's tenant; return its copies.
+        """Post an event of the subscription's tenant; return the copies of the event for all
+        subscriptions.
 
-        :param answers: How the receiver responds to the next pushes.
+        :param answers: The receiver's responses to the next pushes.
         """
         self.target.script(*answers)
         body: Json = {"event_type": "a", "payload": {}, "tenant": self.members.get("tenant")}
@@ -124,13 +134,15 @@ class Hook:
         return [Copy(self.world, event, copy_id) for copy_id in event["copies"]]
 
     def post(self, *answers: Answers, **headers: str) -> Copy:
-        """Post an event of which no other subscription gets a copy; return the copy."""
+        """Post an event of the subscription's tenant; return its copy, which must be the only
+        one.
+        """
         [copy] = self.offer(*answers, **headers)
         return copy
 
     def die(self) -> Copy:
-        """Fail until the subscription is disabled, with SUBSCRIPTION_DISABLE_DAYS=1; return the
-        latest copy.
+        """Post an event each day that the receiver refuses, until the subscription is disabled;
+        return the latest copy. SUBSCRIPTION_DISABLE_DAYS must be 1.
         """
         while not self.now["disabled_at"]:
             copy = self.post(422)

@@ -63,11 +63,13 @@ class FakeDynamoDB:
         self._lock = Lock()
 
     def store(self, key: str, item: Item | None) -> None:
-        """Store an item, or delete it with None, as no call does."""
+        """Store an item directly, not by a call; None deletes the item."""
         self._store([(key, item)])
 
     def expire(self, late_seconds: float) -> None:
-        """Delete the items that expired so many seconds ago, as TTL does up to two days late."""
+        """Delete the items that expired at least so many seconds ago, as TTL does. TTL may be two
+        days late.
+        """
         until = self._clock() - late_seconds
         for key, item in [*self.items.items()]:
             if item.get("expires_at", math.inf) <= until:
@@ -189,8 +191,8 @@ class FakeDynamoDB:
         return key, item
 
     def _require(self, key: str, *, ConditionExpression: str = "", **options: Any) -> Item:
-        """Return the expression's values of a write; raise ClientError, with the item, if its
-        condition fails.
+        """Check the condition of a write to an item; return the values of the write's expressions.
+        Raise ClientError with the present item if the condition fails.
         """
         values = _plain(options.get("ExpressionAttributeValues", {}))
         item = self.items.get(key)
@@ -213,6 +215,7 @@ class FakeDynamoDB:
             self.on_write(before, after)
 
     def _show_pending(self) -> None:
+        """Let the indexes show the writes whose index lag has passed."""
         while self._pending and self._pending[0][0] <= self._clock():
             _, key, item = self._pending.popleft()
             for index in self._indexes.values():
@@ -259,6 +262,7 @@ def typed(item: Item) -> dict[str, Json]:
 
 
 def _plain(item: Typed) -> Item:
+    """Return an item, or other values, from DynamoDB's format: N as int, S as str, B as bytes."""
     return {
         name: int(value["N"]) if "N" in value else next(iter(value.values()))  # text or bytes
         for name, value in item.items()
@@ -267,7 +271,9 @@ def _plain(item: Typed) -> Item:
 
 @cache
 def indexes() -> dict[str, tuple[str, list[str]]]:
-    """Return the partition key of each index, and the attributes that it shows."""
+    """Return the partition key and the projected attributes of each index in resources.json, by the
+    name of the index.
+    """
     table = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]
     keys = {
         index["IndexName"]: index["KeySchema"][0]["AttributeName"]
@@ -281,13 +287,14 @@ def indexes() -> dict[str, tuple[str, list[str]]]:
 
 
 def _place(row: Item) -> tuple[str, str]:
+    """Return the position of a row in its index: rows sort by sort key, then by the table's key."""
     return row[SORT], row[KEY]
 
 
 @cache
 def _changes(update: str) -> list[tuple[str, str, str]]:
-    """Return verb, name and placeholder (of REMOVE: empty) of each change in an update
-    expression.
+    """Return the verb (SET, ADD or REMOVE), the attribute's name and the value's placeholder of
+    each change in an update expression. The placeholder is empty for REMOVE.
     """
     _, *clauses = re.split(r"\b(SET|REMOVE|ADD) ", update.replace("#", ""))
     changes = []
@@ -300,8 +307,8 @@ def _changes(update: str) -> list[tuple[str, str, str]]:
 
 @cache
 def _condition(expression: str) -> Condition:
-    """Return a condition as a Python function. A comparison with an absent attribute does not
-    hold.
+    """Return a condition expression as a Python function of an item and the expression's values. A
+    comparison with an absent attribute is false.
     """
     # a #name stands for the attribute that is called so
     source = expression.replace("#", "") or "True"
@@ -325,20 +332,24 @@ def _condition(expression: str) -> Condition:
 
 @dataclass
 class _Message:
-    """A message that can be received from `visible_at`. `receipt` is the number in its latest
-    receipt handle.
-    """
+    """A message in a queue. Times are Unix seconds."""
 
     message_id: str
     body: str
+    # Its message attributes.
     attributes: Typed
-    system: Mapping[str, str]  # its MessageGroupId, if it has one
+    # Its system attributes: the MessageGroupId, if it has one.
+    system: Mapping[str, str]
     sent_at: float
+    # The time from which on the message can be received.
     visible_at: float
+    # The number in its latest receipt handle; 0: it has none.
     receipt: int = 0
+    # How often it was received.
     receives: int = 0
 
     def shown(self) -> Json:
+        """Return the message as `ReceiveMessage` returns it, without its receipt handle."""
         message = {
             "MessageId": self.message_id,
             "Body": self.body,
@@ -348,9 +359,9 @@ class _Message:
 
 
 class FakeSQS:
-    """A client for the queues that `queue` makes.
+    """An SQS client for the queues that `queue` creates.
 
-    :param shuffle: Decides which message is received next; None: the one that was sent first.
+    :param shuffle: Chooses the messages that are received next; None: the oldest messages.
     """
 
     def __init__(self, clock: Callable[[], float], *, shuffle: Random | None = None) -> None:
@@ -367,15 +378,16 @@ class FakeSQS:
         self._numbers = itertools.count(1)
 
     def queue(self, url: str, redrive: tuple[str, int] = NO_REDRIVE) -> None:
-        """Make a queue.
+        """Create a queue.
 
-        :param redrive: The URL of its DLQ, and after how many receives a message is moved there.
+        :param redrive: The URL of its dead letter queue, and the number of receives after which a
+            message is moved there.
         """
         self._redrives[url] = redrive
 
     def expire(self, url: str, retention_seconds: float) -> None:
-        """Delete the messages of a queue that were sent so many seconds ago, even if to another
-        queue.
+        """Delete the messages of a queue that were sent at least so many seconds ago. The age of a
+        message counts from its first queue, as in SQS.
         """
         since = self._clock() - retention_seconds
         for key, message in [*self._queues[url].items()]:
@@ -383,7 +395,7 @@ class FakeSQS:
                 del self._queues[url][key]
 
     def messages(self, url: str) -> list[Json]:
-        """Return every message in a queue, also the invisible ones."""
+        """Return all messages in a queue, including invisible ones."""
         return [message.shown() for message in self._queues[url].values()]
 
     def visible(self, url: str) -> list[str]:
@@ -392,7 +404,9 @@ class FakeSQS:
         return [key for key, message in self._queues[url].items() if message.visible_at <= now]
 
     def next_visible_at(self, url: str) -> float:
-        """Return when the next message of a queue becomes visible; infinity: it has none."""
+        """Return the time when the next message of a queue becomes visible, in Unix seconds;
+        infinity if the queue is empty.
+        """
         return min((message.visible_at for message in self._queues[url].values()), default=math.inf)
 
     def send_message(
@@ -457,7 +471,9 @@ class FakeSQS:
         return {"Attributes": {VISIBLE: str(len(self.visible(QueueUrl)))}}
 
     def _is_repeated(self, message: _Message) -> bool:
-        """Return whether the message comes again too early, and hide it until then if it does."""
+        """Decide by chance whether a message will be received once more before its visibility
+        timeout ends; if so, hide it until then, and return True.
+        """
         if self._shuffle is None or self._shuffle.random() >= self.duplicate_probability:
             return False
         message.visible_at = self._clock() + self._shuffle.random() * VISIBILITY_SECONDS
@@ -465,6 +481,7 @@ class FakeSQS:
 
 
 def _batch(act: Callable[..., Json], url: str, entries: Sequence[Json]) -> Json:
+    """Call a method for each entry of a batch, and return the response of the batch operation."""
     successful = []
     for entry in entries:
         parameters = {name: value for name, value in entry.items() if name != "Id"}

@@ -115,6 +115,9 @@ class Container:
         self.close()
 
     def _hand_over(self, event: Json) -> None:
+        """Unfreeze the container, and wait until it has taken an event; raise FunctionError if its
+        start fails.
+        """
         self._process.send_signal(signal.SIGCONT)
         self._events.put(event)
         kind, content = self._reports.get(timeout=INIT_SECONDS)
@@ -122,16 +125,21 @@ class Container:
             raise FunctionError(content.decode())
 
     def next_event(self) -> Json | None:
+        """Wait for the next event, and return it; None: the container is closed."""
         event = self._events.get()
         self._reports.put((HANDED_OVER, b""))
         return event
 
     def report(self, kind: str, content: bytes) -> None:
-        """Take what came of an event, and freeze the container."""
+        """Take the runtime client's report about an event, and freeze the container.
+
+        :param kind: RESPONSE, ERROR or INIT_ERROR.
+        """
         self._process.send_signal(signal.SIGSTOP)
         self._reports.put((kind, content))
 
     def close(self) -> None:
+        """Kill the container."""
         self._process.kill()
         self._process.wait()
         self._events.put(None)

@@ -24,12 +24,13 @@ Message = dict[str, Any]
 
 
 class MotoQueues:
-    """The queues of moto."""
+    """The queues of moto, read and cleared without calls of SQS."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
 
     def messages(self, queue_url: str) -> list[Message]:
+        """Return all messages in a queue, including invisible and delayed ones."""
         return [self._shown(message) for message in self._queue(queue_url)._messages]
 
     def _shown(self, message: Any) -> Message:
@@ -45,6 +46,7 @@ class MotoQueues:
         }
 
     def clear(self, queue_url: str) -> None:
+        """Delete all messages of a queue."""
         queue = self._queue(queue_url)
         for held in (queue._messages, queue.pending_messages, queue.deleted_messages):
             held.clear()
@@ -54,8 +56,8 @@ class MotoQueues:
 
 
 def get_value(serializer: ResponseSerializer, value: Any, key: str, shape: Any) -> Any:
-    """Return a member of a response; moto looks for each type of each attribute's value under ten
-    names.
+    """Return a member of a response, in place of a method of moto that looks for each type of each
+    attribute value under ten names, which is slow.
     """
     is_typed = shape.parent.name == "AttributeValue"
     return value.get(key) if is_typed else MOTO_GET_VALUE(serializer, value, key, shape)

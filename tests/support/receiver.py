@@ -90,11 +90,12 @@ Answers = Behaviour | int  # a number stands for a response with this status cod
 
 
 class Receiver(socketserver.ThreadingTCPServer):
-    """Answers requests by script, then by `default`, and records them. Speaks TLS if given a
-    server's context.
+    """A server on loopback that records requests, and answers them by a script, and after the end
+    of the script by `default`.
 
-    `on_accept` gets each raw socket before TLS and HTTP; a connection that it leaves open is served
-    as usual.
+    :param tls: The context of a TLS server; None: plain HTTP.
+    :param on_accept: Called with each socket before TLS and HTTP; None: nothing is called. A
+        connection that it leaves open is served as usual.
     """
 
     request_queue_size = 1024
@@ -120,7 +121,7 @@ class Receiver(socketserver.ThreadingTCPServer):
 
     @property
     def count(self) -> int:
-        """How many requests there were."""
+        """The number of requests so far."""
         return len(self.requests)
 
     def script(self, *behaviours: Answers) -> None:
@@ -128,14 +129,18 @@ class Receiver(socketserver.ThreadingTCPServer):
         self._script.extend(behaviours)
 
     def wait_for(self, number: int, timeout: float = 60) -> list[Request]:
-        """Wait until there are `number` requests; return the first ones."""
+        """Wait until there were `number` requests, and return them; fail the test after `timeout`
+        seconds.
+        """
         with self._changed:
             in_time = self._changed.wait_for(lambda: self.count >= number, timeout)
             assert in_time, f"{self.count} requests instead of {number} within {timeout} s"
             return self.requests[:number]
 
     def wait_until_left(self, timeout: float = 60, *, most: int = 0) -> None:
-        """Wait until at most `most` connections are open, and none waits to be accepted."""
+        """Wait until at most `most` connections are open, and none waits to be accepted; fail the
+        test after `timeout` seconds.
+        """
         with self._changed:
             in_time = self._changed.wait_for(
                 lambda: len(self._open) <= most and not _readable(self.socket, 0), timeout

@@ -47,6 +47,7 @@ VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 
 
 def digest(key: str) -> str:
+    """Return the SHA-256 of an API key in hexadecimal, as API_KEYS has it."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -54,7 +55,7 @@ Json = dict[str, Any]
 
 
 class Clock:
-    """Time that passes only when someone sleeps on it."""
+    """A clock, in Unix seconds, that stands still until a caller of `sleep` moves it forward."""
 
     def __init__(self, now: float = START) -> None:
         self.now = now
@@ -69,7 +70,10 @@ class Clock:
 
 
 class LambdaContext:
-    """The context that Lambda passes to a function."""
+    """The context object that Lambda passes to a function.
+
+    :param timeout_seconds: How long the function may run from now on.
+    """
 
     def __init__(self, clock: Callable[[], float], timeout_seconds: float) -> None:
         self.aws_request_id = str(uuid.uuid4())
@@ -82,10 +86,12 @@ class LambdaContext:
 
 @dataclass
 class Answer:
-    """A response of the API. `headers` have lower-case names."""
+    """A response of the API."""
 
     status_code: int
+    # Values by lower-case name.
     headers: dict[str, str]
+    # The body.
     text: str
 
     @property
@@ -94,17 +100,17 @@ class Answer:
 
     @property
     def location(self) -> str:
-        """The path of what was made."""
+        """The path of the event or subscription that the call created."""
         return f"/{self.headers['location']}"
 
     @property
     def new_id(self) -> str:
-        """The id of what was made."""
+        """The id of the event or subscription that the call created."""
         return self.location.rpartition("/")[2]
 
     @property
     def event_ids(self) -> list[str]:
-        """The ids of listed or leased events."""
+        """The ids of the events in a list or a lease."""
         return [event["event_id"] for event in self.json["events"]]
 
     @property
@@ -114,13 +120,15 @@ class Answer:
 
     @property
     def faults(self) -> list[str]:
-        """The fields for which a call is refused with 400, in alphabetical order."""
+        """The fields that a call names as faulty, in alphabetical order; empty unless the status is
+        400.
+        """
         errors = self.json["errors"] if self.status_code == 400 else ()
         return sorted(fault["field"] for fault in errors)
 
 
 def assert_has(shown: Json, **members: object) -> None:
-    """Check some members of an object of JSON."""
+    """Assert that some members of a JSON object have these values."""
     found = {name: shown[name] for name in members}
     assert found == members, found
 
@@ -135,9 +143,12 @@ def call(
     version: Version = PRESENT,
     **headers: str,
 ) -> Answer:
-    """Call the API of a version as API Gateway does.
+    """Call the API in this process, with the event that API Gateway would pass to its function.
 
-    :param headers: Names have `_` in place of `-`.
+    :param clock: The clock of the function's timeout.
+    :param key: The API key; None: the call has none.
+    :param version: The version of the code that answers.
+    :param headers: Values by name, with `_` in place of `-`.
     """
     if isinstance(body, dict):
         body = json.dumps(body)
@@ -160,7 +171,9 @@ def call(
 
 
 def find_route(path: str, version: Version = PRESENT) -> tuple[str, dict[str, str]]:
-    """Return the route of a path, which may end with a slash, and its path parameters."""
+    """Return the route of a path and its path parameters, or the path itself without parameters if
+    there is no route.
+    """
     path = path.rstrip("/") or "/"
     for route in version.app.app.routes:
         if match := re.fullmatch(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route), path):
@@ -169,7 +182,7 @@ def find_route(path: str, version: Version = PRESENT) -> tuple[str, dict[str, st
 
 
 def sqs_record(message: Json) -> Json:
-    """Return a received message as Lambda passes it to the worker."""
+    """Return a message that boto3 received in the form in which Lambda passes it to the worker."""
     attributes = {}
     for name, value in message.get("MessageAttributes", {}).items():
         attributes[name] = {"stringValue": value["StringValue"], "dataType": value["DataType"]}
@@ -182,18 +195,22 @@ def sqs_record(message: Json) -> Json:
     }
 
 
+# The name of the function that reads each queue, by the variable of the queue.
 WORKERS = {"INBOX_QUEUE_URL": "worker", "SLOW_QUEUE_URL": "slow_worker"}
 QUEUES = (*WORKERS, "INBOX_DLQ_URL")
 
 
 def close_connections(push: PushClient) -> None:
-    """Close the connections of a client that no push uses."""
+    """Close the idle connections of a push client."""
     for manager in push._managers.values():
         manager.clear()
 
 
 class Caller:
-    """Calls of the API by what they do. A subclass makes them."""
+    """A method for each call of the API that tests make. Subclasses define how calls are made.
+
+    In all methods, `headers` are values by name, with `_` in place of `-`.
+    """
 
     def call(
         self,
@@ -204,53 +221,66 @@ class Caller:
         key: str | None = KEY,
         **headers: str,
     ) -> Answer:
-        """Call the API.
+        """Call the API, and return its response.
 
-        :param headers: Names have `_` in place of `-`.
+        :param key: The API key; None: the call has none.
         """
         raise NotImplementedError
 
     def sleep(self, seconds: float) -> None:
+        """Let time pass."""
         raise NotImplementedError
 
     def get(self, path: str, **headers: str) -> Any:
+        """Return the JSON of the response to a GET."""
         return self.call("GET", path, **headers).json
 
     def offer(
         self, body: bytes | str | Json = EVENT, *, key: str | None = KEY, **headers: str
     ) -> Answer:
-        """Post a body, which may be refused."""
+        """Post a body that the API may refuse; return the response."""
         return self.call("POST", "/events", body, key=key, **headers)
 
     def post(
         self, payload: object = None, *, event_type: str = "order.created", **headers: str
     ) -> Any:
-        """Post an event, which must be accepted; return it."""
+        """Post an event; return the event, and fail the test unless the API accepts it.
+
+        :param payload: None: an empty object.
+        """
         body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
         answer = self.offer(body, **headers)
         assert answer.status_code == 202, answer.text
         return answer.json
 
     def post_for(self, tenant: str | None) -> Any:
-        """Post an event of a tenant; return it."""
+        """Post an event of a tenant, or of no tenant with None; return the event."""
         body = {"event_type": "order.created", "payload": {"price": "12 €"}, "tenant": tenant}
         return self.offer(body).json
 
     def post_later(self, payload: Json | None = None, **members: object) -> Any:
-        """Post an event with these members, and let a second pass; return the event."""
+        """Post an event, and let a second pass; return the event.
+
+        :param members: Members of the event in addition to its type and payload.
+        """
         body = {"event_type": "order.created", "payload": payload or {}, **members}
         event = self.offer(body).json
         self.sleep(1)
         return event
 
     def queued(self, **options: str) -> str:
-        """Post an event without a push, so that it waits in the queue; return its id."""
+        """Post an event that is not pushed inline but waits in the queue; return its id.
+
+        :param options: Arguments of `post`.
+        """
         return str(self.post(prefer="respond-async", **options)["event_id"])
 
     def event(self, event_id: str) -> Any:
+        """Return an event or a copy as it is now."""
         return self.get(f"/events/{event_id}")
 
     def copies(self, event: Json) -> list[Json]:
+        """Return the copies of an event as they are now."""
         return [self.event(event_id) for event_id in event["copies"]]
 
     def states(self, event: Json) -> list[str]:
@@ -258,10 +288,11 @@ class Caller:
         return [copy["status"] for copy in self.copies(event)]
 
     def listed(self, path: str = "/inbox") -> list[str]:
-        """Return the ids of the events of a list."""
+        """Return the ids of the events on the first page of a list."""
         return self.call("GET", path).event_ids
 
     def recipients(self, event: Json) -> Any:
+        """Return the recipients of an event."""
         return self.get(f"/events/{event['event_id']}/recipients")["recipients"]
 
     def replay(self, event_id: str, *, key: str = KEY) -> Answer:
@@ -271,6 +302,10 @@ class Caller:
         return self.call("POST", f"/events/{event_id}/acknowledge", key=key)
 
     def make_token(self, tenant: str, *, key: str = CONSUMER_KEY, **members: int) -> str:
+        """Create a token for a tenant, and return it.
+
+        :param members: More members of the request, such as `expires_in_seconds`.
+        """
         answer = self.call("POST", "/tokens", {"tenant": tenant, **members}, key=key)
         assert answer.status_code == 201, answer.text
         return str(answer.json["token"])
@@ -282,34 +317,50 @@ class Caller:
         key: str = CONSUMER_KEY,
         **members: Any,
     ) -> Answer:
+        """Create a subscription; return the response.
+
+        :param target: The target URL, or the receiver at it.
+        :param event_types: Without any, the subscription takes all types.
+        :param members: More members of the subscription.
+        """
         url = target.url if isinstance(target, Receiver) else target
         body = {"target_url": url, "event_types": event_types or None, **members}
         return self.call("POST", "/subscriptions", body, key=key)
 
     def subscribe_later(self, target: str | Receiver, *event_types: str, **members: Any) -> str:
-        """Subscribe a target a second later; return the id."""
+        """Let a second pass, and create a subscription; return its id."""
         self.sleep(1)
         return self.subscribe(target, *event_types, **members).new_id
 
     def subscriptions(self, tenant: str | None = None) -> Any:
+        """List the subscriptions without a tenant, or of a tenant; `*` lists all."""
         path = f"/subscriptions?tenant={tenant}" if tenant else "/subscriptions"
         return self.get(path)["subscriptions"]
 
     def deliveries(self, subscription_id: str) -> Any:
+        """Return the member `deliveries` of a subscription."""
         return self.get(f"/subscriptions/{subscription_id}?include=deliveries")["deliveries"]
 
     def send_to(self, subscription_id: str, event_id: Any, *, key: str = KEY) -> Answer:
-        """Send an event to a subscription."""
+        """Send a stored event to one subscription; return the response."""
         path = f"/subscriptions/{subscription_id}/send"
         return self.call("POST", path, {"event_id": event_id}, key=key)
 
     def recover(self, subscription_id: str, *, key: str = KEY, **members: Any) -> Answer:
-        """Recover what was missed since 1970, or with `since` None what did not arrive."""
+        """Recover the events that a subscription missed; return the response.
+
+        :param members: More members of the request. Without `since`, all events since 1970 are
+            recovered; None: only deliveries that failed or wait.
+        """
         body = {"since": rfc3339(0), **members}
         return self.call("POST", f"/subscriptions/{subscription_id}/recover", body, key=key)
 
     def missed(self, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
-        """List what was missed since 1970, or with `since` None what did not arrive."""
+        """List the events that a subscription missed; return the response.
+
+        :param query: Parameters of the list; None leaves a parameter out. Without `since` and
+            `subject`, all events since 1970 are listed.
+        """
         if "subject" not in query:
             query.setdefault("since", rfc3339(0))
         given = urlencode({name: value for name, value in query.items() if value is not None})
@@ -318,20 +369,25 @@ class Caller:
 
 @dataclass
 class World(Caller):
-    """A deployed system: call its API, run its worker and schedules, look into its queues."""
+    """A deployed system: its API, worker, schedules, table and queues."""
 
+    # The clock of the functions and of SQS.
     clock: Clock
-    # The variables of its functions.
+    # The environment variables of the functions.
     environ: dict[str, str]
+    # The queues, from the inside of moto.
     queues: MotoQueues
-    # The clients of its functions.
+    # The DynamoDB client of the functions.
     dynamodb: Any
+    # The SQS client of the functions.
     sqs: Any
-    # Clients of the test, for DynamoDB and SQS.
+    # The DynamoDB client of the test itself.
     outside_dynamodb: Any
+    # The SQS client of the test itself.
     outside: Any
-    # The services, and the version of the code, of the container that runs.
+    # The services of the running container.
     services: Services = field(init=False)
+    # The version of the running container's code.
     version: Version = field(init=False, default=PRESENT)
 
     def __post_init__(self) -> None:
@@ -339,13 +395,18 @@ class World(Caller):
         self._start()
 
     def restart(self, *, version: Version = PRESENT, **environ: str) -> None:
-        """Start a new container, of this version, with these variables changed."""
+        """Stop the container, and start a new one.
+
+        :param version: The version of its code.
+        :param environ: The environment variables that change.
+        """
         self.stop()
         self.version = version
         self.environ |= environ
         self._start()
 
     def _start(self) -> None:
+        """Start a container with the present version and environment variables."""
         deps, telemetry = map(self.version.module, ("deps", "infra.telemetry"))
         settings = self.version.module("settings").load(self.environ)
         telemetry.logger.handlers.clear()  # of another version
@@ -356,12 +417,14 @@ class World(Caller):
         deps.use(self.services)
 
     def stop(self) -> None:
-        """Close the connections to the receiver."""
+        """Close the container's idle connections to receivers."""
         close_connections(self.services.push)
 
     def forget(self, **environ: str) -> None:
-        """Empty the table and the queues, and start a new container: faster than making another
-        world.
+        """Empty the table and the queues, reset the clock, and start a new container. This is
+        faster than another world.
+
+        :param environ: Variables that differ from those with which the world was created.
         """
         self.environ = {**self._first_environ}
         empty_table(self.environ["EVENTS_TABLE_NAME"])
@@ -382,10 +445,12 @@ class World(Caller):
         return call(self.clock, method, path, body, key=key, version=self.version, **headers)
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
-        """Receive a batch, call the worker, and delete the messages unless it raised, as Lambda's
-        event source does; return how many messages there were.
+        """Receive a batch of messages, call the worker with it, and delete the messages unless the
+        worker raises, as Lambda's event source does. Return the number of messages.
 
-        The batch is of the slow lane if the other lane has no message.
+        If the fast lane has no message, the batch comes from the slow lane.
+
+        :param timeout_seconds: The timeout of the function.
         """
         for variable, worker in WORKERS.items():
             function = getattr(self.version.app, worker)
@@ -395,6 +460,10 @@ class World(Caller):
         return received
 
     def _run_worker(self, worker: Any, queue_url: str | None, timeout_seconds: float) -> int:
+        """Run a worker function with a batch of one queue; return the number of messages.
+
+        :param queue_url: None: this version has no such queue.
+        """
         if queue_url is None:
             return 0
         # No long poll: it would wait for a clock that stands still.
@@ -421,14 +490,16 @@ class World(Caller):
         self.clock.sleep(seconds)
 
     def sweep(self) -> None:
+        """Run the sweep once."""
         self.version.app.sweep(SCHEDULED, LambdaContext(self.clock, 60))
 
     def check_dlq(self) -> None:
+        """Run the function that publishes the depth of the dead letter queue."""
         self.version.app.check_dlq(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
-        """Let time pass, and run the worker and the sweep, until nothing is pending and no message
-        is left.
+        """Let time pass, and run the worker and the sweep, until no event is pending and no message
+        is left. Raise AssertionError if that takes longer than `hours` of the world's time.
         """
         end = self.clock() + hours * 3600
         while self.clock() < end:
@@ -477,7 +548,11 @@ class World(Caller):
         return item
 
     def change_item(self, event_id: str, update: str, **values: Json) -> None:
-        """Change an item of the table, as no call does."""
+        """Change an item of the table directly, not by a call of the API.
+
+        :param update: An update expression.
+        :param values: The expression's values by their names without `:`, in DynamoDB's format.
+        """
         given = {f":{name}": value for name, value in values.items()}
         self.outside_dynamodb.update_item(
             TableName=self.environ["EVENTS_TABLE_NAME"],
@@ -487,7 +562,7 @@ class World(Caller):
         )
 
     def send_message(self, body: str, **attributes: str) -> None:
-        """Send a message to the inbox queue."""
+        """Send a message to the work queue, with these message attributes."""
         typed = {
             name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
         }
@@ -496,7 +571,11 @@ class World(Caller):
         )
 
     def store_copy(self, subscription_id: str, number: int, state: Status, **members: Any) -> None:
-        """Store a copy that was made `number` seconds after the start."""
+        """Store a copy of an event for a subscription.
+
+        :param number: How many seconds after the start of the clock the copy was created.
+        :param members: More fields of the copy.
+        """
         copy = Event(
             event_id=f"cpy_{self.services.new_id()}",
             created_at=rfc3339(START + number),
@@ -512,25 +591,29 @@ class World(Caller):
 
 
 def read_lists(services: Services, tenant: str | None = None) -> None:
-    """Let a container read the lists of subscriptions, as it does every ten seconds."""
+    """Let a container read and cache the subscriptions of a tenant, as it does every ten
+    seconds.
+    """
     event = make_event(NewEvent("a", "{}", "null", tenant), "acme", services)
     services.subscriptions.matching(event)
 
 
 @cache
 def _session() -> boto3.Session:
-    """Return a session, which keeps the service models that it has read."""
+    """Return a session of boto3 for all tests, which reads each service model only once."""
     return boto3.Session("test", "test", region_name=REGION)
 
 
 @contextmanager
 def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
-    """Create a system that pushes to `webhook_url`.
+    """Create a system, and yield it.
 
-    Its API keys are those of KEY (all scopes), PRODUCER_KEY and CONSUMER_KEY. Boto3 has no other
-    place for a default session than the module's variable, which is patched.
+    Its API keys are KEY, which has all scopes, PRODUCER_KEY and CONSUMER_KEY. The variable of
+    boto3's default session is patched, because boto3 has no other place for it.
 
-    :param environ: More variables of its functions.
+    :param webhook_url: The URL to which events are pushed.
+    :param kind: The class of the system.
+    :param environ: More environment variables of its functions.
     """
     clock = Clock()
     session = _session()
