@@ -59,7 +59,7 @@ THIRD_PARTY = {
 
 # Of the page's scripts, which are joined into one in the order of page.html.
 CONSOLE = PRODUCT / "console"
-NO_CODE = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*')
+NO_CODE = re.compile(r'"(?:\\[\s\S]|[^"\\\n])*"|//[^\n]*')
 DEFINITION = re.compile(r"^(const|let|(?:async )?function\*?) (\w+)", re.MULTILINE)
 
 
