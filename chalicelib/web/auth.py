@@ -1,4 +1,4 @@
-"""Authenticate callers by API keys, which have scopes, and by tokens, each of which has a tenant.
+"""Authenticate callers by API keys, which have scopes, and by tokens, each for one tenant.
 
 Of API keys, only SHA-256 hashes are stored; tokens are not stored at all.
 """
