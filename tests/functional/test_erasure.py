@@ -9,7 +9,7 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Hook
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.world import UNKNOWN, Answer, Json, World, assert_has
+from tests.support.world import UNKNOWN, Json, World, assert_has
 
 CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-itself")
 NAMES = {"event_type": "a", "tenant": "tenant-itself", "subject": CONTENTS[3]}
@@ -23,10 +23,6 @@ pytestmark = pytest.mark.usefixtures("hook")
 
 def post(world: World, **headers: str) -> Any:
     return world.offer(BODY, **headers).json
-
-
-def erase(world: World, event_id: str) -> Answer:
-    return world.call("DELETE", f"/events/{event_id}")
 
 
 def items(world: World) -> Json:
@@ -49,7 +45,7 @@ def test_what_is_erased_is_gone(
     gone = [event["event_id"], *event["copies"]]
     pushes = receiver.count + target.count
 
-    assert [erase(world, event["event_id"]).status_code for _ in range(2)] == [204, 204]
+    assert [world.erase(event["event_id"]).status_code for _ in range(2)] == [204, 204]
 
     for event_id in gone:
         for method, suffix in (("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")):
@@ -57,7 +53,7 @@ def test_what_is_erased_is_gone(
     there = {kept["event_id"], *kept["copies"]}
     assert set(world.listed("/events")) == set(stored(world)) == there
     assert len(world.dead_letters()) == (4 if code == 422 else 0)
-    erase(world, kept["event_id"])
+    world.erase(kept["event_id"])
     text = json.dumps(world.messages() + world.dead_letters())
     world.move_back()
     world.sleep(3)
@@ -78,7 +74,7 @@ def test_a_copy_is_not_replayed_once_its_event_is_erased(world: World, target: R
     problems = []
 
     def erase_meanwhile(exchange: Exchange) -> None:
-        problems.append(erase(world, exchange.request.json()["source_event_id"]).problem)
+        problems.append(world.erase(exchange.request.json()["source_event_id"]).problem)
         status(422)(exchange)
 
     target.script(503, erase_meanwhile)
@@ -88,7 +84,7 @@ def test_a_copy_is_not_replayed_once_its_event_is_erased(world: World, target: R
     assert world.replay(event["copies"][0]).problem == (404, "not_found")
 
     assert problems == [(409, "event_claimed")]
-    assert erase(world, event["event_id"]).status_code == 204
+    assert world.erase(event["event_id"]).status_code == 204
     assert stored(world) == []
 
 
@@ -103,14 +99,14 @@ def test_the_mark_of_an_erasure_stays_until_the_copies_are_gone(
     assert world.services.store.claim(copy_id, "of a worker").applied
     for seconds in (0, 59):
         world.sleep(seconds)
-        assert erase(world, event["event_id"]).problem == (409, "event_claimed")
+        assert world.erase(event["event_id"]).problem == (409, "event_claimed")
     for pause in hours:
         world.sleep(pause * HOUR)
         refused = world.offer(BODY, idempotency_key="k")
         assert refused.problem == (409, "event_claimed")
         assert int(refused.headers["retry-after"]) <= HOUR
 
-    assert erase(world, event["event_id"]).status_code == 204
+    assert world.erase(event["event_id"]).status_code == 204
 
     assert stored(world) == []
     world.sleep(HOUR)
@@ -124,9 +120,9 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
     if not subscribed:
         hook.delete()
     event = post(world, idempotency_key="k")
-    erase(world, event["event_id"])
+    world.erase(event["event_id"])
     world.sleep(HOUR - 1)
-    erase(world, event["event_id"])
+    world.erase(event["event_id"])
     aws.fail("DeleteItem")  # so that a copy that is stored would stay
     for seconds, retry_after in ((0, HOUR), (HOUR - 1, 1)):
         world.sleep(seconds)
@@ -136,7 +132,7 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
     aws.heal()
     world.sleep(1)
     # what expired is not renewed
-    assert erase(world, event["event_id"]).status_code == 204
+    assert world.erase(event["event_id"]).status_code == 204
     assert stored(world) == []
 
     again = world.offer(BODY, idempotency_key="k")
@@ -151,7 +147,7 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
 def test_a_copy_can_be_erased_alone_and_what_is_expired_or_not_there(world: World) -> None:
     event = post(world, idempotency_key="k")
 
-    assert erase(world, event["copies"][0]).status_code == 204
+    assert world.erase(event["copies"][0]).status_code == 204
 
     world.sleep(HOUR)
     post(world, idempotency_key="k")  # does not bring it back
@@ -159,5 +155,5 @@ def test_a_copy_can_be_erased_alone_and_what_is_expired_or_not_there(world: Worl
     assert world.event(event["event_id"])["copies"] == event["copies"]
     world.sleep(31 * 86_400)
     for event_id in (UNKNOWN, event["event_id"]):
-        assert erase(world, event_id).status_code == 204
+        assert world.erase(event_id).status_code == 204
     assert stored(world) == []

@@ -14,7 +14,7 @@ from tests.conftest import During, Once, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.hooks import Hook
 from tests.support.receiver import Receiver, status
-from tests.support.world import KEY, UNKNOWN, World, assert_has
+from tests.support.world import UNKNOWN, World, assert_has
 
 TENANT = "customer-42"
 
@@ -38,7 +38,7 @@ def test_recipients_are_told_with_their_copies_or_why_they_have_none(
     world.sleep(10)
     event = world.post_later({"total": 7, "order": {"id": 1, "total": 80}}, tenant=TENANT)
     by_subscription = {copy["subscription_id"]: copy for copy in world.copies(event)}
-    world.call("DELETE", f"/events/{by_subscription[deleted]['event_id']}")
+    world.erase(by_subscription[deleted]["event_id"])
     world.call("DELETE", f"/subscriptions/{gone}")
     world.call("PATCH", f"/subscriptions/{edited}", '{"event_types": null}')
     at("later", tenant=TENANT)
@@ -75,7 +75,7 @@ def test_a_copy_is_told_as_it_is_now_and_its_subscription_too(
     assert_has(row["copy"], status="failed", subject="order-4711")
     assert "payload" not in row["copy"]
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
-    world.call("DELETE", f"/events/{row['copy']['event_id']}")
+    world.erase(row["copy"]["event_id"])
     assert world.recipients(event)[0]["reason"] == "deleted"
     [other] = world.recipients(world.post_later())
     assert_has(other, copy=None, reason="host")
@@ -160,7 +160,7 @@ def test_a_sent_copy_has_its_events_content_and_nothing_of_the_operators_webhook
 
 def test_a_copy_that_is_gone_is_made_again_and_listed_once(world: World, hook: Hook) -> None:
     event = world.post_later()
-    world.call("DELETE", f"/events/{event['copies'][0]}")
+    world.erase(event["copies"][0])
     world.sweep()
 
     assert hook.send(event).status_code == 202
@@ -302,7 +302,7 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
     event = world.offer(bodies[0], idempotency_key="k").json
 
     def post_another() -> None:
-        world.call("DELETE", f"/events/{event['event_id']}")
+        world.erase(event["event_id"])
         world.sleep(ERASED_SECONDS)
         world.offer(bodies[1], idempotency_key="k")
         world.sleep(-ERASED_SECONDS)
@@ -361,7 +361,7 @@ def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
     # TTL deletes what has expired.
     assert int(world.item(event["event_id"])["expires_at"]["N"]) > world.clock()
 
-    erased = world.call("DELETE", f"/events/{event['event_id']}", key=KEY)
+    erased = world.erase(event["event_id"])
 
     assert erased.status_code == 204
     assert world.call("GET", f"/events/{copy_id}").status_code == 404

@@ -13,7 +13,7 @@ from tests.conftest import During, Once
 from tests.support.aws_calls import Aws
 from tests.support.hooks import Copy, Hook
 from tests.support.receiver import Receiver, status
-from tests.support.world import KEY, Answer, Json, World, assert_has
+from tests.support.world import Answer, Json, World, assert_has
 
 TENANT = "customer-42"
 
@@ -60,7 +60,7 @@ def miss(world: World, target: Receiver) -> tuple[Hook, Json]:
             total = {"total": [100]}
             hook = Hook(world, target, tenant=TENANT, event_types=["order.*"], filter=total)
             world.sleep(10)
-    world.call("DELETE", f"/events/{events['deleted']['copies'][0]}", key=KEY)
+    world.erase(events["deleted"]["copies"][0])
     hook.edit(event_types=["order.*", "invoice.created.edited"])
     return hook, events
 
@@ -219,7 +219,7 @@ MEANWHILE: dict[str, Callable[[Copy, Hook], object]] = {
     "replayed": lambda copy, _: copy.replay(),
     "pushed again": replay_and_push,
     "recovered": lambda _, hook: hook.recover(),
-    "erased": lambda copy, _: copy.world.call("DELETE", f"/events/{copy.id}"),
+    "erased": lambda copy, _: copy.world.erase(copy.id),
 }
 
 
@@ -406,7 +406,7 @@ def test_what_arrived_or_was_erased_meanwhile_is_not_recovered(
 
     def interrupt() -> None:
         if act == "its event erased":
-            world.call("DELETE", f"/events/{first.event['event_id']}")
+            world.erase(first.event["event_id"])
         else:
             MEANWHILE[act](first, hook)
 

@@ -301,6 +301,10 @@ class Caller:
     def acknowledge(self, event_id: str, *, key: str = KEY) -> Answer:
         return self.call("POST", f"/events/{event_id}/acknowledge", key=key)
 
+    def erase(self, event_id: str) -> Answer:
+        """Erase an event or a copy."""
+        return self.call("DELETE", f"/events/{event_id}")
+
     def make_token(self, tenant: str, *, key: str = CONSUMER_KEY, **members: int) -> str:
         """Create a token for a tenant, and return it.
 
