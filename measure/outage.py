@@ -1,5 +1,6 @@
-"""`make outage`: how long healthy events wait beside destinations in trouble, and how long what
-waits for a destination takes after its repair. docs/reliability.md has the figures.
+"""`make outage`: measure how long healthy events wait beside destinations in trouble, and how long
+the events that wait for a destination take to arrive after its repair. docs/reliability.md has the
+figures.
 """
 
 import statistics
@@ -34,7 +35,8 @@ from measure.trouble import (
 )
 from tests.simulator.simulated_world import Container
 
-SEEDS = range(4)  # the worst of them is printed
+# Each figure is simulated with each of these seeds, and the worst result is printed.
+SEEDS = range(4)
 # How many events a second are posted beside a destination in trouble.
 RATES = {
     **dict.fromkeys((REFUSES, SLOW_TO_THROTTLE), (5,)),
@@ -48,7 +50,9 @@ Figure = tuple[str, Callable[[], str]]  # a name, and a function that simulates 
 
 
 def describe_waits(outage: Outage) -> str:
-    """Return how long healthy events wait beside an outage."""
+    """Simulate an outage with each seed; return, as text, the longest median and the longest 95th
+    percentile of the seconds that healthy events wait.
+    """
     runs = [outage.waits(seed) for seed in SEEDS]
     median = max(waits.median for waits in runs)
     p95 = max(waits.p95 for waits in runs)
@@ -56,7 +60,9 @@ def describe_waits(outage: Outage) -> str:
 
 
 def describe_ten_minutes(outage: Outage) -> str:
-    """Return what is left after an outage, and how many messages it took."""
+    """Simulate an outage once; return, as text, how long healthy events waited, how many copies
+    exist and are pending at the end, and how many queue messages were sent.
+    """
     world = outage.run()
     copies = [event for event in world.items().values() if event.is_copy]
     pending = sum(event.status is Status.PENDING for event in copies)
@@ -69,7 +75,10 @@ def describe_ten_minutes(outage: Outage) -> str:
 
 
 def describe_some_slow() -> str:
-    """Return how long the quick events of a subscription wait that is slow for the others."""
+    """Simulate a subscription whose target responds quickly to half of the events and slowly to
+    the others; return, as text, how long the quick events wait, and how many events of both kinds
+    were not delivered.
+    """
     world = Outage(REFUSES, 5, kind=SomeSlowWorld).run()
     world.settle()
     failed = [event for event in world.items().values() if event.status is not Status.DELIVERED]
@@ -77,8 +86,12 @@ def describe_some_slow() -> str:
 
 
 def describe_tenants(hanging_tenants: int, targets: int) -> str:
-    """Return how long the copies of a tenant wait that hung for a minute, beside tenants whose
-    targets hang all the time.
+    """Simulate a tenant whose target hangs for the first minute, beside tenants whose targets hang
+    all the time; return, as text, how many copies of the first tenant were delivered, and how many
+    seconds these copies waited.
+
+    :param hanging_tenants: How many tenants have targets that hang all the time.
+    :param targets: How many targets each of these tenants has.
     """
     runs = []
     for seed in SEEDS:
@@ -94,9 +107,10 @@ def describe_tenants(hanging_tenants: int, targets: int) -> str:
 
 
 def describe_trials() -> str:
-    """Return the median gap between a container's trials in each of six hours.
+    """Simulate ten hanging targets of one tenant for six hours; return, as text, the median number
+    of seconds between two pushes of one container to these targets in each hour.
 
-    Ten targets of one tenant hang, and get an event in 200 s each.
+    Each target gets an event every 200 s.
     """
     hours = 6
     world = TenantsWorld(1, 10, hangs_seconds=0, seconds=3600 * hours, posts=0)
@@ -114,7 +128,10 @@ def describe_trials() -> str:
 
 
 def describe_repair(world: RepairWorld) -> str:
-    """Return when what waited for repaired destinations arrives."""
+    """Run a world whose destinations are repaired; return, as text, how long after the repair the
+    waiting copies arrive, how often each was pushed, and how long healthy events wait in the
+    first twenty minutes after the repair.
+    """
     world.run(per_second=5)
     half, last = world.arrivals()
     pushes = sum(world.pushes[key] for key in world.waiting) / len(world.waiting)
@@ -127,12 +144,16 @@ def describe_repair(world: RepairWorld) -> str:
 
 
 def make_and_describe_repair(make: Callable[[], RepairWorld]) -> str:
-    """Do what `describe_repair` does, with a world that is made in the process that runs it."""
+    """Make a world and return its `describe_repair`.
+
+    :param make: A function that makes the world. A pool of processes can send this function to
+        another process, but not a world.
+    """
     return describe_repair(make())
 
 
 def repairs() -> Iterator[Figure]:
-    """Yield the figures of destinations that were in trouble for two hours and are repaired."""
+    """Yield a figure for each case of destinations that hung for two hours and are repaired."""
     cases = {}
     for waiting in (12, 60, 114, 2000, 12_000):
         cases[f"{waiting} wait"] = partial(RepairWorld, waiting)
@@ -147,7 +168,9 @@ def repairs() -> Iterator[Figure]:
 
 
 def outages() -> Iterator[tuple[str, Outage]]:
-    """Yield outages whose healthy events are measured, with their names."""
+    """Yield the name and the description of each outage beside which the waits of healthy events
+    are measured.
+    """
     for in_webhook, destination in ((False, "subscription"), (True, "webhook")):
         for trouble, rates in RATES.items():
             if trouble == SOMETIMES and not in_webhook:
@@ -173,7 +196,7 @@ def outages() -> Iterator[tuple[str, Outage]]:
 
 
 def figures() -> Iterator[Figure]:
-    """Yield all figures, those first that take longest."""
+    """Yield all figures. The figures that take longest to simulate come first."""
     yield from repairs()
     yield "median gap between a container's trials in each of 6 hours", describe_trials
     yield "slow for every second event", describe_some_slow
@@ -187,6 +210,7 @@ def figures() -> Iterator[Figure]:
 
 
 def main() -> None:
+    """Simulate all figures in several processes, and print each in the order of `figures`."""
     with ProcessPoolExecutor() as pool:
         results = {name: pool.submit(simulate) for name, simulate in figures()}
         for name, result in results.items():

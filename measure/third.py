@@ -48,7 +48,11 @@ MESSAGES = 28  # more than two calls of ReceiveMessage
 
 @contextlib.contextmanager
 def localstack(folder: Path, dynamodb_url: str) -> Iterator[str]:
-    """Run LocalStack until the end of the block; yield its URL."""
+    """Run LocalStack until the end of the block; yield its URL, once it responds.
+
+    :param folder: An existing folder for the log and the files of LocalStack.
+    :param dynamodb_url: Where LocalStack forwards the calls of DynamoDB.
+    """
     address = f"127.0.0.1:{free_port()}"
     python = install("third")
     environ = {
@@ -78,13 +82,19 @@ def localstack(folder: Path, dynamodb_url: str) -> Iterator[str]:
 
 
 def report(step: str, expected: str, output: str) -> None:
-    """Print that a step is done, if its output has the expected text."""
+    """Print that a step is done; raise AssertionError if the output of its command lacks the
+    expected text.
+    """
     assert expected in output, output
     print(f"done  {step}", flush=True)
 
 
 def run_steps(checkout: Checkout, sqs: Any) -> None:
-    """Make, change and delete the stack, and redrive dead letters."""
+    """Make, change and delete the stack of the stage `dev` by commands of make, and move messages
+    from its DLQ to its work queue; raise AssertionError at the first step that fails.
+
+    :param sqs: A boto3 client of SQS for the emulated AWS that the checkout uses.
+    """
     settings: Any = {
         "ZAPIER_WEBHOOK_URL": "none",
         "API_KEYS": api_key.entry("a", api_key.new_key()),
@@ -115,6 +125,7 @@ def run_steps(checkout: Checkout, sqs: Any) -> None:
 
 
 def main() -> None:
+    """Run the steps in a new checkout on a new LocalStack, and print how many minutes they took."""
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))

@@ -71,14 +71,19 @@ class Waits(NamedTuple):
 
 
 class BusyWorld(SimulatedWorld):
-    """Callers post at a steady rate for some seconds; workers and sweeps go on until it is over.
+    """A simulated stage to which callers post at a steady rate for some seconds; its workers and
+    sweeps run until `is_over`.
 
-    A subclass says which events are healthy, and how their destinations respond: it overrides
+    A subclass defines which events are healthy, and how destinations respond: it overrides
     `is_healthy` and `answer`.
+
+    :param seconds: How long callers post.
+    :param environ: Settings of the stage, besides the usual settings of a simulated stage.
+    :param seed: The seed of all random choices.
     """
 
     workers_of_lane = 5
-    # After the last post, how long healthy events are waited for.
+    # How long after the last post the world goes on at most, while healthy events are pending.
     max_wait_seconds = 600.0
 
     def __init__(
@@ -94,12 +99,13 @@ class BusyWorld(SimulatedWorld):
         raise NotImplementedError
 
     def latency(self) -> tuple[float, float]:
+        """Return the seconds before and after the effect of a call to AWS."""
         return 0.0, 0.01
 
     def run(self, *, per_second: float, queues_posts: bool = True) -> None:
-        """Let everybody act until it is over.
+        """Run callers, workers and the sweep until `is_over`.
 
-        :param per_second: How many events are posted.
+        :param per_second: How many events are posted a second.
         :param queues_posts: Whether a POST leaves the push to the worker.
         """
         self._queues_posts = queues_posts
@@ -111,21 +117,24 @@ class BusyWorld(SimulatedWorld):
         self.hub.run()
 
     def is_over(self) -> bool:
-        """Return whether nobody posts any more, and every healthy event is settled or waited too
-        long.
+        """Return whether callers have stopped posting, and either no healthy event is pending or
+        `max_wait_seconds` have passed since then.
         """
         if self.clock() < self.ends_at:
             return False
         return self.clock() > self.ends_at + self.max_wait_seconds or not self.has_healthy_pending()
 
     def has_healthy_pending(self) -> bool:
+        """Return whether a healthy event is pending."""
         items = self.dynamodb.items.values()
         return any(item.get("status") == Status.PENDING and self.is_healthy(item) for item in items)
 
     def healthy_waits(self, first_second: float = 0.0, last_second: float = 1e9) -> Waits:
-        """Return how long healthy events waited that were posted between these seconds.
+        """Return how long healthy events waited for their delivery. For an event that was not
+        delivered, the wait until now counts.
 
-        What was not delivered has waited until now.
+        :param first_second: Events that were posted earlier after the start are left out.
+        :param last_second: Events that were posted at or after this second are left out.
         """
         now = rfc3339(self.clock())
         first = rfc3339(self.began + first_second)
@@ -143,17 +152,20 @@ class BusyWorld(SimulatedWorld):
         assert self.use(Container.post, tenant=tenant, **headers)
 
     def _callers(self, every_seconds: float) -> None:
+        """Post an event every so many seconds, until `ends_at`."""
         while self.clock() < self.ends_at:
             self.hub.spawn(self.post)
             self.hub.sleep(every_seconds)
 
     def _worker(self, queue_url: str) -> None:
+        """Handle the messages of a queue in one container, until `is_over`."""
         container = self.start()
         while not self.is_over():
             if not container.work(queues=[queue_url]):
                 self.hub.sleep(0.1)
 
     def _sweeps(self) -> None:
+        """Run the sweep every 60 s, each time in a new container, until `is_over`."""
         while not self.is_over():
             self.start().sweep()
             self.hub.sleep(60)
@@ -215,6 +227,7 @@ class Outage:
     last_second: float = 1e9
 
     def run(self, seed: int = 0) -> OutageWorld:
+        """Simulate the outage, and return its world after the end."""
         world = self.kind(self.trouble, seconds=self.seconds, in_webhook=self.in_webhook, seed=seed)
         if self.trouble != SOMETIMES:  # which concerns the webhook alone
             for number in range(self.subscriptions):
@@ -223,6 +236,9 @@ class Outage:
         return world
 
     def waits(self, seed: int = 0) -> Waits:
+        """Simulate the outage; return how long healthy events waited that were posted between
+        `first_second` and `last_second`.
+        """
         return self.run(seed).healthy_waits(self.first_second, self.last_second)
 
 
@@ -271,6 +287,7 @@ class RecoveryWorld(OutageWorld):
         super()._callers(every_seconds)
 
     def _list_missed(self) -> None:
+        """List the missed events of the recovering subscription each second, until `ends_at`."""
         path = f"/subscriptions/{self.recovering}/missed?since={rfc3339(0)}"
         while self.clock() < self.ends_at:
             self.use(Container.call, "GET", path)
@@ -278,6 +295,8 @@ class RecoveryWorld(OutageWorld):
 
 
 class LongRecoveryWorld(RecoveryWorld):
+    """A `RecoveryWorld` with more missed events."""
+
     missed = 12_000
 
 
@@ -354,8 +373,8 @@ class TenantsWorld(BusyWorld):
                 return
 
     def delivered_after(self) -> list[float]:
-        """Return how long each copy of the other tenant took that was delivered in time, in
-        seconds.
+        """Return the seconds from creation to delivery of each copy of the tenant `other` that was
+        delivered before `ends_at`.
         """
         seconds = []
         for key, event in self.items().items():
@@ -368,12 +387,12 @@ class TenantsWorld(BusyWorld):
 
 
 def flaps(world: "RepairWorld") -> Response:
-    """Be down every other minute."""
+    """Return the response of a target that fails every other minute after its repair."""
     return HEALTHY if int(world.repaired_seconds // 60) % 2 == 0 else Response(500, 0.1)
 
 
 def dies_again(world: "RepairWorld") -> Response:
-    """Hang again after 40 s."""
+    """Return the response of a target that hangs again from 40 s after its repair on."""
     return HEALTHY if world.repaired_seconds < 40 else HANGS
 
 
@@ -425,6 +444,10 @@ class RepairWorld(BusyWorld):
         self._not_arrived = {*self.waiting}
 
     def _post_during_the_outage(self, waiting: int) -> None:
+        """Post events for each tenant, at random times during the outage.
+
+        :param waiting: How many events are posted for each tenant.
+        """
         ages = [self.random.uniform(5, self.outage_seconds) for _ in range(waiting)]
         for age in sorted(ages, reverse=True):
             self.clock.now = self.began - age
@@ -432,7 +455,10 @@ class RepairWorld(BusyWorld):
                 self.post(tenant)
 
     def _let_copies_wait(self) -> frozenset[str]:
-        """Let what was posted be as if all its attempts had timed out; return the copies."""
+        """Change the copies for the targets as if all their attempts had timed out, delete all
+        queue messages and the copies for the healthy subscription, and mark the subscriptions as
+        failing; return the ids of the changed copies.
+        """
         for url in (INBOX, SLOW):
             self.sqs.expire(url, 0)
         waiting = set()
@@ -449,8 +475,8 @@ class RepairWorld(BusyWorld):
         return frozenset(waiting)
 
     def _timed_out(self, copy: Json) -> Json:
-        """Return a copy whose pushes timed out since it was made, with the backoff that it has by
-        now.
+        """Return the item of a copy, changed as if each push since its creation had timed out: with
+        the number of attempts that fit into its age, the last attempt, and the time of the next.
         """
         age = self.began - unix_seconds(copy["sort_key"].split("#")[0])
         attempts = max(1, int(math.log2(age / 0.75)))
@@ -475,7 +501,7 @@ class RepairWorld(BusyWorld):
 
     @property
     def repaired_seconds(self) -> float:
-        """How long ago the repair was; negative: it follows."""
+        """Seconds since the repair; negative before the repair."""
         return self.clock() - self.repaired_at
 
     def answer(self, event: Event, url: str) -> Response:
@@ -499,6 +525,7 @@ class RepairWorld(BusyWorld):
         super()._callers(every_seconds)
 
     def _post_to_repaired(self) -> None:
+        """Post an event for the next of the tenants every 5 s, until `is_over`."""
         for tenant in itertools.cycle(self._tenants):
             if self.is_over():
                 return
@@ -506,6 +533,7 @@ class RepairWorld(BusyWorld):
             self.hub.sleep(5)
 
     def _end_when_all_arrived(self) -> None:
+        """End the world once all waiting copies are delivered, or the limit is reached."""
         while self._not_arrived and self.repaired_seconds < self._limit_seconds:
             items = self.dynamodb.items
             self._not_arrived = {
@@ -515,14 +543,17 @@ class RepairWorld(BusyWorld):
         self.ends_at = self.clock()
 
     def _ask(self) -> None:
+        """Call `asks` for the subscription of each target 5 s after the repair; do nothing if it is
+        None.
+        """
         if self._asks:
             self.hub.sleep(self.repaired_after_seconds + 5)
             for subscription_id in self.repaired:
                 self.hub.spawn(partial(self.use, self._asks, subscription_id))
 
     def arrivals(self) -> tuple[float, float]:
-        """Return how many seconds after the repair half, and the last, of what waited arrived;
-        infinity: not at all.
+        """Return after how many seconds from the repair half of the waiting copies, and after how
+        many the last of them, had arrived; infinity if they did not arrive.
         """
         delivered = [str(self.dynamodb.items[key].get("delivered_at", "~")) for key in self.waiting]
         seconds = sorted(

@@ -32,7 +32,7 @@ from tests.support.ministack import ministack
 from tools import api_key
 from tools.command_line import print_table
 
-AT_ONCE = 2
+AT_ONCE = 2  # interruptions that are tried in parallel
 COMMITS = {"now": "", "1.0.0": "1e0755a5"}
 GIVEN: Any = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", api_key.new_key())}
 ALL = bool(os.environ.get("ALL"))
@@ -40,16 +40,20 @@ FEW = bool(os.environ.get("FEW"))
 
 
 def deploy(checkout: Checkout) -> None:
+    """Run `make deploy` with the variables of a first deployment."""
     checkout.make("deploy", **GIVEN)
 
 
 def interrupt(checkout: Checkout, case: "Case") -> None:
+    """Run the command of a case, and interrupt it after the write of the case."""
     command = DESTROY if case.way == DESTROYED else ("deploy",)
     checkout.interrupt([*MAKE, *command], number=case.number, MAKEFLAGS="", **GIVEN)
 
 
 def undo(checkout: Checkout) -> None:
-    """Do what docs/operations.md says, but for its checks."""
+    """Undo an update, as docs/operations.md describes it, from a checkout of the earlier version:
+    deploy its functions and its API without changing the stack of resources.
+    """
     checkout.chalice("deploy")
     checkout.configure_api()
 
@@ -103,37 +107,49 @@ AT_RANDOM = r"localhost:\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def steps(way: str) -> list[str]:
+    """Return the names of the steps of a way in WAYS; the way `nothing` has none."""
     return [] if way == "nothing" else way.split(", ")
 
 
 class Case(NamedTuple):
-    """An interruption."""
+    """A place at which a command is interrupted."""
 
+    # The way in WAYS that comes before the command.
     way: str
-    # After which write of the command, from 1, and its operation.
+    # The number of the write of the command, from 1, after which it is interrupted.
     number: int
+    # The operation of this write, as `operation_of` returns it.
     operation: str
 
 
 class Stage(NamedTuple):
-    """A stage that was reached."""
+    """A deployed stage after some steps."""
 
-    # What AWS and Chalice have of it.
+    # The folder with the state of its emulated AWS and Chalice's record of its deployment.
     folder: Path
-    # The writes of the step that reached it.
+    # The calls of the last of these steps, as `Ministack.seen` gets them.
     writes: list[str]
 
 
 class Lab:
-    """A folder with the code of each version, and the stages that were reached."""
+    """A folder with the code of each version, and the stages that steps have led to.
+
+    :param folder: An existing folder, with a packaged checkout for each version in COMMITS.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # What `describe` returned after the first complete deployment; "" before it.
         self.reference = ""
+        # The stage after each sequence of steps that was done.
         self.reached = dict[tuple[str, ...], Stage]()
 
     def act(self, version: str, stage: Path, act: Callable[[Checkout], None]) -> None:
-        """Act in a checkout of a version, on the stage that is kept in a folder."""
+        """Call a function with a new checkout of a version, whose AWS has the state in a folder,
+        and save the changed state there.
+
+        :param stage: The folder of a `Stage`.
+        """
         with (
             tempfile.TemporaryDirectory() as folder,
             ministack(stage / "log", stage / "state") as aws,
@@ -145,7 +161,9 @@ class Lab:
             act(checkout)
 
     def reach(self, *steps: str) -> Stage:
-        """Return the stage after some steps, each of which is done only once."""
+        """Return the stage after some steps. A sequence of steps is done at the first call, and
+        its stage is returned again at later calls.
+        """
         if steps not in self.reached:
             folder = self.folder / "stages" / ", ".join(steps or ["nothing"])
             self.reached[steps] = Stage(folder, [])
@@ -157,7 +175,9 @@ class Lab:
         return self.reached[steps]
 
     def do(self, step: str, stage: Stage) -> None:
-        """Do a step, and note its writes."""
+        """Do a step on a stage: change the state in its folder, and append the calls of the step
+        to its `writes`.
+        """
         version = "now" if step == DESTROYING else step.split()[-1]
         record = stage.folder / "deployed"
         if "record" in step:
@@ -174,8 +194,8 @@ class Lab:
         shutil.copytree(record, stage.folder / version, dirs_exist_ok=True)
 
     def begin(self, way: str) -> list[Case]:
-        """Reach the stage with which a way begins, and go on without an interruption; return where
-        to interrupt.
+        """Do the steps of a way and the command after it without an interruption; return the
+        places at which to interrupt this command.
         """
         last = DESTROYING if way == DESTROYED else "now"
         seen = self.reach(*steps(way), last).writes
@@ -183,13 +203,19 @@ class Lab:
 
     @contextmanager
     def copied(self, way: str) -> Iterator[Path]:
+        """Copy the folder of the stage after a way; yield the copy, which is deleted at the end of
+        the block.
+        """
         before = self.reach(*steps(way)).folder
         with tempfile.TemporaryDirectory() as folder:
             yield shutil.copytree(before, Path(folder, "stage"))
 
     def try_case(self, case: Case) -> dict[str, str]:
-        """Interrupt a command, then deploy the stage, and destroy it instead; return the fault of
-        each, by its name, or an empty text.
+        """Interrupt a command; then complete the deployment of one copy of the interrupted stage,
+        and destroy another copy.
+
+        Return, by the names `complete` and `destroy`, why this failed, or "" if it succeeded. With
+        FEW, only one of the two is tried.
         """
         faults = {}
         acts = [self.complete, destroy]
@@ -209,6 +235,9 @@ class Lab:
         return faults
 
     def complete(self, checkout: Checkout) -> None:
+        """Run `make deploy`; raise AssertionError if the stage then differs from the stage after
+        the first complete deployment.
+        """
         deploy(checkout)
         stage = describe(checkout)
         self.reference = self.reference or stage
@@ -217,8 +246,13 @@ class Lab:
 
 
 def choose(way: str, operations: list[str]) -> Iterator[Case]:
-    """Yield where to interrupt a way: after one write of each operation, at a different place for
-    each; with ALL after each write; with FEW at the places in SIX.
+    """Yield the places at which to interrupt the command after a way: after one write of each
+    operation; with ALL, after each write; with FEW, only the places in SIX.
+
+    For the first operation the first of its writes is chosen, for the second operation the second
+    of its writes, and so on.
+
+    :param operations: The operations of all writes of the command, in their order.
     """
     writes: dict[str, list[Case]] = {}
     for number, operation in enumerate(operations, 1):
@@ -231,27 +265,36 @@ def choose(way: str, operations: list[str]) -> Iterator[Case]:
 
 
 def operation_of(seen: str) -> str:
-    """Return an operation without the names and ids of its path."""
+    """Return the name of an operation, such as `PUT functions/code`, without names and ids of
+    resources.
+
+    :param seen: A call, as `Ministack.seen` gets it.
+    """
     name, path, _ = seen.split()
     collections = re.sub(r"^/\d{4}-\d\d-\d\d|\?.*", "", path).strip("/").split("/")[::2]
     return f"{name} {'/'.join(collections)}".strip()
 
 
 def resume(checkout: Checkout, act: Callable[[Checkout], None]) -> None:
-    """Act while Lambda has not finished with any function."""
+    """Call a function with a checkout, while Lambda refuses to change any function because an
+    earlier update of it goes on.
+    """
     functions = checkout.aws.direct("lambda").list_functions()["Functions"]
     checkout.aws.unfinished = {function["FunctionName"] for function in functions}
     act(checkout)
 
 
 def destroy(checkout: Checkout) -> None:
+    """Run `make destroy`; raise AssertionError if something of the stage is left."""
     checkout.make(*DESTROY)
     left = describe(checkout)
     assert not left, left
 
 
 def describe(checkout: Checkout) -> str:
-    """Return what a deployment makes and sets of a stage, and what Chalice recorded of it."""
+    """Return, as text, all that a deployment has made in AWS and the resources that Chalice
+    recorded, without times and random ids; "" if there is nothing.
+    """
     parts: list[Any] = []
     of_no_state = [rf'"({OF_THE_PAST})": .*', AT_RANDOM]
     for line in DESCRIBED.split("\n")[1:-1]:
@@ -271,7 +314,10 @@ def describe(checkout: Checkout) -> str:
 
 
 def ask(call: Callable[..., Any], **names: str) -> Any:
-    """Return a response, or the code of its error, as for what does not exist."""
+    """Call AWS; return the response, or the code of the error if AWS responds with an error.
+
+    :param names: The parameters of the call.
+    """
     try:
         return {**call(**names), "ResponseMetadata": None}
     except ClientError as error:
@@ -279,6 +325,7 @@ def ask(call: Callable[..., Any], **names: str) -> Any:
 
 
 def main() -> int:
+    """Try all interruptions and print a table of the results; return the exit status."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         lab = Lab(Path(folder))

@@ -99,44 +99,65 @@ MOST_ITEMS = 6_500  # in the table, but for those of `wait`
 
 
 class YearWorld(SimulatedWorld):
-    """A stage that lives for months.
+    """A simulated stage on which MONTH, and YEAR if it lives longer than a month, happen.
 
-    `environ` has the conditions, too.
+    Its `environ` has the settings of the stage, the conditions of CONDITIONS and, by the name of a
+    target, the trouble that the target is in.
+
+    :param versions: The versions of the code whose functions run beside each other.
     """
 
     def __init__(self, versions: Sequence[Version] = (PRESENT,)) -> None:
         super().__init__(CONDITIONS, versions=versions)
-        self._rounds = 2 * len(versions)  # of `wait`
+        # How often `wait` posts an event for each tenant of PROVIDED.
+        self._rounds = 2 * len(versions)
         self.clock.sleep(-self.clock() % DAY_SECONDS)
         self.history.max_skew_seconds = 1.0
         self.dynamodb.on_write = self._see_write
         self.dynamodb.on_query = lambda rows: self._used.update(rows=len(rows))
         self.sqs.on_send = self._see_message
-        self._used = Counter[str]()  # since midnight
+        # How many calls, messages and rows were used since midnight, and on the second day.
+        self._used = Counter[str]()
         self._used_at_first = self._used
-        self._due: dict[str, str] = {}  # when each event is due that is to be pushed
+        # The `next_attempt_at` of each event that has one, by the key of the event.
+        self._due: dict[str, str] = {}
+        # The items that DynamoDB deleted because their TTL had passed, by their keys.
         self._expired: dict[str, Item] = {}
+        # The bodies of all messages that were sent to the DLQ.
         self._letters: list[Json] = []
+        # How many workers run now, by the URL of their queue.
         self._working = Counter[str]()
         self._is_over = False
 
     def start(self, version: Version = PRESENT) -> Container:
+        """Return a new container of a version, whose clock is up to a second fast or slow."""
         container = Container(self, self._fault, self.environ, version)
         container.skew_seconds = self.random.uniform(-1, 1)
         return container
 
     def answer(self, event: Event, url: str) -> Response:
+        """Return the response of a URL to an event: 422 from the webhook for the payload REFUSED,
+        else by the trouble that `environ` names for the URL, or HEALTHY without a trouble.
+        """
         if event.payload == REFUSED and not event.is_copy:
             return Response(422, 0.1)
         trouble = TROUBLES.get(self.environ.get(url.rsplit("/")[-1], ""))
         return trouble(0, 0) if trouble else HEALTHY
 
     def _fault(self, label: str) -> Fault | None:
+        """Count a call to AWS; return THROTTLED with the probability that `environ` has, else
+        None, with which the call succeeds.
+        """
         self._used["calls"] += 1
         is_throttled = self.random.random() < float(self.environ["throttled"])
         return Fault.THROTTLED if is_throttled else None
 
     def _see_write(self, before: Item | None, after: Item | None) -> None:
+        """Record a write of an item: in the history, when its event is due, and whether it expired.
+
+        :param before: The item before the write; None: it did not exist.
+        :param after: The item after the write; None: it was deleted.
+        """
         self.history.see_write(before, after, self.clock())
         item = after or before or {}
         key = item["event_id"]
@@ -147,6 +168,7 @@ class YearWorld(SimulatedWorld):
             self._due[key] = after["next_attempt_at"]
 
     def _see_message(self, queue_url: str, body: str, delay_seconds: float) -> None:
+        """Count a message; keep its body if it was sent to the DLQ, else start a worker for it."""
         self._used["messages"] += 1
         if queue_url == DLQ:
             self._letters.append(json.loads(body))
@@ -154,7 +176,10 @@ class YearWorld(SimulatedWorld):
             self.hub.spawn(partial(self._work, queue_url, delay_seconds))
 
     def _work(self, queue_url: str, delay_seconds: float) -> None:
-        """Be a worker that comes for a message, and stays while there are more."""
+        """Handle a message, once its delay and the batch window are over, and then the next
+        messages of its queue until there are none; do nothing while as many workers of the queue
+        run as `environ` allows.
+        """
         self.hub.sleep(delay_seconds + BATCH_WINDOW_SECONDS)
         has_more = True
         while has_more and self._working[queue_url] < int(self.environ["workers"]):
@@ -163,7 +188,9 @@ class YearWorld(SimulatedWorld):
             self._working[queue_url] -= 1
 
     def _sweeps(self) -> None:
-        """Sweep each minute; a run that would find nothing is left out."""
+        """Run the sweep each minute until the last day is over, except in minutes in which it would
+        find no overdue event.
+        """
         while not self._is_over:
             self.hub.sleep(60)
             late = rfc3339(self.clock() - 50)
@@ -171,7 +198,10 @@ class YearWorld(SimulatedWorld):
                 self.use(Container.sweep)
 
     def _days(self, days: int) -> None:
-        """Post in the evening, look into the inbox each hour, and let expire at night."""
+        """Simulate the usage of some days: replace the containers and call GET /inbox each hour,
+        post events after 16:00, and at midnight check the day and delete expired items and
+        messages.
+        """
         for day, hour in itertools.product(range(days), range(24)):
             self._idle.clear()  # AWS replaces containers that are idle
             self.use(Container.call, "GET", "/inbox")
@@ -189,7 +219,11 @@ class YearWorld(SimulatedWorld):
         self._is_over = True
 
     def _change(self, day: float, name: str, value: str) -> None:
-        """Let somebody act on a day, or a condition change, so that new containers start."""
+        """Wait until a day; then call the method of a name with a value or, if there is no such
+        method, set the condition of that name in `environ` and start new containers.
+
+        :param day: Days from now, with a fraction for the time of the day.
+        """
         self.hub.sleep(day * DAY_SECONDS)
         if act := getattr(self, name, None):
             act(value)
@@ -200,7 +234,9 @@ class YearWorld(SimulatedWorld):
             self.hub.spawn(partial(self._work, queue_url, 0))
 
     def erase(self, _name: str) -> None:
-        """Erase an event while its copies are pushed, and again two hours later."""
+        """Post an event, erase it while its copies are pushed, and again two hours later; raise
+        ViolationError if a copy of it is left.
+        """
         event_id = self.use(Container.post, tenant=TENANT, prefer="respond-async")
         for seconds in (BATCH_WINDOW_SECONDS + 1, 7200):
             self.hub.sleep(seconds)
@@ -210,23 +246,29 @@ class YearWorld(SimulatedWorld):
         self._require(not is_left, "a copy of an event that was erased is there")
 
     def replay(self, _name: str) -> None:
-        """Replay events that are refused again."""
+        """Post and replay sixty events that the webhook refuses both times."""
         for _ in range(60):
             self.use(Container.replay, self.use(Container.post, REFUSED))
 
     def recover(self, name: str) -> None:
-        """Enable a target that was in trouble, and recover what it missed."""
+        """Enable the subscription of a target, and recover the events that it missed.
+
+        :param name: The letter of the target.
+        """
         self.use(Container.enable, self._targets[name])
         self.use(Container.recover, self._targets[name])
 
     def consume(self, _name: str) -> None:
+        """Lease and acknowledge all events in the inbox."""
         while leased := self.use(Container.lease, limit=100):
             for event_id, lease_id in leased:
                 self.use(Container.acknowledge, event_id, lease_id)
 
     def wait(self, _name: str) -> None:
-        """Post to targets that hang, again and again: in each container, of which there is one of
-        each version, callers wait once for each target, at most.
+        """Post an event for each tenant of PROVIDED, whose targets hang, in several rounds; raise
+        ViolationError if callers still wait for these targets in the last round.
+
+        There is one container of each version. In each of them, callers may wait once for a target.
         """
         for _ in range(self._rounds):
             started = self.clock()
@@ -237,6 +279,9 @@ class YearWorld(SimulatedWorld):
         self._require(is_short, f"callers wait again for targets that hang: {waited_seconds} s")
 
     def live(self, months: int) -> None:
+        """Subscribe all targets, simulate some months and check the end; raise ViolationError when
+        a promise is broken.
+        """
         for name in "abcd":
             self.use(Container.subscribe, TARGET + name, tenant=TENANT)
         self._targets = dict(zip("abcd", self.history.subscribed_at, strict=True))
@@ -253,11 +298,22 @@ class YearWorld(SimulatedWorld):
         self.check()
 
     def _schedule(self, first_day: int, program: str) -> None:
+        """Schedule each line of MONTH or YEAR: a day, a name, and a value that can be empty.
+
+        :param first_day: The number of days to add to the day of each line.
+        """
         for line in program.strip().splitlines():
             day, name, value = f"{line} ".split(" ", 2)
             self.hub.spawn(partial(self._change, first_day + float(day), name, value.strip()))
 
     def _check_day(self, day: int) -> None:
+        """Check at the end of a day that no promise was broken and that messages and items stay
+        within their limits and, on a quiet day, that the stage uses at most a fifth more than on
+        the second day, that no event is scheduled and that no healthy target is marked as failing;
+        raise ViolationError otherwise.
+
+        :param day: The number of the day, from 0.
+        """
         for violation in self.history.violations:
             raise ViolationError(violation)
         messages = max(self.history.messages.values(), default=0)
@@ -282,11 +338,16 @@ class YearWorld(SimulatedWorld):
             self._require(not (is_marked and is_well), f"{name} is well, and marked: {one}")
 
     def _require(self, is_kept: bool, violation: str) -> None:
+        """Raise ViolationError, with the time and a text, unless a promise is kept."""
         if not is_kept:
             raise ViolationError(f"{rfc3339(self.clock())}: {violation}")
 
     def check(self) -> None:
-        """Check expired events, too, by what became of them."""
+        """Check that every accepted event was delivered, or ended as promised; raise ViolationError
+        otherwise.
+
+        Events that expired count with their last state, and erased events count as absent.
+        """
         expired = {
             key: from_item(typed(item))
             for key, item in self._expired.items()
@@ -297,7 +358,9 @@ class YearWorld(SimulatedWorld):
 
 
 def live(months: int, versions: Sequence[Version] = (PRESENT,)) -> str:
-    """Live for months; return what that was, for a person."""
+    """Simulate a stage for some months; return a sentence with the numbers of events, pushes,
+    messages and refused calls. Raise ViolationError when a promise is broken.
+    """
     world = YearWorld(versions)
     world.live(months)
     history = world.history

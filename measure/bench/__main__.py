@@ -11,6 +11,7 @@ from measure.bench import bench, cost
 
 
 def main() -> int:
+    """Print both tables and the missed goals; return 1 if a goal is missed, else 0."""
     screen = sys.stdout
     missed = []
     # the app's log

@@ -68,14 +68,16 @@ Row = tuple[Any, ...]  # texts, and whether the goal is met
 
 
 def prepare_call(method: str, path: str, body: str = "", **headers: str) -> partial[Any]:
-    """Return what calls the API as API Gateway and Lambda do."""
+    """Return a function that makes one request to the API, as API Gateway and Lambda do."""
     headers["authorization"] = f"Bearer {standin.API_KEY}"
     event = {**CONVERTER.create_lambda_event(method, path, headers), "body": body}
     return partial(app.app, event, LambdaContext("bench", 512, 30_000))
 
 
 def call(method: str, path: str, body: str = "", **headers: str) -> Any:
-    """Call the API and return its JSON."""
+    """Call the API; return the JSON of the response, or None without a body. Raise RuntimeError if
+    the status code is 300 or more.
+    """
     response = prepare_call(method, path, body, **headers)()
     if response["statusCode"] >= 300:
         raise RuntimeError(response["body"])
@@ -83,7 +85,11 @@ def call(method: str, path: str, body: str = "", **headers: str) -> Any:
 
 
 def prepare_worker(events: int = 10) -> Act:
-    """Return what calls the worker with messages about so many new events."""
+    """Store new events; return a function that calls the worker once with a queue message about
+    each of them.
+
+    :param events: How many events are stored.
+    """
     event_ids = [call("POST", "/events", EVENT, **ASYNC)["event_id"] for _ in range(events)]
     records = [
         {"messageId": key, "receiptHandle": key, "body": json.dumps({"event_id": key})}
@@ -93,11 +99,12 @@ def prepare_worker(events: int = 10) -> Act:
 
 
 def bare_calls(ours: Prepare, push_at: int | None = None, *, untimed: int = 0) -> Prepare:
-    """Record the calls to AWS that the app makes for an event; return what prepares them for
-    another, by boto3 alone.
+    """Record the calls to AWS that the app makes for an event; return a function that prepares the
+    same calls for a new event, by boto3 alone.
 
-    :param push_at: Where among them a push is, by urllib3.
-    :param untimed: How many are made when they are prepared.
+    :param ours: Prepares the work of the app whose calls are recorded.
+    :param push_at: The index among the calls at which urllib3 makes a push; None: no push is made.
+    :param untimed: How many of the first calls are made during the preparation, which is not timed.
     """
     standin.meter()
     ours()()
@@ -125,17 +132,19 @@ def bare_calls(ours: Prepare, push_at: int | None = None, *, untimed: int = 0) -
 
 
 def make(acts: list[Act]) -> None:
+    """Call functions one after another."""
     for act in acts:
         act()
 
 
 def make_in_threads(acts: list[Act]) -> None:
+    """Call functions at the same time, each in a thread; return when all have returned."""
     with ThreadPoolExecutor(len(acts)) as pool:
         list(pool.map(lambda act: act(), acts))
 
 
 def unpack(folder: Path) -> None:
-    """Unpack what `make package` deploys, as Lambda does."""
+    """Package the functions, and unpack the zip that `make package` writes into a folder."""
     command = [sys.executable, "-m", "tools.package", "dev"]
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     with ZipFile(ROOT / "build" / "package" / "deployment.zip") as archive:
@@ -143,8 +152,12 @@ def unpack(folder: Path) -> None:
 
 
 def prepare_process(package: Path, code: str, given: object) -> Prepare:
-    """Return what prepares a process that runs code beside an unpacked package, with boto3 as
-    Lambda has it. What it imports is compiled already.
+    """Return a function that prepares the start of a Python process, which imports from an unpacked
+    package and from the boto3 that Lambda has, both with bytecode.
+
+    :param package: The folder of the unpacked package.
+    :param code: The Python code that the process runs.
+    :param given: The value of the variable `given` in the code; it must be JSON.
     """
     environ = {
         **os.environ,
@@ -171,11 +184,20 @@ def compare(
     rounds: int = 1_000,
     cpu: bool = False,
 ) -> Row:
-    """Compare the time of two things by its ratio or, with `cpu`, the CPU time of all threads by
-    the difference.
+    """Measure the time of the app's work and of the work with which it is compared; return a row
+    for the table.
 
     Both are prepared untimed, and timed by turns. The 20th percentile counts: other work on the
     machine moves it less than the median.
+
+    :param what: The name of the app's work.
+    :param ours: Prepares the app's work.
+    :param beside: The name of the work with which it is compared.
+    :param floor: Prepares the work with which it is compared.
+    :param most: The goal: the largest ratio of the times or, with `cpu`, the largest difference in
+        milliseconds.
+    :param rounds: How often each is timed, after two rounds that do not count.
+    :param cpu: Whether the CPU time of all threads is measured instead of the time that passes.
     """
     timer = time.process_time if cpu else time.perf_counter
     taken = [
@@ -191,7 +213,7 @@ def compare(
 
 
 def measure() -> Iterator[Row]:
-    """Yield the rows."""
+    """Measure the app on the stand-in, and yield the rows of the table."""
     standin.start()
     bare = "the bare calls"
     post = partial(prepare_call, "POST", "/events", EVENT)

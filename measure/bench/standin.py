@@ -28,7 +28,7 @@ API_KEY = "bench-key"
 
 
 class StandIn:
-    """Holds the tables, answers the calls of boto3, and counts what they use."""
+    """Tables in memory and the responses to calls of AWS, with counts of what the calls use."""
 
     def __init__(self) -> None:
         self._tables: dict[str, FakeDynamoDB] = {}
@@ -38,7 +38,9 @@ class StandIn:
         self._waits_since = 0.0
 
     async def wait(self, seconds: float) -> None:
-        """Wait before an answer; what waits at the same time counts once."""
+        """Wait before a response, and count the time in `waited_us`; the time of several waits that
+        overlap is counted once.
+        """
         if not self._waiting:
             self._waits_since = time.monotonic()
         self._waiting += 1
@@ -48,10 +50,13 @@ class StandIn:
             self._used["waited_us"] += round((time.monotonic() - self._waits_since) * 1e6)
 
     def take_push(self, size: int) -> None:
+        """Count the bytes of a push."""
         self._used["pushed_bytes"] += size
 
     def meter(self) -> tuple[Counter[str], list[Any]]:
-        """Return what was used since the last time, and the latest calls."""
+        """Return the counts since the previous call of this method, and at most 20 of the latest
+        calls of AWS since then, each as its operation and parameters; begin to count anew.
+        """
         used = self._used
         calls = [*self._calls]
         self._used = Counter()
@@ -75,6 +80,7 @@ class StandIn:
             }
 
     def _table(self, name: str) -> FakeDynamoDB:
+        """Return the table of a name, which is made if it is missing, and whose writes are counted."""
         if name not in self._tables:
             self._tables[name] = FakeDynamoDB(time.time)
             self._tables[name].page_rows = 3_000  # about 1 MB
@@ -85,7 +91,7 @@ class StandIn:
 
 
 def decode(text: str | bytes) -> Any:
-    """Return parameters of a call as boto3 takes them."""
+    """Parse JSON as DynamoDB has it: return it with binary values as bytes."""
     return json.loads(
         text,
         object_hook=lambda part: {"B": base64.b64decode(part["B"])} if [*part] == ["B"] else part,
@@ -93,15 +99,22 @@ def decode(text: str | bytes) -> Any:
 
 
 def encode(content: Any) -> bytes:
-    """Return the body of a response."""
+    """Return a value as JSON, with bytes in Base64 as DynamoDB has them."""
     return json.dumps(content, default=lambda value: base64.b64encode(value).decode()).encode()
 
 
 async def serve(listener: socket.socket, call_seconds: float, push_seconds: float) -> None:
-    """Serve AWS; `/hook`, a receiver; `/meter`."""
+    """Serve HTTP for ever: calls of AWS by their X-Amz-Target, `POST /meter` with the counts, and
+    any other request as a push, to which the response is 200.
+
+    :param listener: A socket that listens.
+    :param call_seconds: How long to wait before the response to a call of AWS.
+    :param push_seconds: How long to wait before the response to a push.
+    """
     stand_in = StandIn()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Respond to the requests of a connection, until the client closes it."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -128,9 +141,11 @@ async def serve(listener: socket.socket, call_seconds: float, push_seconds: floa
 
 
 def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
-    """Start a stand-in in a process that ends with this one, and point the app at it.
+    """Start a stand-in in a process that ends with this one, and set the environment so that the
+    app uses it.
 
-    It waits so long before it answers a call to AWS, or a push.
+    :param call_seconds: How long the stand-in waits before its response to a call of AWS.
+    :param push_seconds: How long it waits before its response to a push.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     multiprocessing.get_context("fork").Process(
@@ -152,5 +167,7 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
 
 
 def meter() -> Any:
-    """Return what was used since the last time, and the latest calls."""
+    """Return the counts of the stand-in since the previous call of this function, and the latest
+    calls of AWS, each as its operation and parameters.
+    """
     return decode(urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/meter").data)
