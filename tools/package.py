@@ -104,6 +104,7 @@ def method_settings() -> list[Json]:
 @click.command()
 @click.argument("stage")
 def main(stage: str) -> None:
+    """Package a stage, and print the folder; exit with the status of Chalice if Chalice fails."""
     try:
         package(stage)
     except subprocess.CalledProcessError as error:  # Chalice said why

@@ -19,6 +19,9 @@ def end(status: int) -> None:
 
 
 def main() -> int:
+    """Start the system, and let it run until a signal ends the process; return 1 if it cannot
+    start.
+    """
     # SIGINT is set, too, because a shell lets a background process ignore it. After the next start
     # the sweep finds what was in progress.
     for number in (signal.SIGINT, signal.SIGTERM):

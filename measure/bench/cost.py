@@ -76,8 +76,12 @@ def order(size: int, random: Random) -> str:
 
 
 def deliver(*payloads: str) -> Counter[str]:
-    """Post events that are delivered at once, as are their copies, several in a batch; return what
-    that took.
+    """Post events in one request, several of them as a batch, and have them and their copies
+    delivered at once; return the counts of what this took, by the names in PRICES.
+
+    The result also has `metrics`, the number of different metrics that were logged.
+
+    :param payloads: The payload of each event, as JSON.
     """
     standin.meter()
     output = io.StringIO()
@@ -100,7 +104,11 @@ def deliver(*payloads: str) -> Counter[str]:
 
 
 def average(size: int, batch: int = 1) -> Counter[str]:
-    """Return what an event takes, of ROUNDS calls with so many events."""
+    """Return what one event takes on average in ROUNDS requests, as `deliver` counts it.
+
+    :param size: The bytes of the payload of each event.
+    :param batch: How many events each request has.
+    """
     deliver("{}")  # connects, and reads the subscriptions
     total = Counter[str]()
     for number in range(ROUNDS):
@@ -110,6 +118,12 @@ def average(size: int, batch: int = 1) -> Counter[str]:
 
 
 def row(name: str, used: Counter[str], goal: float | None = None) -> Row:
+    """Return the row of the table for one event.
+
+    :param name: The name of the row.
+    :param used: What the event takes, as `average` returns it.
+    :param goal: The largest price of a million such events, in dollars; None: there is no goal.
+    """
     dollars = sum(price * used[each] for each, price in PRICES.items()) * 1_000_000
     metrics = METRIC_PRICE * used["metrics"]
     aim = (f"≤ {goal:.2f}", dollars <= goal) if goal else ("", None)

@@ -41,6 +41,7 @@ Headers = Callable[[Random], Json]
 
 
 def no_headers(random: Random) -> Json:
+    """Return no headers."""
     return {}
 
 
@@ -66,14 +67,16 @@ def cloudflare(random: Random) -> Json:
 
 
 def _uuid(random: Random) -> str:
+    """Return a random UUID as text."""
     return str(uuid.UUID(bytes=random.randbytes(16)))
 
 
 class DeadWorld(SimulatedWorld):
-    """A stage whose webhook stays dead.
+    """A simulated stage whose webhook fails each push.
 
-    `units` are the write units of its table and indexes, `index_writes` those of the indexes, and
-    `attempted` the pushes, by the seconds since the stage was started.
+    :param status_code: The status code of each response; None: each push times out.
+    :param page: The body of each response.
+    :param headers: Returns the headers of each response.
     """
 
     def __init__(self, status_code: int | None, page: str, headers: Headers) -> None:
@@ -81,8 +84,11 @@ class DeadWorld(SimulatedWorld):
         self._status_code = status_code
         self._page = page
         self._headers = headers
+        # The write units and stored bytes of all writes, as `write_units.consumed` returns them.
         self.units = Counter[str]()
+        # For each write, its seconds since START and its write units of the indexes.
         self.index_writes: list[tuple[float, int]] = []
+        # The seconds since START of each push.
         self.attempted: list[float] = []
         see = self.dynamodb.on_write
 
@@ -126,7 +132,9 @@ class DeadWorld(SimulatedWorld):
 
 
 def cost_rows() -> Iterator[Sequence[object]]:
-    """Yield a row for each kind of dead receiver."""
+    """Yield, for each kind of dead receiver, the write units, the item size and the price of a
+    million events that fail.
+    """
     kinds: list[tuple[str, int | None, str, Headers]] = [
         ("503 without a body", 503, "", no_headers),
         ("503 with a page of 200 characters", 503, PAGE, no_headers),
@@ -143,8 +151,12 @@ def cost_rows() -> Iterator[Sequence[object]]:
 
 
 def outage_rows() -> Iterator[Sequence[object]]:
-    """Yield how many events a second a dead webhook may get until the shards of pending events
-    throttle, and so the table, and how many others are delivered beside half as many.
+    """Yield, for each length of an outage of the webhook, how often each event is tried, and how
+    many events a second may be posted until the fast lane is full, and until DynamoDB throttles
+    the shards of pending events.
+
+    The last two cells have half of the latter, and how many events a second can be delivered
+    beside them.
     """
     world = DeadWorld(503, "", no_headers)
     world.fail()
@@ -173,7 +185,9 @@ def outage_rows() -> Iterator[Sequence[object]]:
 
 
 def backlog_rows() -> Iterator[Sequence[object]]:
-    """Yield how long the sweep and a catch-up take to queue what an outage left."""
+    """Yield, for each rate of events, how many wait after an outage of an hour, and how many hours
+    the sweep and a catch-up take to queue them.
+    """
     swept = SHARDS * MAX_SWEPT / SWEEP_PERIOD_SECONDS
     caught_up = MAX_EVENTS / SWEEP_PERIOD_SECONDS
     for events_a_second in (1, 10, 100, 1_000, 2_000):
@@ -183,7 +197,9 @@ def backlog_rows() -> Iterator[Sequence[object]]:
 
 
 def shard_rows() -> Iterator[Sequence[object]]:
-    """Yield how many queries a page of all events makes with more shards."""
+    """Yield, for several numbers of shards, how many events a second they can store, and how many
+    queries a page of all events makes.
+    """
     statuses = (Status.PENDING, Status.DELIVERED, Status.FAILED)
     keys = len(partitions(*statuses)) + len(partitions(*statuses, of_copies=True))
     replayed = keys % SHARDS
@@ -193,7 +209,9 @@ def shard_rows() -> Iterator[Sequence[object]]:
 
 
 def copies_rows() -> Iterator[Sequence[object]]:
-    """Yield the numbers of copies from which on the index row of their event has more units."""
+    """Yield each number of copies of an event at which its index row begins to take more write
+    units, with these units, and the same for 200 copies.
+    """
     _, projected = indexes()[BY_STATUS]
     known = 0
     for copies in range(201):
@@ -255,6 +273,7 @@ TABLES: list[tuple[Sequence[str], Callable[[], Iterator[Sequence[object]]]]] = [
 
 
 def main() -> None:
+    """Compute and print all tables."""
     for columns, rows in TABLES:
         print(f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
         for row in rows():

@@ -34,7 +34,13 @@ Row = tuple[str, str, int, float]
 
 
 def fill(services: Services, tenant: str, count: int, subscription_id: str) -> None:
-    """Store so many events of a tenant and their copies."""
+    """Store delivered events of a tenant, one for each of the last seconds, and a copy of each.
+
+    The newest FAILED copies have failed, and the others are delivered.
+
+    :param count: How many events are stored.
+    :param subscription_id: The subscription of the copies.
+    """
     for number in range(count):
         event = Event(
             event_id=f"evt_{count + number:032x}",
@@ -61,13 +67,15 @@ def fill(services: Services, tenant: str, count: int, subscription_id: str) -> N
 
 
 def _units(*read: Item) -> int:
-    """Return the units of a consistent read of items or, together, of rows."""
+    """Return the read units of one consistent read of items or rows, by the sum of their sizes."""
     return math.ceil(sum(map(size, read)) / READ_UNIT_BYTES)
 
 
 def measure(many: int = 20_000) -> Iterator[Row]:
-    """Yield for each call the events that it tells of, and its read units; `many` is how many
-    events the larger tenant has.
+    """Store the events, and yield for each request of the API its name, the tenant, the number of
+    events in its response, and the read units that it takes.
+
+    :param many: How many events the larger tenant has.
     """
     counts = {"few": 2, "many": many}
     clock = Clock()
@@ -98,6 +106,7 @@ def measure(many: int = 20_000) -> Iterator[Row]:
     dynamodb.on_get = lambda items: units.extend(map(_units, items))
 
     def read(what: str, tenant: str, path: str, body: Json | None = None) -> Row:
+        """Make a request, a GET without a body or a POST with one; return its row."""
         units.clear()
         answer = call(clock, "GET" if body is None else "POST", path, body).json
         events = answer.get("examined") or len(answer.get("events", [answer]))

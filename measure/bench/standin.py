@@ -80,7 +80,7 @@ class StandIn:
             }
 
     def _table(self, name: str) -> FakeDynamoDB:
-        """Return the table of a name, which is made if it is missing, and whose writes are counted."""
+        """Return the table of a name, and count its writes; make the table if it is missing."""
         if name not in self._tables:
             self._tables[name] = FakeDynamoDB(time.time)
             self._tables[name].page_rows = 3_000  # about 1 MB

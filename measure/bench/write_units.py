@@ -70,4 +70,5 @@ def value_size(value: str | bytes | int) -> int:
 
 
 def units(item: Item) -> int:
+    """Return the write units of an item or a row: one for each begun KB, and 0 if it is empty."""
     return math.ceil(size(item) / KB)

@@ -39,6 +39,7 @@ def aws_over_http() -> Iterator[str]:
     lock = Lock()
 
     def answer(exchange: Exchange) -> None:
+        """Respond to a call of AWS, by the operation that its X-Amz-Target names."""
         service, _, operation = exchange.request.headers["x-amz-target"].partition(".")
         call = getattr(services[service], xform_name(operation))
         try:

@@ -128,6 +128,7 @@ class Checkout:
         return self.run([sys.executable, "-m", "tools.gateway", "dev"], status)
 
     def chalice(self, command: str, status: int = 0) -> str:
+        """Run a command of Chalice for the stage; return its output."""
         return self.run([CHALICE, command, "--stage", "dev"], status)
 
     @contextmanager
@@ -140,8 +141,8 @@ class Checkout:
             yield port
 
     def environ(self, **variables: str) -> dict[str, str]:
-        """Return the environment of a command: this process's, without the project's variables,
-        and these.
+        """Return the environment of a command: the environment of this process without the
+        variables of the project, the address and account of the emulated AWS, and `variables`.
         """
         inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
         bytecode = {"PYTHONPYCACHEPREFIX": f"{sys.prefix}/pycache"}  # as make has it
@@ -149,7 +150,10 @@ class Checkout:
         return {**inherited, **bytecode, **aws, **self.account, **variables}
 
     def run(self, command: list[str], status: int, **variables: str) -> str:
-        """Run a command, which must exit with this status; return its output."""
+        """Run a command, and return its standard output and error; raise AssertionError if its exit
+        status is not 0 for a `status` of 0, or is 0 for a `status` of 1, and TimeoutExpired after
+        two minutes.
+        """
         with self.started(command, **variables) as process:
             output, _ = process.communicate(timeout=120)
         assert min(process.returncode, 1) == status, output
@@ -168,6 +172,7 @@ class Checkout:
         with self.started(command, **variables) as process:
 
             def look(seen: str) -> None:
+                """Cut off the network and kill the command if `seen` is the chosen write."""
                 if is_write(seen) and seen.startswith(operation) and next(numbers) == number:
                     self.aws.is_cut_off = True
                     kill(process)
@@ -193,12 +198,16 @@ class Checkout:
 
 
 def is_write(operation: str) -> bool:
-    """Return whether an operation of AWS, or a method of its REST APIs, writes."""
+    """Return whether a call of AWS writes.
+
+    :param operation: The name of its operation, or the HTTP method of a REST API; more text may
+        follow.
+    """
     reads = ("Get", "Describe", "List", "Query", "BatchGet", "GET", "HEAD")
     return not operation.startswith(reads)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process with all that it started."""
+    """Kill a process and all processes of its group; do nothing if they have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Which actions on which resources a policy must allow for a call to AWS.
+"""Find out which actions on which resources a policy must allow for a call to AWS.
 
 Source: actions, resources and condition keys in AWS's Service Authorization Reference.
 """
@@ -27,7 +27,7 @@ LAMBDA = botocore.session.get_session().get_service_model("lambda")
 
 
 class Request(NamedTuple):
-    """What IAM checks against a policy."""
+    """A request that IAM checks against a policy."""
 
     # Such as `sqs:SendMessage`.
     action: str
@@ -97,9 +97,10 @@ def _resource(call: Call, members: Json) -> str:
 
 
 def _operation(call: Call) -> tuple[str, Json]:
-    """Return the action and the members of a call.
+    """Return the action of a call and its parameters.
 
-    It is one of the JSON protocol, the query protocol, Lambda's REST API or API Gateway's.
+    A call has the JSON protocol, the query protocol, or is of the REST API of Lambda or of API
+    Gateway. For API Gateway, the action is the HTTP method, and there are no parameters.
     """
     if call.target:
         return call.target.rpartition(".")[2], json.loads(call.body)

@@ -21,7 +21,7 @@ class QuietHandler(ChaliceRequestHandler):
 
 @contextmanager
 def serve_app() -> Iterator[int]:
-    """Serve until the end of the block; yield the port.
+    """Serve the app on a free port of 127.0.0.1 until the end of the block; yield the port.
 
     Chalice's local server has no settings for what is patched here.
     """

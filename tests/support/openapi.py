@@ -14,7 +14,9 @@ PROBLEM = "application/problem+json"
 
 
 def resolve(value: Json) -> Json:
-    """Return what a reference refers to, or the value itself."""
+    """Follow a reference within the document, and return the object to which it leads; return an
+    object without `$ref` as it is.
+    """
     while "$ref" in value:
         found = DOCUMENT
         for name in value["$ref"].removeprefix("#/").split("/"):
@@ -24,7 +26,7 @@ def resolve(value: Json) -> Json:
 
 
 def assert_fits(value: object, schema: Json) -> None:
-    """Check a value against a schema of the document."""
+    """Check a value against a schema of the document; raise AssertionError with all faults."""
     faults = [
         f"{error.json_path}: {error.message}"
         for error in _validator(json.dumps(schema)).iter_errors(value)
@@ -63,7 +65,9 @@ def assert_described(method: str, route: str, answer: Answer) -> None:
 
 
 def _close_lists(schema: Json) -> Json:
-    """Let the objects of a list have no members that are not described."""
+    """Return a schema that, if it describes a list, forbids members of the list's objects that it
+    does not describe.
+    """
     return (
         schema | {"items": schema["items"] | {"unevaluatedProperties": False}}
         if "items" in schema
@@ -73,6 +77,10 @@ def _close_lists(schema: Json) -> Json:
 
 @cache
 def _validator(schema: str) -> Any:
+    """Return a validator for a schema of the document.
+
+    :param schema: The schema as JSON, so that the validator can be cached.
+    """
     closed = json.loads(json.dumps(DOCUMENT["components"]), object_hook=_close_lists)
     return OAS31Validator(
         {**json.loads(schema), "components": closed}, format_checker=oas31_format_checker

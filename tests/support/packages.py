@@ -67,6 +67,7 @@ def _one_process_at_a_time(what: str) -> Iterator[None]:
 
 
 def main() -> None:
+    """Install the packages that the arguments of the command name."""
     for name in sys.argv[1:]:
         if name != "npm":
             install(name)

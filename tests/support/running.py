@@ -23,7 +23,9 @@ OURS = (
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment without the project's variables, and with these."""
+    """Return the environment of this process without the variables of the project, with PORT=0,
+    which chooses a free port, and with `settings`.
+    """
     others = {name: value for name, value in os.environ.items() if not re.fullmatch(OURS, name)}
     return {**others, "PORT": "0", **settings}
 
@@ -37,9 +39,11 @@ def ended(*command: str, **variables: str) -> tuple[int, str, str]:
 
 
 class Run:
-    """A running system, and what it has printed."""
+    """A running process of the system, and the lines that it has printed."""
 
+    # The API key of `call`.
     key: str
+    # The port on which the system listens.
     port: int
 
     def __init__(self, command: Sequence[str], **settings: str) -> None:
@@ -58,12 +62,15 @@ class Run:
         self.reader.start()
 
     def _read(self) -> None:
+        """Put each line of the output into `lines`, and None at its end."""
         for line in self.output:
             self.lines.put(line)
         self.lines.put(None)
 
     def wait_for(self, pattern: str) -> str:
-        """Read lines until one begins with `pattern`; return its first group."""
+        """Read lines until one begins with a pattern; return its first group. Fail the test if the
+        output ends before, or no such line comes within 150 s.
+        """
         deadline = time.monotonic() + 150
         while True:
             try:
@@ -87,11 +94,12 @@ class Run:
             return answer.status, answer.headers, answer.read()
 
     def end(self, number: signal.Signals) -> int:
-        """Send a signal; return the exit status."""
+        """Send a signal to the process; return its exit status. Raise TimeoutExpired after 5 s."""
         self.process.send_signal(number)
         return self.process.wait(timeout=5)
 
     def close(self) -> None:
+        """Kill the process and all that it started, and wait for the end of its output."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
