@@ -43,17 +43,19 @@ BEGIN_SECONDS = 15
 class Planned:
     """A new event or copy, and its target."""
 
-    # As it is after the latest step; another call may have stored it.
+    # The event or copy after the latest step; after `_store_plan`, as this or another call stored
+    # it.
     event: Event
+    # Where it is pushed to.
     target: Target
-    # Whether this call stored it, not an earlier one.
+    # Whether this call stored it; False: not yet, or an earlier call did.
     is_new: bool = False
-    # Whether it is claimed for a push while the caller waits.
+    # Whether it is claimed for a push while the caller waits; False: it is queued.
     is_inline: bool = False
 
 
 Plan = list[Planned]  # an event, then its copies
-Posted = Planned | ApiError  # what became of a new event
+Posted = Planned | ApiError  # the event of a document, or why it was not stored
 
 
 def post(
@@ -72,13 +74,14 @@ def post(
     :param documents: The bodies, parsed as JSON.
     :param parse: Returns the new event of a document; raises ApiError.
     :param created_by: The name of the API key.
-    :param respond_async: Whether all are queued, and none is pushed while the caller waits.
+    :param respond_async: Whether all events and copies are queued, and none is pushed while the
+        caller waits.
     :returns: For each document its event, or the error that `parse` or `_store` raised.
     """
     inline_left = 0 if respond_async else MAX_INLINE_PUSHES
     posted: list[Posted] = []
     plans: list[Plan] = []
-    for document in documents:  # in turn: of two with one Idempotency-Key the first counts
+    for document in documents:  # in turn: of two events with one Idempotency-Key the first counts
         try:
             plan = _store(parse(document), created_by, inline_left, invocation)
         except ApiError as error:
@@ -86,9 +89,9 @@ def post(
             continue
         posted.append(plan[0])
         plans.append(plan)
-        inline_left -= sum(planned.is_new and planned.is_inline for planned in plan)
+        inline_left -= len([planned for planned in plan if planned.is_new and planned.is_inline])
     event_ids = [plan[0].event.event_id for plan in plans if plan[0].is_new]
-    if event_ids:  # in one line for all: each line costs
+    if event_ids:  # one line for all events: CloudWatch charges for each
         extra = {"event_id": " ".join(event_ids), "metrics": {"EventsAccepted": len(event_ids)}}
         logger.info("event accepted", extra=extra)
     _start(plans, invocation)
@@ -96,9 +99,9 @@ def post(
 
 
 def post_plan(plan: Plan, invocation: Invocation) -> None:
-    """Store a plan and queue its events that are due.
+    """Store the event and the copies of a plan, and queue what is due.
 
-    Raises what `_store` raises, but for OutOfTimeError.
+    Raises what `_store` raises, except for OutOfTimeError.
     """
     _start([_store_plan(plan, invocation)], invocation)
 
@@ -140,8 +143,11 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
 
 
 def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> Event:
-    """Return a new event, which is not due; its id derives from the Idempotency-Key, if there is
-    one.
+    """Return the event of a valid body, which is not due yet.
+
+    Its id derives from the API key's name and the Idempotency-Key, if there is one.
+
+    :param created_by: The name of the API key.
     """
     digits = services.new_id()
     if new_event.idempotency_key is not None:
@@ -188,12 +194,15 @@ def make_copy(event: Event, subscription_id: str, services: CoreServices) -> Eve
 
 
 def copy_id(event: Event, subscription_id: str) -> str:
-    """Return the id of the copy of an event for a subscription."""
+    """Return the id of the copy of an event for a subscription, whether or not there is one."""
     return COPY_PREFIX + id_digits(f"{event.event_id}\0{subscription_id}\0{event.body_hash}")
 
 
 def make_plan(event: Event, services: CoreServices) -> Plan:
-    """Plan a new event and its copies, all to be queued. Raises StorageUnavailableError."""
+    """Return the plan of a new event, with a copy for each subscription that gets one.
+
+    Raises StorageUnavailableError.
+    """
     copies = [
         Planned(make_copy(event, target.destination, services), target)
         for target in services.targets.matching(event)
@@ -204,12 +213,13 @@ def make_plan(event: Event, services: CoreServices) -> Plan:
 
 
 def _find_earlier(event: Event, services: CoreServices) -> Event | None:
-    """Return the event that an earlier call with the same Idempotency-Key stored, or None.
+    """Return the event that an earlier call with the same Idempotency-Key stored; None: none did,
+    or the event has no copies.
 
-    Only an event with copies is looked for: otherwise its put finds the earlier event. Copies are
-    put before their event, so a copy that was deleted since would be stored and pushed again, and
-    so would the copies of an erased event if this call ended before it deleted them. Raises what
-    `_require_same_body` raises.
+    The put of an event without copies finds the earlier event by itself. Copies are put before
+    their event: without this look-up, a copy that was deleted since would be stored and pushed
+    again, and so would the copies of an erased event if this call ended before it deleted them.
+    Raises what `_require_same_body` raises.
     """
     if not event.copies or event.body_hash is None:
         return None
@@ -220,13 +230,13 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
 
 
 def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
-    """Claim up to `inline_left` events of a plan for a push while the caller waits.
+    """Claim up to `inline_left` events and copies of a plan for a push while the caller waits.
 
-    Events for targets that are slow, not enabled, or whose breaker is open are left to the workers.
+    Events for a target that is slow, not enabled, or whose breaker is open are left to the workers.
     """
     until = rfc3339(services.clock() + CLAIM_SECONDS)
     for planned in plan:
-        # The breaker is asked last, and once: to ask may begin the trial.
+        # The breaker is asked last, and once: `acquire` may begin a trial.
         if (
             inline_left > 0
             and planned.target.is_enabled
@@ -239,8 +249,13 @@ def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
 
 
 def _release_trials(plan: Plan, stored: Plan, services: CoreServices) -> None:
-    """End the breaker's trials of events that are not pushed now: an earlier call stored them, or
-    they could not be stored. The container would make no other trial for MAX_TRIAL_SECONDS.
+    """End the breaker's trials that `_claim_inline` began for events that are not pushed now,
+    because an earlier call stored them or they could not be stored.
+
+    Otherwise the container would make no other trial for MAX_TRIAL_SECONDS.
+
+    :param plan: The events and copies that were claimed.
+    :param stored: The plan as it was stored; empty if that failed.
     """
     pushed = {planned.event.event_id for planned in stored if planned.is_new}
     for planned in plan:
@@ -249,9 +264,11 @@ def _release_trials(plan: Plan, stored: Plan, services: CoreServices) -> None:
 
 
 def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
-    """Store a plan, copies first; return the stored event, and the copies of the plan in its list.
+    """Store the copies of a plan, then its event; return the event as it is stored, and the copies
+    that it lists.
 
-    Raises what `_store` raises, but for the time.
+    If an earlier call stored the event, it may list fewer copies than the plan. Raises what
+    `_store` raises, except for OutOfTimeError.
     """
     services = invocation.services
     original, *copies = plan
@@ -271,10 +288,12 @@ def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
 
 
 def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Event:
-    """Return the event that another call stored under the id of the plan's event.
+    """Return the event that another call stored under the id of the plan's event, after deleting
+    the copies of the plan that this event does not list.
 
-    First deletes the copies of the plan that the stored event does not list. Raises what
-    `_require_same_body` raises.
+    Raises what `_require_same_body` raises.
+
+    :param result: The result of the put of the plan's event, which was not applied.
     """
     listed = result.event.copies if result.event else ()
     unlisted = [copy.event for copy in plan[1:] if copy.event.event_id not in listed]
@@ -285,14 +304,15 @@ def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Eve
 
 
 def _require_same_body(result: WriteResult, event: Event, services: CoreServices) -> Event:
-    """Return the stored event if it was made of the same body as `event`.
+    """Return the stored event that a result carries, if it was made of the same body as `event`.
 
-    Raises ApiError 422 for another body, and 409 if the event was erased.
+    Raises ApiError 422 if it was made of another body, 409 if it was erased, and
+    StorageUnavailableError if it has just expired.
     """
     if result.erased_until:
         detail = "The event of this Idempotency-Key was erased; use the key again after an hour."
         raise EventClaimedError(detail, min(result.erased_until - services.clock(), ERASED_SECONDS))
-    if result.event is None:  # it expired between the failed condition and now
+    if result.event is None:  # it expired after the condition had failed
         raise StorageUnavailableError
     if result.event.body_hash != event.body_hash:
         detail = "This Idempotency-Key was used before, with another body."
@@ -301,8 +321,9 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 
 
 def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
-    """Push or queue the events and copies that this call stored and that are due; leave errors to
-    the sweep.
+    """Push the events and copies that were claimed for that, and queue the others that are due.
+
+    Only events and copies that this call stored are pushed or queued. Errors are left to the sweep.
     """
     services = invocation.services
     new = [planned for planned in chain(*plans) if planned.is_new]
@@ -317,12 +338,14 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
         for queue, events in queued.items()
         for first in range(0, len(events), BATCH_SIZE)
     ]
-    # At once: of BEGIN_SECONDS, storing leaves the time of one call.
+    # All at the same time: after storing, BEGIN_SECONDS may leave the time of one call.
     services.map(lambda job: job(), jobs)
 
 
 def _push(planned: Planned, invocation: Invocation) -> None:
-    """Push an event that is claimed for a push while the caller waits."""
+    """Push an event or copy that is claimed for a push while the caller waits, and keep its new
+    state in `planned.event`; errors are left to the sweep.
+    """
     services = invocation.services
     with errors_left_to_sweep(planned.event):
         planned.event = delivery.push_and_record(
@@ -335,10 +358,11 @@ def _push(planned: Planned, invocation: Invocation) -> None:
 
 
 def _send(queue: Queue, events: Sequence[Event], invocation: Invocation) -> None:
-    """Send the messages of up to BATCH_SIZE events; without time for the call, leave them to the
-    sweep.
+    """Send the queue messages of up to BATCH_SIZE events of one plan or request in one call; errors
+    are left to the sweep, and so is everything if there is no time for the call.
     """
-    # A report has no time of its own, so that its writes are not repeated; nobody waits for it.
+    # The invocation of a report has no time left, so that its writes are not repeated. Its messages
+    # are sent anyway: nobody waits for it.
     is_report = events[0].is_report
     with errors_left_to_sweep(*events):
         if is_report or invocation.seconds_left() >= CALL_SECONDS:

@@ -61,10 +61,11 @@ EXPIRED = "expires_at <= :now_seconds"
 ABSENT = f"attribute_not_exists(event_id) OR {EXPIRED}"
 # A copy that was erased alone may be made again: only the mark of its event forbids that.
 COPY_ABSENT = f"{ABSENT} OR attribute_not_exists(status_shard)"
-# Not another event of the same key; copies are added to the list, never taken out of it.
+# It is not another event of the same Idempotency-Key, which would list other copies. Copies are
+# added to the list, never removed.
 LISTS_SAME = "(attribute_not_exists(copies) OR copies = :copies)"
 SAME_STATUS = f"{EXISTS} AND #status = :status"
-# Nothing ends earlier than it would have: EVENT_RETENTION_DAYS may have been lowered since.
+# No event expires earlier than it would have: EVENT_RETENTION_DAYS may have been lowered since.
 KEPT_LONGER = f"{SAME_STATUS} AND expires_at < :new_expires_at"
 AS_READ = f"{SAME_STATUS} AND sort_key = :sort_key AND {LISTS_SAME} AND expires_at <= :until"
 # Whoever held an expired claim has ended, or finds another `claim_id` when it records.
@@ -77,25 +78,28 @@ CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND {UNCLAIMED}"
 # Not once a consumer acknowledged the event: it is delivered then.
 RECORDABLE = f"{PENDING} AND {MINE}"
 
-MENDED = "mended"  # the partition of destinations, in the index of what was not delivered
+# The causes of a catch-up: a delivery after long trouble, or of a test event. MENDED is also the
+# partition of the marks of both in the index of undelivered copies.
+MENDED = "mended"
 TESTED = "tested"
 RESTART_SECONDS = 900  # the least time between two catch-ups of a destination with the same cause
 # The mark is in the index: its catch-up is under way, or begins when its time comes.
 IN_INDEX = "attribute_exists(undelivered_key)"
 # The destination failed, and delivered again, since the catch-up began.
 AGAIN = f"({IN_INDEX} AND again_at > :since)"
-COPY = "copy-"  # partitions of their own: copies never hide the inbox
-REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
+COPY = "copy-"  # copies have partitions of their own, so that they never hide the inbox
+REPLAYED = "replayed-"  # so have events that are kept longer than the retention period
 UNSETTLED = (Status.PENDING, Status.FAILED)
 SWEEP_PERIOD_SECONDS = 60  # app.py schedules it so
-MAX_MARK_SECONDS = 900  # the longest mark of the sweep
-MAX_EXPIRED = 25  # rows that a search deletes
-# How long the mark of an erasure stays once the copies are gone: whoever still writes or deletes
-# one has ended by then.
+MAX_MARK_SECONDS = 900  # how far ahead the sweep's mark `requeue_at` is at most
+MAX_EXPIRED = 25  # how many expired rows a search deletes
+# How long the mark of an erasure stays once the copies are gone: calls that still write or delete a
+# copy have ended by then.
 ERASED_SECONDS = 3600
 
 EVENT_FIELDS = [field.name for field in fields(Event)]
-# What an attempt changes. Others may change the rest meanwhile: a `send` lists its copy.
+# The attributes that the record of an attempt writes. Others may change the rest meanwhile: a
+# `send` lists its copy.
 RECORDED = (
     "status",
     "status_shard",
@@ -112,26 +116,28 @@ RECORDED = (
     "reason",
     "undelivered_key",
 )
-NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
+# The fields that are no attributes: they are in `sort_key` and `content`.
+NOT_STORED = ("created_at", "payload", "metadata")
+# The attributes of an event without its content.
 SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED}))
 
 
 class CatchUp(NamedTuple):
-    """The mark of a destination that delivers again.
+    """The mark of a destination that delivers again, by which the sweep finds it."""
 
-    `item_key` is the cause, MENDED by a delivery or TESTED, and the destination; `since`: when it
-    was made (RFC 3339).
-    """
-
+    # The key of the mark's item: the cause, MENDED or TESTED, and the destination.
     item_key: str
+    # When the catch-up began (RFC 3339).
     since: str
 
     @property
     def cause(self) -> str:
+        """MENDED or TESTED."""
         return self.item_key.partition("#")[0]
 
     @property
     def destination(self) -> str:
+        """The id of a subscription, or WEBHOOK."""
         return self.item_key.partition("#")[2]
 
 
@@ -149,11 +155,13 @@ class WriteResult:
 
 
 class EventStore(Table):
-    """The events of the table.
+    """The events in the table of a stage.
 
-    boto3 retries a write whose response was lost, and the condition of the retry fails on what the
-    first try wrote. If that is a new `claim_id` or a record, the write counts as applied. Any other
-    counts as not applied, and a repeated call or the sweep makes up for it.
+    boto3 retries a write whose response was lost, and the condition of the retry fails because of
+    what the first try wrote. If the first try wrote a new `claim_id` or a record, the write counts
+    as applied. Any other write counts as not applied; a repeated call or the sweep makes up for it.
+
+    Methods raise StorageUnavailableError when DynamoDB fails, unless they say otherwise.
     """
 
     own_values: ClassVar[Values] = {":pending": Status.PENDING, ":failed": Status.FAILED}
@@ -194,28 +202,33 @@ class EventStore(Table):
         )
 
     def _find_kept_seconds(self, partition: str) -> float:
-        """Return for how long the events of a partition are kept at most: for the retention period
-        or, if that was lowered since, for as long as the oldest event.
+        """Return how many seconds after its creation an event of a partition expires at the latest:
+        the retention period or, if that was lowered since, the time of the oldest event.
         """
         oldest = map(from_item, next(super().pages(partition, first_rows=1))["Items"])
         kept_seconds = [event.expires_at - unix_seconds(event.created_at) for event in oldest]
         return max([self._retention_seconds, *kept_seconds])
 
     def put(self, event: Event, content: bytes) -> WriteResult:
-        """Store a new event.
+        """Store a new event or copy, unless one with this id is there; return the result with the
+        event that is there.
 
-        :param event: Has a new `claim_id`, by which `delete_claimed` finds it, claimed or not.
-        :param content: What `compressed` returns for it.
+        :param event: The event, with a new `claim_id`, by which `delete_claimed` finds it.
+        :param content: Its payload and metadata, as `compressed` returns them.
         """
         item = serialize({**to_attributes(event), "content": content})
         return self._result(self._write("put_item", ABSENT, {"Item": item}), event.claim_id)
 
     def put_listed(self, copy: Event, original: Event) -> WriteResult:
-        """Store a copy and list it in its event, both or neither: an erasure misses no copy.
+        """Store a copy and list it in its event, both or neither, so that an erasure misses no
+        copy.
 
-        The event is kept as long as the copy, as by `renew`.
-        Not applied, the result carries the copy that is there, if the event is as `original` says;
-        without one, read the event again: it was changed, or another transaction is in the way.
+        The event is kept at least as long as the copy. If the write is not applied, the result
+        carries the copy that is there. A result without a copy asks the caller to read the event
+        again: the event was changed, or another transaction is in the way.
+
+        :param copy: The copy, with a new `claim_id`.
+        :param original: The event as it was read.
         """
         listed = dict.fromkeys((*original.copies, copy.event_id))
         values: Values = {
@@ -239,12 +252,14 @@ class EventStore(Table):
             return WriteResult(True, copy)
         of_put, of_update = reasons
         result = self._result(ItemResult(False, of_put.get("Item")), copy.claim_id)
-        return result if result.applied or of_update["Code"] == "None" else WriteResult(False)
+        is_event_as_read = of_update["Code"] == "None"
+        return result if result.applied or is_event_as_read else WriteResult(False)
 
     def renew(self, event_id: str, expires_at: int) -> None:
-        """Keep the event of a copy as long as the copy, or nobody could erase that by its event.
+        """Let an event expire at `expires_at` (Unix seconds), if it would expire earlier.
 
-        Raises EventNotFoundError if it was erased: the copy is about to go, too.
+        An event is kept as long as its copies: a caller erases a copy by erasing its event. Nothing
+        happens if the event has expired. Raises EventNotFoundError if it was erased.
         """
         while (event := self.get(event_id)) and event.expires_at < expires_at:
             values = _kept_longer(event)
@@ -255,7 +270,13 @@ class EventStore(Table):
             raise EventNotFoundError
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
-        """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
+        """Claim a due event: take the exclusive right to push it for CLAIM_SECONDS, and count the
+        attempt.
+
+        Not applied if the event is not due or somebody else holds it. The result carries the event.
+
+        :param claim_id: A new id for the claim.
+        """
         until = self._after(CLAIM_SECONDS)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": None}
         return self.change(
@@ -263,19 +284,21 @@ class EventStore(Table):
         )
 
     def record(self, event: Event) -> WriteResult:
-        """Write what became of a claimed event, as `Event.after` has it, and end its claim.
+        """Write the state of a claimed event after an attempt and end its claim.
 
-        Not applied when a consumer acknowledged the event meanwhile, or the claim expired and was
-        taken by another.
+        Not applied if a consumer acknowledged the event meanwhile, or somebody else claimed it
+        after its claim had expired.
+
+        :param event: The event as `Event.after` returns it.
         """
         is_kept_longer = event.expires_at > unix_seconds(event.created_at) + self._retention_seconds
         attributes = to_attributes(event, replayed=is_kept_longer)
         changes = {name: attributes.get(name) for name in RECORDED}
         result = self.change(event.event_id, RECORDABLE, changes, {":mine": event.claim_id})
-        known = result.event
-        # The response of boto3's first try was lost.
-        wrote = (event.claim_id, event.status, event.attempts)
-        if known and (known.claim_id, known.status, known.attempts) == wrote:
+        current = result.event
+        written = (event.claim_id, event.status, event.attempts)
+        if current and (current.claim_id, current.status, current.attempts) == written:
+            # The first try of boto3 wrote it, and its response was lost.
             return WriteResult(True)
         if not result.applied:
             extra = {"event_id": event.event_id}
@@ -283,28 +306,38 @@ class EventStore(Table):
         return result
 
     def delete_claimed(self, event: Event) -> WriteResult:
-        """Delete a copy under its claim, if that still holds it."""
+        """Delete a copy, if nobody else has claimed it since `event` was claimed or made."""
         return self.delete(event.event_id, MINE, {":mine": event.claim_id})
 
     def delete(self, event_id: str, condition: str, values: Values = NO_VALUES) -> WriteResult:
-        """Delete an event if `condition` holds; a condition may hold for an absent event, too."""
+        """Delete an event, if a condition holds, which may also hold for an absent event.
+
+        :param condition: A condition expression.
+        :param values: The values of its placeholders.
+        """
         return self._result(
             self._write("delete_item", condition, {"Key": key_of(event_id)}, values)
         )
 
     def delete_expired(self, event_id: str) -> None:
-        """Delete a row that has expired, or every search passes it until DynamoDB does, up to days
-        late.
+        """Delete an event that has expired.
+
+        DynamoDB does that up to days late, and every search reads the row until then. Raises
+        nothing.
         """
         with suppress(StorageUnavailableError):
             self.delete(event_id, EXPIRED)
 
     def start_catch_up(self, destination: str, cause: str = MENDED) -> bool:
-        """Mark a destination that delivers again for the sweep; return whether a catch-up that has
-        this cause is under way then.
+        """Start a catch-up of a destination that delivers again, by a mark for the sweep; return
+        whether a catch-up with this cause is under way now.
 
-        While one is, it is noted that another one follows. The mark of one that ended is there for
-        RESTART_SECONDS: trouble that ends meanwhile has a catch-up when it expires, a test none.
+        If one is under way already, its mark notes that another catch-up follows. The mark of a
+        catch-up that has ended stays until RESTART_SECONDS after it was made: a delivery lets a
+        catch-up begin at that time, a test does not.
+
+        :param destination: The id of a subscription, or WEBHOOK.
+        :param cause: MENDED: a delivery ended long trouble. TESTED: a test event was delivered.
         """
         mark: Json = {
             "undelivered_key": MENDED,
@@ -317,39 +350,47 @@ class EventStore(Table):
         if written.applied or written.item is None:
             return True
         known = written.item
-        # What failed within a minute has a backoff of a minute at most. So the delivery that began
-        # a catch-up, which may be noted by several containers, is followed by none.
+        # Within its first minute no other catch-up is noted: events that failed in that minute have
+        # a backoff of a minute at most, and several containers may note one and the same delivery.
         is_old = known["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS)
         if "undelivered_key" in known and is_old:
             noted = self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
-            known = noted.item or known  # the catch-up may have ended meanwhile
+            known = noted.item or known  # without `undelivered_key` if the catch-up ended meanwhile
         if "undelivered_key" not in known and cause == MENDED:
             mark["sort_key"] = rfc3339(int(known["expires_at"]["N"]))
             self._update(item_key, f"NOT {IN_INDEX}", mark, NO_VALUES)
         return self._is_under_way(known)
 
     def is_catching_up(self, destination: str) -> bool:
-        """Return whether a catch-up of a destination is under way, whatever its cause."""
+        """Return whether a catch-up of a destination is under way, whatever its cause.
+
+        :param destination: The id of a subscription, or WEBHOOK.
+        """
         marks = self._get_many([f"{cause}#{destination}" for cause in (MENDED, TESTED)])
         return any(map(self._is_under_way, marks))
 
     def _is_under_way(self, mark: Json) -> bool:
-        """Return whether the sweep finds the mark of a catch-up."""
+        """Return whether the sweep finds a mark: it is in the index, has begun and not expired.
+
+        :param mark: The item of the mark, in DynamoDB's format.
+        """
         has_begun = mark["sort_key"]["S"] <= self._after(0)
         is_expired = int(mark["expires_at"]["N"]) <= self._clock()
         return "undelivered_key" in mark and has_begun and not is_expired
 
     def catch_ups(self) -> list[CatchUp]:
-        """Return the marks of destinations that deliver again, the oldest first."""
+        """Return the marks of the catch-ups that are under way, the oldest first."""
         values = {":high": self._after(0)}
         rows = next(self.pages(MENDED, values, index=UNDELIVERED, condition=NOT_EXPIRED))
         return [CatchUp(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
 
     def end_catch_up(self, mark: CatchUp) -> None:
-        """Take a mark out of the index or, if another catch-up follows, let that begin.
+        """End a catch-up: take its mark out of the index or, if another catch-up was noted, let
+        that begin.
 
-        A destination that flaps would begin to catch up all the time: the mark itself stays for
-        RESTART_SECONDS after it was made, and what follows after a test begins after that.
+        The mark itself stays until RESTART_SECONDS after it was made, so that a destination that
+        flaps does not begin to catch up all the time. After a test, the catch-up that was noted
+        begins only then.
         """
         restart_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
         ended: Values = {"undelivered_key": None, "expires_at": restart_at}
@@ -366,15 +407,18 @@ class EventStore(Table):
         self._update(mark.item_key, f"sort_key = :since AND {AGAIN}", follows, seen)
 
     def get(self, event_id: str) -> Event | None:
-        """Return the event, read consistently, or None."""
+        """Return an event or copy, read consistently; None: it is absent, expired or erased."""
         return self.read(event_id).event
 
     def read(self, event_id: str) -> WriteResult:
-        """Read an event consistently; return it as a write does whose condition failed."""
+        """Read an event consistently; return a result that is not applied, with the event or, if it
+        was erased, `erased_until`.
+        """
         return self._result(ItemResult(False, self._get(event_id)))
 
     def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
-        """Return events by id, read consistently; ids of absent events are left out.
+        """Return events and copies by id, read consistently; absent, expired and erased ones are
+        left out.
 
         :param with_content: Whether payload and metadata are read, too.
         """
@@ -408,8 +452,9 @@ class EventStore(Table):
         return self._result(written, changes.get("claim_id", ""))
 
     def _result(self, written: ItemResult, new_claim_id: object = "") -> WriteResult:
-        """Return the result of a write.
+        """Return the result of a write of an event.
 
+        :param written: The result of the write of its item.
         :param new_claim_id: The `claim_id` that the write sets; empty: it sets none. If the
             condition failed and the event has this `claim_id`, boto3's first try wrote it: the
             write counts as applied, unless a consumer acknowledged the event since.
@@ -426,6 +471,7 @@ class EventStore(Table):
         return WriteResult(is_own and current.delivered_via is not DeliveredVia.PULL, current)
 
     def _unexpired(self, item: Any) -> Event | None:
+        """Return the event of an item; None: there is no item, or its event has expired."""
         if item is None:
             return None
         event = from_item(item)
@@ -433,7 +479,10 @@ class EventStore(Table):
 
 
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
-    """Return the partition keys of the index for copies with some statuses, or for other events."""
+    """Return the keys of the partitions of `status-index` that have the events with some statuses.
+
+    :param of_copies: Whether the partitions of copies are returned, or of the other events.
+    """
     prefix = COPY if of_copies else ""
     keys = [f"{prefix}{status}#{shard}" for status in statuses for shard in range(SHARDS)]
     if not of_copies:
@@ -442,7 +491,11 @@ def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
 
 
 def status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
-    """Return the status of an event, and its partition of the index."""
+    """Return the attributes `status` and `status_shard` (the partition of `status-index`) of an
+    event or copy.
+
+    :param replayed: Whether the event is kept longer than the retention period after its creation.
+    """
     key = f"{status}#{zlib.crc32(event_id.encode()) % SHARDS}"
     if event_id.startswith(COPY_PREFIX):
         key = f"{COPY}{key}"
@@ -451,26 +504,34 @@ def status_attributes(event_id: str, status: Status, *, replayed: bool = False) 
     return {"status": status, "status_shard": key}
 
 
-def _kept_longer(event: Event) -> Values:
-    """Return the values of a write that keeps an event longer than the retention period.
+def _status_of_shard(status_shard: str) -> str:
+    """Return the status in a partition key of `status-index`, as `status_attributes` makes it:
+    `pending#3`, `copy-pending#3` or `replayed-pending`.
+    """
+    without_number = status_shard.split("#")[0]
+    return without_number.rpartition("-")[2]
 
-    In another partition it would not be listed any more.
+
+def _kept_longer(event: Event) -> Values:
+    """Return the values of `:status` and `:shard` for a write that keeps an event longer than the
+    retention period: `:shard` is the partition for such events, in which it stays listed.
     """
     attributes = status_attributes(event.event_id, event.status, replayed=True)
     return {":status": event.status, ":shard": attributes["status_shard"]}
 
 
 def compressed(event: Event) -> bytes:
-    """Return payload and metadata as they are stored: a line each, since compact JSON has none.
+    """Return the payload and metadata of an event as they are stored: compressed, with a line break
+    between them, which compact JSON does not have.
 
-    What cannot be compressed grows by about a dozen bytes.
+    A content that cannot be compressed grows by about a dozen bytes.
     """
     return zlib.compress(f"{event.payload}\n{event.metadata}".encode())
 
 
 def to_attributes(event: Event, *, replayed: bool = False) -> Values:
-    """Return the attributes of an item that stores an event, without `content` and without empty
-    ones.
+    """Return the attributes of the item that stores an event, without `content`. Empty values are
+    left out.
 
     :param replayed: Whether the event is kept longer than the retention period after its creation.
     """
@@ -486,13 +547,13 @@ def to_attributes(event: Event, *, replayed: bool = False) -> Values:
 
 
 def from_item(item: Json) -> Event:
-    """Return the event of an item of the table or, with the projected attributes, of an index."""
+    """Return the event of an item of the table or of an index, which has only some attributes."""
     values = {name: _plain(value) for name, value in item.items()}
     values["created_at"], values["event_id"] = values["sort_key"].split("#")
-    if "delivered_at" in values:  # by another clock
+    if "delivered_at" in values:  # the clock of another container may be late
         values["delivered_at"] = max(values["delivered_at"], values["created_at"])
     if "status_shard" in values:
-        values["status"] = values["status_shard"].split("#")[0].rpartition("-")[2]
+        values["status"] = _status_of_shard(values["status_shard"])
     if "content" in values:
         content = zlib.decompress(values["content"]).decode()
         values["payload"], values["metadata"] = content.split("\n")
@@ -503,30 +564,33 @@ def from_item(item: Json) -> Event:
 
 
 def _plain(value: Json) -> Any:
-    """Return the Python value of a DynamoDB attribute."""
+    """Return the Python value of an attribute in DynamoDB's format (`{"N": "1"}`)."""
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
 
 def _encode_attempts(attempts: Sequence[Attempt]) -> str:
-    """Return attempts as they are stored: a JSON list of the newest alone, whose member EARLIER has
-    the others, compressed.
+    """Return the text in which attempts are stored: a JSON list of the newest attempt alone, whose
+    member EARLIER has the attempts before it, compressed.
 
-    Each write of an event that fails for days pays for all of them. Version 1.0 skips the member
-    and goes on from the newest; its erasure removes the attribute with all that is in it.
+    Each write of an event that fails for days pays for all its attempts. Version 1.0 ignores the
+    member and goes on from the newest attempt.
+
+    :param attempts: The attempts, the oldest first; at least one.
     """
     *earlier, newest = [vars(attempt) for attempt in attempts]
     if not earlier:
         return dumps([newest])
-    # Most attempts are alike: with the newest as the dictionary, their first one is short, too.
+    # Most attempts are alike: with the newest as the dictionary, the first of them is short, too.
     compressor = zlib.compressobj(zdict=dumps(newest).encode())
     compressed_earlier = compressor.compress(dumps(earlier).encode()) + compressor.flush()
     return dumps([{**newest, EARLIER: base64.b85encode(compressed_earlier).decode()}])
 
 
 def _decode_attempts(text: str) -> tuple[Attempt, ...]:
-    """Return the stored attempts, the oldest first; members that a newer version added are ignored.
+    """Return the attempts in a text of `_encode_attempts`, the oldest first.
 
-    Version 1.0 stored them as a plain list.
+    A plain JSON list, as version 1.0 stored them, is read, too. Members that a newer version added
+    are ignored.
     """
     documents = json.loads(text)
     compressed_earlier = documents[-1].pop(EARLIER, None)
@@ -542,22 +606,25 @@ def _decode_attempts(text: str) -> tuple[Attempt, ...]:
     return tuple(attempts)
 
 
-def _members(kind: type[StrEnum]) -> Parser:
-    """Return the function from a text to a member of an enum; a value of a later version: None."""
+def _member_parser(kind: type[StrEnum]) -> Parser:
+    """Return a function that returns the member of an enum with a value; None: a later version
+    stored the value, and this version does not know it.
+    """
     return {str(member): member for member in kind}.get
 
 
-EARLIER = "earlier"  # the member of the newest stored attempt that has those before it
+EARLIER = "earlier"  # the member of the newest stored attempt that has the attempts before it
 ATTEMPT_FIELDS = [field.name for field in fields(Attempt)]
-OUTCOMES = _members(Outcome)
+OUTCOMES = _member_parser(Outcome)
+# How values of attributes are stored, and how stored values are read.
 ENCODERS: Parsers = {
     "attempts": _encode_attempts,
     "copies": dumps,
 }
 DECODERS: Parsers = {
-    "status": _members(Status),
-    "delivered_via": _members(DeliveredVia),
-    "reason": _members(Reason),
+    "status": _member_parser(Status),
+    "delivered_via": _member_parser(DeliveredVia),
+    "reason": _member_parser(Reason),
     "attempts": _decode_attempts,
     "copies": lambda text: tuple(json.loads(text)),
 }
