@@ -38,11 +38,12 @@ from chalicelib.infra.queue import MAX_DELAY_SECONDS, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import unix_seconds
 
-EARLY_SECONDS = 5  # by the clock of another container
+EARLY_SECONDS = 5  # how early a message may come, by the clock of another container
 
 
 def deliver(event_id: str, invocation: Invocation) -> None:
-    """Push an event until it is settled, or the next attempt is left to a message or the sweep.
+    """Make attempts to push an event or copy until it is delivered or has failed, or until the next
+    attempt is left to a message or the sweep.
 
     Raises StorageUnavailableError and QueueUnavailableError.
     """
@@ -54,14 +55,16 @@ def deliver(event_id: str, invocation: Invocation) -> None:
 
 
 def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
-    """Claim an event and make an attempt; return the event after that, or None if it is absent, not
-    due, or held by another.
+    """Claim an event and make an attempt; return the event after that. Return None if the event is
+    absent, not due, or held by somebody else.
+
+    Raises StorageUnavailableError and QueueUnavailableError.
     """
     services = invocation.services
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
     if event is None:
-        # Events are stored before their messages are sent: it was there.
+        # Events are stored before their messages are sent: the event was there.
         extra = {"event_id": event_id}
         logger.warning("message dropped: its event expired or was deleted", extra=extra)
         return None
@@ -78,7 +81,8 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
         # The last attempt was not recorded: it killed its process, or its record failed.
         return _record_unpushed(event, DeadLetter(Reason.EXHAUSTED), invocation, target)
     if invocation.is_fast_lane and services.needs_slow_lane(event):
-        # Recorded, then sent: a message that came first would find the event claimed.
+        # The message is sent after the record: before it, the slow worker would find the event
+        # claimed.
         return _record_unpushed(event, Retry(delay_seconds=0), invocation)
     return _attempt(event, target, invocation)
 
@@ -86,17 +90,21 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
 def _record_unpushed(
     event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
 ) -> Event:
-    """Record a decision without a push, and take back the attempt that the claim counted; return
-    the event after that.
+    """Record a decision about a claimed event that was not pushed, without counting an attempt;
+    return the event after that.
+
+    :param target: The target of the event, which follows up the decision; None: no target does.
     """
     uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)
     return record(uncounted, decision, invocation, target).event or event
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
-    """Replace a message that came up to EARLY_SECONDS too early, in the same queue.
+    """Send the message of an event once more to the same queue, for the time when the event is due,
+    if its message came up to EARLY_SECONDS too early.
 
-    A message that came earlier than that is dropped: whatever delayed the attempt sent another one.
+    A message that came earlier than that is dropped: the change that delayed the attempt sent
+    another one. A message of an event that somebody holds, or that is never due, is dropped, too.
     """
     now = invocation.services.clock()
     if event.next_attempt_at and not event.is_claimed(now):
@@ -106,16 +114,25 @@ def _send_on(event: Event, invocation: Invocation) -> None:
 
 
 def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
-    """Send a message for the next attempt; if it is due after MAX_DELAY_SECONDS, leave that to the
-    sweep.
+    """Send the queue message for the next attempt of an event, unless the delay exceeds
+    MAX_DELAY_SECONDS: then the sweep sends it.
+
+    Raises QueueUnavailableError.
+
+    :param delay_seconds: After how many seconds the attempt is due, from 0.
+    :param queue: The queue of the lane that the event belongs in.
     """
     if delay_seconds <= MAX_DELAY_SECONDS:
         queue.send(messages.push_message(event), delay_seconds)
 
 
 def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
-    """Make an attempt of the worker, or count one if the breaker is open; return the event after
-    that.
+    """Push a claimed event in the worker, if the breaker allows it, and record the decision that
+    follows; return the event after that.
+
+    If the breaker is open, the attempt counts as failed. But after somebody has asked for the event
+    (replay, send, recover, a catch-up), the attempt is put off, and does not count, until a push to
+    the target has failed since then.
     """
     services = invocation.services
     breaker = services.worker_breaker
@@ -127,8 +144,9 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
         timeout_seconds = FAST_PUSH_SECONDS if invocation.is_fast_lane else math.inf
         return push_and_record(event, target, breaker, timeout_seconds, invocation)
     if not breaker.has_failed_since(target, event.asked_at):
-        # Nobody has tried since somebody asked for it: another push is the trial. It may succeed
-        # long before the rest ends. The longer that takes, the longer it waits: thousands may.
+        # No push has failed since somebody asked for this event: another event's push is the trial,
+        # which may succeed long before the rest ends. The longer the trial takes, the longer this
+        # event waits, because thousands may wait with it.
         seconds = max(services.settings.breaker_open_seconds, 2 * (started - event.asked_at))
         delay_seconds = min(seconds * (1 + services.random()), MAX_DELAY_SECONDS)
         if event.is_catching_up and event.seconds_until_resumed(started) > 0:
@@ -141,8 +159,14 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
 def push_and_record(
     event: Event, target: Target, breaker: Breaker, timeout_seconds: float, invocation: Invocation
 ) -> Event:
-    """Push a claimed event once, count the result in a breaker and in the lanes, and record what
-    follows; return the event after that.
+    """Push a claimed event once, count the result in a breaker and in the lanes, and record the
+    decision that follows; return the event after that.
+
+    Without time for a push, the attempt does not count, and the event is retried.
+
+    :param breaker: The breakers of the caller, of which `acquire` has returned 0 for the target.
+    :param timeout_seconds: The longest time for the push, which the settings and the time that is
+        left may shorten; infinite: they alone limit it.
     """
     services = invocation.services
     started = services.clock()
@@ -166,10 +190,14 @@ def push(
     invocation: Invocation,
     timeout_seconds: float = math.inf,
 ) -> PushResult:
-    """Push an event once, unless its target has a fault.
+    """Push an event once and return the result; if its target has a fault, return a failure without
+    a push.
 
-    The push is signed for `started`, now in Unix seconds. The settings and the time that is left
-    bound `timeout_seconds`. Raises OutOfTimeError.
+    Raises OutOfTimeError if the invocation has no time left for a push.
+
+    :param started: The time now (Unix seconds), for which the push is signed.
+    :param timeout_seconds: The longest time for the push, which the settings and the time that is
+        left may shorten; infinite: they alone limit it.
     """
     settings = invocation.services.settings
     time_left = invocation.seconds_left() - AFTER_PUSH_SECONDS
@@ -186,8 +214,12 @@ def push(
 def _follow(
     event: Event, target: Target, started: float, result: PushResult, invocation: Invocation
 ) -> Event:
-    """Decide what follows from an attempt, record that, and log one line even if the record fails;
-    return the event after that.
+    """Decide what follows from the result of an attempt, record the decision, and log one line,
+    even if the record fails; return the event after that.
+
+    :param event: The claimed event, which counts the attempt.
+    :param started: When the attempt began (Unix seconds).
+    :param result: The result of its push, or of a push that an open breaker refused.
     """
     services = invocation.services
     claimed = event
@@ -211,15 +243,18 @@ def _follow(
 def _resume(
     claimed: Event, counted_attempts: int, result: PushResult, services: CoreServices
 ) -> Retry:
-    """Return when the next attempt is due after one of a catch-up failed, which does not count:
-    when it was due before the catch-up, or after `Retry-After` if that is later.
+    """Return the retry after an attempt of a catch-up failed: when the next attempt was due before
+    the catch-up, or after `Retry-After` if that is later.
 
-    If that time has passed, it is due after the backoff of the attempts that count.
+    If the time before the catch-up has passed, the retry is due after the backoff.
+
+    :param claimed: The event before the attempt.
+    :param counted_attempts: How many attempts of the event count; this one does not.
     """
     seconds = claimed.seconds_until_resumed(services.clock())
     if seconds <= 0:
         return back_off(result, counted_attempts, services.settings, services.random)
-    # An open breaker is no answer of the receiver: it may close before the time comes.
+    # The delay of an open breaker is not asked for by the receiver: it may close earlier.
     asked_seconds = 0.0 if result.error == BREAKER_OPEN else result.retry_after_seconds
     if asked_seconds > seconds:
         return Retry(asked_seconds)
@@ -229,11 +264,15 @@ def _resume(
 def record(
     event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
 ) -> WriteResult:
-    """Record a decision by one write, then send the message of a retry, and let the targets follow
-    up (`Targets.on_recorded`).
+    """Record a decision about a claimed event by one write, then send the message of a retry, and
+    let the targets follow up (`Targets.on_recorded`); return the result of the write, with the
+    event.
 
-    If the write is not applied, nothing follows: a consumer acknowledged the event, or its claim
-    expired. Raises StorageUnavailableError and QueueUnavailableError.
+    Before the write, the operator's dead letter is sent to the DLQ. If the write is not applied,
+    nothing follows: a consumer acknowledged the event, or its claim expired. Raises
+    StorageUnavailableError and QueueUnavailableError.
+
+    :param target: The target of the event; None: there is nothing to follow up.
     """
     services = invocation.services
     store = services.store
@@ -259,8 +298,10 @@ def record(
 
 
 def _enqueue_retry(event: Event, delay_seconds: float, invocation: Invocation) -> None:
-    """Send the message of a retry, unless this invocation makes it; without time for the call, the
-    sweep sends it.
+    """Send the queue message of a retry, unless this invocation waits and makes it itself; without
+    time for the call, the sweep sends the message.
+
+    :param delay_seconds: After how many seconds the retry is due.
     """
     has_time = invocation.seconds_left() >= CALL_SECONDS
     if has_time and not invocation.waits_for(event):
@@ -268,7 +309,7 @@ def _enqueue_retry(event: Event, delay_seconds: float, invocation: Invocation) -
 
 
 def _log_dead_letter(event: Event) -> None:
-    """Log one line with the metric of a dead letter."""
+    """Log one line with the metric of an event or copy that failed for good."""
     metrics = {"CopyFailure" if event.is_copy else "DeliveryFailure": 1}
     extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
     logger.warning("dead letter", extra=extra)
@@ -277,7 +318,10 @@ def _log_dead_letter(event: Event) -> None:
 def _log_attempt(
     event: Event, decision: Decision, services: CoreServices, *, is_recorded: bool
 ) -> None:
-    """Log one line with the metrics of an event's latest attempt."""
+    """Log one line with the metrics of an event's latest attempt.
+
+    :param is_recorded: Whether the decision was recorded: only then a delivery counts.
+    """
     attempt = event.attempts[-1]
     metrics: Json = {}
     retry_seconds = None
@@ -305,8 +349,10 @@ def _log_attempt(
 
 @contextlib.contextmanager
 def errors_left_to_sweep(*events: Event) -> Iterator[None]:
-    """Log an error of the block instead of raising it: its events are stored, and the sweep queues
-    them once nobody holds them.
+    """Log any error of the block instead of raising it.
+
+    :param events: The events that the block pushes or queues. They are stored, and the sweep queues
+        them once nobody holds them.
     """
     try:
         yield

@@ -56,11 +56,13 @@ RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
 
 
 class PushClient:
-    """Pushes events to any number of URLs over connections that are kept alive; threads may share
-    it.
+    """Pushes events to any number of URLs over connections that are kept alive.
 
-    :param clock: Wall time, which goes on while Lambda freezes a container.
-    :param tls_context: Makes the context of all connections with TLS, before the first of them.
+    Threads may share a client.
+
+    :param clock: Returns wall time, which goes on while Lambda freezes a container.
+    :param tls_context: Returns the context of all connections with TLS; it is called once, before
+        the first of them.
     """
 
     def __init__(
@@ -79,11 +81,14 @@ class PushClient:
         timeout_seconds: float,
         connect_timeout_seconds: float,
     ) -> PushResult:
-        """Push an event once; return the result, also of a push that could not be made.
+        """Push an event once and return the result, also if no connection could be made. Raises
+        nothing.
 
-        :param timestamp: The Unix seconds for which the push is signed.
-        :param timeout_seconds: For connecting, sending and reading together, above 0.
-        :param connect_timeout_seconds: For connecting with TLS, above 0.
+        :param timestamp: The time for which the push is signed (Unix seconds).
+        :param timeout_seconds: The longest time for connecting, sending and reading together,
+            above 0.
+        :param connect_timeout_seconds: The longest time for connecting and the TLS handshake,
+            above 0.
         """
         body = target.body_of(event)
         headers = urllib3.HTTPHeaderDict(target.headers)
@@ -126,10 +131,10 @@ class PushClient:
 
 
 def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> Json:
-    """Return the headers of a push besides the `headers` of its target.
+    """Return the headers that a push has by itself, besides the `headers` of its target.
 
-    :param timestamp: The Unix seconds of the push.
-    :param body: Exactly the bytes that are sent.
+    :param timestamp: The time for which the push is signed (Unix seconds).
+    :param body: The body of the push: exactly the bytes that are sent.
     """
     signed = {"webhook-id": event.event_id, "webhook-timestamp": str(timestamp)}
     if signatures := signature(target.secrets, event.event_id, timestamp, body):
@@ -148,11 +153,15 @@ def signature(
     timestamp: int,
     body: bytes,
 ) -> str:
-    """Return the `webhook-signature` header: one HMAC-SHA256 signature for each secret.
+    """Return the value of the `webhook-signature` header: an HMAC-SHA256 signature for each secret,
+    separated by spaces; empty without secrets.
 
-    `timestamp` is whole Unix seconds, `body` exactly the bytes that are sent. Source: "Standard
-    Webhooks", version 1,
+    Source: "Standard Webhooks", version 1,
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+
+    :param message_id: The value of the `webhook-id` header.
+    :param timestamp: The value of the `webhook-timestamp` header (whole Unix seconds).
+    :param body: Exactly the bytes that are sent.
     """
     signed = f"{message_id}.{timestamp}.".encode() + body
     digests = (hmac.digest(secret, signed, "sha256") for secret in secrets)
@@ -160,7 +169,9 @@ def signature(
 
 
 def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:
-    """Return up to MAX_RESPONSE_BYTES of a body, and keep the connection if that is all of it."""
+    """Read up to MAX_RESPONSE_BYTES of a response's body and return them; close the connection if
+    the body goes on, or reading fails.
+    """
     body = b""
     with suppress(*PUSH_ERRORS):  # the status has decided
         while len(body) < MAX_RESPONSE_BYTES and (
@@ -172,8 +183,10 @@ def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:
 
 
 def _excerpt(body: bytes, secret_parts: set[str]) -> str:
-    """Return the first MAX_RESPONSE_CHARACTERS of a body with control characters escaped, or
-    nothing if the body repeats a part of a secret.
+    """Return the first MAX_RESPONSE_CHARACTERS of a body with control characters escaped, or an
+    empty text if the body repeats a part of a secret.
+
+    :param secret_parts: The parts that `_secret_parts` returns.
     """
     text = body.decode("utf-8", "replace")
     return "" if _repeats(text, secret_parts) else _escape(text[:MAX_RESPONSE_CHARACTERS])
@@ -183,8 +196,10 @@ def _shown_headers(response: urllib3.BaseHTTPResponse, secret_parts: set[str]) -
     """Return the RESPONSE_HEADERS of a response with control characters escaped, by lower-case
     name, each cut to MAX_HEADER_CHARACTERS and all together to MAX_HEADERS_CHARACTERS.
 
-    A header that repeats a part of a secret anywhere is left out. Of `location` scheme and host are
-    shown alone: a path or query may be a credential.
+    A header that repeats a part of a secret is left out. `location` is cut to its scheme and host:
+    a path or query may be a credential.
+
+    :param secret_parts: The parts that `_secret_parts` returns.
     """
     shown: Json = {}
     characters_left = MAX_HEADERS_CHARACTERS
@@ -202,7 +217,9 @@ def _shown_headers(response: urllib3.BaseHTTPResponse, secret_parts: set[str]) -
 
 
 def _origin(location: str) -> str:
-    """Return scheme and host of an absolute URL; of any other text, nothing."""
+    """Return the scheme and host of an absolute URL (`https://example.com`); for any other text,
+    return an empty text.
+    """
     with suppress(HTTPError):
         url = parse_url(location)
         if url.scheme and url.host:
@@ -211,10 +228,12 @@ def _origin(location: str) -> str:
 
 
 def _secret_parts(secrets: Iterable[str]) -> set[str]:
-    """Return the parts of secrets by which a text is known to repeat one, in lower case.
+    """Return the parts of secrets that no text may show, in lower case.
 
-    A part is SECRET_CHARACTERS in a row, or a segment or value that is a SECRET_WORD, as it is or
-    percent-decoded.
+    These are all sequences of SECRET_CHARACTERS characters of a secret, and its shorter segments
+    and values that are a SECRET_WORD, each as it is and percent-decoded.
+
+    :param secrets: Secrets: paths of URLs with their query, values of headers, signing secrets.
     """
     words = [word for secret in secrets for word in (secret, *re.split(r"[/?&=;,\s]", secret))]
     forms = [form.casefold() for word in words for form in (word, unquote(word))]
@@ -223,7 +242,7 @@ def _secret_parts(secrets: Iterable[str]) -> set[str]:
         for form in forms
         for at in range(len(form) - SECRET_CHARACTERS + 1)
     }
-    # A longer word has a window that is a part.
+    # Longer words have sequences of SECRET_CHARACTERS, which are parts already.
     short_words = [form for form in forms if len(form) < SECRET_CHARACTERS]
     return windows.union(filter(SECRET_WORD.fullmatch, short_words))
 
@@ -241,15 +260,15 @@ def _repeats(text: str, secret_parts: set[str]) -> bool:
 
 
 def _escape(text: str) -> str:
-    """Return a text whose control characters are escaped as in a Python literal."""
+    """Return a text with its control characters escaped as in a Python literal."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
 
 
 def _retry_after_seconds(response: urllib3.BaseHTTPResponse) -> float:
-    """Return the seconds that `Retry-After` of a 429 or 503 asks for, at most
-    MAX_RETRY_AFTER_SECONDS; 0 if none.
+    """Return the seconds that the `Retry-After` header of a 429 or 503 asks for, at most
+    MAX_RETRY_AFTER_SECONDS; 0: no such response, or no usable header.
 
     Source: RFC 9110, section 10.2.3.
     """

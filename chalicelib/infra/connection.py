@@ -84,6 +84,7 @@ class DeadlineSocket(socket.socket):
     """
 
     def settimeout(self, value: float) -> None:  # type: ignore[override]
+        """Set the deadline to `value` seconds from now."""
         self._deadline = time.monotonic() + value
 
     def recv(self, *args: Any) -> bytes:
@@ -102,6 +103,7 @@ class DeadlineSocket(socket.socket):
             super().sendall(data)
 
     def _limit_wait(self) -> None:
+        """Let the next call wait until the deadline at most; raise TimeoutError after it."""
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
@@ -136,7 +138,7 @@ class FinalResponse(http.client.HTTPResponse):
         self.fp = ResponseReader(self.fp.detach())
 
     def _read_status(self) -> tuple[str, int, str]:
-        # version, status code, reason
+        """Return version, status code and reason of the final response."""
         status: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
         while 100 <= status[1] < 200:
             http.client.parse_headers(self.fp)
@@ -204,7 +206,8 @@ class Connection(HTTPSConnection):
         self.timeout -= time.monotonic() - started
 
     def _open_socket(self, deadline: float) -> DeadlineSocket:
-        """Try the host's addresses in turn, each for an equal share of the time.
+        """Return a socket that is connected to the first of the host's addresses that answers; each
+        may take an equal share of the time until `deadline` (of `time.monotonic`).
 
         If one times out and another fails, the timeout is raised: Lambda outside a VPC has no IPv6,
         and the error of an IPv6 address would hide that the receiver hangs.
@@ -227,6 +230,7 @@ class Connection(HTTPSConnection):
         raise failure
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+        """Return the response; its body may take up to BODY_SECONDS of the time that is left."""
         sock = self.sock  # http.client may forget it
         deadline = time.monotonic() + self.timeout
         response = super().getresponse()
@@ -253,7 +257,12 @@ def pool_manager(
     *,
     public_only: bool,
 ) -> urllib3.PoolManager:
-    """Return a manager of pools of `Connection`; `tls_context` is called for https alone."""
+    """Return a urllib3 manager whose pools have connections of the class `Connection`.
+
+    :param clock: Returns wall time (Unix seconds).
+    :param tls_context: Returns the context of a connection; it is called for https alone.
+    :param public_only: Whether to connect to public addresses alone.
+    """
     pool: Any = partial(ConnectionPool, maxsize=32, clock=clock, public_only=public_only)
     manager = urllib3.PoolManager(MAX_POOLS)
     manager.pool_classes_by_scheme = {"http": pool, "https": partial(pool, tls_context=tls_context)}  # type: ignore[dict-item]

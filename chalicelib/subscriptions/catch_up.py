@@ -28,12 +28,17 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.subscriptions.subscription import Subscription
 from chalicelib.subscriptions.subscriptions import Subscriptions
 
-FIRST_EVENTS = 100  # of a destination in a sweep that comes at once, twice as many after a minute
-MAX_EVENTS = 1500  # of all destinations together, in a minute: half of what the slow lane takes
-MAX_DOUBLINGS = 10  # lead beyond MAX_EVENTS; a mark may be a day old
-SPREAD_SECONDS = 50  # of a minute's events: when the next sweep comes, they were tried
-SEARCH_SECONDS = 20  # of a destination: thousands of old dead letters may come first
-PUSH_THREADS = 8  # of a destination: 32 destinations may be searched at the same time
+# How many events a catch-up may push in its first minute; twice as many in each further minute.
+FIRST_EVENTS = 100
+# How many events all catch-ups together may push in a minute: half of what the slow lane takes.
+MAX_EVENTS = 1500
+MAX_DOUBLINGS = 10  # these lead beyond MAX_EVENTS; a mark may be a day old
+# Over how much of a minute its events are spread: they were tried when the next sweep comes.
+SPREAD_SECONDS = 50
+# How long the events of a destination are searched for: thousands of old dead letters may come
+# first.
+SEARCH_SECONDS = 20
+PUSH_THREADS = 8  # for each destination: 32 destinations may be searched at the same time
 WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_waiting=True)
 
 
@@ -41,7 +46,7 @@ WAITING = Query((Status.PENDING,), order="oldest", include="attempts", is_waitin
 class Found:
     """The oldest events that wait for a destination, as many as its share has room for."""
 
-    # The mark of the destination.
+    # The mark of the destination, by which the sweep found its catch-up.
     mark: CatchUp
     # The events, and a cursor if more of them wait.
     page: Page
@@ -57,12 +62,12 @@ class Found:
 
 
 def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
-    """Let destinations that deliver again catch up.
+    """Push the events of this minute for all destinations that have a catch-up.
 
-    Each has an equal share of MAX_EVENTS, at least one event, and what other destinations leave of
-    theirs. What is found for a destination that its share suffices for is pushed at once: it does
-    not wait for the search for another one. Raises StorageUnavailableError after all were tried,
-    also if it failed for one.
+    Each destination has an equal share of MAX_EVENTS, at least one event, and what the other
+    destinations leave of their shares. A destination whose share suffices is served at once, and
+    does not wait for the searches of the others. Raises StorageUnavailableError after all were
+    tried, also if DynamoDB failed for one of them.
     """
     marks = services.store.catch_ups()
     # A test and a delivery leave a mark each.
@@ -88,23 +93,25 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
 def _find_and_push(
     share: int, known: Mapping[str, Subscription], services: CoreServices, mark: CatchUp
 ) -> Found:
-    """Find up to a share of what waits for a destination, and push it unless it needs more.
+    """Find the events that wait for the destination of a mark, up to a share, and push them unless
+    the destination could use a larger share; return the events found.
 
+    :param share: How many events the destination may have.
     :param known: The subscriptions that exist, by id.
     """
-    found = _find(mark, _query(mark, known, services), share, services)
+    found = _find(mark, _make_query(mark, known, services), share, services)
     if not found.needs_more:
         _push(services, found)
     return found
 
 
-def _query(
+def _make_query(
     mark: CatchUp, known: Mapping[str, Subscription], services: CoreServices
 ) -> Query | None:
-    """Return the query of the events that wait for the destination of a mark, and were created up
-    to the mark; None if nothing may be pushed there.
+    """Return the query of the events that wait for the destination of a mark and were created
+    before it; None: nothing may be pushed to the destination now.
 
-    What was created later has a short backoff, and would keep the catch-up from ending.
+    Events that were created later have a short backoff, and would keep the catch-up from ending.
 
     :param known: The subscriptions that exist, by id.
     """
@@ -120,9 +127,13 @@ def _query(
 
 
 def _find(mark: CatchUp, query: Query | None, share: int, services: CoreServices) -> Found:
-    """Return the oldest events of a query, up to `share` and to what this minute allows.
+    """Return the oldest events of a query, as many as both a share and this minute of the catch-up
+    allow.
 
-    :param query: The query of what waits; None: nothing may be pushed, and there are no events.
+    :param mark: The mark of the destination.
+    :param query: The query of the events that wait; None: no event may be pushed, and none is
+    found.
+    :param share: How many events the destination may have.
     """
     minutes = (services.clock() - unix_seconds(mark.since)) / SWEEP_PERIOD_SECONDS
     # By the clock, not by the number of sweeps: one may have been missed.
@@ -146,9 +157,11 @@ def _first_page_with_events(query: Query, services: CoreServices) -> Page:
 
 
 def _push(services: CoreServices, found: Found) -> None:
-    """Make due which of the events found are to be pushed in this minute, or end the catch-up.
+    """Make the events that were found due within SPREAD_SECONDS, or end the catch-up if too many of
+    them have failed again.
 
-    Each event is made due once in a catch-up, by whomever.
+    An event that was replayed or made due since the catch-up began, or is due within a minute, is
+    left as it is.
     """
     mark = found.mark
     now = services.clock()
@@ -156,8 +169,8 @@ def _push(services: CoreServices, found: Found) -> None:
     waiting = [event for event in found.page.events if event.is_waiting]
     failed_again = [event for event in waiting if _has_failed_since(event, began)]
     have_all_failed = len(failed_again) == len(waiting) and not found.page.next_cursor
-    # The minute before was allowed half as many events, or its share. Its share is taken to be that
-    # of this minute; a page with all that waits does not use up its share, and says nothing of it.
+    # In the minute before, half as many events were allowed, or as many as the share of that
+    # minute. That share is taken to be the present one, if the page uses it up.
     most_before = found.limit if found.page.next_cursor else MAX_EVENTS
     allowed_before = min(found.allowed // 2, most_before)
     if have_all_failed or 2 * len(failed_again) >= allowed_before:
@@ -174,7 +187,7 @@ def _push(services: CoreServices, found: Found) -> None:
         event = due[number]
         delay_seconds = SPREAD_SECONDS * number / found.limit
         resume_at = event.resume_at if event.is_catching_up else event.next_attempt_at
-        # Somebody was faster, or DynamoDB fails: the next minute finds the event as it is then.
+        # If somebody was faster, or DynamoDB fails, the next minute finds the event as it is then.
         with suppress(ApiError):
             replay.push_later(event, delay_seconds, services, resume_at=resume_at)
 
