@@ -137,7 +137,7 @@ def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
     services = invocation.services
     breaker = services.worker_breaker
     started = services.clock()
-    # A catch-up asks for no trial: one that fails would keep the destination open for longer.
+    # A catch-up asks for no trial: a failed trial would keep the destination open for longer.
     asked_at = 0.0 if event.is_catching_up else event.asked_at
     open_seconds = breaker.acquire(target, started, asked_at)
     if not open_seconds:
@@ -164,7 +164,7 @@ def push_and_record(
 
     Without time for a push, the attempt does not count, and the event is retried.
 
-    :param breaker: The breakers of the caller, of which `acquire` has returned 0 for the target.
+    :param breaker: The breakers of the caller, whose `acquire` has returned 0 for the target.
     :param timeout_seconds: The longest time for the push, which the settings and the time that is
         left may shorten; infinite: they alone limit it.
     """

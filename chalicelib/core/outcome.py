@@ -50,7 +50,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class PushResult:
-    """The result of one push, or of one that an open breaker refused."""
+    """The result of a push, or of a push that an open breaker refused."""
 
     outcome: Outcome
     duration_ms: int = 0
@@ -146,8 +146,8 @@ def back_off(result: PushResult, attempt: int, settings: Settings, random: Rando
 
 
 def longest_retry_seconds(settings: Settings) -> float:
-    """Return the longest time in seconds from the first attempt of an event to the last one that
-    the settings allow, if `Retry-After` prolongs each delay to MAX_RETRY_AFTER_SECONDS.
+    """Return the longest time in seconds from the first attempt of an event to the last attempt
+    that the settings allow, if `Retry-After` prolongs each delay to MAX_RETRY_AFTER_SECONDS.
     """
     return sum(
         max(_longest_delay_seconds(attempt, settings), MAX_RETRY_AFTER_SECONDS)

@@ -99,7 +99,7 @@ def post(
 
 
 def post_plan(plan: Plan, invocation: Invocation) -> None:
-    """Store the event and the copies of a plan, and queue what is due.
+    """Store the event and the copies of a plan, and queue all of them that are due.
 
     Raises what `_store` raises, except for OutOfTimeError.
     """

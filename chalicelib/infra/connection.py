@@ -45,7 +45,7 @@ PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, ValueError)
 
 ADDRESS_NOT_ALLOWED = "address not allowed"  # no push can succeed
 
-# The texts that are shown of errors, by their types, of which the first that applies counts. The
+# The texts that are shown of errors, by their types; the first type that applies counts. The
 # error's own text may have a secret.
 ERROR_TEXTS: dict[Any, str] = {
     AddressNotAllowedError: ADDRESS_NOT_ALLOWED,

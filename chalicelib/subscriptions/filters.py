@@ -36,7 +36,7 @@ EXPECTED_BELOW = (
 
 
 def filter_fault(pattern: Any) -> str | None:
-    """Return what is wrong with a filter, beginning with the path of the faulty member; None if
+    """Return the fault of a filter, beginning with the path of the faulty member; None if
     nothing is.
 
     :param pattern: A value of JSON, as the caller gave it.
@@ -48,7 +48,7 @@ def filter_fault(pattern: Any) -> str | None:
 
 
 def _fault(pattern: Any, path: str, levels: int) -> str | None:
-    """Return what is wrong with a part of a filter, beginning with its path; None if nothing is.
+    """Return the fault of a part of a filter, beginning with its path; None: it has no fault.
 
     :param pattern: The part: a value of JSON.
     :param path: The names of the members around it, joined by dots; empty: the whole filter.
@@ -147,7 +147,7 @@ def _find_mismatched_path(pattern: Any, values: _Values, path: str) -> str | Non
     """Return the path of the first member that a part of a filter does not match; None: the part
     matches.
 
-    :param pattern: The part of the filter: an object, or a list of entries of which one must match.
+    :param pattern: The part of the filter: an object, or a list of entries, one of them to match.
     :param values: The values that the payload has for the part.
     :param path: The path of the part; empty: the whole filter.
     """

@@ -238,7 +238,7 @@ def _require_pushable(subscription: Subscription, services: CoreServices) -> Non
 
 
 def _read_original(event_id: str, subscription: Subscription, services: CoreServices) -> Event:
-    """Return an event of which a subscription may get a copy, read consistently.
+    """Return an event that may have a copy for a subscription, read consistently.
 
     Raises EventNotFoundError, also for a copy and for an event of another tenant, and ApiError 409
     for a report.

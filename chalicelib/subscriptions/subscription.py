@@ -1,4 +1,4 @@
-"""One subscription: whose copies of which events go where, signed with which secret."""
+"""One subscription: its target URL, the events it gets, and the secrets that sign its pushes."""
 
 import json
 import os
