@@ -81,7 +81,7 @@ def localstack(folder: Path, dynamodb_url: str) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def report(step: str, expected: str, output: str) -> None:
+def check(step: str, expected: str, output: str) -> None:
     """Print that a step is done; raise AssertionError if the output of its command lacks the
     expected text.
     """
@@ -100,11 +100,11 @@ def run_steps(checkout: Checkout, sqs: Any) -> None:
         "API_KEYS": api_key.entry("a", api_key.new_key()),
     }
     made = checkout.make("resources", **settings)
-    report("the stack is made", "  Add     EventsTable  AWS::DynamoDB::Table", made)
+    check("the stack is made", "  Add     EventsTable  AWS::DynamoDB::Table", made)
     again = checkout.make("resources")
-    report("made again, it stays", "stack triggers-api-dev-resources: no changes", again)
+    check("made again, it stays", "stack triggers-api-dev-resources: no changes", again)
     changed = checkout.make("resources", "QUIET_ALARM_HOURS=24", "GO=1")
-    report("it is changed", "  Add     QuietAlarm  AWS::CloudWatch::Alarm", changed)
+    check("it is changed", "  Add     QuietAlarm  AWS::CloudWatch::Alarm", changed)
     dlq_url, queue_url = (
         sqs.get_queue_url(QueueName=f"triggers-api-dev-inbox-{name}")["QueueUrl"]
         for name in ("dlq", "queue")
@@ -113,14 +113,14 @@ def run_steps(checkout: Checkout, sqs: Any) -> None:
         letter = json.dumps({"event_id": f"evt_{number:032}", "reason": "permanent"})
         sqs.send_message(QueueUrl=dlq_url, MessageBody=letter)
     shown = checkout.make("dlq")
-    report("make dlq shows the messages", f"holds {MESSAGES} messages, 0 of them in", shown)
+    check("make dlq shows the messages", f"holds {MESSAGES} messages, 0 of them in", shown)
     moved = checkout.make("redrive")
-    report("make redrive moves them", f"{MESSAGES} of {MESSAGES} messages: {MESSAGES} moved", moved)
-    name = "ApproximateNumberOfMessages"
-    asked = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=[name])
-    assert asked["Attributes"][name] == str(MESSAGES)
-    report("and none is left", "inbox-dlq is empty", checkout.make("dlq"))
-    report("the stack is deleted", "stack deleted", checkout.make("destroy", "CONFIRM=dev"))
+    check("make redrive moves them", f"{MESSAGES} of {MESSAGES} messages: {MESSAGES} moved", moved)
+    attribute = "ApproximateNumberOfMessages"
+    response = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=[attribute])
+    assert response["Attributes"][attribute] == str(MESSAGES)
+    check("and none is left", "inbox-dlq is empty", checkout.make("dlq"))
+    check("the stack is deleted", "stack deleted", checkout.make("destroy", "CONFIRM=dev"))
     assert "QueueUrls" not in sqs.list_queues()
 
 

@@ -478,9 +478,11 @@ class RepairWorld(BusyWorld):
         """Return the item of a copy, changed as if each push since its creation had timed out: with
         the number of attempts that fit into its age, the last attempt, and the time of the next.
         """
-        age = self.began - unix_seconds(copy["sort_key"].split("#")[0])
-        attempts = max(1, int(math.log2(age / 0.75)))
-        delay = self.random.uniform(0.5, 1) * min(7200, 2.0 ** (attempts - 1))
+        age_seconds = self.began - unix_seconds(copy["sort_key"].split("#")[0])
+        # The delay after attempt n is 0.75 * 2 ** (n - 1) s on average, so that n attempts have
+        # taken 0.75 * 2 ** n s. At the age of two hours, no delay has reached its maximum yet.
+        attempts = max(1, int(math.log2(age_seconds / 0.75)))
+        delay = self.random.uniform(0.5, 1) * 2.0 ** (attempts - 1)
         last_at = self.began - self.random.uniform(0, delay)
         attempt = {
             "at": rfc3339(last_at),

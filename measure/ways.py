@@ -264,14 +264,15 @@ def choose(way: str, operations: list[str]) -> Iterator[Case]:
             yield cases[turn % len(cases)]
 
 
-def operation_of(seen: str) -> str:
-    """Return the name of an operation, such as `PUT functions/code`, without names and ids of
-    resources.
+def operation_of(call: str) -> str:
+    """Return the operation of a call to AWS: `POST functions/policy` for
+    `POST /2015-03-31/functions/worker/policy?Qualifier=1 201`.
 
-    :param seen: A call, as `Ministack.seen` gets it.
+    :param call: The method or the name of the action, the path without spaces, and the status.
     """
-    name, path, _ = seen.split()
-    collections = re.sub(r"^/\d{4}-\d\d-\d\d|\?.*", "", path).strip("/").split("/")[::2]
+    name, path, _status = call.split()
+    path = re.sub(r"^/\d{4}-\d\d-\d\d|\?.*", "", path)  # without the API's version and the query
+    collections = path.strip("/").split("/")[::2]  # every second segment is a name or an id
     return f"{name} {'/'.join(collections)}".strip()
 
 

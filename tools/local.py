@@ -251,9 +251,8 @@ def _start_worker(name: str, queue: Queue, threads: int) -> None:
     def process_batch() -> None:
         messages: list[Message] = []
         with receiving, contextlib.suppress(QueueUnavailableError):  # Queue logs the error
-            time.sleep(
-                POLL_SECONDS
-            )  # no long poll: emulators give messages to clients that have left
+            # Not a long poll: emulators give messages to clients that have left.
+            time.sleep(POLL_SECONDS)
             messages = queue.receive(wait_seconds=0)
         if messages:
             batch.process(
@@ -262,10 +261,11 @@ def _start_worker(name: str, queue: Queue, threads: int) -> None:
                 WORKER_TIMEOUT_SECONDS,
                 is_fast_lane=name == "worker",
             )
+            # All of them succeeded: otherwise `process` has raised BatchError.
             queue.delete_many([message.receipt_handle for message in messages])
 
     for _ in range(threads):
-        _schedule(name, 0, process_batch)
+        _schedule(name, seconds=0, function=process_batch)
 
 
 def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:

@@ -321,7 +321,7 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
     api = Api()
     path = "/events"
     columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
-    query = {"limit": "100", "subject": subject, "include": subject and "outcome"}
+    query = {"limit": "100", "subject": subject, "include": "outcome" if subject else None}
     max_searched: int | None = MAX_SEARCHED
     if event_id.startswith("sub_"):
         path = "/subscriptions"
@@ -329,8 +329,9 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
         query = {"tenant": "*"}
         max_searched = None
     id_name = columns[0]
-    found: list[Json] = [{id_name: event_id}]
-    if len(event_id) < ID_LENGTH:
+    if len(event_id) == ID_LENGTH:
+        found: list[Json] = [{id_name: event_id}]
+    else:  # the beginning of an id, or nothing with --subject, with which every id begins
         items = islice(api.list_all(path, **query), max_searched)
         found = [item for item in items if item[id_name].startswith(event_id)]
     if not found:

@@ -572,15 +572,17 @@ def _encode_attempts(attempts: Sequence[Attempt]) -> str:
     """Return the text in which attempts are stored: a JSON list of the newest attempt alone, whose
     member EARLIER has the attempts before it, compressed.
 
-    Each write of an event that fails for days pays for all its attempts. Version 1.0 ignores the
-    member and goes on from the newest attempt.
+    The earlier attempts are compressed, because each write of an event that fails for days pays
+    for all of its attempts. Functions of version 1.0 ignore the member, and go on from the newest
+    attempt; their erasures remove the attribute, and EARLIER with it.
 
-    :param attempts: The attempts, the oldest first; at least one.
+    :param attempts: At least one attempt, the oldest first.
     """
     *earlier, newest = [vars(attempt) for attempt in attempts]
     if not earlier:
         return dumps([newest])
-    # Most attempts are alike: with the newest as the dictionary, the first of them is short, too.
+    # Most attempts are alike: with the newest attempt as the dictionary, which the reader has, too,
+    # the first of the others is short.
     compressor = zlib.compressobj(zdict=dumps(newest).encode())
     compressed_earlier = compressor.compress(dumps(earlier).encode()) + compressor.flush()
     return dumps([{**newest, EARLIER: base64.b85encode(compressed_earlier).decode()}])

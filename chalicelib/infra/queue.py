@@ -107,12 +107,18 @@ class Queue:
         self._call("delete_message", {"ReceiptHandle": receipt_handle})
 
     def delete_many(self, receipt_handles: Sequence[str]) -> None:
-        """Delete up to BATCH_SIZE received messages in one call, by their `receipt_handle`s."""
+        """Delete received messages in one call, and log how many they are.
+
+        Raises QueueUnavailableError, also if SQS refused to delete one of them.
+
+        :param receipt_handles: The `receipt_handle` of each message, from 1 to BATCH_SIZE.
+        """
         entries = [
             {"Id": str(number), "ReceiptHandle": handle}
             for number, handle in enumerate(receipt_handles)
         ]
-        self._call("delete_message_batch", {"Entries": entries}, {"count": len(entries)})
+        fields = {"count": len(entries)}
+        self._call("delete_message_batch", {"Entries": entries}, fields)
 
     def depth(self) -> int:
         """Return the approximate number of messages that a consumer could receive now."""

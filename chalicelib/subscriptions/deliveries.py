@@ -1,6 +1,7 @@
 """How the deliveries of a subscription go, at the cost of few read units."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 
 from chalicelib.core.event import Event, Status
@@ -19,29 +20,14 @@ NEWEST = 25  # copies whose states are returned
 
 def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     """Return the member `deliveries` of a subscription: how many of its copies failed or wait, the
-    oldest time and the latest error of these, and the states of its newest copies.
+    oldest time and the latest error of these copies, and the states of its newest copies.
 
-    The oldest undelivered copies in 1 MB of the index are counted, some 3,000; `has_more` says
-    whether there may be more. Up to MAX_PAGES are read until one has a copy that counts, which
-    reports, expired copies and dismissed copies do not. For a subscription without undelivered
-    copies, this takes two queries. Raises StorageUnavailableError.
+    For a subscription without undelivered copies, this takes two queries. Raises
+    StorageUnavailableError.
     """
-    key = subscription.subscription_id
-    pages = services.store.pages(
-        key,
-        {":low": subscription.wanted_after, ":reserved": RESERVED_PREFIX},
-        index=UNDELIVERED,
-        condition=f"{NOT_EXPIRED} AND {NO_REPORT}",
-    )
-    undelivered: list[Event] = []
-    has_more = True
-    for page in islice(pages, MAX_PAGES):
-        undelivered = _copies(page)
-        has_more = "LastEvaluatedKey" in page
-        if undelivered:
-            break
+    undelivered, has_more = _oldest_undelivered(subscription, services)
     newest = services.store.pages(
-        key,
+        subscription.subscription_id,
         index=BY_LOOKUP,
         newest_first=True,
         first_rows=NEWEST,
@@ -49,25 +35,55 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     )
     recent = _copies(next(newest))
     counts = Counter(copy.status for copy in undelivered)
-    oldest_missed_at = last_error = None
-    if undelivered:
-        oldest_missed_at = undelivered[0].created_at
-        for copy in (undelivered[-1], undelivered[0]):
-            latest = services.store.get(copy.event_id)
-            last_error = latest and latest.last_error
-            # The newest copy may never have been pushed: then the error of the oldest says why the
-            # breaker is open.
-            if last_error != BREAKER_OPEN:
-                break
     return {
         "failed": counts[Status.FAILED],
         "waiting": counts[Status.PENDING],
         "has_more": has_more,
-        "oldest_missed_at": oldest_missed_at,
-        "last_error": last_error,
+        "oldest_missed_at": undelivered[0].created_at if undelivered else None,
+        "last_error": _latest_error(undelivered, services),
         "last_at": recent[0].created_at if recent else None,
         "recent": [copy.status for copy in recent],
     }
+
+
+def _oldest_undelivered(
+    subscription: Subscription, services: CoreServices
+) -> tuple[list[Event], bool]:
+    """Return the oldest copies of a subscription that failed or wait, and whether there may be more
+    of them.
+
+    Reports, expired copies and dismissed copies are left out. Pages of 1 MB, some 3,000 copies, are
+    read until one has a copy that is not left out, at most MAX_PAGES.
+    """
+    pages = services.store.pages(
+        subscription.subscription_id,
+        {":low": subscription.wanted_after, ":reserved": RESERVED_PREFIX},  # behind the dismissed
+        index=UNDELIVERED,
+        condition=f"{NOT_EXPIRED} AND {NO_REPORT}",
+    )
+    has_more = True
+    for page in islice(pages, MAX_PAGES):
+        copies = _copies(page)
+        has_more = "LastEvaluatedKey" in page
+        if copies:
+            return copies, has_more
+    return [], has_more
+
+
+def _latest_error(copies: Sequence[Event], services: CoreServices) -> str | None:
+    """Return the error of the newest of some copies or, if an open breaker refused that copy, the
+    error of the oldest: pushes that failed have opened the breaker.
+
+    :param copies: Copies as the index has them, which is without errors, the oldest first; empty:
+        there is no error.
+    """
+    error: str | None = None
+    for copy in copies and (copies[-1], copies[0]):
+        event = services.store.get(copy.event_id)
+        error = event.last_error if event else None
+        if error != BREAKER_OPEN:
+            break
+    return error
 
 
 def _copies(page: Json) -> list[Event]:

@@ -10,7 +10,6 @@ import json
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from functools import cached_property, lru_cache
-from itertools import chain
 from typing import Any
 
 from chalicelib.infra.parsing import Json, dumps, is_list
@@ -118,10 +117,13 @@ class _Values:
 
     @cached_property
     def members(self) -> dict[str, "_Values"]:
-        """The values of each member of the objects among the values, by the member's name."""
+        """The values of the members of the objects among these values, by the member's name: of
+        several objects, a name has all their values.
+        """
         found = defaultdict[str, list[Any]](list)
-        for name, value in chain.from_iterable(map(dict.items, self._objects)):
-            found[name].append(value)
+        for document in self._objects:
+            for name, value in document.items():
+                found[name].append(value)
         return {name: _Values(values) for name, values in found.items()}
 
 
@@ -216,7 +218,7 @@ def _key(scalar: Any) -> str:
     A set of numbers would be slow for a malicious payload: Python hashes all multiples of 2^61 - 1
     alike.
     """
-    if isinstance(scalar, str):
+    if isinstance(scalar, str):  # the quotation mark is enough: no other scalar begins with it
         return f'"{scalar}'
     is_integral = isinstance(scalar, float) and scalar.is_integer()
     return str(int(scalar) if is_integral else scalar)

@@ -59,20 +59,27 @@ LINE_ITEM = (
     '{"id":%d,"variant_id":%d,"title":"%s","sku":"%X","price":"%.2f","requires_shipping":true,'
     '"tax_lines":[{"title":"VAT","rate":0.19,"price":"%.2f"}],"fulfillment_status":null}'
 )
+MAX_LINE_ITEM = 300  # bytes
 
 
 def order(size: int, random: Random) -> str:
-    """Return an order as shops post them, as compact JSON of `size` bytes."""
-    head = (random.getrandbits(44), random.getrandbits(40))
+    """Return an order as shops post them, as compact JSON of `size` bytes: line items and, for the
+    rest, a note.
+
+    :param size: At least 500.
+    """
+    order_id, customer = random.getrandbits(44), random.getrandbits(40)
     words = TITLES.split()
-    items: list[str] = []
     note = " ".join(random.choices(words, k=100))
-    while len(text := ORDER % (*head, ",".join(items), "")) + 300 < size:
+    items: list[str] = []
+    text = ORDER % (order_id, customer, "", "")
+    while len(text) + MAX_LINE_ITEM < size:
         title = " ".join(random.sample(words, 4))
         numbers = (random.getrandbits(44), random.getrandbits(44), title, random.getrandbits(40))
         prices = (random.uniform(5, 200), random.uniform(1, 40))
         items.append(LINE_ITEM % (*numbers, *prices))
-    return ORDER % (*head, ",".join(items), note[: size - len(text)])
+        text = ORDER % (order_id, customer, ",".join(items), "")
+    return ORDER % (order_id, customer, ",".join(items), note[: size - len(text)])
 
 
 def deliver(*payloads: str) -> Counter[str]:

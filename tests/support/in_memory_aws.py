@@ -416,14 +416,20 @@ class FakeSQS:
         MessageBody: str,
         MessageAttributes: Typed,
         DelaySeconds: int = 0,
-        **system: str,
+        **system_attributes: str,
     ) -> Json:
+        """Send a message, as boto3's client does.
+
+        :param system_attributes: Others, such as MessageGroupId, which the received message has.
+        """
         if DelaySeconds not in range(901):
             raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "SendMessage")
         message_id = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
         now = self._clock()
         visible_at = now + DelaySeconds
-        message = _Message(message_id, MessageBody, MessageAttributes, system, now, visible_at)
+        message = _Message(
+            message_id, MessageBody, MessageAttributes, system_attributes, now, visible_at
+        )
         self._queues[QueueUrl][message_id] = message
         self.on_send(QueueUrl, MessageBody, DelaySeconds)
         return {"MessageId": message_id}

@@ -111,7 +111,7 @@ class Container:
         """Hand over an event, and kill the container, as at a timeout, once `wait` returns."""
         self._hand_over(event)
         wait()
-        assert self._reports.empty()
+        assert self._reports.empty(), "the invocation has ended before it was killed"
         self.close()
 
     def _hand_over(self, event: Json) -> None:
