@@ -18,16 +18,25 @@ FOCUSED = (
 
 
 def refuse_copies(exchange: Exchange) -> None:
+    """Respond to the push of a copy with 422 and to any other push with 200, with hostile HTML as
+    the body.
+    """
     is_copy = exchange.request.headers["webhook-id"].startswith("cpy_")
     status(422 if is_copy else 200, body=HOSTILE.encode())(exchange)
 
 
 class Console:
-    """A tab with the console. `faults` is what it should not do; it must be empty in the end."""
+    """A tab of Chromium for the console page.
+
+    :param context: The browser context in which the tab is opened.
+    :param system: The running system that serves the page.
+    """
 
     def __init__(self, context: BrowserContext, system: Run) -> None:
         self.system = system
         self.origin = f"http://127.0.0.1:{system.port}"
+        # Errors and warnings of the page, its requests to other origins, and responses with 403.
+        # The list must be empty at the end of a test.
         self.faults: list[str] = []
         allowed = (f"{self.origin}/", "data:")
         context.on(
@@ -44,50 +53,63 @@ class Console:
         self.page = context.new_page()
 
     def go(self, place: str) -> None:
+        """Open the page with a fragment, such as `/events`, in its URL."""
         self.page.goto(f"{self.origin}/#{place}")
 
     def open(self, place: str = "/", key: str = "shop-key") -> None:
+        """Open the page with a fragment and an API key in its URL, and expect it to show who is
+        signed in.
+        """
         self.go(f"{place}{'&' if '?' in place else '?'}key={key}")
         self.text("#who").to_be_visible()
 
     def text(self, selector: str) -> Any:
+        """Return Playwright's assertions about the elements of a CSS selector."""
         return expect(self.page.locator(selector))
 
     def reads(self, selector: str, text: Any) -> None:
-        """Expect elements to have a text, or texts."""
+        """Expect the elements of a CSS selector to have exactly these texts.
+
+        :param text: The text of the only element, or a list with the text of each element.
+        """
         self.text(selector).to_have_text(text)
 
     def contains(self, selector: str, text: Any) -> None:
-        """Expect an element to have a text among others."""
+        """Expect the text of the element of a CSS selector to contain a text."""
         self.text(selector).to_contain_text(text)
 
     def shows(self, heading: str) -> None:
-        """Expect a heading to be there."""
+        """Expect a heading with this name to be visible."""
         self.heading(heading).to_be_visible()
 
     def heading(self, name: str) -> Any:
+        """Return Playwright's assertions about the heading with a name."""
         return expect(self.page.get_by_role("heading", name=name))
 
     def copied(self, name: str) -> str:
-        """Return what the button `Copy <name>` copies."""
+        """Click the button `Copy <name>`; return the text that it copies to the clipboard."""
         self.click(f"Copy {name}")
         self.reads("#announcement", "Copied")
         return str(self.page.evaluate("navigator.clipboard.readText()"))
 
     def button(self, name: str, *, exact: bool = False) -> Locator:
+        """Return the button whose name contains a text or, with `exact`, is this text."""
         return self.page.get_by_role("button", name=name, exact=exact)
 
     def click(self, button: str, *, exact: bool = False) -> None:
+        """Click the button whose name contains a text or, with `exact`, is this text."""
         self.button(button, exact=exact).click()
 
     def follow(self, link: str) -> None:
+        """Click the link whose name contains a text."""
         self.page.get_by_role("link", name=link).click()
 
     def unfold(self, text: str) -> None:
+        """Click the element that has a text, to unfold what it hides."""
         self.page.get_by_text(text).click()
 
     def buttons(self) -> list[str]:
-        """Return the names of the buttons that can be seen, without counts."""
+        """Return the first line of the text of each visible button; a count is on the second."""
         visible = [
             button.inner_text()
             for button in self.page.get_by_role("button").all()
@@ -96,9 +118,17 @@ class Console:
         return [text.partition("\n")[0] for text in visible]
 
     def row(self, event: dict[str, Any]) -> Locator:
+        """Return the link to an event in the list of events.
+
+        :param event: The event as the API returns it.
+        """
         return self.page.locator(f"#rows a[href='#/events/{event['event_id']}']")
 
     def api(self, method: str, path: str, **body: Any) -> Any:
+        """Call the API without the page; return the JSON of the response.
+
+        :param body: The members of the JSON object in the request.
+        """
         return json.loads(self.system.call(method, path, json.dumps(body))[2])
 
     def token(self) -> str:
@@ -106,31 +136,55 @@ class Console:
         return str(self.api("POST", "/tokens", tenant="acme")["token"])
 
     def subscribe(self, url: str, **members: Any) -> Any:
+        """Create a subscription by the API, and return it.
+
+        :param url: Its target URL.
+        :param members: Other members of the request.
+        """
         return self.api("POST", "/subscriptions", target_url=url, **members)
 
     def post(self, event_type: str, **members: Any) -> Any:
+        """Post an event by the API, and return the response.
+
+        :param members: Other members of the request, which replace the payload and metadata that
+            are sent otherwise.
+        """
         given = {"payload": {"order_id": "12345"}, "metadata": {"source": "shop"}, **members}
         return self.api("POST", "/events", event_type=event_type, **given)
 
     def pending(self, query: str = "") -> Any:
+        """Return the first page of pending events from the API.
+
+        :param query: More parameters, such as `&tenant=acme`.
+        """
         return self.api("GET", f"/events?status=pending{query}")["events"]
 
     def find(self, text: str) -> None:
+        """Enter a text into the field `Find by id or subject`, and press Enter."""
         self.page.get_by_label("Find by id or subject").fill(text)
         self.page.keyboard.press("Enter")
 
     def press(self, name: str, confirmation: str = "") -> None:
+        """Click a button, and confirm the dialog that it opens.
+
+        :param confirmation: The name of the button in the dialog; "" if it is the same name.
+        """
         self.click(name)
         self.page.get_by_role("dialog").get_by_role("button", name=confirmation or name).click()
 
     def forgive(self, text: str) -> None:
-        """Expect faults with this text, and no others so far."""
+        """Expect at least one fault, and this text in each fault, and delete all faults."""
         assert {text in fault for fault in self.faults} == {True}
         self.faults.clear()
 
     def check_looks(self, name: str, axe: str) -> None:
-        """Look for faults of accessibility, in the dark of contrast; with PICTURES set, take a
-        screenshot, too.
+        """Check that the page is not wider than the window and that axe-core finds no fault: by all
+        of its rules in light colors, and by the rule for contrast in dark colors.
+
+        If the environment variable PICTURES is set, store a screenshot in build/screenshots.
+
+        :param name: The name of the screenshot.
+        :param axe: The source of axe-core.
         """
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         self.page.evaluate(axe)
@@ -143,14 +197,19 @@ class Console:
         self._expect_no_faults("color-contrast")
 
     def _expect_no_faults(self, *rules: str) -> None:
-        """Check the page by all rules of axe-core, or by some."""
+        """Run axe-core on the page, and expect that it finds no fault.
+
+        :param rules: The rules to check; without any, all rules are checked.
+        """
         check = "rules => axe.run(rules.length ? { runOnly: rules } : {}).then(it => it.violations)"
         found = self.page.evaluate(check, rules)
         assert found == [], [(one["id"], one["nodes"][0]["html"]) for one in found]
 
     def tab_through(self, names: str) -> None:
-        """Press Tab until an element with the first of these names has the focus, then the next,
-        and so on.
+        """Press Tab until an element with the first name has the focus, then until one with the
+        second name has it, and so on; raise AssertionError if 60 times are not enough for a name.
+
+        :param names: Parts of the names of elements, separated by commas.
         """
         for name in names.split(","):
             for _ in range(60):
@@ -160,5 +219,6 @@ class Console:
             assert name in self.page.evaluate(FOCUSED), f"Tab does not reach {name}"
 
     def _check(self, is_right: bool, text: str) -> None:
+        """Add a text to `faults` unless something is right."""
         if not is_right:
             self.faults.append(text)

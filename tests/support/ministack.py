@@ -41,18 +41,24 @@ Response = tuple[int, dict[str, str], bytes]  # the status code, headers and the
 class Call(NamedTuple):
     """A request to AWS."""
 
-    # For which it is signed.
+    # The region for which it is signed.
     region: str
+    # The service for which it is signed, such as `dynamodb`.
     service: str
+    # Its HTTP method.
     method: str
+    # The path of its URL, with the query.
     path: str
-    # Its X-Amz-Target, or None.
+    # Its header X-Amz-Target; None: it has none.
     target: str | None
     body: bytes
 
 
 class Ministack:
-    """A running ministack and the proxy before it."""
+    """A running ministack and the proxy before it.
+
+    :param port: The port on which ministack listens.
+    """
 
     def __init__(self, port: int) -> None:
         self.direct_url = f"http://127.0.0.1:{port}"
@@ -62,14 +68,21 @@ class Ministack:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def client(self, service: str) -> Any:
+        """Return a boto3 client of a service, whose calls pass the proxy."""
         return boto3.client(service, endpoint_url=self.url, **ACCOUNT)
 
     def direct(self, service: str, region: str = ACCOUNT["region_name"]) -> Any:
-        """Return a client whose calls do not pass the proxy."""
+        """Return a boto3 client of a service, whose calls do not pass the proxy."""
         account = {**ACCOUNT, "region_name": region}
         return boto3.client(service, endpoint_url=self.direct_url, **account)
 
     def create_stack(self, name: str, template: str, parameters: dict[str, str]) -> None:
+        """Create a CloudFormation stack without the proxy, and wait until it is complete; raise
+        WaiterError if it fails.
+
+        :param template: The text of the template.
+        :param parameters: The values of the template's parameters by their names.
+        """
         s3 = self.direct("s3")
         s3.create_bucket(Bucket="templates")
         s3.put_object(Bucket="templates", Key=name, Body=template.encode())
@@ -87,9 +100,11 @@ class Ministack:
         waiter.wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
 
     def api_url(self, api_id: str) -> str:
+        """Return the URL at which ministack serves a REST API, without the proxy."""
         return f"{self.direct_url}/restapis/{api_id}/api/_user_request_"
 
     def _forget(self) -> None:
+        """Set all that a test can set or look at to its first value."""
         # Called with each operation and its status: `CreateRole / 200`, `POST /restapis 201`.
         self.seen: Callable[[str], None] = lambda operation: None
         self.calls = list[Call]()
@@ -107,15 +122,21 @@ class Ministack:
         self.unfinished = set[str]()
 
     def reset(self) -> None:
+        """Delete all resources in ministack, and all that a test has set in the proxy."""
         self._forget()
         urllib3.request("POST", f"{self.direct_url}/_ministack/reset", timeout=30)
 
 
 class Proxy(BaseHTTPRequestHandler):
+    """A handler that forwards calls of AWS to ministack, and corrects its responses."""
+
     protocol_version = "HTTP/1.1"
     ministack: Ministack
 
     def respond(self) -> None:
+        """Respond to a call, record it in `calls`, and call `seen`; close the connection without a
+        response if `is_cut_off` is true by then.
+        """
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.ministack.is_cut_off:
             self.close_connection = True
@@ -147,10 +168,13 @@ class Proxy(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
 
     def _is_deployment(self) -> bool:
+        """Return whether the call is CreateDeployment of API Gateway."""
         return self.command == "POST" and self.path.endswith("/deployments")
 
     def _corrected(self, body: bytes) -> Response | None:
-        """Return the response of AWS where ministack would respond otherwise, or None."""
+        """Return the response of AWS to a call to which ministack would respond differently; None:
+        the call is to be forwarded to ministack.
+        """
         free_at = self.ministack.deployed_at + self.ministack.deployment_seconds
         if self._is_deployment() and time.monotonic() < free_at:
             return _error(429, "TooManyRequestsException")
@@ -166,6 +190,9 @@ class Proxy(BaseHTTPRequestHandler):
         return None
 
     def _forward(self, body: bytes) -> Response:
+        """Forward the call to ministack; return its response, changed where AWS responds
+        differently.
+        """
         if self.path.startswith("/restapis?mode=import"):  # its body is ignored, also the name
             self.path = "/restapis"
             body = json.dumps({"name": json.loads(body)["info"]["title"]}).encode()
@@ -198,7 +225,11 @@ class Proxy(BaseHTTPRequestHandler):
         return response.status, dict(response.headers), content
 
     def _refused_event_source(self, arn: str) -> Response | None:
-        """Refuse an event source whose queue is missing, or that exists already."""
+        """Return the error of AWS to the creation of an event source whose queue is missing or that
+        exists already; None: it can be created.
+
+        :param arn: The ARN of the queue.
+        """
         sqs = self.ministack.direct("sqs")
         try:
             sqs.get_queue_url(QueueName=arn.rsplit(":", 1)[-1])
@@ -214,12 +245,13 @@ class Proxy(BaseHTTPRequestHandler):
 
 
 def _error(status: int, name: str) -> Response:
+    """Return the response of a REST API of AWS for an error with a name."""
     return status, {"x-amzn-errortype": name}, json.dumps({"Message": name}).encode()
 
 
 def without_metric_math(template: str) -> str:
-    """Return a template in which alarms that compute watch their first metric instead: ministack
-    takes no others.
+    """Return a CloudFormation template in which each alarm with metric math watches its first
+    metric instead, because ministack has no metric math.
     """
     parsed = json.loads(template)
     for properties in (resource.get("Properties", {}) for resource in parsed["Resources"].values()):
@@ -242,7 +274,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def _running(log_file: Path, state: Path | None) -> Iterator[int]:
-    """Run ministack until the end of the block; yield its port."""
+    """Run ministack until the end of the block; yield its port, once it responds.
+
+    :param log_file: The file to which its output is written.
+    :param state: As in `ministack`.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, log_file.open("w") as log:
         # Functions inherit this environment, so it has nothing that the template should set.

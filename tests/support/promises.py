@@ -1,4 +1,4 @@
-"""What a version promises until 2.0: its API, commands, settings and metrics.
+"""Read the promises that a version keeps until 2.0: its API, commands, settings and metrics.
 
 `tests/support/promises-1.0.json` has what 1.0.0 promised. It was made by
 
@@ -38,13 +38,19 @@ class Promises:
         }
 
     def lost(self, later: "Promises") -> list[Place]:
-        """Return what a later document does not keep."""
+        """Return the places that a later document lacks, and the limits that it adds."""
         gone = [place for place in self.places - later.places if not limited(place)]
         added = [place for place in later.places - self.places if limited(place) in self.places]
         return sorted(gone + added)
 
     def walk(self, node: Json, path: Place, within: frozenset[str]) -> Iterator[Place]:
-        """Yield the places from one on; a filter in a filter is left out."""
+        """Yield the place of a part of the document and all places within it.
+
+        :param node: The part.
+        :param path: The place of the part.
+        :param within: The references that lead to the part. None of them is followed again, so a
+            filter within a filter is left out.
+        """
         yield path
         reference = node.get("$ref", "")
         if reference in within:
@@ -63,12 +69,14 @@ class Promises:
                     yield (*place, str(element))
 
     def place_of(self, element: Json, path: Place) -> Place:
-        """Return the place of an element of a list, or of a member: parameters have names."""
+        """Return the place of an element of a list or of a member: for a parameter, with where the
+        parameter is and its name; else the place of the list or the member itself.
+        """
         parameter = self.resolve(element) if path[-1] == "parameters" else {}
         return (*path, parameter["in"], parameter["name"]) if parameter else path
 
     def resolve(self, node: Json) -> Json:
-        """Return an object with the members of what it refers to."""
+        """Return an object, with the members of the object to which its `$ref` refers."""
         while "$ref" in node:
             found = self.document
             for name in node["$ref"].removeprefix("#/").split("/"):
@@ -78,13 +86,19 @@ class Promises:
 
 
 def elements(value: Any, *, are_named: bool) -> list[Any]:
+    """Return the elements of a list, which are "any" if it is empty, or any other value alone.
+
+    :param are_named: Whether the elements of the list are the members of an object instead.
+    """
     if isinstance(value, dict) and are_named:
         return [*value.values()]
     return (value or ["any"]) if isinstance(value, list) else [value]
 
 
 def limited(place: Place) -> Place:
-    """Return what a place limits, or nothing if it is no limit."""
+    """Return the place that a place limits, such as the operation for a required parameter; return
+    an empty place if it limits none.
+    """
     is_asked = place[1] == "paths" and "responses" not in place
     if is_asked and place[-2:] == ("required", "True"):
         return place[:4]  # the operation
@@ -102,9 +116,9 @@ METRIC = re.compile("(?!CloudWatch)(DLQ|[A-Z][a-z]+)[A-Z][A-Za-z]+|Subscriptions
 
 
 def read_promises(commit: str = "") -> Json:
-    """Return what a version promises, by the kind of promise.
+    """Return the promises of a version by their kind: the document of the API, the variables of
+    each command, and the names of settings and metrics.
 
-    `commands` has the variables that each takes.
 
     :param commit: A commit of this repository; "" is the present code.
     """
@@ -120,8 +134,10 @@ def read_promises(commit: str = "") -> Json:
 
 
 def find_lost(before: Json, after: Json) -> list[str]:
-    """Return what of the promises of a version another one does not keep, as `read_promises` has
-    them.
+    """Return a line for each promise of a version that a later version does not keep.
+
+    :param before: The promises of the version, as `read_promises` returns them.
+    :param after: The promises of the later version.
     """
     lost = [" ".join(place) for place in Promises(before["api"]).lost(Promises(after["api"]))]
     for command, variables in before["commands"].items():
@@ -136,11 +152,12 @@ def find_lost(before: Json, after: Json) -> list[str]:
 
 
 def _read(path: str, commit: str) -> str:
-    """Return the text of a file in a version."""
+    """Return the text of a file of the repository at a commit; "" is the present file."""
     return _git("show", f"{commit}:{path}") if commit else Path(ROOT, path).read_text("utf-8")
 
 
 def _git(*arguments: str) -> str:
+    """Run git; return its output. Raise CalledProcessError if it fails."""
     return subprocess.run(
         ("git", *arguments), cwd=ROOT, check=True, capture_output=True, encoding="utf-8"
     ).stdout
@@ -167,7 +184,7 @@ def _find_metrics(commit: str) -> Iterator[str]:
 
 
 def _told_of(document: Json) -> Json:
-    """Return a document without texts and limits, with all that its `Promises` go by."""
+    """Return a document of the API with only the members that `Promises` reads."""
     components = {
         kind: {name: _strip(component, ("", "")) for name, component in named.items()}
         for kind, named in document["components"].items()
@@ -178,9 +195,9 @@ def _told_of(document: Json) -> Json:
 
 
 def _strip(value: Any, path: Place) -> Any:
-    """Return a part of a document without what `Promises.walk` leaves out.
+    """Return a part of a document without the members that `Promises.walk` leaves out.
 
-    :param path: The last two names on the way to it.
+    :param path: The last two names on the way from the root of the document to the part.
     """
     if isinstance(value, list):
         return [_strip(element, path) for element in value]
@@ -205,9 +222,11 @@ def _strip(value: Any, path: Place) -> Any:
 
 
 def _to_lines(value: Any, indent: str = "", before: str = "", after: str = "") -> Iterator[str]:
-    """Yield a value as lines of JSON, with as much as fits into LINE_LENGTH in one line.
+    """Yield a value as lines of JSON, each with as many members as fit into LINE_LENGTH.
 
-    :param before: What comes before the value in its first line; `after`: after it, in its last.
+    :param indent: The spaces before the value.
+    :param before: The text before the value in its first line.
+    :param after: The text after the value in its last line.
     """
     text = f"{before}{json.dumps(value)}{after}"
     if len(indent + text) <= LINE_LENGTH or not isinstance(value, dict):
