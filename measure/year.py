@@ -159,9 +159,11 @@ class YearWorld(SimulatedWorld):
         :param after: The item after the write; None: it was deleted.
         """
         self.history.see_write(before, after, self.clock())
-        item = after or before or {}
+        item = after or before
+        assert item
         key = item["event_id"]
         self._due.pop(key, None)
+        # Deleted at its expiry, in whole seconds: by DynamoDB, not by a request.
         if after is None and item.get("expires_at", math.inf) <= self.clock() + 1:
             self._expired[key] = item
         elif after and "next_attempt_at" in after:

@@ -141,6 +141,8 @@ class Proxy(BaseHTTPRequestHandler):
         if self.ministack.is_cut_off:
             self.close_connection = True
             return
+        if b"Action=ExecuteChangeSet" in body:
+            self.ministack.looks_left = self.ministack.index_looks
         status, headers, content = self._corrected(body) or self._forward(body)
         if self._is_deployment() and status == 201:
             self.ministack.deployed_at = time.monotonic()
@@ -179,14 +181,12 @@ class Proxy(BaseHTTPRequestHandler):
         if self._is_deployment() and time.monotonic() < free_at:
             return _error(429, "TooManyRequestsException")
         if (self.command, self.path) == ("POST", MAPPINGS):
-            return self._refused_event_source(json.loads(body)["EventSourceArn"])
+            return self._refusal_of_event_source(json.loads(body)["EventSourceArn"])
         function = re.match(r"/2015-03-31/functions/([^/?]+)", self.path)
         if function and function[1] in self.ministack.unfinished and self.command != "GET":
             return _error(409, "ResourceConflictException")
-        if b"Action=ExecuteChangeSet" in body:
-            self.ministack.looks_left = self.ministack.index_looks
         if self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):
-            return 200, {}, b"{}"  # PutRestApi
+            return 200, {}, b"{}"  # PutRestApi, which ministack does not have
         return None
 
     def _forward(self, body: bytes) -> Response:
@@ -224,7 +224,7 @@ class Proxy(BaseHTTPRequestHandler):
             content = re.sub(rb'("minimumCompressionSize": ?)""', rb"\1null", content)
         return response.status, dict(response.headers), content
 
-    def _refused_event_source(self, arn: str) -> Response | None:
+    def _refusal_of_event_source(self, arn: str) -> Response | None:
         """Return the error of AWS to the creation of an event source whose queue is missing or that
         exists already; None: it can be created.
 
@@ -254,10 +254,14 @@ def without_metric_math(template: str) -> str:
     metric instead, because ministack has no metric math.
     """
     parsed = json.loads(template)
-    for properties in (resource.get("Properties", {}) for resource in parsed["Resources"].values()):
-        stats = [one["MetricStat"] for one in properties.pop("Metrics", ()) if "MetricStat" in one]
-        for stat in stats[:1]:
-            properties |= {**stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"]}
+    for resource in parsed["Resources"].values():
+        properties = resource.get("Properties", {})
+        metrics = properties.pop("Metrics", [])
+        stats = [metric["MetricStat"] for metric in metrics if "MetricStat" in metric]
+        if stats:
+            first = stats[0]
+            watched = {"Period": first["Period"], "Statistic": first["Stat"]}
+            properties.update({**first["Metric"], **watched})
     return json.dumps(parsed)
 
 
