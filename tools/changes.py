@@ -215,8 +215,11 @@ def outputs_of(stack: Json) -> dict[str, str]:
 
 
 def _difference(name: str, new: str, old: str) -> str:
-    """Return the difference between a new and an old value in words; empty if they are equal. The
-    values themselves are shown only for tags and for names in SHOWN.
+    """Return the difference between a new and an old value in words; empty if they are equal.
+
+    Of API keys, the names of what is added and removed are shown, of suspended tenants the tenants.
+    Tags and the values of names in SHOWN are shown. Of a webhook's URL, it is shown that the host
+    is another, or that there is no URL any more. Of any other value, nothing is shown.
     """
     if new == old:
         return ""

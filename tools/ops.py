@@ -128,7 +128,9 @@ class Depth(NamedTuple):
 
 
 def read_depth(sqs: Any, url: str) -> Depth:
-    """Return SQS's approximate number of messages in a queue."""
+    """Return the approximate number of messages of a dead letter queue, in which no message is
+    delayed.
+    """
     attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     in_flight = int(attributes["ApproximateNumberOfMessagesNotVisible"])
     total = int(attributes["ApproximateNumberOfMessages"]) + in_flight
@@ -709,10 +711,14 @@ def send(
 
 
 def send_lines(api: Api, content: bytes, path: str) -> None:
-    """Post each line that is not blank, MAX_CALLS lines at a time. Equal lines are different
-    events, because a number that counts them is part of the idempotency key.
+    """Post each line that is not blank, MAX_CALLS lines at a time.
 
-    :param path: The path of the file, which is part of the idempotency keys.
+    A line may have an `idempotency_key` of its own. The key of any other line is made from the path
+    of the file, the line, and how often the line has occurred: equal lines are different events,
+    and a repeated command sends only what was not sent before. A line that the API refuses is
+    named, and the others are posted; any other error ends the command.
+
+    :param path: The path of the file.
     """
     lines = numbered_lines(content)
     occurrences = Counter[bytes]()

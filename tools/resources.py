@@ -449,6 +449,12 @@ def main(stage: str, act: str, go: bool) -> None:
 
     The argument ACT is `update` for `make resources`, `deploy` if `chalice deploy` follows, `check`
     before and `delete` after `chalice delete`, and `export` for `make export-subscriptions`.
+
+    Before anything else, the account of AWS and `.chalice/config.json` are checked. `check` also
+    wants the variable CONFIRM with the name of the stage, and restores Chalice's record of what it
+    deployed, by which `chalice delete` deletes.
+
+    :param go: Whether changes that need a confirmation are made without asking.
     """
     try:
         cloudformation = boto3.client("cloudformation")

@@ -96,9 +96,10 @@ def detail_of(error):
 
 
 def find_webhook(subscription_id):
-    """Return the webhook with an id; None: return the only webhook there is.
+    """Return the webhook with an id; None: return the only webhook that is listed.
 
-    Raises RefusedError if there is no webhook, or several to choose from.
+    Without an id, it raises RefusedError if no webhook is listed, or if there are several. An API
+    key lists only webhooks without a tenant, so that an id may name one that is not listed.
     """
     if subscription_id:
         return get(f"/subscriptions/{subscription_id}")
@@ -106,7 +107,7 @@ def find_webhook(subscription_id):
     if len(found) == 1:
         return found[0]
     if not found:
-        raise RefusedError("there is no webhook: add one, or name it with --webhook")
+        raise RefusedError("no webhook is listed: add one, or name one with --webhook")
     lines = [
         f"  {webhook['subscription_id']}  {webhook['name'] or webhook['target_host']}"
         for webhook in found

@@ -292,7 +292,7 @@ class EventStore(Table):
         :param event: The event as `Event.after` returns it.
         """
         is_kept_longer = event.expires_at > unix_seconds(event.created_at) + self._retention_seconds
-        attributes = to_attributes(event, replayed=is_kept_longer)
+        attributes = to_attributes(event, kept_longer=is_kept_longer)
         changes = {name: attributes.get(name) for name in RECORDED}
         result = self.change(event.event_id, RECORDABLE, changes, {":mine": event.claim_id})
         current = result.event
@@ -490,16 +490,16 @@ def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
     return keys
 
 
-def status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
+def status_attributes(event_id: str, status: Status, *, kept_longer: bool = False) -> Values:
     """Return the attributes `status` and `status_shard` (the partition of `status-index`) of an
     event or copy.
 
-    :param replayed: Whether the event is kept longer than the retention period after its creation.
+    :param kept_longer: Whether the event is kept for longer than the retention period.
     """
     key = f"{status}#{zlib.crc32(event_id.encode()) % SHARDS}"
     if event_id.startswith(COPY_PREFIX):
         key = f"{COPY}{key}"
-    elif replayed and status in UNSETTLED:
+    elif kept_longer and status in UNSETTLED:
         key = f"{REPLAYED}{status}"  # few: one partition for each status is enough
     return {"status": status, "status_shard": key}
 
@@ -516,7 +516,7 @@ def _kept_longer(event: Event) -> Values:
     """Return the values of `:status` and `:shard` for a write that keeps an event longer than the
     retention period: `:shard` is the partition for such events, in which it stays listed.
     """
-    attributes = status_attributes(event.event_id, event.status, replayed=True)
+    attributes = status_attributes(event.event_id, event.status, kept_longer=True)
     return {":status": event.status, ":shard": attributes["status_shard"]}
 
 
@@ -529,16 +529,16 @@ def compressed(event: Event) -> bytes:
     return zlib.compress(f"{event.payload}\n{event.metadata}".encode())
 
 
-def to_attributes(event: Event, *, replayed: bool = False) -> Values:
+def to_attributes(event: Event, *, kept_longer: bool = False) -> Values:
     """Return the attributes of the item that stores an event, without `content`. Empty values are
     left out.
 
-    :param replayed: Whether the event is kept longer than the retention period after its creation.
+    :param kept_longer: Whether the event is kept for longer than the retention period.
     """
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {
         **kept,
-        **status_attributes(event.event_id, event.status, replayed=replayed),
+        **status_attributes(event.event_id, event.status, kept_longer=kept_longer),
         "sort_key": event.sort_key,
         "lookup_key": lookup_key(event.subscription_id, event.subject),
         "undelivered_key": event.undelivered_key,

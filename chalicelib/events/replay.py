@@ -166,7 +166,7 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
         "next_attempt_at": now if is_pushed else None,
         "requeue_at": None,
         "resume_at": None,
-        **status_attributes(event.event_id, Status.PENDING, replayed=True),
+        **status_attributes(event.event_id, Status.PENDING, kept_longer=True),
         "claim_id": services.new_id(),
         "delivery_attempts": 0,
         "replayed_at": now,

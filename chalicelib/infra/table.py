@@ -174,6 +174,7 @@ class Table:
             "ADD": [f"{counter} :one"] if counter else [],
         }
         expression = [f"{verb} {', '.join(parts)}" for verb, parts in clauses.items() if parts]
+        # More values than the expression uses: `_complete` leaves out the others.
         known = {f":new_{name}": value for name, value in changes.items()}
         known[":one"] = 1
         parameters = {"Key": key_of(key), "UpdateExpression": " ".join(expression)}
