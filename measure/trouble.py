@@ -424,6 +424,7 @@ class RepairWorld(BusyWorld):
         limit_seconds: float = 9000.0,
         seed: int = 0,
     ) -> None:
+        """Make the world as it is when the simulation begins; see RepairWorld for parameters."""
         environ = {"ZAPIER_WEBHOOK_URL": COPIES_ONLY, "MAX_DELIVERY_ATTEMPTS": "45"}
         super().__init__(seconds=1e9, environ=environ, seed=seed)
         self._asks = asks

@@ -153,8 +153,13 @@ After that, create it again. CloudFormation has kept the values that `make resou
 
 
 def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[str, str]:
-    """Return the settings in the stage's secret, by variable. If the secret was deleted, create it
-    again if the variable NEW_SECRET is set, or else raise ClickException.
+    """Return the settings in the stage's secret, by variable.
+
+    If the secret was deleted for good and the variable NEW_SECRET is set, the secret is created
+    again, with the values of the stack's parameters, by two updates of the stack. Raises
+    ClickException if the secret is to be deleted, or was deleted and NEW_SECRET is not set.
+
+    :param stack: The description of the stage's stack.
     """
     try:
         return read_settings(stage)
@@ -170,9 +175,10 @@ def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[s
     settings = template["Resources"].pop("Settings")
     # CloudFormation does not notice the deletion. It creates the secret only after an update that
     # removed it from the stack.
-    apply_template(stage, template, stack, cloudformation, applied={}, changes=[])
+    present_parameters: dict[str, str] = {}  # which keeps the value of each
+    apply_template(stage, template, stack, cloudformation, applied=present_parameters, changes=[])
     template["Resources"]["Settings"] = settings
-    apply_template(stage, template, stack, cloudformation, applied={}, changes=[])
+    apply_template(stage, template, stack, cloudformation, applied=present_parameters, changes=[])
     return read_settings(stage)
 
 

@@ -176,9 +176,10 @@ def undelivered(context: click.Context, tenant: str | None, since: str) -> None:
 
 
 def find_undelivered(api: Api, webhook: Json, since: str) -> list[Json]:
-    """Return the copies for a webhook that failed or that wait, the oldest first. Dismissed copies
-    and reports are left out. No call is made if the webhook's `deliveries` show that
-    there are none.
+    """Return the copies for a webhook that failed, or that wait after an attempt that failed, the
+    oldest first. Left out are dismissed copies, reports, and copies that were replayed a moment ago
+    and have had no attempt since. No call is made if the webhook's `deliveries` show that there are
+    no copies.
 
     :param webhook: A subscription with its `deliveries`.
     :param since: The start of the period, RFC 3339.
@@ -200,7 +201,7 @@ def find_undelivered(api: Api, webhook: Json, since: str) -> list[Json]:
         for copy in copies
         if copy["created_at"] > dismissed_until
         and not copy["event_type"].startswith(RESERVED_PREFIX)
-        and state_of(copy) != "pending"  # replayed, which the index does not show yet
+        and state_of(copy) != "pending"  # it was replayed
     ]
 
 
@@ -249,10 +250,14 @@ class MissedEvents(NamedTuple):
 def find_missed(
     api: Api, subscription_id: str, since: str | None, until: str | None, subject: str | None
 ) -> MissedEvents:
-    """Return the events that a subscription missed, and print the progress.
+    """Return the events that a subscription missed, with a summary, and print the progress.
 
-    :param since: The start of the period, RFC 3339; None: only events with a copy, however old.
-    :param until: The end of the period, RFC 3339; None: now.
+    With a subject, the API returns all events of the subject, also those that were not missed: then
+    their `reason` is None.
+
+    :param since: The start of the period, RFC 3339. None, without a subject: only events with a
+        copy that failed or waits, however old.
+    :param until: The end of the period, RFC 3339; None: no end, or now if there is a start.
     :param subject: The subject of the events; None: any.
     """
     until = until or (since and parse_time("0s"))

@@ -424,6 +424,7 @@ class EventStore(Table):
         """
         names = () if with_content else SUMMARY
         items = self._get_many(event_ids, names)
+        # They were read, and no write was applied.
         results = [self._result(ItemResult(False, item)) for item in items]
         return {result.event.event_id: result.event for result in results if result.event}
 

@@ -71,8 +71,8 @@ def read_recipients(
     tenant and, after them, subscriptions that are gone and have a copy.
 
     :param events: Events, not copies, each as the caller may see it: see `as_tenant_sees_them`.
-    :param tenant: The tenant of a token, for which no subscription but the tenant's is a recipient;
-        None: an operator asks.
+    :param tenant: The tenant of a token, to which all events belong: its subscriptions are the only
+        recipients. None: an operator asks.
     """
     copy_ids = [copy_id for event in events for copy_id in event.copies]
     copies = services.store.get_many(copy_ids, with_content=False)
@@ -85,10 +85,10 @@ def read_recipients(
     oldest_first = sorted(known.values(), key=attrgetter("sort_key"))
     recipients = {}
     for event in events:
+        # For an operator these are the event's tenant and None, for a token its tenant twice.
+        asked_tenants = (tenant, event.tenant)
         possible = [
-            subscription
-            for subscription in oldest_first
-            if subscription.tenant in (tenant, event.tenant)
+            subscription for subscription in oldest_first if subscription.tenant in asked_tenants
         ]
         recipients[event.event_id] = _recipients_of(event, possible, copies, services)
     return recipients

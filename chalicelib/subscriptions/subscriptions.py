@@ -556,10 +556,11 @@ def _as_read(subscription: Subscription) -> Values:
 
 
 def _partition(tenant: str | None) -> str:
-    """Return the partition of a tenant's subscriptions in the index of statuses.
+    """Return the partition key of a tenant's subscriptions in the index of statuses or, for `*`, of
+    all subscriptions in the index for lookups.
 
-    :param tenant: The tenant; None: subscriptions without a tenant. With `*`, the partition of all
-        subscriptions in the index for lookups.
+    :param tenant: The tenant, or `*`. None: the subscriptions without a tenant, whose partition key
+        in the index of statuses is the same text, ALL, as that of all in the other index.
     """
     return ALL if tenant in (None, "*") else f"subscription#{tenant}"
 

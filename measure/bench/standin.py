@@ -167,7 +167,8 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
 
 
 def meter() -> Any:
-    """Return the counts of the stand-in since the previous call of this function, and the latest
-    calls of AWS, each as its operation and parameters.
+    """Return the pair that `Meter.meter` of the stand-in's process returns: the counts since the
+    previous call of this function, and at most 20 of the latest calls of AWS since then, each as
+    its operation and parameters.
     """
     return decode(urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/meter").data)
