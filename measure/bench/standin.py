@@ -167,7 +167,7 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
 
 
 def meter() -> Any:
-    """Return the pair that `Meter.meter` of the stand-in's process returns: the counts since the
+    """Return the pair that `StandIn.meter` of the stand-in's process returns: the counts since the
     previous call of this function, and at most 20 of the latest calls of AWS since then, each as
     its operation and parameters.
     """
