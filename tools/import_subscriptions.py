@@ -65,8 +65,7 @@ class Importer:
     def __init__(self, api: Api, *, is_check: bool) -> None:
         self._api = api
         self._is_check = is_check
-        me, _ = api.call("GET", "/me")
-        self._key_name = str(me["name"])
+        self._key_name = ""
         # The subscriptions that existed before the import, by id.
         self._existing: dict[str, Json] = {}
         # The ids of each tenant's subscriptions, with those of the lines so far.
@@ -75,6 +74,10 @@ class Importer:
         self._first_names: dict[str, str] = {}
         # The headers of calls by a tenant's customer, by tenant.
         self._headers_by_tenant: dict[str, dict[str, str]] = {}
+        if is_check:  # which makes no call
+            return
+        me, _ = api.call("GET", "/me")
+        self._key_name = str(me["name"])
         for subscription in api.list_all("/subscriptions", tenant="*"):
             subscription_id = subscription["subscription_id"]
             self._existing[subscription_id] = subscription
@@ -92,6 +95,9 @@ class Importer:
         if len(wanted.get("signs_with") or ()) > 1:
             click.echo(f"{name}: several secrets sign its pushes; only the present one is imported")
         self._require_no_duplicate(name, wanted)
+        if self._is_check:
+            self._require_room(tenant, make_id(seed_of("", *identity(wanted))))
+            return "can be imported"
         headers = self._authorize(wanted)
         creator = f"tenant:{tenant}" if headers else self._key_name
         subscription_id = make_id(seed_of(creator, *identity(wanted)))
@@ -99,8 +105,6 @@ class Importer:
         before = self._existing.get(subscription_id)
         if before and before["state"] == "disabled":  # POST would enable it
             raise ApiCallError(409, f"{subscription_id} {DISABLED}")
-        if self._is_check:
-            return f"there already ({before['state']})" if before else "can be imported"
         subscription = self._create(wanted, headers)
         created_id = subscription["subscription_id"]
         # The status does not show whether it existed: a call that is repeated because its response

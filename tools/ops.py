@@ -331,7 +331,7 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
         query = {"tenant": "*"}
         max_searched = None
     id_name = columns[0]
-    if len(event_id) == ID_LENGTH:
+    if len(event_id) >= ID_LENGTH:
         found: list[Json] = [{id_name: event_id}]
     else:  # the beginning of an id, or nothing with --subject, with which every id begins
         items = islice(api.list_all(path, **query), max_searched)
