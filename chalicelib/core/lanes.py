@@ -54,8 +54,11 @@ class _Pace:
     slow_until: float = 0.0
 
     def crowds(self, seconds: float, now: float) -> bool:
-        """Count the time of a push that ended now; return whether pushes have kept two threads busy
-        lately.
+        """Count the time of a push that ended now; return whether the pushes counted here have kept
+        two threads busy in the last seconds.
+
+        `busy_seconds` is a sum that halves every HALF_LIFE_SECONDS. It reaches CROWDING_SECONDS if
+        two threads are busy all the time.
 
         :param seconds: How long the push took; 0 if other events did not wait for it.
         :param now: Unix seconds.
@@ -66,10 +69,13 @@ class _Pace:
         return self.busy_seconds >= CROWDING_SECONDS
 
     def count_slow(self, started: float, now: float, needed: int) -> None:
-        """Count a slow push; mark the destination as slow after `needed` of them in a row.
+        """Count a slow push; mark the destination as slow after `needed` slow pushes in a row.
 
         A slow push that began before the latest quick push ended is not counted: a destination
         that hangs at 5 % of its pushes is not slow.
+
+        :param started: When the push began (Unix seconds).
+        :param now: When the push ended (Unix seconds).
         """
         self.quick_deliveries = 0
         if started >= self.last_quick_at:
@@ -78,12 +84,16 @@ class _Pace:
             self.mark(now)
 
     def count_other(self, now: float, *, is_delivered: bool, is_quick: bool) -> None:
-        """Count a push that was not slow; end the mark after QUICK_DELIVERIES quick deliveries in a
-        row.
+        """Count a push that was not slow; after QUICK_DELIVERIES quick deliveries in a row, do not
+        treat the destination as slow any more.
 
-        An old mark ends with one delivery: no container lives long enough for ten deliveries of a
-        destination that gets an event an hour, and a destination that always takes a second has no
-        quick deliveries.
+        If the stored mark of the destination as slow is old, one delivery suffices: no container
+        lives long enough for ten deliveries to a destination that gets an event an hour, and a
+        destination that always takes a second has no quick deliveries.
+
+        :param now: When the push ended (Unix seconds).
+        :param is_delivered: Whether the push delivered its event.
+        :param is_quick: Whether it did so in less than QUICK_SECONDS.
         """
         self.last_quick_at = now
         self.slow_pushes = 0
@@ -119,16 +129,19 @@ class Lanes:
         return now < self._paces.get(destination, UNKNOWN).slow_until
 
     def remember(self, target: Target, now: float, slow_since: float | None) -> None:
-        """Remember for MEMORY_SECONDS whether a subscription that was read is marked as slow.
+        """Remember whether a subscription that was read now is stored as slow.
 
-        A mark by the container's own pushes stays for READ_AGE_SECONDS: the subscription may have
-        been read before it was marked.
+        A slow destination is treated as slow for MEMORY_SECONDS from now, at least. If it is not
+        stored as slow, it is not treated as slow any more, unless this container's own pushes found
+        it slow within READ_AGE_SECONDS: the subscription may have been read before that was stored.
 
         :param target: The target of the subscription.
-        :param slow_since: Since when it is marked (Unix seconds); None: it is not marked.
+        :param now: Unix seconds.
+        :param slow_since: Since when it is stored as slow (Unix seconds); None: it is not.
         """
         with self._lock:
             pace = self._pace(target)
+            # An old mark ends with the next delivery that is not slow (`count_other`).
             pace.has_old_mark = slow_since is not None and now - slow_since > OLD_MARK_SECONDS
             if slow_since is not None:
                 pace.slow_until = max(pace.slow_until, now + MEMORY_SECONDS)
@@ -144,14 +157,18 @@ class Lanes:
         *,
         in_fast_lane: bool,
     ) -> None:
-        """Count a push that was made: mark its destination as slow, or end the mark, when that is
-        due.
+        """Count a push that was made, and find out whether its destination is slow.
+
+        The destination is marked as slow after SLOW_PUSHES slow pushes in a row. It is also marked
+        by the first timeout if the slow pushes to all destinations together keep two threads busy,
+        and by a push of QUICK_SECONDS or more if the pushes to the destination that are not slow
+        keep two threads busy. The mark ends after QUICK_DELIVERIES quick deliveries in a row.
 
         :param started: When the push began (Unix seconds).
-        :param now: When it ended.
-        :param in_fast_lane: Whether other events waited for the push. Pushes of the slow lane, such
-            as thousands that are recovered at a second each, and the pushes of a POST crowd nobody:
-            they must not make the destination slow.
+        :param now: When the push ended (Unix seconds).
+        :param in_fast_lane: Whether other events waited for the push. The time of other pushes is
+            not counted as busy time: pushes of the slow lane, such as thousands of recovered events
+            at a second each, and pushes during a POST keep no other event waiting.
         """
         with self._lock:
             pace = self._pace(target)
@@ -160,6 +177,7 @@ class Lanes:
             busy_seconds = seconds if in_fast_lane else 0.0
             if seconds >= SLOW_SECONDS or has_timed_out:
                 # Many destinations that begin to hang at once are marked at their first timeout.
+                # `_slow` counts the slow pushes of all destinations.
                 is_crowded = self._slow.crowds(busy_seconds, now) and has_timed_out
                 pace.count_slow(started, now, needed=1 if is_crowded else SLOW_PUSHES)
                 return

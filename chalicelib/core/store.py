@@ -202,34 +202,43 @@ class EventStore(Table):
         )
 
     def _find_kept_seconds(self, partition: str) -> float:
-        """Return how many seconds after its creation an event of a partition expires at the latest:
-        the retention period or, if that was lowered since, the time of the oldest event.
+        """Return how many seconds after its creation an event of a partition expires at the latest.
+
+        This is the retention period. If EVENT_RETENTION_DAYS was lowered, the oldest event of the
+        partition may be kept for longer, and then its time counts.
         """
-        oldest = map(from_item, next(super().pages(partition, first_rows=1))["Items"])
+        first_page = next(super().pages(partition, first_rows=1))
+        # The rows are sorted by their creation. The list is empty if the partition is.
+        oldest = [from_item(item) for item in first_page["Items"]]
         kept_seconds = [event.expires_at - unix_seconds(event.created_at) for event in oldest]
         return max([self._retention_seconds, *kept_seconds])
 
     def put(self, event: Event, content: bytes) -> WriteResult:
-        """Store a new event or copy, unless one with this id is there; return the result with the
-        event that is there.
+        """Store a new event or copy, unless one with this id is stored already.
 
-        :param event: The event, with a new `claim_id`, by which `delete_claimed` finds it.
+        :param event: The event, with a new `claim_id`. If boto3 repeats the put because its
+            response was lost, the stored `claim_id` shows that this call stored the event.
         :param content: Its payload and metadata, as `compressed` returns them.
+        :return: Applied if this call stored the event. Otherwise the result carries the event that
+            is stored already or, if that was erased, `erased_until`.
         """
         item = serialize({**to_attributes(event), "content": content})
         return self._result(self._write("put_item", ABSENT, {"Item": item}), event.claim_id)
 
     def put_listed(self, copy: Event, original: Event) -> WriteResult:
-        """Store a copy and list it in its event, both or neither, so that an erasure misses no
-        copy.
+        """Store a copy and add its id to the list of copies in its event, both or neither: an
+        erasure deletes the copies in this list, and must miss none.
 
-        The event is kept at least as long as the copy. If the write is not applied, the result
-        carries the copy that is there. A result without a copy asks the caller to read the event
-        again: the event was changed, or another transaction is in the way.
+        The event is kept at least as long as the copy.
 
-        :param copy: The copy, with a new `claim_id`.
-        :param original: The event as it was read.
+        :param copy: The copy (the event made for one subscription), with a new `claim_id`.
+        :param original: The event of the copy, as it was read.
+        :return: Applied, with the copy, if both were written. Not applied, with the copy that is
+            stored already, if there is one. Not applied, without a copy, if the event was changed
+            since it was read, or another transaction is changing one of the two: read the event
+            again, and repeat the call.
         """
+        # A dict has each id once: the event may list the copy already.
         listed = dict.fromkeys((*original.copies, copy.event_id))
         values: Values = {
             ":sort_key": original.sort_key,
@@ -249,18 +258,24 @@ class EventStore(Table):
         }
         reasons = self._transact(values, ("Put", put), ("Update", update))
         if not reasons:
-            return WriteResult(True, copy)
-        of_put, of_update = reasons
-        result = self._result(ItemResult(False, of_put.get("Item")), copy.claim_id)
-        is_event_as_read = of_update["Code"] == "None"
-        return result if result.applied or is_event_as_read else WriteResult(False)
+            return WriteResult(applied=True, event=copy)
+        reason_of_put, reason_of_update = reasons
+        # `_result` says "applied" if the stored copy is the one that a lost try of boto3 wrote.
+        put_result = ItemResult(applied=False, item=reason_of_put.get("Item"))
+        result = self._result(put_result, copy.claim_id)
+        is_event_as_read = reason_of_update["Code"] == "None"
+        if result.applied or is_event_as_read:
+            return result
+        return WriteResult(applied=False)
 
     def renew(self, event_id: str, expires_at: int) -> None:
         """Let an event expire at `expires_at` (Unix seconds), if it would expire earlier.
 
-        An event is kept as long as its copies: a caller erases a copy by erasing its event. Nothing
-        happens if the event has expired. Raises EventNotFoundError if it was erased.
+        Call it for the event of a copy that is kept longer: a caller erases a copy by erasing its
+        event, so the event must not expire before its copies. Nothing happens if the event has
+        expired. Raises EventNotFoundError if it was erased.
         """
+        # The condition fails if the event was changed after it was read: read it again.
         while (event := self.get(event_id)) and event.expires_at < expires_at:
             values = _kept_longer(event)
             changes = {"expires_at": expires_at, "status_shard": values[":shard"]}
@@ -273,9 +288,10 @@ class EventStore(Table):
         """Claim a due event: take the exclusive right to push it for CLAIM_SECONDS, and count the
         attempt.
 
-        Not applied if the event is not due or somebody else holds it. The result carries the event.
-
         :param claim_id: A new id for the claim.
+        :return: Applied, with the claimed event. Not applied if the event is not due, or is claimed
+            by a push or a lease: then the result carries the event as it is, or None if there is no
+            such event.
         """
         until = self._after(CLAIM_SECONDS)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": None}
@@ -286,58 +302,66 @@ class EventStore(Table):
     def record(self, event: Event) -> WriteResult:
         """Write the state of a claimed event after an attempt and end its claim.
 
-        Not applied if a consumer acknowledged the event meanwhile, or somebody else claimed it
-        after its claim had expired.
-
-        :param event: The event as `Event.after` returns it.
+        :param event: The event as `Event.after` returns it: with its new state, and with the
+            `claim_id` of the claim that ends.
+        :return: Not applied, and logged, if a consumer acknowledged the event meanwhile, or if
+            somebody else claimed it after the claim had expired.
         """
         is_kept_longer = event.expires_at > unix_seconds(event.created_at) + self._retention_seconds
         attributes = to_attributes(event, kept_longer=is_kept_longer)
+        # None for an attribute that the event does not have any more: `change` removes it.
         changes = {name: attributes.get(name) for name in RECORDED}
         result = self.change(event.event_id, RECORDABLE, changes, {":mine": event.claim_id})
-        current = result.event
+        current = result.event  # None if the write was applied: it returns no item
         written = (event.claim_id, event.status, event.attempts)
         if current and (current.claim_id, current.status, current.attempts) == written:
-            # The first try of boto3 wrote it, and its response was lost.
-            return WriteResult(True)
+            # boto3's first try wrote the event, and its response was lost; the condition of the
+            # second try failed, because the event was not pending any more.
+            return WriteResult(applied=True)
         if not result.applied:
             extra = {"event_id": event.event_id}
             logger.warning("not recorded: acknowledged, or claimed by another", extra=extra)
         return result
 
     def delete_claimed(self, event: Event) -> WriteResult:
-        """Delete a copy, if nobody else has claimed it since `event` was claimed or made."""
+        """Delete a copy, if nobody else has claimed it since `event` was claimed or made; the
+        result says whether it was deleted.
+        """
         return self.delete(event.event_id, MINE, {":mine": event.claim_id})
 
     def delete(self, event_id: str, condition: str, values: Values = NO_VALUES) -> WriteResult:
-        """Delete an event, if a condition holds, which may also hold for an absent event.
+        """Delete an event, if a condition holds.
 
-        :param condition: A condition expression.
+        :param condition: A condition expression. It may also hold for an absent event.
         :param values: The values of its placeholders.
+        :return: Applied if the condition held. Otherwise the result carries the current event.
         """
         return self._result(
             self._write("delete_item", condition, {"Key": key_of(event_id)}, values)
         )
 
     def delete_expired(self, event_id: str) -> None:
-        """Delete an event that has expired.
+        """Delete an event, if it has expired; do nothing if it has not, or if DynamoDB fails.
 
-        DynamoDB does that up to days late, and every search reads the row until then. Raises
-        nothing.
+        DynamoDB itself deletes expired events up to days late, and each search reads their rows
+        until then.
         """
         with suppress(StorageUnavailableError):
             self.delete(event_id, EXPIRED)
 
     def start_catch_up(self, destination: str, cause: str = MENDED) -> bool:
-        """Start a catch-up of a destination that delivers again, by a mark for the sweep; return
-        whether a catch-up with this cause is under way now.
+        """Start a catch-up of a destination that delivers again: the sweep pushes the pending
+        events of the destination before they are due.
 
-        If one is under way already, its mark notes that another catch-up follows. The mark of a
-        catch-up that has ended stays until RESTART_SECONDS after it was made: a delivery lets a
-        catch-up begin at that time, a test does not.
+        Store a mark, an item by which the sweep finds the destination. There is one mark for each
+        destination and cause. If a catch-up is under way already, its mark notes that another one
+        follows. The mark of a catch-up that has ended stays until RESTART_SECONDS after the
+        catch-up began. Until then, MENDED lets the next catch-up begin when that time is over, and
+        TESTED does nothing.
 
         :param destination: The id of a subscription, or WEBHOOK.
         :param cause: MENDED: a delivery ended long trouble. TESTED: a test event was delivered.
+        :return: Whether a catch-up with this cause is under way now.
         """
         mark: Json = {
             "undelivered_key": MENDED,
@@ -347,22 +371,28 @@ class EventStore(Table):
         item_key = f"{cause}#{destination}"
         item = serialize({"event_id": item_key, **mark})
         written = self._write("put_item", ABSENT, {"Item": item})
+        # Without an item, the mark that was there expired after the condition had failed.
         if written.applied or written.item is None:
             return True
         known = written.item
         # Within its first minute no other catch-up is noted: events that failed in that minute have
         # a backoff of a minute at most, and several containers may note one and the same delivery.
         is_old = known["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS)
+        # A mark with `undelivered_key` is in the index: its catch-up has not ended.
         if "undelivered_key" in known and is_old:
             noted = self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
-            known = noted.item or known  # without `undelivered_key` if the catch-up ended meanwhile
+            # If the condition failed, the catch-up has ended, and the item has no
+            # `undelivered_key`. After a write, `_update` returns no item.
+            known = noted.item or known
         if "undelivered_key" not in known and cause == MENDED:
+            # `end_catch_up` let the mark expire when the next catch-up may begin.
             mark["sort_key"] = rfc3339(int(known["expires_at"]["N"]))
             self._update(item_key, f"NOT {IN_INDEX}", mark, NO_VALUES)
         return self._is_under_way(known)
 
     def is_catching_up(self, destination: str) -> bool:
-        """Return whether a catch-up of a destination is under way, whatever its cause.
+        """Return whether a catch-up of a destination is under way, whatever its cause: a delivery
+        after long trouble, or a test event that was delivered.
 
         :param destination: The id of a subscription, or WEBHOOK.
         """
@@ -370,28 +400,39 @@ class EventStore(Table):
         return any(map(self._is_under_way, marks))
 
     def _is_under_way(self, mark: Json) -> bool:
-        """Return whether the sweep finds a mark: it is in the index, has begun and not expired.
+        """Return whether a catch-up is under way: its mark is in the index in which the sweep looks
+        for marks, its beginning has passed, and the mark has not expired.
 
         :param mark: The item of the mark, in DynamoDB's format.
         """
+        is_in_index = "undelivered_key" in mark
         has_begun = mark["sort_key"]["S"] <= self._after(0)
         is_expired = int(mark["expires_at"]["N"]) <= self._clock()
-        return "undelivered_key" in mark and has_begun and not is_expired
+        return is_in_index and has_begun and not is_expired
 
     def catch_ups(self) -> list[CatchUp]:
-        """Return the marks of the catch-ups that are under way, the oldest first."""
-        values = {":high": self._after(0)}
+        """Return the marks of the catch-ups that are under way, the oldest first.
+
+        One page of the index is read, 1 MB with thousands of marks: the sweep calls this again each
+        minute.
+        """
+        values = {":high": self._after(0)}  # a later sort key: the catch-up has not begun
+        # The partition MENDED has the marks of both causes.
         rows = next(self.pages(MENDED, values, index=UNDELIVERED, condition=NOT_EXPIRED))
         return [CatchUp(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
 
     def end_catch_up(self, mark: CatchUp) -> None:
-        """End a catch-up: take its mark out of the index or, if another catch-up was noted, let
-        that begin.
+        """End a catch-up: take its mark out of the index in which the sweep looks for marks. If
+        another catch-up was noted in the mark meanwhile, let that begin instead.
 
-        The mark itself stays until RESTART_SECONDS after it was made, so that a destination that
-        flaps does not begin to catch up all the time. After a test, the catch-up that was noted
-        begins only then.
+        The mark that leaves the index is deleted RESTART_SECONDS after the catch-up began, so that
+        a destination that flaps does not begin to catch up all the time. A catch-up that was noted
+        begins at once or, if a test event caused the ended one, RESTART_SECONDS after that began.
+        If the mark was changed by another call since it was read, nothing happens.
+
+        :param mark: The mark as it was read.
         """
+        # Unix seconds.
         restart_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
         ended: Values = {"undelivered_key": None, "expires_at": restart_at}
         seen: Values = {":since": mark.since}
@@ -411,21 +452,25 @@ class EventStore(Table):
         return self.read(event_id).event
 
     def read(self, event_id: str) -> WriteResult:
-        """Read an event consistently; return a result that is not applied, with the event or, if it
-        was erased, `erased_until`.
+        """Read an event consistently.
+
+        :return: A result that is not applied, since nothing is written. It carries the event or, if
+            that was erased, `erased_until`; neither if the event is absent or has expired.
         """
-        return self._result(ItemResult(False, self._get(event_id)))
+        item = self._get(event_id)
+        return self._result(ItemResult(applied=False, item=item))
 
     def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
-        """Return events and copies by id, read consistently; absent, expired and erased ones are
+        """Return events and copies by id, read consistently; absent, expired and erased events are
         left out.
 
         :param with_content: Whether payload and metadata are read, too.
         """
-        names = () if with_content else SUMMARY
+        names = () if with_content else SUMMARY  # no names: all attributes are read
         items = self._get_many(event_ids, names)
-        # They were read, and no write was applied.
-        results = [self._result(ItemResult(False, item)) for item in items]
+        # `_result` finds out which items are expired or erased, as after a write that was not
+        # applied. Nothing is written here.
+        results = [self._result(ItemResult(applied=False, item=item)) for item in items]
         return {result.event.event_id: result.event for result in results if result.event}
 
     def change(
@@ -444,8 +489,12 @@ class EventStore(Table):
         :param changes: The new values of attributes by name; None removes the attribute.
         :param values: The values of the placeholders in `condition`.
         :param counter: The name of an attribute to which 1 is added; empty: none.
-        :param returns_event: Whether the result carries the event as it is after the write. If the
-            condition failed, it carries the current event anyway.
+        :param returns_event: Whether the result carries the event as it is after the write; False:
+            a result that is applied has no event. If the condition failed, the result carries the
+            current event anyway.
+        :return: Applied if the condition held. Also applied if the condition failed and the event
+            has the `claim_id` of `changes`: then boto3's first try wrote it, and its response was
+            lost.
         """
         written = self._update(
             event_id, condition, changes, values, counter=counter, returns_item=returns_event
@@ -453,23 +502,26 @@ class EventStore(Table):
         return self._result(written, changes.get("claim_id", ""))
 
     def _result(self, written: ItemResult, new_claim_id: object = "") -> WriteResult:
-        """Return the result of a write of an event.
+        """Return the result of the write of an event, for the result of the write of its item.
 
-        :param written: The result of the write of its item.
+        :param written: Whether the condition of the write held, and the item.
         :param new_claim_id: The `claim_id` that the write sets; empty: it sets none. If the
             condition failed and the event has this `claim_id`, boto3's first try wrote it: the
             write counts as applied, unless a consumer acknowledged the event since.
+        :return: Applied, with the event if the write returns the item. Not applied, with the
+            current event, with `erased_until` if it was erased, or with neither if there is none.
         """
         applied, item = written
         if applied:
-            return WriteResult(True, from_item(item) if item else None)
+            return WriteResult(applied=True, event=from_item(item) if item else None)
         current = self._unexpired(item)
         if current is None:
-            return WriteResult(False)
+            return WriteResult(applied=False)
         if current.status is Status.ERASED:
-            return WriteResult(False, erased_until=current.expires_at)
+            return WriteResult(applied=False, erased_until=current.expires_at)
         is_own = current.claim_id == new_claim_id
-        return WriteResult(is_own and current.delivered_via is not DeliveredVia.PULL, current)
+        is_acknowledged = current.delivered_via is DeliveredVia.PULL
+        return WriteResult(applied=is_own and not is_acknowledged, event=current)
 
     def _unexpired(self, item: Any) -> Event | None:
         """Return the event of an item; None: there is no item, or its event has expired."""
@@ -482,7 +534,8 @@ class EventStore(Table):
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
     """Return the keys of the partitions of `status-index` that have the events with some statuses.
 
-    :param of_copies: Whether the partitions of copies are returned, or of the other events.
+    :param of_copies: True: the partitions of copies are returned. False: those of other events,
+        including the partitions of replayed events, which pending and failed events alone have.
     """
     prefix = COPY if of_copies else ""
     keys = [f"{prefix}{status}#{shard}" for status in statuses for shard in range(SHARDS)]
@@ -495,7 +548,8 @@ def status_attributes(event_id: str, status: Status, *, kept_longer: bool = Fals
     """Return the attributes `status` and `status_shard` (the partition of `status-index`) of an
     event or copy.
 
-    :param kept_longer: Whether the event is kept for longer than the retention period.
+    :param kept_longer: Whether the event is kept for longer than the retention period. Then, as
+        long as it is pending or failed, it is in a partition for such events; a copy never is.
     """
     key = f"{status}#{zlib.crc32(event_id.encode()) % SHARDS}"
     if event_id.startswith(COPY_PREFIX):
@@ -515,7 +569,10 @@ def _status_of_shard(status_shard: str) -> str:
 
 def _kept_longer(event: Event) -> Values:
     """Return the values of `:status` and `:shard` for a write that keeps an event longer than the
-    retention period: `:shard` is the partition for such events, in which it stays listed.
+    retention period.
+
+    `:status` is the event's status, which stays. `:shard` is the partition of `status-index` for
+    events that are kept longer: searches do not find old events in the other partitions.
     """
     attributes = status_attributes(event.event_id, event.status, kept_longer=True)
     return {":status": event.status, ":shard": attributes["status_shard"]}
@@ -531,8 +588,8 @@ def compressed(event: Event) -> bytes:
 
 
 def to_attributes(event: Event, *, kept_longer: bool = False) -> Values:
-    """Return the attributes of the item that stores an event, without `content`. Empty values are
-    left out.
+    """Return the attributes of the item that stores an event, without `content` (the compressed
+    payload and metadata). Fields whose value is None, 0 or empty are left out.
 
     :param kept_longer: Whether the event is kept for longer than the retention period.
     """
@@ -548,14 +605,18 @@ def to_attributes(event: Event, *, kept_longer: bool = False) -> Values:
 
 
 def from_item(item: Json) -> Event:
-    """Return the event of an item of the table or of an index, which has only some attributes."""
+    """Return the event of an item of the table or of an index.
+
+    :param item: The item in DynamoDB's format, with a `sort_key`. Attributes that it does not have,
+        because an index does not project them, become the defaults of the event's fields.
+    """
     values = {name: _plain(value) for name, value in item.items()}
     values["created_at"], values["event_id"] = values["sort_key"].split("#")
     if "delivered_at" in values:  # the clock of another container may be late
         values["delivered_at"] = max(values["delivered_at"], values["created_at"])
-    if "status_shard" in values:
+    if "status_shard" in values:  # an index may project this attribute alone, and not `status`
         values["status"] = _status_of_shard(values["status_shard"])
-    if "content" in values:
+    if "content" in values:  # as `compressed` makes it
         content = zlib.decompress(values["content"]).decode()
         values["payload"], values["metadata"] = content.split("\n")
     for name, decode in DECODERS.items():
@@ -565,7 +626,7 @@ def from_item(item: Json) -> Event:
 
 
 def _plain(value: Json) -> Any:
-    """Return the Python value of an attribute in DynamoDB's format (`{"N": "1"}`)."""
+    """Return the Python value of an attribute in DynamoDB's format: 1 for `{"N": "1"}`."""
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
 
@@ -604,14 +665,14 @@ def _decode_attempts(text: str) -> tuple[Attempt, ...]:
     attempts = []
     for stored in documents:
         known = {name: stored.get(name) for name in ATTEMPT_FIELDS}
-        known["outcome"] = OUTCOMES(stored["outcome"])
+        known["outcome"] = OUTCOMES(stored["outcome"])  # the Outcome of its text
         attempts.append(Attempt(**known))
     return tuple(attempts)
 
 
 def _member_parser(kind: type[StrEnum]) -> Parser:
-    """Return a function that returns the member of an enum with a value; None: a later version
-    stored the value, and this version does not know it.
+    """Return a function that returns the member of an enum for a text, or None for a text that no
+    member has: a later version may have stored it.
     """
     return {str(member): member for member in kind}.get
 

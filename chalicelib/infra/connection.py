@@ -66,7 +66,11 @@ ERROR_TEXTS: dict[Any, str] = {
 
 
 def error_text(error: BaseException | None) -> str:
-    """Return the text that is shown of one of PUSH_ERRORS; urllib3 may wrap it three times."""
+    """Return the text of ERROR_TEXTS that is shown for one of PUSH_ERRORS.
+
+    urllib3 may wrap an error up to three times. The first entry of ERROR_TEXTS counts that has the
+    type of the error or of an error that it wraps; there is one for each of PUSH_ERRORS.
+    """
     causes = []
     while error is not None:
         causes.append(error)
@@ -88,16 +92,19 @@ class DeadlineSocket(socket.socket):
         self._deadline = time.monotonic() + value
 
     def recv(self, *args: Any) -> bytes:
+        """Receive bytes as `socket.recv` does, before the deadline."""
         self._limit_wait()
         return super().recv(*args)
 
     def recv_into(self, *args: Any) -> int:
+        """Receive bytes as `socket.recv_into` does, before the deadline."""
         self._limit_wait()
         return super().recv_into(*args)
 
     def sendall(self, data: Any) -> None:  # type: ignore[override]
-        # SSLTransport sends nothing before each read: an error would hide the response that came
-        # before it.
+        """Send bytes as `socket.sendall` does, before the deadline; do nothing without bytes."""
+        # urllib3's SSLTransport calls this without bytes before each read. If the receiver has
+        # closed the connection, an error here would hide the response that came before that.
         if data:
             self._limit_wait()
             super().sendall(data)
@@ -120,6 +127,9 @@ class ResponseReader(io.BufferedReader):
     _bytes_left = MAX_HEAD_BYTES
 
     def readline(self, size: int | None = -1) -> bytes:
+        """Read and return a line as `BufferedReader.readline` does; raise HTTPException if all
+        lines of the response together have more than MAX_HEAD_BYTES.
+        """
         line = super().readline(size)
         self._bytes_left -= len(line)
         if self._bytes_left < 0:
@@ -138,10 +148,12 @@ class FinalResponse(http.client.HTTPResponse):
         self.fp = ResponseReader(self.fp.detach())
 
     def _read_status(self) -> tuple[str, int, str]:
-        """Return version, status code and reason of the final response."""
+        """Read responses up to the status line of the first that is not informational (1xx); return
+        its HTTP version, status code and reason phrase.
+        """
         status: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
         while 100 <= status[1] < 200:
-            http.client.parse_headers(self.fp)
+            http.client.parse_headers(self.fp)  # read the headers, and ignore them
             status = super()._read_status()  # type: ignore[misc]
         return status
 
@@ -170,24 +182,46 @@ class Connection(HTTPSConnection):
         tls_context: TlsContext | None = None,
         **options: Any,
     ) -> None:
+        """Make a connection that is not connected yet.
+
+        :param clock: Returns wall time (Unix seconds), by which idle connections grow old.
+        :param public_only: Whether to connect to public addresses alone.
+        :param tls_context: Returns the TLS context of the connection; None: http, without TLS.
+        :param options: What urllib3's pool passes to its connections: host, port, and the pool's
+            `timeout`, which bounds TCP and the TLS handshake.
+        """
         super().__init__(**options)
         self._clock = clock
         self._public_only = public_only
         self._tls_context = tls_context
-        self._connect_timeout_seconds = self.timeout  # each request sets its own
+        # Before each request, urllib3 sets `self.timeout` to the timeout of the request.
+        self._connect_timeout_seconds = self.timeout
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused. A pool asks when it takes it for a request."""
-        idle_since = self.idle.pop(self.sock, 0.0)  # from now on no other thread closes it
+        """Whether the connection can be reused: it is open, was idle for up to IDLE_SECONDS, and
+        has no unread bytes. urllib3's pool reads this when it takes the connection for a request.
+
+        The connection does not count as idle from now on.
+        """
+        # Once its socket is not in `idle`, no other thread closes the connection. A connection
+        # whose socket is not there any more was closed.
+        idle_since = self.idle.pop(self.sock, 0.0)
         if self._clock() - idle_since > IDLE_SECONDS or not super().is_connected:
             return False
-        # Bytes that TLS holds came after the response: the next push must not take them for its.
-        unread = self.sock.sslobj.pending() + self.sock.incoming.pending if self._tls_context else 0
-        return unread == 0
+        if not self._tls_context:
+            return True
+        # Bytes that came after the response: the next push must not take them for its response.
+        unread_bytes: int = self.sock.sslobj.pending() + self.sock.incoming.pending
+        return unread_bytes == 0
 
     def connect(self) -> None:
-        """Connect, and leave what remains of the request's timeout in `self.timeout`."""
+        """Connect by TCP and, for https, TLS, and take the time of that off `self.timeout`, the
+        seconds that are left for the request.
+
+        It may take as long as the request or the pool's timeout allows, whichever is shorter.
+        Raises OSError, also with the types AddressNotAllowedError, TimeoutError and SSLError.
+        """
         started = time.monotonic()
         deadline = started + min(self.timeout, self._connect_timeout_seconds)
         self.sock = self._open_socket(deadline)
@@ -206,16 +240,22 @@ class Connection(HTTPSConnection):
         self.timeout -= time.monotonic() - started
 
     def _open_socket(self, deadline: float) -> DeadlineSocket:
-        """Return a socket that is connected to the first of the host's addresses that answers; each
-        may take an equal share of the time until `deadline` (of `time.monotonic`).
+        """Try the addresses of the host in turn; return a socket that is connected to the first
+        address that can be reached.
 
-        If one times out and another fails, the timeout is raised: Lambda outside a VPC has no IPv6,
-        and the error of an IPv6 address would hide that the receiver hangs.
+        Raises AddressNotAllowedError at the first address that is not public, if only public ones
+        are allowed. If no address can be reached, raises the error of the last one or, if an
+        address timed out, TimeoutError: Lambda outside a VPC has no IPv6, and the error of an IPv6
+        address would hide that the receiver hangs.
+
+        :param deadline: When the last address has failed at the latest, in seconds of
+            `time.monotonic`. Each address may take an equal share of the time until then.
         """
         addresses: list[Any] = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         seconds = max(0.001, deadline - time.monotonic())  # 0 would mean non-blocking
-        failure: OSError = socket.gaierror()
-        for *_, (host, port, *_) in addresses:
+        failure: OSError = socket.gaierror()  # for a host without addresses
+        for *_, socket_address in addresses:
+            host, port = socket_address[:2]  # of IPv6, flow info and scope follow
             if self._public_only and not is_public(host):
                 raise AddressNotAllowedError
             try:
@@ -230,14 +270,20 @@ class Connection(HTTPSConnection):
         raise failure
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-        """Return the response; its body may take up to BODY_SECONDS of the time that is left."""
-        sock = self.sock  # http.client may forget it
+        """Read status line and headers; return the response, whose body may take BODY_SECONDS at
+        most, and no more than is left of the request's timeout.
+
+        The connection counts as idle from now on. If there are more than MAX_IDLE idle connections,
+        close the one that has been idle for longest.
+        """
+        sock = self.sock  # http.client sets `self.sock` to None if the response ends the connection
         deadline = time.monotonic() + self.timeout
         response = super().getresponse()
         self.idle[sock] = self._clock()
         if len(self.idle) > MAX_IDLE:
             # The connection is in its pool still: the next request that takes it connects anew.
-            self.idle.popitem(last=False)[0].close()
+            idle_socket, _ = self.idle.popitem(last=False)
+            idle_socket.close()
         sock.settimeout(min(BODY_SECONDS, deadline - time.monotonic()))
         return response
 
@@ -259,10 +305,11 @@ def pool_manager(
 ) -> urllib3.PoolManager:
     """Return a urllib3 manager whose pools have connections of the class `Connection`.
 
-    :param clock: Returns wall time (Unix seconds).
-    :param tls_context: Returns the context of a connection; it is called for https alone.
+    :param clock: Returns wall time (Unix seconds), by which idle connections grow old.
+    :param tls_context: Returns the TLS context of a connection; it is called for https alone.
     :param public_only: Whether to connect to public addresses alone.
     """
+    # A pool keeps up to 32 connections to its host: no function has more threads.
     pool: Any = partial(ConnectionPool, maxsize=32, clock=clock, public_only=public_only)
     manager = urllib3.PoolManager(MAX_POOLS)
     manager.pool_classes_by_scheme = {"http": pool, "https": partial(pool, tls_context=tls_context)}  # type: ignore[dict-item]

@@ -69,6 +69,11 @@ class Table:
         *,
         clock: Clock,
     ) -> None:
+        """Use a table through a boto3 client of DynamoDB.
+
+        :param name: The name of the table.
+        :param clock: Returns the time (Unix seconds), which conditions compare with as `:now`.
+        """
         self._client = client
         self._name = name
         self._clock = clock
@@ -86,7 +91,8 @@ class Table:
         """Yield the responses of a query of one partition of an index, one for each page.
 
         :param values: The values of the placeholders in `condition`, and the first and the last
-            sort key of the rows, `:low` and `:high`; without these, all rows are read.
+            sort key of the rows, `:low` and `:high`; without these, all rows are read. If `:low` is
+            greater than `:high`, there are no rows, and no page is yielded.
         :param index: The name of the index.
         :param condition: A filter expression that leaves rows out; empty: none are.
         :param newest_first: Whether the rows are in descending order of their sort keys.
@@ -112,7 +118,9 @@ class Table:
             ":partition": partition,
             **values,
         }
-        while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
+        if known[":low"] > known[":high"]:  # DynamoDB refuses such a range
+            return
+        while True:
             response = self._call("query", parameters, known)
             yield response
             if "LastEvaluatedKey" not in response:
@@ -144,7 +152,7 @@ class Table:
                 found = response["Responses"].get(self._name, [])
                 items += found
                 request = response.get("UnprocessedKeys", {})
-                if request and not found:
+                if request and not found:  # all keys were throttled: do not go on without a pause
                     raise StorageUnavailableError
         return items
 
@@ -165,7 +173,7 @@ class Table:
         :param values: The values of the placeholders in `condition`.
         :param counter: The name of an attribute to which 1 is added; empty: none.
         :param returns_item: Whether the result carries the item as it is after the write. If the
-            condition failed, it carries the current item anyway.
+            condition failed, the result carries the current item anyway, if there is one.
         """
         # SET #status = :new_status, #claim_id = :new_claim_id REMOVE #reason ADD lease_count :one
         clauses = {
@@ -195,6 +203,8 @@ class Table:
         :param condition: A condition expression.
         :param parameters: The parameters of the operation besides table and condition.
         :param values: The values of the placeholders in all expressions.
+        :return: Whether the item was written, and an item: the current one if the condition failed
+            and there is one; the written one if `parameters` ask for it by `ReturnValues`.
         """
         call = {
             "TableName": self._name,
@@ -203,8 +213,9 @@ class Table:
             **parameters,
         }
         response = self._call(operation, call, values)
+        # A failed condition has the item in `Item`, a write in `Attributes`.
         item = response.get("Item", response.get("Attributes"))
-        return ItemResult("Error" not in response, item)
+        return ItemResult(applied="Error" not in response, item=item)
 
     def _transact(self, values: Values, *writes: tuple[str, Json]) -> list[Any]:
         """Make conditional writes of several items, all or none.
@@ -221,7 +232,7 @@ class Table:
         ]
         response = self._call("transact_write_items", {"TransactItems": items})
         reasons = response.get("CancellationReasons", [])
-        if "Error" in response and not reasons:
+        if "Error" in response and not reasons:  # an empty list would say that all were written
             raise StorageUnavailableError
         return list(reasons)
 
@@ -243,11 +254,14 @@ class Table:
             raise StorageUnavailableError from None
 
     def _complete(self, parameters: Json, values: Values) -> Json:
-        """Return the parameters of a call with the names and values of the placeholders that its
-        expressions use.
+        """Return the parameters of a call, with the names and values of the placeholders in its
+        expressions added.
 
-        :param values: The values of placeholders, used or not, besides `own_values`, `:now`
-            (RFC 3339) and `:now_seconds` (Unix seconds).
+        :param parameters: The parameters of the call; the names of those that are expressions end
+            with `Expression`.
+        :param values: The values of placeholders; values that no expression uses are left out. Any
+            expression may also use `own_values`, `:now` (RFC 3339) and `:now_seconds` (Unix
+            seconds).
         """
         expressions = [text for name, text in parameters.items() if name.endswith("Expression")]
         names, placeholders = _placeholders(" ".join(expressions))
@@ -271,13 +285,15 @@ class Table:
 
 
 def serialize(values: Values) -> Item:
-    """Return values by name in DynamoDB's format; values that are None are left out."""
+    """Return values by name in DynamoDB's format: bytes as binary, integers as numbers (True as 1),
+    others as texts. Values that are None are left out.
+    """
     item: Item = {}
     for name, value in values.items():
         if isinstance(value, bytes):
             item[name] = {"B": value}
         elif isinstance(value, int):
-            item[name] = {"N": str(value)}
+            item[name] = {"N": f"{value:d}"}
         elif value is not None:
             item[name] = {"S": str(value)}
     return item
