@@ -42,10 +42,11 @@ EARLY_SECONDS = 5  # how early a message may come, by the clock of another conta
 
 
 def deliver(event_id: str, invocation: Invocation) -> None:
-    """Make attempts to push an event or copy until it is delivered or has failed, or until the next
-    attempt is left to a message or the sweep.
+    """Attempt to push an event or copy, and attempt it again while it is retried so soon that this
+    invocation waits for that. Later retries are left to a queue message or the sweep.
 
-    Raises StorageUnavailableError and QueueUnavailableError.
+    Does nothing if the event is absent, not due or claimed. Raises StorageUnavailableError and
+    QueueUnavailableError.
     """
     services = invocation.services
     event = _attempt_due(event_id, invocation)
@@ -55,10 +56,12 @@ def deliver(event_id: str, invocation: Invocation) -> None:
 
 
 def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
-    """Claim an event and make an attempt; return the event after that. Return None if the event is
-    absent, not due, or held by somebody else.
+    """Claim an event, make an attempt to push it, and record what follows; return the event after
+    that. Return None if the event is absent, not due, or claimed by somebody else.
 
-    Raises StorageUnavailableError and QueueUnavailableError.
+    A claimed event that cannot be pushed now is not pushed, and the reason is recorded: its target
+    is unknown or disabled, it has no attempts left, or it belongs in the slow lane. Raises
+    StorageUnavailableError and QueueUnavailableError.
     """
     services = invocation.services
     claim = services.store.claim(event_id, services.new_id())
@@ -75,7 +78,7 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
         target = services.targets.find(event)
     except StorageUnavailableError:  # an outage of reads must not end events
         return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
-    if isinstance(target, NotPushed):
+    if isinstance(target, NotPushed):  # a decision in place of a target
         return _record_unpushed(event, target, invocation)
     if event.delivery_attempts > services.settings.max_delivery_attempts:
         # The last attempt was not recorded: it killed its process, or its record failed.
@@ -90,21 +93,24 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Event | None:
 def _record_unpushed(
     event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
 ) -> Event:
-    """Record a decision about a claimed event that was not pushed, without counting an attempt;
-    return the event after that.
+    """Record a decision about a claimed event that was not pushed; return the event after that, or
+    as it was claimed if the record was not applied and the event is absent.
 
-    :param target: The target of the event, which follows up the decision; None: no target does.
+    :param event: The claimed event; the claim has counted an attempt, which is not counted.
+    :param target: The target of the event, whose subscription may be disabled after the decision;
+        None: the subscription is not changed.
     """
     uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)
     return record(uncounted, decision, invocation, target).event or event
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
-    """Send the message of an event once more to the same queue, for the time when the event is due,
-    if its message came up to EARLY_SECONDS too early.
+    """Send the message of an event that could not be claimed once more to the same queue, to be
+    received when the event is due, if the message was received up to EARLY_SECONDS too early.
 
-    A message that came earlier than that is dropped: the change that delayed the attempt sent
-    another one. A message of an event that somebody holds, or that is never due, is dropped, too.
+    Otherwise send nothing. If the event is due later than that, the change that delayed the attempt
+    sent another message. If the event is claimed by a push or a lease, or never due, no message is
+    needed.
     """
     now = invocation.services.clock()
     if event.next_attempt_at and not event.is_claimed(now):
@@ -127,28 +133,31 @@ def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
 
 
 def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
-    """Push a claimed event in the worker, if the breaker allows it, and record the decision that
-    follows; return the event after that.
+    """Push a claimed event in the worker, if the breaker of its target allows that, and record the
+    decision that follows; return the event after that.
 
-    If the breaker is open, the attempt counts as failed. But after somebody has asked for the event
-    (replay, send, recover, a catch-up), the attempt is put off, and does not count, until a push to
-    the target has failed since then.
+    If the breaker is open, there is no push. Then the attempt counts as failed, with one exception:
+    if somebody asked for a push of the event (by a replay, send or recover, or a catch-up did) and
+    no push to the target has failed since, the attempt does not count, and is put off.
     """
     services = invocation.services
     breaker = services.worker_breaker
     started = services.clock()
-    # A catch-up asks for no trial: a failed trial would keep the destination open for longer.
+    # When somebody asked for this push; 0: nobody did. For somebody who asked, the breaker allows a
+    # trial (a push while it is open) earlier. Not for a catch-up: a trial that fails keeps the
+    # breaker open for longer.
     asked_at = 0.0 if event.is_catching_up else event.asked_at
     open_seconds = breaker.acquire(target, started, asked_at)
     if not open_seconds:
         timeout_seconds = FAST_PUSH_SECONDS if invocation.is_fast_lane else math.inf
         return push_and_record(event, target, breaker, timeout_seconds, invocation)
     if not breaker.has_failed_since(target, event.asked_at):
-        # No push has failed since somebody asked for this event: another event's push is the trial,
-        # which may succeed long before the rest ends. The longer the trial takes, the longer this
-        # event waits, because thousands may wait with it.
+        # Somebody asked for this event, and no push has failed since: the push of another event is
+        # the trial, and it may succeed soon. Ask again after twice the time that the event has
+        # waited already, and at random, because thousands of events may wait with it.
         seconds = max(services.settings.breaker_open_seconds, 2 * (started - event.asked_at))
         delay_seconds = min(seconds * (1 + services.random()), MAX_DELAY_SECONDS)
+        # Not later than the attempt was due before the catch-up.
         if event.is_catching_up and event.seconds_until_resumed(started) > 0:
             delay_seconds = min(delay_seconds, event.seconds_until_resumed(started))
         return _record_unpushed(event, Retry(delay_seconds), invocation)
@@ -162,9 +171,11 @@ def push_and_record(
     """Push a claimed event once, count the result in a breaker and in the lanes, and record the
     decision that follows; return the event after that.
 
-    Without time for a push, the attempt does not count, and the event is retried.
+    If the invocation has no time left for a push, the attempt does not count, and the event is
+    retried.
 
-    :param breaker: The breakers of the caller, whose `acquire` has returned 0 for the target.
+    :param breaker: The breakers of all targets, whose `acquire` has returned 0 for this target: the
+        push is allowed, and may be a trial (the one push to a target whose breaker is open).
     :param timeout_seconds: The longest time for the push, which the settings and the time that is
         left may shorten; infinite: they alone limit it.
     """
@@ -173,11 +184,12 @@ def push_and_record(
     try:
         result = push(event, target, started, invocation, timeout_seconds)
     except OutOfTimeError:
-        # The container would make no other trial for MAX_TRIAL_SECONDS.
+        # If this push was to be a trial, the container would make no other trial for
+        # MAX_TRIAL_SECONDS.
         breaker.release_trial(target, started)
         return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
     ended = services.clock()
-    # Also for a target with a fault: a trial that was not made has ended, too.
+    # Also for a target with a fault, to which no push is made: a trial would not end otherwise.
     breaker.record(target, started, ended, result, services.settings.breaker_open_seconds)
     services.lanes.record(target, started, ended, result, in_fast_lane=invocation.is_fast_lane)
     return _follow(event, target, started, result, invocation)
@@ -190,10 +202,11 @@ def push(
     invocation: Invocation,
     timeout_seconds: float = math.inf,
 ) -> PushResult:
-    """Push an event once and return the result; if its target has a fault, return a failure without
-    a push.
+    """Push an event once and return the result, also of a push that failed.
 
-    Raises OutOfTimeError if the invocation has no time left for a push.
+    If its target has a fault (`Target.fault`, an error for which no push can be made), return this
+    error as a failure without a push. Raises OutOfTimeError if the invocation has no time left for
+    a push.
 
     :param started: The time now (Unix seconds), for which the push is signed.
     :param timeout_seconds: The longest time for the push, which the settings and the time that is
@@ -217,16 +230,21 @@ def _follow(
     """Decide what follows from the result of an attempt, record the decision, and log one line,
     even if the record fails; return the event after that.
 
-    :param event: The claimed event, which counts the attempt.
+    After a 410 (Gone), the subscription of the target is disabled or deleted. A failed attempt that
+    a catch-up had made due does not count if it is retried. Raises what `record` raises.
+
+    :param event: The claimed event; the claim has counted the attempt.
     :param started: When the attempt began (Unix seconds).
-    :param result: The result of its push, or of a push that an open breaker refused.
+    :param result: The result of the push, or of a push that an open breaker refused.
     """
     services = invocation.services
     claimed = event
     event = event.with_attempt(Attempt.of(started, result))
     if result.status_code == HTTPStatus.GONE:
+        # Disables or deletes the subscription; an event for the webhook becomes a dead letter.
         decision = services.targets.on_gone(target, event)
     elif claimed.is_catching_up and result.outcome is Outcome.RETRY:
+        # A catch-up made this attempt due before its time: it does not count.
         event = replace(event, delivery_attempts=event.delivery_attempts - 1)
         decision = _resume(claimed, event.delivery_attempts, result, services)
     else:
@@ -237,49 +255,59 @@ def _follow(
         is_recorded = recorded.applied
     finally:
         _log_attempt(event, decision, services, is_recorded=is_recorded)
+    # A record that was not applied carries the current event; None: the event is absent.
     return recorded.event or event
 
 
 def _resume(
     claimed: Event, counted_attempts: int, result: PushResult, services: CoreServices
 ) -> Retry:
-    """Return the retry after an attempt of a catch-up failed: when the next attempt was due before
-    the catch-up, or after `Retry-After` if that is later.
+    """Return the retry after a failed attempt that a catch-up had made due early.
 
-    If the time before the catch-up has passed, the retry is due after the backoff.
+    The retry is due when the attempt was due before the catch-up, or after the time that the
+    receiver's `Retry-After` asks for if that is later. If the time before the catch-up has passed,
+    the retry is due after the backoff.
 
-    :param claimed: The event before the attempt.
-    :param counted_attempts: How many attempts of the event count; this one does not.
+    :param claimed: The event before the attempt, whose `resume_at` is the time before the catch-up.
+    :param counted_attempts: How many attempts of the event count; the failed one does not.
     """
     seconds = claimed.seconds_until_resumed(services.clock())
     if seconds <= 0:
         return back_off(result, counted_attempts, services.settings, services.random)
-    # The delay of an open breaker is not asked for by the receiver: it may close earlier.
+    # The time of an open breaker is not counted: the receiver did not ask for it, and the breaker
+    # may close earlier.
     asked_seconds = 0.0 if result.error == BREAKER_OPEN else result.retry_after_seconds
     if asked_seconds > seconds:
         return Retry(asked_seconds)
-    return Retry(seconds, claimed.resume_at)
+    # With `due_at`, no message is sent: one was sent before the catch-up, or the sweep sends it.
+    return Retry(seconds, due_at=claimed.resume_at)
 
 
 def record(
     event: Event, decision: Decision, invocation: Invocation, target: Target | None = None
 ) -> WriteResult:
-    """Record a decision about a claimed event by one write, then send the message of a retry, and
-    let the targets follow up (`Targets.on_recorded`); return the result of the write, with the
-    event.
+    """Record a decision about a claimed event by one write, which ends the claim, and do what the
+    decision asks for.
 
-    Before the write, the operator's dead letter is sent to the DLQ. If the write is not applied,
-    nothing follows: a consumer acknowledged the event, or its claim expired. Raises
-    StorageUnavailableError and QueueUnavailableError.
+    A dead letter is sent to the DLQ before the write, unless the target is a customer's. After the
+    write, the queue message of a retry is sent, and the subscription of the target may be marked as
+    failing or slow, or be disabled (`Targets.on_recorded`). A copy whose subscription is gone is
+    deleted. Raises StorageUnavailableError and QueueUnavailableError.
 
-    :param target: The target of the event; None: there is nothing to follow up.
+    :param event: The claimed event, with the attempt if there was one.
+    :param target: The target of the event; None: no subscription is changed, and a failure is the
+        operator's.
+    :return: The result of the write, with the event after it. If the write was not applied, because
+        a consumer acknowledged the event or the claim expired, nothing follows the write, and the
+        result has the current event, or None if that is absent.
     """
     services = invocation.services
     store = services.store
     event = event.after(decision, services.clock())
     is_customers = target is not None and target.is_customers
     is_operators_failure = isinstance(decision, DeadLetter) and not is_customers
-    # Announce, then record: a crash in between announces a failure twice, never not at all.
+    # Send, then record: after a crash in between the dead letter is sent twice. The other way round
+    # it might never be sent.
     if is_operators_failure:
         services.dlq.send(messages.dead_letter(event))
     elif isinstance(decision, DeadLetter):
@@ -290,16 +318,17 @@ def record(
         return recorded
     if is_operators_failure:
         _log_dead_letter(event)
+    # With `due_at`, a message for this time was sent before the attempt, or the sweep sends it.
     if isinstance(decision, Retry) and decision.due_at is None:
         _enqueue_retry(event, decision.delay_seconds, invocation)
     if target:
         services.targets.on_recorded(target, event, decision)
-    return WriteResult(True, event)
+    return WriteResult(applied=True, event=event)
 
 
 def _enqueue_retry(event: Event, delay_seconds: float, invocation: Invocation) -> None:
-    """Send the queue message of a retry, unless this invocation waits and makes it itself; without
-    time for the call, the sweep sends the message.
+    """Send the queue message of a retry, unless this invocation waits for the retry and makes the
+    attempt itself. If there is no time for the call, send nothing: the sweep sends the message.
 
     :param delay_seconds: After how many seconds the retry is due.
     """
@@ -320,7 +349,9 @@ def _log_attempt(
 ) -> None:
     """Log one line with the metrics of an event's latest attempt.
 
-    :param is_recorded: Whether the decision was recorded: only then a delivery counts.
+    :param decision: The decision after the attempt.
+    :param is_recorded: Whether the decision was recorded; False: a delivery has no metrics, because
+        the event is pushed again, or a consumer acknowledged it.
     """
     attempt = event.attempts[-1]
     metrics: Json = {}
@@ -329,9 +360,11 @@ def _log_attempt(
         retry_seconds = round(decision.delay_seconds, 3)
         metrics["DeliveryRetry"] = 1
     elif isinstance(decision, Delivered) and is_recorded:
-        latency_seconds = services.clock() - unix_seconds(event.replayed_at or event.created_at)
+        since = event.replayed_at or event.created_at  # of a replayed event, since the replay
+        latency_seconds = services.clock() - unix_seconds(since)
         metrics["DeliverySuccess"] = 1
-        metrics["DeliveryLatency"] = max(0, round(latency_seconds * 1000))  # by another clock
+        # In milliseconds. The container that stored the event may have a clock that is ahead.
+        metrics["DeliveryLatency"] = max(0, round(latency_seconds * 1000))
     if attempt.duration_ms:
         metrics["PushDuration"] = attempt.duration_ms
     extra = {
@@ -349,10 +382,10 @@ def _log_attempt(
 
 @contextlib.contextmanager
 def errors_left_to_sweep(*events: Event) -> Iterator[None]:
-    """Log any error of the block instead of raising it.
+    """Return a context manager that logs any error of its block instead of raising it.
 
-    :param events: The events that the block pushes or queues. They are stored, and the sweep queues
-        them once nobody holds them.
+    :param events: The events that the block pushes or queues, for the log. They are stored already,
+        so nothing is lost: the sweep queues them when they are overdue and nobody has claimed them.
     """
     try:
         yield

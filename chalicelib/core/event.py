@@ -71,10 +71,10 @@ def lookup_key(subscription_id: str | None, subject: str | None) -> str | None:
 
 
 def response_bytes(text: str) -> int:
-    """Return how many bytes a text takes in a response of Lambda, at least two for each byte of
-    UTF-8.
+    """Return how many bytes a text may take at most in a response of Lambda.
 
-    Lambda quotes a response as JSON once more and, before Python 3.12, escapes all but ASCII.
+    Lambda quotes a response as JSON once more, which at most doubles its UTF-8. Before Python 3.12,
+    it also writes all but ASCII as escapes, as `json.dumps` does.
     """
     return max(2 * len(text.encode()), len(json.dumps(text)))
 
@@ -116,7 +116,10 @@ class Attempt:
 
     @classmethod
     def of(cls, started: float, result: PushResult) -> "Attempt":
-        """Return the attempt with the result of a push that began at `started` (Unix seconds)."""
+        """Return the attempt with the result of a push that began at `started` (Unix seconds).
+
+        Response headers are kept only if the push failed.
+        """
         is_delivered = result.outcome is Outcome.DELIVERED
         return cls(
             at=rfc3339(started),
@@ -251,7 +254,8 @@ class Event:
         """Whether a catch-up made the next attempt due before its time, and no attempt was made
         since.
 
-        Version 1.0 leaves `resume_at` when it records an attempt.
+        A catch-up sets `recovered_at` and `resume_at`, and an attempt clears `resume_at`. Version
+        1.0 does not clear it, so the latest attempt must also have begun before `recovered_at`.
         """
         return self.resume_at is not None and self.attempted_at < (self.recovered_at or "")
 
@@ -283,21 +287,27 @@ class Event:
         return unix_seconds(self.claimed_until) - now if self.claimed_until else 0.0
 
     def with_attempt(self, attempt: Attempt) -> "Event":
-        """Return the event with a further attempt and its error; `delivery_attempts` has counted
-        the attempt when the event was claimed.
+        """Return the event with a further attempt, whose error becomes `last_error`, and without
+        `resume_at`, which applied to this attempt only.
 
-        An attempt that an open breaker refused leaves the error of the push before it.
+        The newest MAX_ATTEMPTS_KEPT attempts are kept, the newest MAX_HEADERS_KEPT of them with
+        their response headers. `delivery_attempts` does not change: it counted the attempt when the
+        event was claimed. If an open breaker refused the attempt, the error of the push before it
+        remains `last_error`.
         """
         attempts = (*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:]
-        older, newest = attempts[:-MAX_HEADERS_KEPT], attempts[-MAX_HEADERS_KEPT:]
+        older = attempts[:-MAX_HEADERS_KEPT]
+        newest = attempts[-MAX_HEADERS_KEPT:]
         shortened = [replace(made, response_headers=None) for made in older]
         last_error = attempt.error
         if last_error == BREAKER_OPEN:
-            last_error = self.last_error or BREAKER_OPEN
+            last_error = self.last_error or BREAKER_OPEN  # there may have been no push before
         return replace(self, attempts=(*shortened, *newest), last_error=last_error, resume_at=None)
 
     def left_to_copies(self) -> "Event":
-        """Return a new event as it is stored if its copies are pushed and it is not: delivered."""
+        """Return the event as delivered by its copies, as it is stored if the copies are pushed and
+        the event itself is not.
+        """
         return replace(
             self,
             status=Status.DELIVERED,
@@ -322,7 +332,10 @@ class Event:
 
     def after(self, decision: Decision, now: float) -> "Event":
         """Return the claimed event as a decision leaves it at `now` (Unix seconds): without its
-        claim, and with its new state.
+        claim, and with its new status or the time of its next attempt.
+
+        After Unscheduled, the event stays pending, and is never due. After Dropped, the event is
+        deleted, so that its state does not matter.
         """
         at = rfc3339(now)
         event = replace(self, claimed_until=None, next_attempt_at=None)
@@ -333,7 +346,8 @@ class Event:
                 return replace(
                     event,
                     status=Status.DELIVERED,
-                    delivered_at=max(at, self.created_at),  # by another clock
+                    # The container that created the event may have a clock that is ahead.
+                    delivered_at=max(at, self.created_at),
                     delivered_via=DeliveredVia.PUSH,
                 )
             case DeadLetter(reason):
@@ -341,10 +355,14 @@ class Event:
             case KeptFailed(error):
                 failed = self.after(DeadLetter(Reason.DISABLED), now)
                 return replace(failed, last_error=error or self.last_error)
-        return event
+        return event  # Unscheduled or Dropped
 
     def push_body(self) -> bytes:
-        """Return the body of a push with the whole event, as receivers see it."""
+        """Return the body of a push: the event as JSON with its payload and metadata.
+
+        A copy always has the member `tenant`, which may be null; an event has it only with a
+        tenant.
+        """
         members: Json = {"created_at": self.created_at}
         if self.is_copy:
             members["tenant"] = self.tenant
@@ -362,21 +380,22 @@ class Event:
         include_payload: bool = False,
         without: str = "",
     ) -> str:
-        """Return the event as an object of JSON, as lists show it: without attempts.
+        """Return the event as a JSON object, as lists show it: without attempts.
 
         :param members: Further members of the object.
-        :param include_payload: Whether payload and metadata are in it.
-        :param without: A member of the event to leave out; empty: none.
+        :param include_payload: Whether the object has payload and metadata.
+        :param without: The name of a member of the event to leave out; empty: none.
         """
         own = {name: getattr(self, name) for name in MEMBERS if name != without}
         own["message"] = self.message
         return self._to_json(own | members, include_payload=include_payload)
 
     def full_json(self, members: Json = NO_MEMBERS, *, include_responses: bool = True) -> str:
-        """Return the event as an object of JSON with payload, metadata and attempts.
+        """Return the event as a JSON object with payload, metadata and attempts.
 
         :param members: Further members of the object.
-        :param include_responses: Whether attempts show responses and their headers.
+        :param include_responses: Whether attempts show the responses of receivers and their
+            headers; False: these members are null.
         """
         attempts = [dict(vars(attempt)) for attempt in self.attempts]
         if not include_responses:
@@ -386,7 +405,9 @@ class Event:
         return self.summary_json({"attempts": attempts, **members}, include_payload=True)
 
     def leased_json(self) -> str:
-        """Return the event as an object of JSON, as the consumer that leased it sees it."""
+        """Return the event as a JSON object, with its lease, as the consumer that leased it sees
+        it.
+        """
         lease = {
             "lease_id": self.claim_id,
             "leased_until": self.claimed_until,
@@ -396,8 +417,10 @@ class Event:
 
     @property
     def message(self) -> str:
-        """A sentence for a person that says the state of the event."""
+        """The state of the event in a sentence for a person."""
         if self.status is not Status.PENDING:
+            # A delivered event has `delivered_via`, a failed one `reason`. A reason of a later
+            # version, which this version does not know, reads as None.
             return SETTLED[self.delivered_via or self.reason or Reason.EXHAUSTED]
         if self.claimed_until is not None:
             return f"Claimed by a push or a lease until {self.claimed_until} at the latest."
@@ -406,9 +429,10 @@ class Event:
         return f"The next attempt is due at {self.next_attempt_at}."
 
     def _to_json(self, members: Json, *, include_payload: bool) -> str:
-        """Return an object of JSON: id, type and `members`.
+        """Return a JSON object with the event's id and type, then `members`.
 
-        :param include_payload: Whether payload and metadata follow the type, as they are stored.
+        :param include_payload: Whether payload and metadata stand between the type and `members`,
+            as the JSON texts that are stored.
         """
         first = {"event_id": self.event_id, "event_type": self.event_type}
         if not include_payload:

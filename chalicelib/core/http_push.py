@@ -68,7 +68,15 @@ class PushClient:
     def __init__(
         self, *, clock: Clock = time.time, tls_context: TlsContext = ssl.create_default_context
     ) -> None:
+        """Make a client without connections.
+
+        :param clock: Returns wall time (Unix seconds), which goes on while Lambda freezes a
+            container.
+        :param tls_context: Returns the TLS context of all connections; it is called once, before
+            the first of them.
+        """
         made_once = cache(tls_context)
+        # A manager of connections to any address, and one of connections to public addresses alone.
         self._managers = {
             only: pool_manager(clock, made_once, public_only=only) for only in (False, True)
         }
@@ -81,8 +89,11 @@ class PushClient:
         timeout_seconds: float,
         connect_timeout_seconds: float,
     ) -> PushResult:
-        """Push an event once and return the result, also if no connection could be made. Raises
-        nothing.
+        """Push an event once by an HTTP POST, without following redirects, and return the result.
+
+        If no response came, the result is to be retried, or failed if the address is not allowed;
+        nothing is raised. The result of a failed push has the beginning of the response, without
+        secrets.
 
         :param timestamp: The time for which the push is signed (Unix seconds).
         :param timeout_seconds: The longest time for connecting, sending and reading together,
@@ -119,6 +130,7 @@ class PushClient:
         result = PushResult(Outcome.of(response.status), ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
             return result
+        # A receiver may repeat parts of the request in its response: such parts are not stored.
         secrets = (uri, *target.headers.values(), *map(to_base64, target.secrets))
         parts = _secret_parts(secrets)
         return replace(
@@ -131,7 +143,12 @@ class PushClient:
 
 
 def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> Json:
-    """Return the headers that a push has by itself, besides the `headers` of its target.
+    """Return the headers of a push besides the `headers` that its target has: content type, id,
+    timestamp, signature and event type.
+
+    There is no signature if the target has no secrets, and no event type if its own headers have
+    one. With a `header_prefix`, id, timestamp and signature are there a second time, with names
+    that begin with this prefix in place of `webhook`.
 
     :param timestamp: The time for which the push is signed (Unix seconds).
     :param body: The body of the push: exactly the bytes that are sent.
@@ -170,10 +187,13 @@ def signature(
 
 def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:
     """Read up to MAX_RESPONSE_BYTES of a response's body and return them; close the connection if
-    the body goes on, or reading fails.
+    the body is longer, or reading fails.
+
+    Errors are ignored: the status of the response decides about the push, not the body.
     """
     body = b""
-    with suppress(*PUSH_ERRORS):  # the status has decided
+    with suppress(*PUSH_ERRORS):
+        # `read1` returns no bytes at the end of the body.
         while len(body) < MAX_RESPONSE_BYTES and (
             data := response.read1(MAX_RESPONSE_BYTES - len(body))
         ):
@@ -193,11 +213,12 @@ def _excerpt(body: bytes, secret_parts: set[str]) -> str:
 
 
 def _shown_headers(response: urllib3.BaseHTTPResponse, secret_parts: set[str]) -> Json:
-    """Return the RESPONSE_HEADERS of a response with control characters escaped, by lower-case
-    name, each cut to MAX_HEADER_CHARACTERS and all together to MAX_HEADERS_CHARACTERS.
+    """Return those of RESPONSE_HEADERS that a response has, by lower-case name, with control
+    characters escaped.
 
-    A header that repeats a part of a secret is left out. `location` is cut to its scheme and host:
-    a path or query may be a credential.
+    Each value is cut to MAX_HEADER_CHARACTERS, and all together to MAX_HEADERS_CHARACTERS. A header
+    that repeats a part of a secret is left out. `location` is cut to its scheme and host: a path or
+    query may be a credential.
 
     :param secret_parts: The parts that `_secret_parts` returns.
     """
@@ -230,32 +251,36 @@ def _origin(location: str) -> str:
 def _secret_parts(secrets: Iterable[str]) -> set[str]:
     """Return the parts of secrets that no text may show, in lower case.
 
-    These are all sequences of SECRET_CHARACTERS characters of a secret, and its shorter segments
-    and values that are a SECRET_WORD, each as it is and percent-decoded.
+    A secret is taken as a whole and split into words at `/`, `?`, `&` and the like, each also
+    percent-decoded. The parts are all sequences of SECRET_CHARACTERS characters of these forms, and
+    each shorter word that matches SECRET_WORD.
 
     :param secrets: Secrets: paths of URLs with their query, values of headers, signing secrets.
     """
     words = [word for secret in secrets for word in (secret, *re.split(r"[/?&=;,\s]", secret))]
     forms = [form.casefold() for word in words for form in (word, unquote(word))]
-    windows = {
-        form[at : at + SECRET_CHARACTERS]
+    sequences = {
+        form[start : start + SECRET_CHARACTERS]
         for form in forms
-        for at in range(len(form) - SECRET_CHARACTERS + 1)
+        for start in range(len(form) - SECRET_CHARACTERS + 1)
     }
-    # Longer words have sequences of SECRET_CHARACTERS, which are parts already.
+    # Longer words need no part of their own: their sequences are parts.
     short_words = [form for form in forms if len(form) < SECRET_CHARACTERS]
-    return windows.union(filter(SECRET_WORD.fullmatch, short_words))
+    return sequences.union(filter(SECRET_WORD.fullmatch, short_words))
 
 
 def _repeats(text: str, secret_parts: set[str]) -> bool:
-    """Return whether a text, as it is or percent-decoded, contains a part of a secret."""
+    """Return whether a text, as it is or percent-decoded, contains a part of a secret.
+
+    :param secret_parts: The parts that `_secret_parts` returns, in lower case.
+    """
     lowered = f"{text}\n{unquote(text)}".casefold()
-    # Each place of the text is looked up: to search 64 KiB of a header for thousands of parts, one
-    # after another, would take a second.
+    # Each sequence of the text is looked up in the set: to search 64 KiB of a header for thousands
+    # of parts, one after another, would take a second.
     return any(
-        lowered[at : at + length] in secret_parts
+        lowered[start : start + length] in secret_parts
         for length in {len(part) for part in secret_parts}
-        for at in range(len(lowered) - length + 1)
+        for start in range(len(lowered) - length + 1)
     )
 
 

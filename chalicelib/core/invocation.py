@@ -82,8 +82,8 @@ class CoreServices(ABC):
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     def needs_slow_lane(self, event: Event) -> bool:
-        """Return whether an event belongs in the slow lane: its destination is slow, an attempt
-        timed out, or the event was recovered.
+        """Return whether an event belongs in the slow lane, the second queue with its own worker:
+        its destination is slow, an attempt timed out, or the event was recovered.
 
         An event that timed out belongs there even if its destination is not marked as slow: a
         destination that is slow for some types and quick for others is never marked, and the fast
@@ -99,10 +99,11 @@ class CoreServices(ABC):
     def map(
         self, function: Callable[[T], R], items: Sequence[T], *, threads: int = MAX_THREADS
     ) -> list[R]:
-        """Return the results of calling a function with each item, in their order.
+        """Call a function with each item; return the results in the order of the items.
 
-        Calls are made in parallel by up to `threads` threads; a single call is made by the calling
-        thread. Raises the error of the first item that has one, after all calls ended.
+        The calls are made in parallel by up to `threads` threads; the call for a single item is
+        made by the calling thread. If calls raise errors, raises that of the first such item, after
+        all calls have ended.
         """
         if len(items) <= 1:
             return [function(item) for item in items]
@@ -117,6 +118,7 @@ class CoreServices(ABC):
         """
 
         def attempt(item: T) -> R | StorageUnavailableError:
+            """Return the result of the call for an item, or its StorageUnavailableError."""
             try:
                 return function(item)
             except StorageUnavailableError as error:
@@ -162,28 +164,38 @@ class Invocation:
     def waits_for(self, event: Event) -> bool:
         """Return whether the invocation waits for the next attempt of an event and makes it itself.
 
-        It does not wait after a 429, which needs more time, for an event of the slow lane, or if
-        the attempt is due too late. As time passes the result may become true, but never false,
-        since no message is sent for an attempt that this invocation makes.
+        It does not wait for an event that is never due or belongs in the slow lane, after a 429, or
+        if the attempt is due so late that no time would be left for it, or that other messages
+        would wait.
+
+        As time passes, the result may become True, but not False: if it is True when the retry is
+        recorded, no queue message is sent, so it must still be True when the invocation begins to
+        wait.
         """
         if event.next_attempt_at is None or self.services.needs_slow_lane(event):
             return False
-        latest = event.attempts[-1].status_code if event.attempts else None
-        end = self.deadline - ATTEMPT_SECONDS - self.services.settings.push_timeout_seconds
-        due = unix_seconds(event.next_attempt_at)
-        return due <= min(self.waits_until, end) and latest != HTTPStatus.TOO_MANY_REQUESTS
+        latest_status_code = event.attempts[-1].status_code if event.attempts else None
+        # The latest time at which an attempt can begin and end before the deadline.
+        latest_start = self.deadline - ATTEMPT_SECONDS - self.services.settings.push_timeout_seconds
+        due_at = unix_seconds(event.next_attempt_at)
+        is_soon = due_at <= min(self.waits_until, latest_start)
+        return is_soon and latest_status_code != HTTPStatus.TOO_MANY_REQUESTS
 
     def retry_write(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
-        """Write an event by `write` and return the result; while DynamoDB fails, try again until no
-        more time than for a message is left, then raise StorageUnavailableError.
+        """Write an event by `write` and return the result. If DynamoDB fails, wait
+        RECORD_RETRY_SECONDS and try again; raise StorageUnavailableError when there is no time left
+        for another try and the queue message after it.
 
-        A record that is lost means a second push. The claim cannot end meanwhile: CLAIM_SECONDS is
-        longer than functions that push may run.
+        If a push is not recorded, it is made a second time. The claim of the event does not expire
+        meanwhile: CLAIM_SECONDS is longer than a function that pushes may run.
+
+        :param write: Writes the event once; raises StorageUnavailableError if DynamoDB fails.
         """
         while True:
             try:
                 return write(event)
             except StorageUnavailableError:
+                # For the next try and the message, CALL_SECONDS at most each.
                 if self.seconds_left() < RECORD_RETRY_SECONDS + 2 * CALL_SECONDS:
                     raise
                 self.services.sleep(RECORD_RETRY_SECONDS)

@@ -24,9 +24,10 @@ def dead_letter(event: Event) -> Message:
 
 
 def failure_members(event: Event) -> Json:
-    """Return the members of an event that failed for good which dead letters and reports have.
+    """Return the members that dead letters and reports have about an event that failed for good.
 
-    `last_status_code` is the status code of the latest push; None: it had no response.
+    `last_status_code` is the status code of the latest push; it is None if that push had no
+    response, or if there was no push.
     """
     members: Json = {
         "event_id": event.event_id,
@@ -37,16 +38,17 @@ def failure_members(event: Event) -> Json:
         "subscription_id": event.subscription_id,
         "tenant": event.tenant,
     }
+    # An attempt that an open breaker refused was no push.
     pushed = [attempt for attempt in event.attempts if attempt.error != BREAKER_OPEN]
     members["last_status_code"] = pushed[-1].status_code if pushed else None
     return members
 
 
 def parse(body: str) -> Json:
-    """Return the members of the body of a push message or a dead letter; an empty object if the
-    body is neither.
+    """Return the members of the body of a queue message: the `event_id` of a push message, or also
+    the other members of a dead letter, such as `reason`.
 
-    A dead letter has the member `reason`.
+    Return an empty dict if the body is not a JSON object with the id of an event or copy.
     """
     with suppress(ValueError, RecursionError, KeyError, TypeError):
         content: Json = json.loads(body)

@@ -28,8 +28,8 @@ class Outcome(StrEnum):
 
     @classmethod
     def of(cls, status_code: int) -> "Outcome":
-        """Return the outcome for the status code of a final response; redirects are not
-        followed.
+        """Return the outcome of a push for the status code of its final response: DELIVERED for
+        2xx, FAILED for FINAL_STATUS_CODES, else RETRY, also for redirects, which are not followed.
         """
         if 200 <= status_code < 300:
             return cls.DELIVERED
@@ -134,7 +134,7 @@ def decide(result: PushResult, attempt: int, settings: Settings, random: Random)
 
 def back_off(result: PushResult, attempt: int, settings: Settings, random: Random) -> Retry:
     """Return the retry after an attempt that failed: after the backoff with its jitter, or after
-    the time that `Retry-After` asks for if that is longer.
+    `result.retry_after_seconds` if that is longer.
 
     :param attempt: The number of the attempt that failed, from 1.
     :param random: Draws the jitter.
@@ -147,7 +147,8 @@ def back_off(result: PushResult, attempt: int, settings: Settings, random: Rando
 
 def longest_retry_seconds(settings: Settings) -> float:
     """Return the longest time in seconds from the first attempt of an event to the last attempt
-    that the settings allow, if `Retry-After` prolongs each delay to MAX_RETRY_AFTER_SECONDS.
+    that the settings allow, if `Retry-After` prolongs each shorter delay to
+    MAX_RETRY_AFTER_SECONDS. No attempt follows the last one, so its delay is not added.
     """
     return sum(
         max(_longest_delay_seconds(attempt, settings), MAX_RETRY_AFTER_SECONDS)

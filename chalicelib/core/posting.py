@@ -76,7 +76,8 @@ def post(
     :param created_by: The name of the API key.
     :param respond_async: Whether all events and copies are queued, and none is pushed while the
         caller waits.
-    :returns: For each document its event, or the error that `parse` or `_store` raised.
+    :returns: For each document its event as a Planned (with `is_new` False if an earlier call with
+        the same Idempotency-Key stored it), or the ApiError for which it was not stored.
     """
     inline_left = 0 if respond_async else MAX_INLINE_PUSHES
     posted: list[Posted] = []
@@ -87,7 +88,7 @@ def post(
         except ApiError as error:
             posted.append(error)
             continue
-        posted.append(plan[0])
+        posted.append(plan[0])  # the event; its copies follow in the plan
         plans.append(plan)
         inline_left -= len([planned for planned in plan if planned.is_new and planned.is_inline])
     event_ids = [plan[0].event.event_id for plan in plans if plan[0].is_new]
@@ -99,42 +100,50 @@ def post(
 
 
 def post_plan(plan: Plan, invocation: Invocation) -> None:
-    """Store the event and the copies of a plan, and queue all of them that are due.
+    """Store the event and the copies of a plan, and queue all of them that are due; an error of the
+    queue is left to the sweep.
 
-    Raises what `_store` raises, except for OutOfTimeError.
+    Raises StorageUnavailableError if DynamoDB fails, and ApiError if another event, or an erased
+    one, has the same Idempotency-Key.
     """
     _start([_store_plan(plan, invocation)], invocation)
 
 
 def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: Invocation) -> Plan:
-    """Store an event and a copy for each matching subscription; return the plan as it is stored.
+    """Store an event and a copy for each matching subscription; return the plan as it is stored:
+    the event, then the copies, those that are to be pushed at once claimed for that.
 
-    Raises OutOfTimeError if too little time is left to begin; StorageUnavailableError if some may
-    not be stored; ApiError 422 if the Idempotency-Key was used with another body, 409 if its event
-    was erased.
+    If an earlier call with the same Idempotency-Key and body stored the event, the plan has that
+    event, which is not new.
 
-    :param inline_left: How many of its events and copies may be claimed for a push while the caller
-        waits.
+    :param created_by: The name of the API key.
+    :param inline_left: How many of the event and its copies may be pushed while the caller waits.
+    :raises OutOfTimeError: If too little time is left; nothing was stored.
+    :raises StorageUnavailableError: If DynamoDB fails; some copies, or all, may be stored.
+    :raises ApiError: 422 if the Idempotency-Key was used with another body, 409 if its event was
+        erased.
     """
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
     services = invocation.services
     event = make_event(new_event, created_by, services)
-    webhook = services.settings.webhook  # of a stage that pushes nothing, events wait in the inbox
+    webhook = services.settings.webhook
     if webhook == COPIES_ONLY:
+        # The event itself is not pushed, and is stored as delivered.
         event = event.left_to_copies()
     elif webhook != PULL_ONLY:
+        # In pull-only mode the event has no `next_attempt_at`, and waits for a consumer.
         event = replace(event, next_attempt_at=event.created_at)
     plan = make_plan(event, services)
     earlier = _find_earlier(plan[0].event, services)
     if earlier:
         plan[0].event = earlier
         return plan[:1]
-    # To read lists and an earlier event may have taken 15 s.
+    # To read the subscriptions and an earlier event may have taken 15 s.
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
     _claim_inline(plan, inline_left, services)
-    stored: Plan = []
+    stored: Plan = []  # stays empty if `_store_plan` raises
     try:
         stored = _store_plan(plan, invocation)
     finally:
@@ -143,9 +152,11 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
 
 
 def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> Event:
-    """Return the event of a valid body, which is not due yet.
+    """Return the event of a valid body. It is not stored and has no `next_attempt_at`, so it is
+    never due as it is.
 
-    Its id derives from the API key's name and the Idempotency-Key, if there is one.
+    Its id derives from the API key's name and the Idempotency-Key if there is one, and is random
+    otherwise. It has a new `claim_id`, by which a repeated put is recognized, but is not claimed.
 
     :param created_by: The name of the API key.
     """
@@ -170,7 +181,8 @@ def make_event(new_event: NewEvent, created_by: str, services: CoreServices) -> 
 
 
 def make_copy(event: Event, subscription_id: str, services: CoreServices) -> Event:
-    """Return a new copy of an event for a subscription; the event's state is not copied.
+    """Return a new copy of an event for a subscription, which is pending and due now; the event's
+    state is not copied.
 
     Its id is the same each time, so that a repeated POST stores the copy once. The id derives from
     the body, too, so that of two bodies under one Idempotency-Key each has copies of its own.
@@ -199,9 +211,10 @@ def copy_id(event: Event, subscription_id: str) -> str:
 
 
 def make_plan(event: Event, services: CoreServices) -> Plan:
-    """Return the plan of a new event, with a copy for each subscription that gets one.
+    """Return the plan of a new event: the event, which lists its copies, then a copy for each
+    subscription that gets one. Nothing is stored.
 
-    Raises StorageUnavailableError.
+    Raises StorageUnavailableError if the subscriptions cannot be read.
     """
     copies = [
         Planned(make_copy(event, target.destination, services), target)
@@ -213,13 +226,14 @@ def make_plan(event: Event, services: CoreServices) -> Plan:
 
 
 def _find_earlier(event: Event, services: CoreServices) -> Event | None:
-    """Return the event that an earlier call with the same Idempotency-Key stored; None: none did,
-    or the event has no copies.
+    """Return the event that an earlier call with the same Idempotency-Key stored. Return None if no
+    call did, or without a look-up if the event has no Idempotency-Key or no copies.
 
     The put of an event without copies finds the earlier event by itself. Copies are put before
     their event: without this look-up, a copy that was deleted since would be stored and pushed
     again, and so would the copies of an erased event if this call ended before it deleted them.
-    Raises what `_require_same_body` raises.
+
+    :raises ApiError: 422 if the earlier call had another body, 409 if its event was erased.
     """
     if not event.copies or event.body_hash is None:
         return None
@@ -230,13 +244,16 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
 
 
 def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
-    """Claim up to `inline_left` events and copies of a plan for a push while the caller waits.
+    """Claim up to `inline_left` events and copies of a plan for a push while the caller waits: set
+    `is_inline`, and the claim in the event that will be stored.
 
     Events for a target that is slow, not enabled, or whose breaker is open are left to the workers.
+    The breaker may begin a trial, a push to a target that failed, which must be made or released.
     """
     until = rfc3339(services.clock() + CLAIM_SECONDS)
     for planned in plan:
-        # The breaker is asked last, and once: `acquire` may begin a trial.
+        # The breaker comes last, and `acquire` is called once: it may begin a trial. It returns 0
+        # if the push may be made.
         if (
             inline_left > 0
             and planned.target.is_enabled
@@ -249,12 +266,13 @@ def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
 
 
 def _release_trials(plan: Plan, stored: Plan, services: CoreServices) -> None:
-    """End the breaker's trials that `_claim_inline` began for events that are not pushed now,
-    because an earlier call stored them or they could not be stored.
+    """Say to the breaker which pushes that it allowed are not made, because an earlier call stored
+    the event or copy, or it could not be stored.
 
-    Otherwise the container would make no other trial for MAX_TRIAL_SECONDS.
+    If such a push was to be a trial (the one push while a breaker is open), the container would
+    make no other trial for MAX_TRIAL_SECONDS.
 
-    :param plan: The events and copies that were claimed.
+    :param plan: The events and copies, with `is_inline` if the breaker allowed a push.
     :param stored: The plan as it was stored; empty if that failed.
     """
     pushed = {planned.event.event_id for planned in stored if planned.is_new}
@@ -267,14 +285,17 @@ def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
     """Store the copies of a plan, then its event; return the event as it is stored, and the copies
     that it lists.
 
-    If an earlier call stored the event, it may list fewer copies than the plan. Raises what
-    `_store` raises, except for OutOfTimeError.
+    `is_new` of each is set to whether this call stored it. If an earlier call stored the event, the
+    stored event may list fewer copies than the plan; the others are deleted. Raises
+    StorageUnavailableError if DynamoDB fails, and ApiError if the stored event has another body, or
+    was erased.
     """
     services = invocation.services
     original, *copies = plan
-    content = compressed(original.event)
+    content = compressed(original.event)  # copies have the same content
 
     def put(planned: Planned) -> WriteResult:
+        """Store an event or copy, unless it is stored already, and note whether it is new."""
         result = services.store.put(planned.event, content)
         planned.is_new = result.applied
         return result
@@ -291,9 +312,10 @@ def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Eve
     """Return the event that another call stored under the id of the plan's event, after deleting
     the copies of the plan that this event does not list.
 
-    Raises what `_require_same_body` raises.
-
-    :param result: The result of the put of the plan's event, which was not applied.
+    :param result: The result of the put of the plan's event, which was not applied: with the event
+        that is stored, or without one if that was erased or has just expired.
+    :raises ApiError: 422 if the stored event has another body, 409 if it was erased.
+    :raises StorageUnavailableError: If the stored event has just expired, or DynamoDB fails.
     """
     listed = result.event.copies if result.event else ()
     unlisted = [copy.event for copy in plan[1:] if copy.event.event_id not in listed]
@@ -308,9 +330,13 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 
     Raises ApiError 422 if it was made of another body, 409 if it was erased, and
     StorageUnavailableError if it has just expired.
+
+    :param result: The result of a read, or of a put that was not applied.
+    :param event: The new event of this call.
     """
     if result.erased_until:
         detail = "The event of this Idempotency-Key was erased; use the key again after an hour."
+        # While the copies are being deleted, `erased_until` may be weeks away.
         raise EventClaimedError(detail, min(result.erased_until - services.clock(), ERASED_SECONDS))
     if result.event is None:  # it expired after the condition had failed
         raise StorageUnavailableError
@@ -321,9 +347,13 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 
 
 def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
-    """Push the events and copies that were claimed for that, and queue the others that are due.
+    """Push the events and copies that were claimed for that, and queue the others, except for
+    events that are never due.
 
-    Only events and copies that this call stored are pushed or queued. Errors are left to the sweep.
+    Only events and copies that this call stored are pushed or queued. All calls are made at the
+    same time, and have ended when this returns. Errors are left to the sweep.
+
+    :param plans: Events with their copies, as they were stored.
     """
     services = invocation.services
     new = [planned for planned in chain(*plans) if planned.is_new]
@@ -331,6 +361,7 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
     queued: dict[Queue, list[Event]] = {}
     for planned in new:
         event = planned.event
+        # Without `next_attempt_at` an event is never due: it waits for a consumer.
         if event.next_attempt_at and not planned.is_inline:
             queued.setdefault(services.queue_for(event), []).append(event)
     jobs += [
@@ -338,13 +369,13 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
         for queue, events in queued.items()
         for first in range(0, len(events), BATCH_SIZE)
     ]
-    # All at the same time: after storing, BEGIN_SECONDS may leave the time of one call.
+    # At the same time: when all is stored, BEGIN_SECONDS may leave the time of one call.
     services.map(lambda job: job(), jobs)
 
 
 def _push(planned: Planned, invocation: Invocation) -> None:
-    """Push an event or copy that is claimed for a push while the caller waits, and keep its new
-    state in `planned.event`; errors are left to the sweep.
+    """Push an event or copy that is claimed for a push while the caller waits, and set
+    `planned.event` to its state after the push; log errors, and leave the event to the sweep then.
     """
     services = invocation.services
     with errors_left_to_sweep(planned.event):
@@ -358,11 +389,14 @@ def _push(planned: Planned, invocation: Invocation) -> None:
 
 
 def _send(queue: Queue, events: Sequence[Event], invocation: Invocation) -> None:
-    """Send the queue messages of up to BATCH_SIZE events of one plan or request in one call; errors
-    are left to the sweep, and so is everything if there is no time for the call.
+    """Send the queue messages of some events in one call. If the call fails, or the invocation has
+    no time for it, the sweep sends the messages.
+
+    :param events: 1 to BATCH_SIZE events and copies: all of one report, or none of a report.
     """
-    # The invocation of a report has no time left, so that its writes are not repeated. Its messages
-    # are sent anyway: nobody waits for it.
+    # A report (an event that the system posts about an event or subscription) is posted with an
+    # invocation that has no time left, so that its writes are not repeated. Its messages are sent
+    # anyway, since no caller waits for them.
     is_report = events[0].is_report
     with errors_left_to_sweep(*events):
         if is_report or invocation.seconds_left() >= CALL_SECONDS:

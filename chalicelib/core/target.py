@@ -54,19 +54,21 @@ class Targets(Protocol):
         """The target of events themselves."""
 
     def matching(self, event: Event) -> list[Target]:
-        """Return the targets of the subscriptions that get a copy of a new event, by lists of
-        subscriptions that are a few seconds old.
+        """Return the targets of the subscriptions that get a copy of a new event. The subscriptions
+        may have been read some seconds ago.
         """
 
     def find(self, event: Event) -> Target | NotPushed:
-        """Return the target to which a stored event or copy is pushed; if it is not pushed, the
-        decision that follows.
+        """Return the target to which a stored event or copy is pushed. If it is not to be pushed,
+        because there is no URL or its subscription is disabled or deleted, return the decision to
+        record instead.
 
         The subscription of a copy is read consistently.
         """
 
     def replay_refusal(self, event: Event) -> ApiError | None:
-        """Return the error for which an event or copy cannot be replayed now; None: it can.
+        """Return the error 409 for which an event or copy cannot be replayed now, such as that its
+        subscription is disabled; None: it can be replayed.
 
         The subscription of a copy is read consistently.
         """
