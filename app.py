@@ -100,7 +100,7 @@ def get_me(call: Call) -> Response:
         "stage": STAGE,
         "tenant": key.tenant,
         "expires_at": key.expires_at,
-        "event_types": offered and [*offered],
+        "event_types": list(offered) if offered else None,
     }
     if Scope.CONSUME in key.scopes:
         url = settings.webhook_url
@@ -122,7 +122,9 @@ def try_filter(call: Call) -> Response:
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
-    """Return a new token for a tenant, which expires after an hour unless the body says when."""
+    """Return a new token for a tenant, which expires after the `expires_in_seconds` of the body, by
+    default after an hour.
+    """
     members = call.parse_body(validation.TOKEN_MEMBERS, "tenant")
     tenant = members["tenant"]
     expires_at = int(call.services.clock()) + members.get("expires_in_seconds", 3600)
@@ -163,9 +165,9 @@ def post_event(call: Call) -> Response:
     key = call.request.headers.get("idempotency-key")
     parse = partial(parse_new_event, idempotency_key=key)
     headers = applied_preference(call)
-    [posted] = posting.post(
-        [call.load_body()], parse, call, call.key.name, respond_async=bool(headers)
-    )
+    is_async = bool(headers)  # the caller prefers `respond-async`: nothing is pushed meanwhile
+    documents = [call.load_body()]
+    [posted] = posting.post(documents, parse, call, call.key.name, respond_async=is_async)
     if isinstance(posted, ApiError):
         raise posted
     event = posted.event
@@ -183,9 +185,8 @@ def post_events(call: Call) -> Response:
         raise InvalidRequestError(FieldFault("Idempotency-Key", "must not be sent with a batch"))
     events = parse_batch(call.read_body(b"{}"))
     headers = applied_preference(call)
-    posted = posting.post(
-        events, parse_batch_event, call, call.key.name, respond_async=bool(headers)
-    )
+    is_async = bool(headers)  # the caller prefers `respond-async`: nothing is pushed meanwhile
+    posted = posting.post(events, parse_batch_event, call, call.key.name, respond_async=is_async)
     return respond(show_batch(posted), 200, **headers)
 
 
@@ -195,6 +196,7 @@ def get_event(call: Call) -> Response:
 
     A key with the scope produce alone sees neither the responses of receivers nor the pushed body.
     """
+    # CUSTOMERS are the scopes consume and token.
     sees_responses = not call.key.scopes.isdisjoint(CUSTOMERS)
     event = call.read_event()
     push_body = call.services.targets.push_body(event) if sees_responses else None
@@ -306,7 +308,11 @@ MAX_WITH_DELIVERIES = 25  # subscriptions of a page: the deliveries of each are 
 
 @route("GET", "/subscriptions", *CUSTOMERS, **validation.SUBSCRIPTION_PARAMETERS)
 def list_subscriptions(call: Call) -> Response:
-    """Return a page of subscriptions, with the counts of their deliveries if these are included."""
+    """Return a page of subscriptions, with the counts of their deliveries if these are included.
+
+    With these counts, a page has at most MAX_WITH_DELIVERIES subscriptions. A token sees only its
+    tenant's subscriptions.
+    """
     query = {**call.query, "tenant": visible_tenant(call.key, call.query.get("tenant"))}
     if query.pop("include", None):
         query["limit"] = min(MAX_WITH_DELIVERIES, query.get("limit", MAX_WITH_DELIVERIES))
@@ -347,7 +353,10 @@ def get_secret(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def renew_secret(call: Call) -> Response:
-    """Replace the secret of a subscription by the secret in the body, or by a random one."""
+    """Replace the secret of a subscription by the secret in the body, or by a random one; return
+    the new secret.
+    """
+    # None: the body has no secret, and a random one is made.
     secret = call.parse_body(validation.SECRET_MEMBER).get("secret")
     renewed = call.services.subscriptions.renew_secret(call.read_subscription(), secret)
     return respond_secret(require_found(renewed), call)
@@ -379,7 +388,9 @@ def send_event(call: Call) -> Response:
 
 @route("GET", "/subscriptions/{subscription_id}/missed", *CUSTOMERS, **validation.MISSED_PARAMETERS)
 def list_missed(call: Call) -> Response:
-    """Return a page of the events that a subscription should have received and did not."""
+    """Return a page of the events that a subscription should have received and did not; the query
+    parameters limit the events by creation and subject.
+    """
     missed = recipients.find_missed(call.read_subscription(), call.services, **call.query)
     events = [event.to_json() for event in missed.missed]
     return respond_list("events", events, missed.next_cursor, examined=missed.examined)
@@ -409,7 +420,9 @@ def push_test_event(call: Call) -> Response:
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     tried = targets.push_test_event(event, subscription, call)
-    excluded = matches = None
+    # Why the subscription would not get the event of the body; None: it would, or there is none.
+    excluded = None
+    matches = None
     if new_event:
         excluded = recipients.find_exclusion(subscription, event, call.services)
         matches = excluded is None

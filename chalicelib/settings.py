@@ -112,6 +112,7 @@ def _number(default: float, minimum: float, maximum: float) -> Any:
     noun = {int: "an integer", float: "a number"}[kind]
 
     def convert(text: str) -> float:
+        """Return the number of a text; raise ValueError if it is not in the range."""
         number = kind(text)
         if not minimum <= number <= maximum:
             raise ValueError

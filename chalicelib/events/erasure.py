@@ -38,20 +38,22 @@ def erase(event_id: str, services: CoreServices) -> None:
     Raises EventClaimedError while the event or a copy is claimed, and StorageUnavailableError.
     """
     store = services.store
+    # None removes an attribute: of the event, the members remain that the mark needs.
     changes = {**dict.fromkeys(ERASED), "status": Status.ERASED}
     marked = store.change(event_id, ERASABLE, changes, returns_event=True)
     event = marked.event
-    if event is None:
+    if event is None:  # there is no such event
         return
-    if not marked.applied:
+    if not marked.applied:  # it is claimed by a push or a lease
         raise EventClaimedError(seconds=event.claim_seconds_left(services.clock()))
 
     def keep_mark(condition: str) -> None:
-        """Let the mark expire ERASED_SECONDS from now, if `condition` holds."""
+        """Let the mark expire ERASED_SECONDS from now, if a condition expression holds for it."""
         expires_at = int(services.clock()) + ERASED_SECONDS
         store.change(event_id, condition, {"expires_at": expires_at}, {":erased": Status.ERASED})
 
     def delete(copy_id: str) -> bool:
+        """Delete a copy unless it is claimed; return False if it is."""
         return store.delete(copy_id, UNCLAIMED).applied
 
     # The event may be about to expire while another call deletes its copies.

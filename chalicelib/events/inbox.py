@@ -47,6 +47,9 @@ def lease(
     lease_id = f"lse_{services.new_id()}"
 
     def take(event: Event) -> Event | None:
+        """Claim an event for the lease and count the lease; return it as it is stored then, or None
+        if it is claimed or delivered by now.
+        """
         until = rfc3339(services.clock() + lease_seconds)
         changes = {
             "claim_id": lease_id,
@@ -63,6 +66,7 @@ def lease(
         return result.event if result.applied else None
 
     query = replace(INBOX, limit=limit, event_type=event_type, tenant=tenant)
+    # A search that takes too long ends with a SearchEnd, which is left out.
     events = (row for row in search(services, query) if isinstance(row, Event))
     leased: list[Event] = []
     used_bytes = 0
@@ -70,7 +74,7 @@ def lease(
         count = min(MAX_LEASED_AT_ONCE, limit - len(leased))
         batch = _next_batch(events, count, MAX_PAGE_BYTES - used_bytes)
         leased += filter(None, services.map(take, batch))
-        if len(batch) < count:
+        if len(batch) < count:  # no more events, or no room for the next one
             break
         used_bytes = sum(response_bytes(event.leased_json()) for event in leased)
     return leased
@@ -124,7 +128,8 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         return
     if result.event is None:
         raise EventNotFoundError
-    # A repeated call finds the event delivered, and claimed by the lease that acknowledged it.
+    # A repeated call succeeds: it finds the event delivered, and with the lease's id as `claim_id`,
+    # which an acknowledgement keeps.
     if result.event.status is not Status.DELIVERED or lease_id not in (None, result.event.claim_id):
         raise LeaseLostError
 
@@ -140,6 +145,7 @@ def acknowledge_many(services: CoreServices, lease_id: str, event_ids: Sequence[
     """
 
     def try_to_acknowledge(event_id: str) -> bool:
+        """Acknowledge an event; return False if the lease does not hold it, or it is absent."""
         with suppress(EventNotFoundError, LeaseLostError):
             acknowledge(event_id, services, lease_id)
             return True

@@ -110,10 +110,11 @@ class Query:
 
     @property
     def partitions(self) -> IndexPartitions:
-        """The partitions that have the events of the query.
+        """The index to read for the query, and its partitions that have the events of the query.
 
-        A tenant's pending or failed events are found by status, because they may be few of the
-        tenant's many events.
+        These are, in this order: undelivered copies by subscription; copies by subscription, or
+        events by subject; events by tenant; all events by status. A tenant's pending or failed
+        events are found by status, because they may be few of the tenant's many events.
         """
         if self.subscription_id and (self.status == UNSETTLED or self.is_waiting):
             return IndexPartitions(UNDELIVERED, [self.subscription_id])
@@ -128,9 +129,10 @@ class Query:
         return IndexPartitions(BY_STATUS, keys)
 
     def has(self, event: Event, now: float) -> bool:
-        """Return whether the query lists an event with the event's status and claim.
+        """Return whether an event has a status that the query lists and, with `only_unclaimed`, is
+        not claimed. The other conditions of the query are not checked: DynamoDB applies them.
 
-        :param now: Unix seconds, at which the claim must have ended with `only_unclaimed`.
+        :param now: The time (Unix seconds) at which the event must not be claimed.
         """
         return event.status in self.status and not (self.only_unclaimed and event.is_claimed(now))
 
@@ -194,9 +196,10 @@ def search(services: CoreServices, query: Query) -> Iterator[Event | SearchEnd]:
     """Yield the events of a query in order, with the attributes that their index projects.
 
     The rows that a page needs are read from all partitions in parallel; further rows are read when
-    the caller asks for another event. After PAGE_SECONDS, the search ends where the first partition
-    was not read any further: the last value is a SearchEnd then. Up to MAX_EXPIRED rows that have
-    expired are deleted. Raises StorageUnavailableError.
+    the caller asks for another event. After PAGE_SECONDS, no more rows are read: then the search
+    ends where the first partition was not read any further, and the last value is a SearchEnd with
+    this place. Up to MAX_EXPIRED rows that have expired are deleted. Raises
+    StorageUnavailableError.
     """
     deadline = services.clock() + PAGE_SECONDS
     # One row is the event of the cursor, another one shows whether there is a next page.
@@ -209,8 +212,10 @@ def search(services: CoreServices, query: Query) -> Iterator[Event | SearchEnd]:
     first_rows = services.map(lambda iterator: list(islice(iterator, page_rows)), rows)
     expired_ids = [*chain.from_iterable(partition.expired_ids for partition in partitions)]
     services.map(services.store.delete_expired, expired_ids[:MAX_EXPIRED])
+    # For each partition the rows that were read, then those that its iterator reads when asked.
+    all_rows = map(chain, first_rows, rows)
     in_order = merge(
-        *map(chain, first_rows, rows),
+        *all_rows,
         key=attrgetter("sort_key"),
         reverse=query.order == "newest",
     )
@@ -226,11 +231,13 @@ def search(services: CoreServices, query: Query) -> Iterator[Event | SearchEnd]:
 
 
 def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Json]]:
-    """Return, for each partition of a query, an iterator of DynamoDB's responses.
+    """Return, for each partition of a query, an iterator of DynamoDB's responses, which have the
+    rows after the query's cursor that its conditions allow.
 
     :param page_rows: The largest number of rows of the first response of a partition.
     """
-    # A search of the inbox deletes expired rows, because the inbox is read again and again.
+    # A search of the inbox, which alone has `only_unclaimed`, returns expired rows, too: it deletes
+    # them, because the inbox is read again and again.
     conditions = [] if query.only_unclaimed else [NOT_EXPIRED]
     values = {
         ":low": query.since,
@@ -248,6 +255,7 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
     if query.event_type != "*":
         begins = "begins_with(event_type, :event_type)"
         conditions.append(begins if query.event_type.endswith("*") else "event_type = :event_type")
+    # The conditions for the fields of the query that are set.
     filters = {name: text for name, text in FILTERS.items() if getattr(query, name)}
     index = query.partitions.index
     filters.pop(PARTITION_KEYS[index], None)  # DynamoDB refuses to filter by a key
@@ -283,9 +291,12 @@ class PartitionSearch:
     def rows(self) -> Iterator[Event | SearchEnd]:
         """Yield the events of the query and, if the deadline has passed before the partition's end,
         a SearchEnd with the sort key of the last row that was read.
+
+        The ids of events that have expired are added to `expired_ids` instead.
         """
         for page in self.pages:
             for item in page["Items"]:
+                # Attributes that the index does not project have the values of NOT_PROJECTED.
                 event = from_item(NOT_PROJECTED | item)
                 if event.expires_at <= self.clock():
                     self.expired_ids.append(event.event_id)
@@ -297,10 +308,11 @@ class PartitionSearch:
 
 
 def _first_page(rows: Iterator[Event | SearchEnd], query: Query) -> Page:
-    """Return a page with the first events of `rows`, at most `limit`.
+    """Return a page with the first events of `rows`, at most the `limit` of the query.
 
     If the query includes payloads, the page ends before the event with which it would exceed
-    MAX_PAGE_BYTES.
+    MAX_PAGE_BYTES; one event is always smaller. The page has a cursor if `rows` has more events, or
+    ends with a SearchEnd, after which more may follow.
     """
     events: list[Event] = []
     size = 0
@@ -326,7 +338,9 @@ def _cursor_after_timeout(sort_key: str, events: list[Event], query: Query) -> s
     :param events: The events of the page; empty: the search found none.
     """
     moment = sort_key.split("#")[0]
+    # The last event that this page or the page before has shown; empty: no page has shown any.
     shown = events[-1].sort_key if events else query.cursor
+    # The cursor is not before `shown`: events that were shown are not listed again.
     if query.order == "oldest":
         return max(f"{moment}#{FIRST_ID}", shown)
     return min(f"{moment}#{LAST_ID}", shown or HIGHEST)

@@ -26,7 +26,9 @@ SAME_STATE = f"{EXISTS} AND {UNCLAIMED} AND #status = :seen AND claim_id = :hold
 def replay(event: Event, invocation: Invocation, *, is_bulk: bool = False) -> Event:
     """Make an event pending again, and queue it for a push, unless this stage does not push events.
 
-    :param is_bulk: Whether thousands of events may be replayed so, which use the slow lane.
+    :param event: The event or copy as it was read, in any status.
+    :param is_bulk: Whether this is one of many replays, perhaps thousands: then the event is pushed
+        through the slow lane, so that other events do not wait for it.
     :returns: The event as it is stored now.
     :raises EventNotFoundError: If the event was erased or has expired.
     :raises ApiError: 409 while the event is claimed, if only copies are pushed, or if the
@@ -63,6 +65,7 @@ def push_later(
     if event.status is Status.FAILED:
         changes = _begin_replay(event, services)
     later = rfc3339(now + delay_seconds)
+    # After the delay, or when the event was due before if that is earlier, but not in the past.
     due_at = max(rfc3339(now), min(event.next_attempt_at or later, later))
     changes |= {"next_attempt_at": due_at, "resume_at": resume_at, **bulk_members(services)}
     _push_again(event, SAME_STATE, changes, services)
@@ -116,7 +119,8 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
     The dead letter of a pending event is processed as a queue message of the event. While the event
     is claimed, the dead letter is sent again with a delay: a dead letter is sent before the failure
     is recorded, so it may be received before the event has failed. If the event must not be pushed,
-    the dead letter is dropped. Raises what `delivery.deliver` raises.
+    because the subscription of a copy is disabled for example, the dead letter is dropped. Raises
+    StorageUnavailableError and QueueUnavailableError.
 
     :param message: The dead letter.
     """
@@ -159,10 +163,11 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
         services.store.renew(event.source_event_id, expires_at)
     is_pushed = event.is_copy or services.settings.webhook_url is not None
     now = rfc3339(services.clock())
-    # An acknowledged event keeps `last_error`, with which a pending event would count as waiting.
+    # An acknowledged event keeps its last error. It is removed, because a pending event with an
+    # error counts as waiting for another attempt.
     outdated = ("last_error",) if event.status is Status.DELIVERED else ()
     return {
-        **dict.fromkeys((*SETTLED_MEMBERS, *outdated)),
+        **dict.fromkeys((*SETTLED_MEMBERS, *outdated)),  # None removes a member
         "next_attempt_at": now if is_pushed else None,
         "requeue_at": None,
         "resume_at": None,

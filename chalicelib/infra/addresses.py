@@ -47,24 +47,28 @@ class AllowedHosts:
     entries: tuple[str, ...]
 
     def allows(self, url: str) -> bool:
-        """Return whether a subscription may have a target URL: an entry names its host, or ANY_HOST
-        is an entry and the URL is an https URL of a host that is no private address.
+        """Return whether a subscription may have a target URL.
+
+        The URL must have the form of a push URL. Then an entry must name its host, or ANY_HOST must
+        be an entry, the scheme https, and the host not a private IP address. In Lambda, no URL of
+        this machine is allowed.
         """
         try:
             target = urlsplit(parse_push_url(url))
         except InvalidValueError:
             return False
         host = str(target.hostname)
-        # The runtime API of a function listens on its loopback addresses.
+        # In Lambda, the runtime API of the function listens on loopback addresses.
         if "AWS_LAMBDA_FUNCTION_NAME" in os.environ and re.fullmatch(LOOPBACK, host):
             return False
         is_open = ANY_HOST in self.entries and target.scheme == "https"
         return self.names(url) or (is_open and not _is_private(host))
 
     def names(self, url: str) -> bool:
-        """Return whether an entry names the host of a URL, or a domain above it.
+        """Return whether an entry names the host of a URL, or a domain above it (`.example.com`).
 
-        Pushes to other hosts, which only ANY_HOST allows, may connect to public addresses only.
+        The entry ANY_HOST names no host. So the caller can tell hosts that the operator named from
+        hosts that only ANY_HOST allows, to which pushes may connect at public addresses alone.
         """
         host = str(urlsplit(url).hostname).removesuffix(".")
         return any(
@@ -106,12 +110,14 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     for network, bits in EMBEDDED_BITS.items():
         if ip in network:
+            # `bits` bits follow the 32 bits of the IPv4 address.
             return is_public(str(ipaddress.IPv4Address(int(ip) >> bits & 0xFFFFFFFF)))
     return ip.is_global and not any(ip in network for network in NOT_PUBLIC)
 
 
 def _is_private(host: str) -> bool:
-    """Return whether a host is an IP address that is not public, in any spelling (`127.1`).
+    """Return whether the host of a URL is an IP address that is not public, in any spelling
+    (`127.1` is 127.0.0.1).
 
     A host name is not looked up, and counts as not private.
     """

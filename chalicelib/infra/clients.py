@@ -94,8 +94,11 @@ def _retry_conflict(response: Any, attempts: int, **_: object) -> float | None:
     :param response: The HTTP response and its parsed body; None: there is no response.
     :param attempts: How many tries were made, from 1.
     """
-    is_conflict = response and response[1].get("Error", {}).get("Code") == CONFLICT
-    return attempts * CONFLICT_SECONDS if is_conflict and attempts < MAX_TRIES else None
+    if response is None or attempts >= MAX_TRIES:
+        return None
+    _, body = response
+    is_conflict = body.get("Error", {}).get("Code") == CONFLICT
+    return attempts * CONFLICT_SECONDS if is_conflict else None
 
 
 def _remove_trace_header(params: Json, **_: object) -> None:

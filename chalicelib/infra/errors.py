@@ -48,6 +48,14 @@ class ApiError(Exception):
         headers: Members = EMPTY,
         members: Members = EMPTY,
     ) -> None:
+        """Make an error that the API answers with a problem document.
+
+        :param status_code: The HTTP status code.
+        :param code: A word for programs, the member `code`.
+        :param detail: A sentence for people without secrets, the member `detail`.
+        :param headers: Headers of the response: `Retry-After` if a retry helps.
+        :param members: Further members of the problem document.
+        """
         super().__init__(detail)
         self.status_code = status_code
         self.code = code
@@ -102,6 +110,12 @@ class EventClaimedError(ApiError):
         detail: str = "The event is claimed; try again when the claim ends.",
         seconds: float = 0,
     ) -> None:
+        """Make an error 409 with the code `event_claimed`.
+
+        :param detail: A sentence for people.
+        :param seconds: After how long a repeated call may succeed. It is rounded up to whole
+            seconds, at least 1, for the header `Retry-After`; 0 or less: the claim has ended.
+        """
         wait_seconds = max(1, math.ceil(seconds))
         super().__init__(
             409,
@@ -130,8 +144,8 @@ class QueueUnavailableError(Exception):
 
 
 def error_code(error: Exception) -> str:
-    """Return the text by which logs name one of AWS_ERRORS: the error code of AWS, or the name of
-    the class.
+    """Return the text by which logs name one of AWS_ERRORS: the error code in the response of AWS
+    or, for an error without a response, the name of the error's class.
 
     The text of the error itself is not logged: it may repeat the request.
     """

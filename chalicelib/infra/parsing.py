@@ -29,10 +29,12 @@ RESERVED_PREFIX = "triggers."  # of the types of reports
 
 
 def comparable(value: Any) -> str:
-    """Return a text that is the same for two values of JSON if they are equal: 1 equals 1.0, and
-    true does not equal 1.
+    """Return a text that is the same for two values of JSON if, and only if, they are equal: 1
+    equals 1.0, the order of members does not matter, and true does not equal 1.
     """
-    return canonical(json.loads(canonical(value), parse_float=_parse_number))
+    # Written and read again, whole numbers such as 1.0 become integers.
+    with_integers = json.loads(canonical(value), parse_float=_parse_number)
+    return canonical(with_integers)
 
 
 def _parse_number(text: str) -> float:
@@ -45,12 +47,14 @@ def join_object(*members: Json, **texts: str) -> str:
     """Return a JSON object of members whose values are Python values, and of members whose values
     are JSON texts: a payload is never parsed only to be written again.
 
-    :param members: Groups of members. The members in `texts` follow the first group.
-    :param texts: Texts of JSON, by name.
+    :param members: Groups of members with Python values, at least one group. The object has the
+        first group, then the members in `texts`, then the other groups.
+    :param texts: Values as JSON texts, by name.
     """
-    first, *rest = [dumps(group)[1:-1] for group in members]
+    first, *rest = [dumps(group)[1:-1] for group in members]  # without the braces
     inserted = [f'"{name}":{text}' for name, text in texts.items()]
-    return f"{{{','.join(filter(None, [first, *inserted, *rest]))}}}"
+    not_empty = filter(None, [first, *inserted, *rest])
+    return f"{{{','.join(not_empty)}}}"
 
 
 def join_list(texts: Iterable[str]) -> str:
@@ -63,11 +67,14 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
 
     :param pattern: A regular expression that the whole text must match, with ASCII classes.
     :param expected: What the text must be, for the error: "must be {expected}".
-    :param convert: Returns the value of a text that matches; raises ValueError or OverflowError if
-        it is none.
+    :param convert: Returns the value of a text that matches the pattern; raises ValueError or
+        OverflowError if the text is unusable all the same.
+    :return: The parser: it returns the value of a text, and raises InvalidValueError for a text
+        that does not match or that `convert` refuses, and for any value that is no text.
     """
 
     def parse(text: Any) -> Any:
+        """Return the value of a text; raise InvalidValueError if it is unusable, or no text."""
         with suppress(ValueError, OverflowError):
             if isinstance(text, str) and re.fullmatch(pattern, text, re.ASCII):
                 return convert(text)
@@ -77,13 +84,15 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
 
 
 def without_fault(find_fault: Callable[[Any], str | None]) -> Parser:
-    """Return a parser that returns a value unchanged if it has no fault.
+    """Return a parser that returns a value unchanged if it has no fault, and raises
+    InvalidValueError with the fault otherwise.
 
-    :param find_fault: Returns what is wrong with a value, beginning with "must"; None if nothing
-    is.
+    :param find_fault: Returns what is wrong with a value as an error message ("must be a list"), or
+        None if nothing is wrong.
     """
 
     def parse(value: Any) -> Any:
+        """Return a value unchanged; raise InvalidValueError if `find_fault` finds a fault."""
         fault = find_fault(value)
         if fault:
             raise InvalidValueError(fault)
@@ -93,8 +102,8 @@ def without_fault(find_fault: Callable[[Any], str | None]) -> Parser:
 
 
 def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Parser:
-    """Return a parser that returns a value unchanged if `is_valid` returns True for it; the error
-    is "must be {expected}".
+    """Return a parser that returns a value unchanged if `is_valid` returns True for it, and raises
+    InvalidValueError with the text "must be {expected}" otherwise.
     """
     return without_fault(lambda value: None if is_valid(value) else f"must be {expected}")
 
@@ -115,11 +124,13 @@ def parse_all(
     texts: Json,
     parsers: Parsers,
 ) -> tuple[Json, list[FieldFault]]:
-    """Return the values of the texts that their parsers take, by name, and the faults of texts that
-    they refuse, in the order of the names. A text without a parser is left out of both.
+    """Parse each text with the parser of the same name; return the values by name, and a fault for
+    each text that its parser refused, in the order of the names.
+
+    A text without a parser is in neither. A parser without a text is not called.
 
     :param texts: Texts, or members of a body, by name.
-    :param parsers: The parser of each, by the same name.
+    :param parsers: The parsers by name.
     """
     values: Json = {}
     faults = []

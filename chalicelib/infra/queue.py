@@ -42,7 +42,9 @@ class Message:
         """Return the message of a record of a Lambda event, or of an entry of an SQS response.
 
         The two spell the names of members differently (`messageId`, `MessageId`). A binary
-        attribute becomes an empty text.
+        attribute becomes an empty text. A message without a message group belongs to WEBHOOK.
+
+        :param record: The record or entry as AWS sends it.
         """
         members = _lowered(record)
         attributes = members.get("messageattributes", {})
@@ -79,6 +81,8 @@ class Queue:
 
     def send_many(self, messages: Sequence[Message], delay_seconds: int = 0) -> None:
         """Send up to BATCH_SIZE messages in one call.
+
+        Raises QueueUnavailableError, also if SQS refused one of them.
 
         :param delay_seconds: After how many seconds consumers see them: 0 to 900.
         """

@@ -97,13 +97,17 @@ def configure(level: str, stage: str = "") -> None:
     _handler.stage = stage
     _handler.lowest = logging.getLevelNamesMapping()[level]
     logger.addHandler(_handler)
+    # Records with metrics have the level INFO or a higher one. The handler leaves out the others.
     logger.setLevel(min(_handler.lowest, logging.INFO))
     logger.propagate = False
 
 
 @contextlib.contextmanager
 def request_id(value: str | None) -> Iterator[None]:
-    """Give the lines that are logged in this context the member `request_id`; None: none."""
+    """Return a context manager in whose block log lines have the member `request_id`.
+
+    :param value: The id of the request; None: the member is null.
+    """
     token = _request_id.set(value)
     try:
         yield

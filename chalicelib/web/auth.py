@@ -66,11 +66,11 @@ def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
     if tenant in settings.suspended_tenants:
         raise ApiError(403, "suspended", "The tenant of this token is suspended.")
     return ApiKey(
-        f"tenant:{tenant}",
-        "",
-        frozenset({TOKEN}),
-        tenant,
-        rfc3339(expires_at),
+        name=f"tenant:{tenant}",
+        digest="",  # a token is not in the settings, and has no digest there
+        scopes=frozenset({TOKEN}),
+        tenant=tenant,
+        expires_at=rfc3339(expires_at),
     )
 
 
@@ -94,7 +94,7 @@ def _base64url(data: bytes) -> str:
 
 
 def authenticate(authorization: str, settings: Settings, now: float) -> ApiKey:
-    """Return the configured API key, or the token, that an Authorization header has.
+    """Return the configured API key, or the token, of an Authorization header.
 
     The scheme is Bearer, or Basic with the key as the password or, without a password, as the user
     name. All API keys are compared in constant time.
@@ -104,8 +104,9 @@ def authenticate(authorization: str, settings: Settings, now: float) -> ApiKey:
     :raises ApiError: 401 if the key or token is not valid, 403 if its tenant is suspended.
     """
     scheme, _, credentials = authorization.strip().partition(" ")
-    read = SCHEMES.get(scheme.lower())
-    key = read(credentials.strip()) if read else ""
+    # The function that returns the key in the credentials; None: the scheme is unknown.
+    read_key = SCHEMES.get(scheme.lower())
+    key = read_key(credentials.strip()) if read_key else ""
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
     matches = [entry for entry in settings.api_keys if hmac.compare_digest(entry.digest, digest)]
     found = matches[0] if matches else read_token(key, settings, now)

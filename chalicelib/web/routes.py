@@ -175,7 +175,14 @@ def route(
     """
 
     def register(view: View) -> View:
+        """Register a view as the handler of the route, and return it unchanged."""
+
         def handle(**ids: str) -> Response:
+            """Return the response of the view to the current request, or a problem document with
+            the error that the view or the authentication raises.
+
+            :param ids: The ids in the path by name.
+            """
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
                 try:
@@ -321,13 +328,15 @@ def show_batch(posted: Sequence[Posted]) -> str:
 def _show_batch_result(posted: Posted, number: int) -> str:
     """Return the JSON of the result of an event of a batch: the event, or a problem document.
 
-    :param number: The index of the event in the batch, from 0. Faults of the event name the field
-        by its path in the batch.
+    :param posted: The stored event or the error. In an error with faults, the names of the fields
+        are replaced by their paths in the batch.
+    :param number: The index of the event in the batch, from 0.
     """
     if isinstance(posted, Planned):
         members = {"status": 202, "replayed": not posted.is_new}
         return join_object(members, event=posted.event.summary_json())
     for fault in posted.members.get("errors", ()):
+        # A fault of the event as a whole has the field `body`.
         fault["field"] = f"events[{number}].{fault['field']}".removesuffix(".body")
     return dumps({"status": posted.status_code, "problem": _problem_document(posted)})
 
@@ -335,7 +344,7 @@ def _show_batch_result(posted: Posted, number: int) -> str:
 def respond_list(
     name: str, items: list[str], last: str | None, examined: int | None = None
 ) -> Response:
-    """Return the response with a page of a list.
+    """Return the response 200 with a page of a list and its `next_cursor`.
 
     :param name: The member that has the list: `events`.
     :param items: The JSON of each item.
@@ -360,6 +369,7 @@ def respond_page(query: Query, call: Call) -> Response:
         services = call.services
         page, outcomes = read_outcomes(page, services, services.subscriptions, call.key.tenant)
         outcome_members = {event_id: {"outcome": outcome} for event_id, outcome in outcomes.items()}
+    # Otherwise the events may come from the index of statuses.
     has_subject = query.include or query.subject or query.subscription_id
     without = "" if has_subject else "subject"
     has_payload = query.include == "payload"
@@ -378,6 +388,7 @@ def show_subscriptions(found: Sequence[Subscription], call: Call) -> list[str]:
         return [subscription.to_json() for subscription in found]
 
     def show(subscription: Subscription) -> str:
+        """Return the JSON of a subscription with its `deliveries`."""
         return subscription.to_json({"deliveries": read_deliveries(subscription, call.services)})
 
     return call.services.map(show, found)

@@ -68,6 +68,7 @@ def parse_query(query: Json, parsers: Parsers) -> Json:
     """
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
     unknown = sorted(query.keys() - parsers.keys())
+    # An unknown name may have any length: an error shows 128 characters.
     faults += [FieldFault(name[:128], "is not a query parameter of this call") for name in unknown]
     repeated = [name for name, texts in query.items() if len(texts) > 1]
     faults += [FieldFault(name, "must be given only once") for name in repeated]
@@ -83,6 +84,7 @@ def list_of(items: str, maximum: int, pattern: str) -> Parser:
     """
 
     def is_valid(value: Any) -> bool:
+        """Return whether a value is a list of 1 to `maximum` texts that match the pattern."""
         return is_list(value, maximum) and all(
             isinstance(item, str) and re.fullmatch(pattern, item) for item in value
         )
@@ -102,6 +104,8 @@ def integer(maximum: int, minimum: int = 1) -> Parser:
     """
 
     def parse(value: Any) -> int:
+        """Return an integer in the range; raise InvalidValueError for any other value."""
+        # In Python, True equals 1.
         if isinstance(value, bool) or value not in range(minimum, maximum + 1):
             raise InvalidValueError(f"must be an integer from {minimum} to {maximum}")
         return int(value)
@@ -190,17 +194,20 @@ CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"
 
 
 def encode_cursor(sort_key: str | None) -> str | None:
-    """Return the cursor of the page that begins after a sort key; None for None: there is no next
-    page.
+    """Return the cursor of the page that begins after a sort key: the sort key with `~` in place of
+    `#`, which begins the fragment of a URL.
+
+    :param sort_key: None: there is no next page, and so no cursor; None is returned.
     """
-    return sort_key and sort_key.replace("#", "~")
+    return None if sort_key is None else sort_key.replace("#", "~")
 
 
 def _utc(timestamp: str) -> str:
-    """Return a timestamp of the form TIMESTAMP in UTC, as sort keys begin; raise ValueError or
-    OverflowError if there is no such time.
+    """Return a timestamp of the form TIMESTAMP in UTC, as sort keys begin
+    (`2026-11-25T02:25:03.464098Z`); raise ValueError or OverflowError if there is no such time.
     """
     date = timestamp[:10]
+    # A + before the offset that was not escaped in a URL has become a space.
     time = timestamp[11:].upper().replace(" ", "+")
     return rfc3339_of(datetime.fromisoformat(f"{date}T{time}").astimezone(UTC))
 
@@ -282,7 +289,8 @@ def parse_new_event(
     idempotency_key = document.pop("idempotency_key", idempotency_key)
     body_hash = None
     if idempotency_key is not None:
-        with _must_be_json():  # sorting takes one level more than parsing
+        # Writing sorted JSON may reach Python's limit of nesting where parsing did not.
+        with _must_be_json():
             compact = canonical(document).encode()
         body_hash = hashlib.sha256(compact).hexdigest()
     return NewEvent(
@@ -310,8 +318,10 @@ def parse_new_subscription(document: Any, hosts: AllowedHosts, *, names_hosts: b
 def parse_subscription_changes(
     document: Any, hosts: AllowedHosts, *, names_hosts: bool, now: str
 ) -> Json:
-    """Return the parsed members of the body of PATCH /subscriptions/{subscription_id}; null removes
-    a member, except for `target_url` and `secret`.
+    """Return the parsed members of the body of PATCH /subscriptions/{subscription_id}.
+
+    A member that is null is None in the result, and is to be removed; `target_url` and `secret`
+    must not be null.
 
     :param hosts: The hosts that target URLs may have.
     :param names_hosts: Whether the error message for a target URL lists the allowed hosts.
@@ -320,8 +330,9 @@ def parse_subscription_changes(
     """
 
     def parse_past(text: Any) -> str:
+        """Return a time (RFC 3339) in UTC; raise InvalidValueError if it is later than `now`."""
         time = str(_time(text))
-        if time > now:
+        if time > now:  # both are in UTC with the same number of digits
             raise InvalidValueError("must not be in the future")
         return time
 
@@ -336,11 +347,14 @@ def _subscription_members(hosts: AllowedHosts, *, names_hosts: bool) -> Parsers:
     """Return the parsers of the members that a caller can give when a subscription is created, and
     change later.
 
-    :param names_hosts: Whether the error message for a target URL lists the allowed `hosts`.
+    :param hosts: The hosts that target URLs may have.
+    :param names_hosts: Whether the error message for a target URL lists the allowed hosts; False,
+        for a token: it says that the operator allows hosts.
     """
     allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
 
     def url_fault(url: Any) -> str | None:
+        """Return an error message for a target URL, or None if it is allowed."""
         if hosts.allows(url):
             return None
         if not str(url).lower().startswith("https://"):
@@ -400,7 +414,9 @@ def _check_compact(document: Any) -> None:
 
 @contextmanager
 def _must_be_json() -> Iterator[None]:
-    """Raise InvalidRequestError in place of the errors of the json module and of UTF-8 codecs."""
+    """Return a context manager that raises InvalidRequestError ("must be JSON") in place of the
+    errors that the json module and UTF-8 codecs raise in its block.
+    """
     try:
         yield
     except (ValueError, RecursionError) as error:
@@ -414,8 +430,10 @@ def parse_object(
     *,
     never_null: Collection[str] = (),
 ) -> Json:
-    """Return a JSON object with its members parsed; a member that is null remains None.
+    """Return a JSON object with its members parsed. A member that is null is not parsed, and is
+    None in the result.
 
+    :param document: The JSON value, which may be no object.
     :param members: The members that the object may have, each with its parser.
     :param required: Names of members that must be there, and must not be null.
     :param never_null: Names of members that may be absent, but must not be null.
@@ -426,9 +444,10 @@ def parse_object(
     given = without_nulls(document)
     not_known = f"is not one of {', '.join(members)}"
     unknown = sorted(document.keys() - members.keys())
+    # An unknown name may have any length: an error shows 128 characters.
     faults = [FieldFault(name[:128], not_known) for name in unknown]
     faults += [FieldFault(name, "is required") for name in required if name not in given]
-    nulls = [name for name in never_null if document.get(name, "") is None]
+    nulls = [name for name in never_null if name in document and document[name] is None]
     faults += [FieldFault(name, "must not be null") for name in nulls]
     values, unusable = parse_all(given, members)
     faults += unusable
