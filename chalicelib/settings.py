@@ -217,7 +217,7 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
     Variables that are set take precedence over the secret.
 
     :param read_secret: Returns the text of a Secrets Manager secret by its name; called at most
-        once.
+        once. By default secrets are empty, and only environment variables count.
     :raises SettingsError: Naming every missing or unusable variable.
     """
     variables = _set_variables(environ)

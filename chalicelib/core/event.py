@@ -243,8 +243,8 @@ class Event:
 
     @property
     def asked_at(self) -> float:
-        """When somebody last asked for a push, by a replay, send or recover (Unix seconds); 0:
-        nobody did.
+        """When a push of the event was last asked for, by a replay, send or recover, or by a
+        catch-up of its destination (Unix seconds); 0: it never was.
         """
         times = filter(None, (self.replayed_at, self.recovered_at))
         return max(map(unix_seconds, times), default=0.0)

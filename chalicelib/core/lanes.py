@@ -189,8 +189,10 @@ class Lanes:
             pace.count_other(now, is_delivered=is_delivered, is_quick=is_quick)
 
     def _pace(self, target: Target) -> _Pace:
-        """Return the pace of a destination, a new one if its URL was edited; beyond
-        MAX_DESTINATIONS, forget the pace that was used least recently.
+        """Return the pace of a destination: the counts of its quick and slow pushes, by which it is
+        marked as slow. They begin anew if the destination is new, or its URL was edited.
+
+        Beyond MAX_DESTINATIONS, the pace that was used least recently is forgotten.
         """
         pace = self._paces.get(target.destination, UNKNOWN)
         if pace.url != target.url:

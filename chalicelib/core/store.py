@@ -413,8 +413,9 @@ class EventStore(Table):
     def catch_ups(self) -> list[CatchUp]:
         """Return the marks of the catch-ups that are under way, the oldest first.
 
-        One page of the index is read, 1 MB with thousands of marks: the sweep calls this again each
-        minute.
+        A mark is an item that `start_catch_up` stores for a destination that delivers again, whose
+        pending events the sweep then pushes before they are due. One page of the index is read,
+        1 MB with thousands of marks: the sweep calls this again each minute.
         """
         values = {":high": self._after(0)}  # a later sort key: the catch-up has not begun
         # The partition MENDED has the marks of both causes.

@@ -209,17 +209,18 @@ def search(services: CoreServices, query: Query) -> Iterator[Event | SearchEnd]:
         for pages in _pages(services.store, query, page_rows)
     ]
     rows = [partition.rows() for partition in partitions]
+    # Takes the first rows from each iterator, which goes on after them when it is asked again.
     first_rows = services.map(lambda iterator: list(islice(iterator, page_rows)), rows)
     expired_ids = [*chain.from_iterable(partition.expired_ids for partition in partitions)]
     services.map(services.store.delete_expired, expired_ids[:MAX_EXPIRED])
-    # For each partition the rows that were read, then those that its iterator reads when asked.
+    # For each partition, the rows that were read, then those that its iterator has not read yet.
     all_rows = map(chain, first_rows, rows)
     in_order = merge(
         *all_rows,
         key=attrgetter("sort_key"),
         reverse=query.order == "newest",
     )
-    previous = query.cursor
+    previous = query.cursor  # the event of the cursor is read, too, and left out
     for row in in_order:
         if isinstance(row, SearchEnd):
             yield row

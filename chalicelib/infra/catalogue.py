@@ -47,6 +47,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Json:
     """
     found = dict(pairs)
     if len(found) < len(pairs):
+        # Names may be long: an error shows 1,000 characters of them.
         raise ValueError(f"a name stands twice among {', '.join(found)[:1000]!r}")
     return found
 

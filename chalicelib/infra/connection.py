@@ -110,7 +110,9 @@ class DeadlineSocket(socket.socket):
             super().sendall(data)
 
     def _limit_wait(self) -> None:
-        """Let the next call wait until the deadline at most; raise TimeoutError after it."""
+        """Let the next send or receive wait until the deadline at most; raise TimeoutError if the
+        deadline has passed.
+        """
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError

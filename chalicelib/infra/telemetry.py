@@ -53,8 +53,8 @@ class StdoutHandler(logging.Handler):
         `extra` that are not None, the id of the request and the traceback.
 
         The member `metrics` of `extra`, numbers by name, becomes metrics of CloudWatch with the
-        dimension `Stage`. A metric that is not in UNITS counts. Source: "Specification: Embedded
-        metric format", Amazon CloudWatch User Guide.
+        dimension `Stage`. A metric has its unit of UNITS, or else the unit `Count`. Source:
+        "Specification: Embedded metric format", Amazon CloudWatch User Guide.
         """
         line: Json = {
             "timestamp": rfc3339(record.created),

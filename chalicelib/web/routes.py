@@ -311,7 +311,7 @@ def show_batch(posted: Sequence[Posted]) -> str:
     If no event was accepted, and an event could not be stored, raises the ApiError 503 of that
     event instead, so that clients repeat the call.
 
-    :param posted: For each event of the batch the stored event, or the error.
+    :param posted: For each event of the batch the stored event as a Planned, or its ApiError.
     """
     errors = [result for result in posted if isinstance(result, ApiError)]
     unavailable = [error for error in errors if error.status_code == 503]
@@ -367,6 +367,8 @@ def respond_page(query: Query, call: Call) -> Response:
     outcome_members: Json = {}  # by event id
     if query.include == "outcome":
         services = call.services
+        # The returned page ends earlier if its events have too many copies, and for a token it has
+        # the events as the tenant may see them.
         page, outcomes = read_outcomes(page, services, services.subscriptions, call.key.tenant)
         outcome_members = {event_id: {"outcome": outcome} for event_id, outcome in outcomes.items()}
     # Otherwise the events may come from the index of statuses.
