@@ -28,42 +28,51 @@ class Aws:
     """
 
     def __init__(self, world: World) -> None:
+        """Record the calls of the functions' DynamoDB and SQS clients from now on. No call fails
+        until `fail` is called.
+        """
         # The names of the operations that were called, such as `PutItem`.
         self.calls: list[str] = []
-        # The number of calls that failed since `fail` was called.
+        # The number of calls to which a fault happened since `fail` was called.
         self.faults = 0
         self._lock = threading.Lock()
+        # Returns the fault that happens to the next call of an operation.
         self._plan: Callable[[str], Fault | None] = _no_fault
-        hooks = (
-            ("before-call", self._before),
-            ("needs-retry", self._needs_retry),
-            ("after-call", self._after),
-        )
-        self._hooks = [
-            (c.meta.events, *hook) for c in (world.dynamodb, world.sqs) for hook in hooks
+        # The functions that botocore calls, by the names of its events.
+        handlers: dict[str, Callable[..., object]] = {
+            "before-call": self._before,
+            "needs-retry": self._needs_retry,
+            "after-call": self._after,
+        }
+        self._registrations = [
+            (client.meta.events, event_name, handler)
+            for client in (world.dynamodb, world.sqs)
+            for event_name, handler in handlers.items()
         ]
-        for events, name, hook in self._hooks:
-            events.register(name, hook)
+        for events, event_name, handler in self._registrations:
+            events.register(event_name, handler)
 
     def close(self) -> None:
         """Stop recording calls and letting them fail."""
-        for events, name, hook in self._hooks:
-            events.unregister(name, hook)
+        for events, event_name, handler in self._registrations:
+            events.unregister(event_name, handler)
 
     def fail(self, *operations: str, fault: Fault = Fault.REFUSED, at: int | None = None) -> None:
         """Let calls fail from now on, in place of an earlier `fail`.
 
         :param operations: The names of the operations that fail; without any, all operations fail.
         :param fault: How the calls fail.
-        :param at: The number of the only call that fails, counted from 1 over these operations;
-            None: all calls fail.
+        :param at: The number of the only call that fails, counted from 1 from now on over these
+            operations; None: all of their calls fail.
         """
         numbers = itertools.count(1)
 
-        def plan(name: str) -> Fault | None:
-            if operations and name not in operations:
+        def plan(operation: str) -> Fault | None:
+            """Return the fault of the next call of an operation; None: it succeeds."""
+            if operations and operation not in operations:
                 return None
-            return fault if at in (None, next(numbers)) else None
+            number = next(numbers)
+            return fault if at is None or at == number else None
 
         self.faults = 0
         self._plan = plan
@@ -78,11 +87,25 @@ class Aws:
         act()
         return self.calls[start:]
 
-    def _before(self, model: Any, context: Json, **_: object) -> Any:
+    def _before(
+        self, model: Any, context: Json, **_: object
+    ) -> tuple[SimpleNamespace, Json] | None:
+        """Handle botocore's event `before-call`: record the call, and let it fail now if its fault
+        keeps it from AWS.
+
+        :param model: botocore's model of the operation.
+        :param context: botocore's data of this call, in which the fault is noted for the handlers
+            of later events.
+        :return: The HTTP response and the parsed response that botocore uses instead of making the
+            call, for REFUSED; None: botocore makes the call.
+        :raise EndpointConnectionError: For UNREACHED.
+        """
         with self._lock:
             self.calls.append(model.name)
-            fault = context["fault"] = self._plan(model.name)
-            self.faults += fault is not None
+            fault = self._plan(model.name)
+            context["fault"] = fault
+            if fault is not None:
+                self.faults += 1
         if fault is Fault.REFUSED:
             error = {"Code": "InternalServerError", "Message": "injected by a test"}
             return SimpleNamespace(status_code=500), {
@@ -94,12 +117,23 @@ class Aws:
         return None
 
     def _needs_retry(self, request_dict: Json, attempts: int, **_: object) -> float | None:
-        return 0.0 if attempts == 1 and request_dict["context"]["fault"] is Fault.REPEATED else None
+        """Handle botocore's event `needs-retry`, after each response: for REPEATED, let botocore
+        send the call once more, although the response is good.
+
+        :param attempts: How often the call was sent.
+        :return: The seconds until the call is sent again: 0; None: botocore decides.
+        """
+        is_repeated = request_dict["context"]["fault"] is Fault.REPEATED
+        return 0.0 if is_repeated and attempts == 1 else None
 
     def _after(self, context: Json, **_: object) -> None:
+        """Handle botocore's event `after-call`: for LOST, raise ReadTimeoutError, although the call
+        took effect.
+        """
         if context["fault"] is Fault.LOST:
             raise ReadTimeoutError(endpoint_url="https://aws.test")
 
 
 def _no_fault(operation: str) -> Fault | None:
+    """Return None: no call fails, whatever its operation."""
     return None

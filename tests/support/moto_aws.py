@@ -19,7 +19,8 @@ from moto.sqs.models import sqs_backends
 
 REGION = "us-east-1"
 MOTO_GET_VALUE = ResponseSerializer.get_value
-# `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
+# A dict with `id`; `body`; `attributes`, which are texts by name; and `delay_seconds`, the rest of
+# the delay.
 Message = dict[str, Any]
 
 
@@ -27,17 +28,25 @@ class MotoQueues:
     """The queues of moto, read and cleared without calls of SQS."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        """Read the queues of the block `moto_aws` in which this is called.
+
+        :param clock: The clock of that block.
+        """
         self._clock = clock
 
     def messages(self, queue_url: str) -> list[Message]:
         """Return all messages in a queue, including invisible and delayed ones."""
-        return [self._shown(message) for message in self._queue(queue_url)._messages]
+        return [self._to_dict(message) for message in self._queue(queue_url)._messages]
 
-    def _shown(self, message: Any) -> Message:
+    def _to_dict(self, message: Any) -> Message:
+        """Return a message of moto as a dict with `id`; `body`; `attributes`, which are texts by
+        name; and `delay_seconds`, the rest of the delay, or 0.
+        """
         attributes = {
             name: value["StringValue"] for name, value in message.message_attributes.items()
         }
-        delay_seconds = max(0.0, message.delayed_until / 1000 - self._clock())
+        delayed_until = message.delayed_until / 1000  # moto has milliseconds
+        delay_seconds = max(0.0, delayed_until - self._clock())
         return {
             "id": message.id,
             "body": message.body,
@@ -46,29 +55,42 @@ class MotoQueues:
         }
 
     def clear(self, queue_url: str) -> None:
-        """Delete all messages of a queue."""
+        """Delete all messages of a queue, also those that are invisible."""
         queue = self._queue(queue_url)
-        for held in (queue._messages, queue.pending_messages, queue.deleted_messages):
-            held.clear()
+        for collection in (queue._messages, queue.pending_messages, queue.deleted_messages):
+            collection.clear()
 
     def _queue(self, queue_url: str) -> moto.sqs.models.Queue:
+        """Return the object in which moto has a queue."""
         return sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[queue_url.rsplit("/", 1)[-1]]
 
 
 def get_value(serializer: ResponseSerializer, value: Any, key: str, shape: Any) -> Any:
-    """Return a member of a response, in place of a method of moto that looks for each type of each
-    attribute value under ten names, which is slow.
+    """Return a member of an object of a response, or None if the object lacks it. This replaces the
+    method of moto's serializer, which looks for each member under ten names.
+
+    An attribute value of DynamoDB, such as `{"S": "text"}`, has its member under the name itself,
+    and responses have so many attribute values that ten look-ups for each are slow.
+
+    :param value: The object.
+    :param key: The name of the member.
+    :param shape: botocore's model of the member; its parent is that of the object.
     """
-    is_typed = shape.parent.name == "AttributeValue"
-    return value.get(key) if is_typed else MOTO_GET_VALUE(serializer, value, key, shape)
+    is_attribute_value = shape.parent.name == "AttributeValue"
+    if is_attribute_value:
+        return value.get(key)
+    return MOTO_GET_VALUE(serializer, value, key, shape)
 
 
 @contextmanager
 def moto_aws(clock: Callable[[], float]) -> Iterator[MotoQueues]:
-    """Let moto be AWS until the end of the block.
+    """Let moto respond to all calls of AWS in this process until the end of the block; yield its
+    queues.
 
-    Moto is patched, because it has no parameters for a clock, for calls one at a time, and for
-    less work in each call.
+    Moto is patched, because it has no parameters for the clock of SQS, for making calls one at a
+    time, and for less work in each call.
+
+    :param clock: Returns the time of SQS, in Unix seconds.
     """
     lock = threading.Lock()
     process_request = BotocoreStubber.process_request
