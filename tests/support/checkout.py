@@ -22,7 +22,9 @@ from tests.support.world import ROOT
 from tools import api_key
 
 CHALICE = str(Path(sys.executable).with_name("chalice"))
-OURS = (
+# Matches the beginning of the name of each environment variable that would change what a command of
+# the project does.
+PROJECT_VARIABLES = re.compile(
     "PYTHONDONTWRITEBYTECODE|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
     "INBOX_|WORKER_|SLOW_|QUIET_|DASHBOARD|MAKE"
 )
@@ -60,18 +62,23 @@ PARTS = (
 
 
 def copy_repository(path: Path, commit: str | None = None) -> None:
-    """Make a folder of the repository as it is, or as it was at a commit, with the .venv of these
-    tests. Raise CalledProcessError if the commit is not in this clone.
+    """Copy the parts of the repository that commands need to a new folder, with a link to the .venv
+    of this process. The alarms of the template are changed for ministack.
+
+    Raise CalledProcessError if the commit is not in this clone.
+
+    :param path: The folder, which must not exist.
+    :param commit: The commit whose files are copied; None: the present files.
     """
     path.mkdir(parents=True)
     if commit:
         extract(commit, path, *PARTS)
     else:
-        # Other tests and users write these meanwhile.
-        written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")
+        # Other tests and users write to these folders while they are copied.
+        ignore = shutil.ignore_patterns("__pycache__", "deployments", "deployed")
         for part in PARTS:
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, path / part, ignore=written)
+                shutil.copytree(ROOT / part, path / part, ignore=ignore)
             else:
                 shutil.copy(ROOT / part, path)
     resources = path / "resources.json"
@@ -80,8 +87,8 @@ def copy_repository(path: Path, commit: str | None = None) -> None:
 
 
 def copy_packaged(path: Path, commit: str | None = None) -> None:
-    """Do what `copy_repository` does, and package the functions, so that Chalice downloads nothing
-    when it deploys.
+    """Copy the repository, as `copy_repository` does, and package the functions, so that Chalice
+    downloads nothing when it deploys.
     """
     copy_repository(path, commit)
     command = [sys.executable, "-m", "tools.package", "dev"]
@@ -96,9 +103,16 @@ class Checkout:
     """
 
     def __init__(self, path: Path, aws: Ministack) -> None:
+        """Use a folder that `copy_repository` made.
+
+        :param path: The folder.
+        :param aws: The emulated AWS.
+        """
         self.path = path
         self.aws = aws
+        # The environment variables of the account, such as AWS_ACCESS_KEY_ID.
         self.account = {name.upper(): value for name, value in ACCOUNT.items()}
+        # The file in which Chalice records what it has deployed.
         self.record = path / ".chalice" / "deployed" / "dev.json"
 
     def set_variable(self, name: str, value: str) -> None:
@@ -133,7 +147,9 @@ class Checkout:
 
     @contextmanager
     def local(self) -> Iterator[int]:
-        """Run `chalice local`; yield its port once it listens."""
+        """Run `chalice local` until the end of the block; yield its port once it responds. Raise
+        urllib3's MaxRetryError if it does not respond within about a minute.
+        """
         port = free_port()
         with self.started([CHALICE, "local", "--stage", "dev", "--port", str(port)]):
             tries = urllib3.Retry(None, connect=60, backoff_factor=0.1, backoff_max=1)
@@ -142,42 +158,52 @@ class Checkout:
 
     def environ(self, **variables: str) -> dict[str, str]:
         """Return the environment of a command: the environment of this process without the
-        variables of the project, the address and account of the emulated AWS, and `variables`.
+        variables of the project, the address and account of the emulated AWS, and `variables`,
+        which take precedence.
         """
-        inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
+        inherited = {
+            name: value for name, value in os.environ.items() if not PROJECT_VARIABLES.match(name)
+        }
         bytecode = {"PYTHONPYCACHEPREFIX": f"{sys.prefix}/pycache"}  # as make has it
         aws = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
         return {**inherited, **bytecode, **aws, **self.account, **variables}
 
     def run(self, command: list[str], status: int, **variables: str) -> str:
-        """Run a command, and return its standard output and error; raise AssertionError if its exit
-        status is not 0 for a `status` of 0, or is 0 for a `status` of 1, and TimeoutExpired after
-        two minutes.
+        """Run a command, and return its standard output and error in one text.
+
+        :param status: The expected exit status: 0, or 1 for any positive one.
+        :param variables: Environment variables of the command.
+        :raise AssertionError: If the command has another exit status, or was killed by a signal.
+        :raise TimeoutExpired: After two minutes.
         """
         with self.started(command, **variables) as process:
             output, _ = process.communicate(timeout=120)
-        assert min(process.returncode, 1) == status, output
+        is_as_expected = process.returncode == 0 if status == 0 else process.returncode > 0
+        assert is_as_expected, output
         return output
 
     def interrupt(
         self, command: Sequence[str], operation: str = "", number: int = 1, **variables: str
     ) -> None:
-        """Take the network away from a command after a write, before the response arrives, and
-        kill the command.
+        """Start a command and, once a write to AWS has taken effect, cut off its network before the
+        response arrives, and kill it. Raise AssertionError if the command ends before that write.
 
-        :param operation: How the operation begins whose writes are counted.
-        :param number: After which of these writes, from 1, the network is taken away.
+        :param operation: The beginning of the operation whose writes are counted, such as `POST`;
+            "": all writes are counted.
+        :param number: The number of the write, counted from 1.
+        :param variables: Environment variables of the command.
         """
         numbers = itertools.count(1)
         with self.started(command, **variables) as process:
 
-            def look(seen: str) -> None:
-                """Cut off the network and kill the command if `seen` is the chosen write."""
-                if is_write(seen) and seen.startswith(operation) and next(numbers) == number:
+            def kill_at_write(call: str) -> None:
+                """Cut off the network and kill the command if a call is the chosen write."""
+                is_counted = is_write(call) and call.startswith(operation)
+                if is_counted and next(numbers) == number:
                     self.aws.is_cut_off = True
                     kill(process)
 
-            self.aws.seen = look
+            self.aws.seen = kill_at_write
             output, _ = process.communicate(timeout=120)
         assert self.aws.is_cut_off, output
         self.aws.seen = lambda operation: None
@@ -185,7 +211,11 @@ class Checkout:
 
     @contextmanager
     def started(self, command: Sequence[str], **variables: str) -> Iterator[subprocess.Popen[str]]:
-        """Run a command, which is killed at the end of the block with all that it started."""
+        """Start a command, whose output and errors can be read together as text; kill it at the end
+        of the block, with all processes that it started.
+
+        :param variables: Environment variables of the command.
+        """
         options: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         environ = self.environ(**variables)
         with subprocess.Popen(

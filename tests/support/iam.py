@@ -38,81 +38,100 @@ class Request(NamedTuple):
 
 
 def is_allowed(policy: Json, request: Request) -> bool:
-    """Return whether a statement of a policy allows a request."""
-    return any(
+    """Return whether a statement of a policy allows a request.
+
+    :param policy: The policy document; each `Action` and `Resource` must be a list.
+    """
+    return any(_does_allow(statement, request) for statement in policy["Statement"])
+
+
+def _does_allow(statement: Json, request: Request) -> bool:
+    """Return whether a statement allows a request: by its effect, an action, a resource, and all of
+    its conditions. A key that the request lacks counts as "".
+    """
+    conditions = [
+        OPERATORS[operator](request.context.get(key, ""), value)
+        for operator, values in statement.get("Condition", {}).items()
+        for key, value in values.items()
+    ]
+    return (
         statement["Effect"] == "Allow"
         and any(fnmatchcase(request.action, action) for action in statement["Action"])
         and any(fnmatchcase(request.resource, resource) for resource in statement["Resource"])
-        and all(
-            OPERATORS[operator](request.context.get(key, ""), value)
-            for operator, values in statement.get("Condition", {}).items()
-            for key, value in values.items()
-        )
-        for statement in policy["Statement"]
+        and all(conditions)
     )
 
 
 def requests_of(call: Call, functions: Json) -> Iterator[Request]:
-    """Yield the requests that IAM checks for a call.
+    """Yield the requests that IAM checks for a call: one for the call itself, unless it needs no
+    permission, and one for passing a role if the call gives a function its role.
 
-    :param functions: ARNs of functions by the ids of their event sources.
+    :param functions: ARNs of functions by the ids of their event sources, which are the UUIDs of
+        event source mappings.
     """
-    action, members = _operation(call)
-    resource = _resource(call, members)
+    action, parameters = _operation(call)
+    resource = _resource(call, parameters)
     context = {}
     if "EventSourceMapping" in action:
-        context["lambda:FunctionArn"] = functions.get(members.get("UUID", ""), resource)
-        resource = "*"
-        if "UUID" in members:
-            resource = f"arn:aws:lambda:::event-source-mapping:{members['UUID']}"
-    if call.service == "lambda" and "Role" in members:
+        # The function of the mapping is a condition key, and the mapping itself is the resource. A
+        # call that creates a mapping has no UUID yet, but the name of the function.
+        uuid = parameters.get("UUID", "")
+        context["lambda:FunctionArn"] = functions.get(uuid, resource)
+        resource = f"arn:aws:lambda:::event-source-mapping:{uuid}" if uuid else "*"
+    if call.service == "lambda" and "Role" in parameters:
         passed_to = {"iam:PassedToService": "lambda.amazonaws.com"}
-        yield Request("iam:PassRole", members["Role"], passed_to)
+        yield Request("iam:PassRole", parameters["Role"], passed_to)
     if call.service != "sts":  # which needs no permission
         yield Request(f"{call.service}:{BATCHES.get(action, action)}", resource, context)
 
 
-def _resource(call: Call, members: Json) -> str:
-    """Return the ARN of the resource of a call, "*" for a list, or "" if it names none."""
+def _resource(call: Call, parameters: Json) -> str:
+    """Return the ARN of the resource of a call, without its region and account; "*" for a list of
+    functions; or "" if the call does not name its resource.
+
+    :param parameters: The parameters of the call, as `_operation` returns them.
+    """
     match call.service:
         case "apigateway":
             return f"arn:aws:apigateway:::{call.path.split('?')[0]}"
         case "cloudformation":
-            stack = members.get("StackName", "")
+            stack = parameters.get("StackName", "")  # can be an ARN
             return stack if ":" in stack else f"arn:aws:cloudformation:::stack/{stack}/"
         case "dynamodb":
-            index = f"/index/{members['IndexName']}" if "IndexName" in members else ""
-            [table, *_] = members.get("RequestItems") or [members["TableName"]]
+            index = f"/index/{parameters['IndexName']}" if "IndexName" in parameters else ""
+            # A batch has the table's name as the first key of RequestItems.
+            [table, *_] = parameters.get("RequestItems") or [parameters["TableName"]]
             return f"arn:aws:dynamodb:::table/{table}{index}"
         case "events":
-            return f"arn:aws:events:::rule/{members.get('Rule') or members['Name']}"
+            return f"arn:aws:events:::rule/{parameters.get('Rule') or parameters['Name']}"
         case "lambda":
-            function = members.get("FunctionName") or members.get("Resource", "*")
+            function = parameters.get("FunctionName") or parameters.get("Resource", "*")
             is_name = ":" not in function and function != "*"
             return f"arn:aws:lambda:::function:{function}" if is_name else function
         case "sqs":
-            name = members.get("QueueName") or members["QueueUrl"].rpartition("/")[2]
+            name = parameters.get("QueueName") or parameters["QueueUrl"].rpartition("/")[2]
             return f"arn:aws:sqs:::{name}"
-    return ARNS.get(call.service, "").format_map(members)
+    return ARNS.get(call.service, "").format_map(parameters)
 
 
 def _operation(call: Call) -> tuple[str, Json]:
-    """Return the action of a call and its parameters.
+    """Return the action of a call, such as `PutItem`, and its parameters by name.
 
-    A call has the JSON protocol, the query protocol, or is of the REST API of Lambda or of API
-    Gateway. For API Gateway, the action is the HTTP method, and there are no parameters.
+    For API Gateway, the action is the HTTP method, and there are no parameters: its actions in IAM
+    are `apigateway:POST` and so on.
     """
-    if call.target:
+    if call.target:  # the JSON protocol, as of DynamoDB
         return call.target.rpartition(".")[2], json.loads(call.body)
     path = call.path.split("?")[0].rstrip("/")
-    if not path:
-        members = dict(parse_qsl(call.body.decode()))
-        return members["Action"], members
-    for name in LAMBDA.operation_names:
+    if not path:  # the query protocol, as of CloudFormation
+        parameters = dict(parse_qsl(call.body.decode()))
+        return parameters["Action"], parameters
+    for name in LAMBDA.operation_names:  # the REST API of Lambda
         http = LAMBDA.operation_model(name).http
         pattern = re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", http["requestUri"].rstrip("/"))
-        found = re.fullmatch(pattern, path)
-        if found and http["method"] == call.method:
-            named = {key: unquote(value) for key, value in found.groupdict().items()}
-            return name, json.loads(call.body or b"{}") | named
+        match = re.fullmatch(pattern, path)
+        if match and http["method"] == call.method:
+            in_path = {key: unquote(value) for key, value in match.groupdict().items()}
+            in_body = json.loads(call.body or b"{}")
+            return name, in_body | in_path
     return call.method, {}

@@ -27,11 +27,12 @@ VERSION = "2018-06-01"
 # Lambda allows 10 s; here other processes may keep a container from starting.
 INIT_SECONDS = 60
 ARN = f"arn:aws:lambda:{local_aws.REGION}:123456789012:function"
-# What a container reports to the Runtime API; the first two are the last part of the path.
+# The kinds of reports about a container. The first two are also the last part of the path of the
+# call that the runtime client makes.
 RESPONSE = "response"
 ERROR = "error"
 INIT_ERROR = "init error"
-HANDED_OVER = "handed over"  # it asked for an event, and got one
+HANDED_OVER = "handed over"  # the runtime client asked for an event, and got one
 
 
 class FunctionError(Exception):
@@ -42,13 +43,21 @@ class Container:
     """A process of one function, which is started at once and handles one event at a time."""
 
     def __init__(self, folder: Path, name: str, configuration: Json, aws_url: str) -> None:
-        """:param folder: Has the unpacked package in `task`.
+        """Start the process of a function and the server of its Runtime API. The function is
+        imported meanwhile.
+
+        :param folder: The folder that has the unpacked package in `task`, and gets the log of the
+            container.
+        :param name: The name of the function in the template.
         :param configuration: The function's properties in the template.
-        :param aws_url: Where the function finds all AWS services.
+        :param aws_url: The URL at which the function finds all AWS services.
         """
         self.timeout_seconds: float = configuration["Timeout"]
-        self._events: Queue[Json | None] = Queue()  # None: there will be no more
+        # The events that the runtime client has not got yet; None: it gets no more.
+        self._events: Queue[Json | None] = Queue()
+        # The kind and the content of each report that no caller has read yet.
         self._reports: Queue[tuple[str, bytes]] = Queue()
+        # A subclass whose instances, one for each connection, refer to this container.
         handler = type("Handler", (RuntimeApi,), {"container": self})
         self._server = Server(("127.0.0.1", 0), handler)
         Thread(target=self._server.serve_forever, daemon=True).start()
@@ -89,13 +98,14 @@ class Container:
 
     @property
     def is_alive(self) -> bool:
+        """Whether the process runs or is frozen."""
         return self._process.poll() is None
 
     def invoke(self, event: Json) -> Any:
-        """Hand over an event, and return the response to it.
+        """Hand over an event, and return the function's response to it.
 
-        Raises FunctionError if the function raises, or cannot be imported, and, after the container
-        was killed, if its timeout passes.
+        :raise FunctionError: If the function raises or cannot be imported, or if its timeout
+            passes; in this case the container is killed before.
         """
         self._hand_over(event)
         try:
@@ -108,15 +118,20 @@ class Container:
         return json.loads(content)
 
     def kill_during(self, event: Json, wait: Callable[[], object]) -> None:
-        """Hand over an event, and kill the container, as at a timeout, once `wait` returns."""
+        """Hand over an event, and kill the container, as at a timeout, once `wait` returns. Raise
+        AssertionError if the function has responded by then.
+
+        :param wait: Waits for the moment at which the container is killed.
+        """
         self._hand_over(event)
         wait()
-        assert self._reports.empty(), "the invocation has ended before it was killed"
+        has_ended = not self._reports.empty()  # a response or an error was reported
+        assert not has_ended, "the invocation has ended before it was killed"
         self.close()
 
     def _hand_over(self, event: Json) -> None:
-        """Unfreeze the container, and wait until it has taken an event; raise FunctionError if its
-        start fails.
+        """Unfreeze the container, and wait until its runtime client has got an event. Raise
+        FunctionError if the function cannot be imported.
         """
         self._process.send_signal(signal.SIGCONT)
         self._events.put(event)
@@ -125,31 +140,41 @@ class Container:
             raise FunctionError(content.decode())
 
     def next_event(self) -> Json | None:
-        """Wait for the next event, and return it; None: the container is closed."""
+        """Wait for the next event, report that it was handed over, and return it; None: there are
+        no more events, because the container is closed.
+        """
         event = self._events.get()
         self._reports.put((HANDED_OVER, b""))
         return event
 
     def report(self, kind: str, content: bytes) -> None:
-        """Take the runtime client's report about an event, and freeze the container.
+        """Freeze the container, and let `invoke` or `_hand_over` read a report of the runtime
+        client.
 
-        :param kind: RESPONSE, ERROR or INIT_ERROR.
+        :param kind: RESPONSE or ERROR at the end of an invocation, or INIT_ERROR if the function
+            cannot be imported.
+        :param content: The function's response, or the error, as JSON.
         """
         self._process.send_signal(signal.SIGSTOP)
         self._reports.put((kind, content))
 
     def close(self) -> None:
-        """Kill the container."""
+        """Kill the container, and stop the server of its Runtime API."""
         self._process.kill()
         self._process.wait()
-        self._events.put(None)
+        self._events.put(None)  # ends a thread of the server that waits in `next_event`
         self._server.shutdown()
         self._server.server_close()
 
 
 class Server(ThreadingHTTPServer):
+    """A server of the Runtime API."""
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # which a killed container causes
+        """Print the traceback of an error, unless it is an OSError: a container that is killed
+        causes one when it does not read its response.
+        """
+        if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
@@ -160,6 +185,9 @@ class RuntimeApi(BaseHTTPRequestHandler):
     container: Container
 
     def do_GET(self) -> None:
+        """Respond with the next event, once there is one; close the connection without a response
+        if the container is closed.
+        """
         assert self.path == f"/{VERSION}/runtime/invocation/next"
         event = self.container.next_event()
         if event is None:
@@ -175,6 +203,9 @@ class RuntimeApi(BaseHTTPRequestHandler):
         self._respond(200, json.dumps(event).encode(), headers)
 
     def do_POST(self) -> None:
+        """Accept the function's response, its error, or the error of its import, each of which
+        freezes the container.
+        """
         content = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == f"/{VERSION}/runtime/init/error":
             kind = INIT_ERROR
@@ -185,6 +216,11 @@ class RuntimeApi(BaseHTTPRequestHandler):
         self._respond(202, b'{"status": "OK"}', {})
 
     def _respond(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        """Send a response.
+
+        :param content: The body, as JSON.
+        :param headers: The headers in addition to Content-Type and Content-Length.
+        """
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -194,14 +230,19 @@ class RuntimeApi(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        pass
+        """Log nothing."""
 
 
 class Lambda:
     """The functions of a package, each with one container at a time."""
 
     def __init__(self, folder: Path, aws_url: str) -> None:
-        """:param folder: Has sam.json, and the unpacked package in `task`."""
+        """Read the template. No container is started.
+
+        :param folder: The folder that has the template sam.json, and the unpacked package in
+            `task`, and gets the logs of the containers.
+        :param aws_url: The URL at which the functions find all AWS services.
+        """
         self._folder = folder
         self._aws_url = aws_url
         template = json.loads((folder / "sam.json").read_text())
@@ -213,10 +254,11 @@ class Lambda:
         self._containers: dict[str, Container] = {}
 
     def container(self, name: str, aws_url: str | None = None) -> Container:
-        """Return the container of a function, which is started unless there is one.
+        """Return the container of a function; start one if there is none, or if it was killed.
 
         :param name: The function's name in the template.
-        :param aws_url: Where a container that is started finds AWS, if elsewhere.
+        :param aws_url: The URL at which a container that is started finds AWS; None: that of this
+            object. A container that runs keeps its URL.
         """
         container = self._containers.get(name)
         if container is None or not container.is_alive:
@@ -226,6 +268,7 @@ class Lambda:
         return container
 
     def close(self) -> None:
+        """Kill all containers."""
         for container in self._containers.values():
             if container.is_alive:
                 container.close()

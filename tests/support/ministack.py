@@ -33,9 +33,10 @@ ACCOUNT = {
     "aws_secret_access_key": "test",
 }
 MAPPINGS = "/2015-03-31/event-source-mappings"
-# Chalice's waiters poll every five seconds
-SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}
-Response = tuple[int, dict[str, str], bytes]  # the status code, headers and the body
+# States of a function in responses, and the states that the caller gets in their place: Chalice's
+# waiters would poll every five seconds until a function is ready, though ministack's always are.
+READY = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}
+Response = tuple[int, dict[str, str], bytes]  # the status code, the headers and the body
 
 
 class Call(NamedTuple):
@@ -55,14 +56,17 @@ class Call(NamedTuple):
 
 
 class Ministack:
-    """A running ministack and the proxy before it.
-
-    :param port: The port on which ministack listens.
-    """
+    """A running ministack and the proxy before it."""
 
     def __init__(self, port: int) -> None:
+        """Listen on a free port as the proxy. The caller runs `server.serve_forever`.
+
+        :param port: The port on which ministack listens.
+        """
+        # The URL of ministack itself.
         self.direct_url = f"http://127.0.0.1:{port}"
         self._forget()
+        # A subclass whose instances, one for each connection, refer to this object.
         handler = type("Handler", (Proxy,), {"ministack": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -89,7 +93,7 @@ class Ministack:
         cloudformation = self.direct("cloudformation")
         cloudformation.create_stack(
             StackName=name,
-            # in a call at most 51,200 bytes
+            # CloudFormation allows at most 51,200 bytes for a template within the call.
             TemplateURL=f"{self.direct_url}/templates/{name}",
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
             Parameters=[
@@ -104,21 +108,29 @@ class Ministack:
         return f"{self.direct_url}/restapis/{api_id}/api/_user_request_"
 
     def _forget(self) -> None:
-        """Set all that a test can set or look at to its first value."""
-        # Called with each operation and its status: `CreateRole / 200`, `POST /restapis 201`.
+        """Set all attributes that a test can set or read, and those that depend on them, to their
+        first values.
+        """
+        # Called with the operation, the path and the status code of each call once it has taken
+        # effect, before the response is sent: `CreateRole / 200`, `POST /restapis 201`.
         self.seen: Callable[[str], None] = lambda operation: None
+        # The calls that were made so far.
         self.calls = list[Call]()
         # While this is true, no call takes effect, and no response arrives.
         self.is_cut_off = False
         # Texts of responses, and the texts that the caller gets in their place.
         self.replaced = dict[bytes, bytes]()
-        # How long CreateDeployment is refused after each success, and when the last one was.
+        # For how many seconds after each CreateDeployment another one is refused.
         self.deployment_seconds = 0.0
+        # The time.monotonic() of the latest CreateDeployment; -inf: there was none.
         self.deployed_at = -math.inf
-        # After a change set, how many calls of DescribeTable see an index that is not active.
+        # How many calls of DescribeTable after a change set show that an index is being created.
         self.index_looks = 0
+        # How many of these calls are left since the latest change set.
         self.looks_left = 0
-        # Names of functions whose update goes on until one of them has been looked at.
+        # Names of functions whose update goes on: they cannot be changed. The first call that gets
+        # the configuration of one of them shows that its update is in progress, and ends the
+        # updates of all.
         self.unfinished = set[str]()
 
     def reset(self) -> None:
@@ -134,8 +146,10 @@ class Proxy(BaseHTTPRequestHandler):
     ministack: Ministack
 
     def respond(self) -> None:
-        """Respond to a call, record it in `calls`, and call `seen`; close the connection without a
-        response if `is_cut_off` is true by then.
+        """Let a call take effect, record it in `calls`, call `seen`, and send the response.
+
+        If `is_cut_off` is true before the call takes effect, or becomes true in `seen`, close the
+        connection without a response.
         """
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.ministack.is_cut_off:
@@ -143,19 +157,12 @@ class Proxy(BaseHTTPRequestHandler):
             return
         if b"Action=ExecuteChangeSet" in body:
             self.ministack.looks_left = self.ministack.index_looks
-        status, headers, content = self._corrected(body) or self._forward(body)
+        status, headers, content = self._respond_instead(body) or self._forward(body)
         if self._is_deployment() and status == 201:
             self.ministack.deployed_at = time.monotonic()
         for text, replacement in self.ministack.replaced.items():
             content = content.replace(text, replacement)
-        target = self.headers.get("X-Amz-Target")
-        scope = self.headers["Authorization"].partition("/aws4_request")[0]
-        _, region, service = scope.rsplit("/", 2)
-        self.ministack.calls.append(Call(region, service, self.command, self.path, target, body))
-        called = target or body.decode("latin-1")
-        action = re.search(r"(?:^|&)Action=(\w+)|^\w+\.(\w+)$", called)
-        operation = (action[1] or action[2]) if action else self.command
-        self.ministack.seen(f"{operation} {self.path} {status}")
+        self._record(body, status)
         if self.ministack.is_cut_off:
             self.close_connection = True
             return
@@ -169,35 +176,65 @@ class Proxy(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
 
+    def _record(self, body: bytes, status: int) -> None:
+        """Record a call in `calls`, and call `seen` with its operation, path and status code.
+
+        :param body: The body of the call.
+        :param status: The status code of the response.
+        """
+        # X-Amz-Target has the operation of the JSON protocol (`DynamoDB_20120810.PutItem`), and the
+        # body that of the query protocol (`Action=CreateStack&…`). A REST API has neither.
+        target = self.headers.get("X-Amz-Target")
+        # `AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, …`
+        scope = self.headers["Authorization"].partition("/aws4_request")[0]
+        _, region, service = scope.rsplit("/", 2)
+        self.ministack.calls.append(Call(region, service, self.command, self.path, target, body))
+        in_target = re.search(r"^\w+\.(\w+)$", target or "")
+        in_body = re.search(r"(?:^|&)Action=(\w+)", body.decode("latin-1"))
+        match = in_target if target else in_body
+        operation = match[1] if match else self.command
+        self.ministack.seen(f"{operation} {self.path} {status}")
+
     def _is_deployment(self) -> bool:
         """Return whether the call is CreateDeployment of API Gateway."""
         return self.command == "POST" and self.path.endswith("/deployments")
 
-    def _corrected(self, body: bytes) -> Response | None:
-        """Return the response of AWS to a call to which ministack would respond differently; None:
-        the call is to be forwarded to ministack.
+    def _respond_instead(self, body: bytes) -> Response | None:
+        """Return the response of AWS to a call that ministack must not get, because it would
+        respond differently; None: ministack can get the call.
+
+        - CreateDeployment within `deployment_seconds` after the last one: 429
+        - the creation of an event source that AWS would refuse: 409
+        - a change of a function that is in `unfinished`: 409
+        - PutRestApi, which ministack does not have: 200, without an effect
+
+        :param body: The body of the call.
         """
-        free_at = self.ministack.deployed_at + self.ministack.deployment_seconds
-        if self._is_deployment() and time.monotonic() < free_at:
+        refused_until = self.ministack.deployed_at + self.ministack.deployment_seconds
+        if self._is_deployment() and time.monotonic() < refused_until:
             return _error(429, "TooManyRequestsException")
         if (self.command, self.path) == ("POST", MAPPINGS):
-            return self._refusal_of_event_source(json.loads(body)["EventSourceArn"])
+            return self._find_refusal_of_event_source(json.loads(body)["EventSourceArn"])
         function = re.match(r"/2015-03-31/functions/([^/?]+)", self.path)
         if function and function[1] in self.ministack.unfinished and self.command != "GET":
             return _error(409, "ResourceConflictException")
         if self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):
-            return 200, {}, b"{}"  # PutRestApi, which ministack does not have
+            return 200, {}, b"{}"
         return None
 
     def _forward(self, body: bytes) -> Response:
         """Forward the call to ministack; return its response, changed where AWS responds
         differently.
+
+        :param body: The body of the call.
         """
-        if self.path.startswith("/restapis?mode=import"):  # its body is ignored, also the name
+        if self.path.startswith("/restapis?mode=import"):
+            # ImportRestApi: ministack would make an API without a name. So it gets CreateRestApi
+            # instead. The signature does not fit this call; that of the root user, whose key is
+            # `test`, is not checked.
             self.path = "/restapis"
             body = json.dumps({"name": json.loads(body)["info"]["title"]}).encode()
             del self.headers["Content-Length"]
-            # needs no signature
             root = re.sub(r"Credential=\w+", "Credential=test", self.headers["Authorization"])
             self.headers.replace_header("Authorization", root)
         url = self.ministack.direct_url + self.path
@@ -207,26 +244,37 @@ class Proxy(BaseHTTPRequestHandler):
         )
         content = response.data
         if self.path.startswith("/2015-03-31/functions"):
-            for word, settled in SETTLED.items():
-                content = content.replace(word, settled)
-            looked_at = re.fullmatch(r"/2015-03-31/functions/([^/]+)/configuration", self.path)
-            if looked_at and self.command == "GET" and looked_at[1] in self.ministack.unfinished:
-                self.ministack.unfinished.clear()
-                content = content.replace(b'"Successful"', b'"InProgress"')
+            content = self._correct_states(content)
         elif self.headers.get("X-Amz-Target", "").endswith(".DescribeTable"):
             if self.ministack.looks_left:
                 self.ministack.looks_left -= 1
                 described = json.loads(content)
                 described["Table"]["GlobalSecondaryIndexes"][-1]["IndexStatus"] = "CREATING"
                 content = json.dumps(described).encode()
-                response.headers.discard("x-amz-crc32")
-        elif self.path.startswith("/restapis"):  # an integer to botocore
+                response.headers.discard("x-amz-crc32")  # the checksum of the unchanged content
+        elif self.path.startswith("/restapis"):
+            # botocore expects an integer or null.
             content = re.sub(rb'("minimumCompressionSize": ?)""', rb"\1null", content)
         return response.status, dict(response.headers), content
 
-    def _refusal_of_event_source(self, arn: str) -> Response | None:
-        """Return the error of AWS to the creation of an event source whose queue is missing or that
-        exists already; None: it can be created.
+    def _correct_states(self, content: bytes) -> bytes:
+        """Return a response of Lambda in which each function is ready and its last update is
+        successful, except for a function in `unfinished` whose configuration is got: its update is
+        in progress. In this case, empty `unfinished`.
+
+        :param content: The body of ministack's response.
+        """
+        for state, ready_state in READY.items():
+            content = content.replace(state, ready_state)
+        got = re.fullmatch(r"/2015-03-31/functions/([^/]+)/configuration", self.path)
+        if got and self.command == "GET" and got[1] in self.ministack.unfinished:
+            self.ministack.unfinished.clear()
+            content = content.replace(b'"Successful"', b'"InProgress"')
+        return content
+
+    def _find_refusal_of_event_source(self, arn: str) -> Response | None:
+        """Return the error with which AWS refuses to create an event source, because its queue is
+        missing or it exists already; None: AWS creates it.
 
         :param arn: The ARN of the queue.
         """
@@ -241,7 +289,7 @@ class Proxy(BaseHTTPRequestHandler):
         return None
 
     def log_message(self, format: str, *args: object) -> None:
-        pass
+        """Log nothing."""
 
 
 def _error(status: int, name: str) -> Response:
@@ -250,8 +298,10 @@ def _error(status: int, name: str) -> Response:
 
 
 def without_metric_math(template: str) -> str:
-    """Return a CloudFormation template in which each alarm with metric math watches its first
-    metric instead, because ministack has no metric math.
+    """Return a CloudFormation template in which each alarm with metric math has the first of its
+    metrics instead, because ministack has no metric math.
+
+    :param template: The template as JSON.
     """
     parsed = json.loads(template)
     for resource in parsed["Resources"].values():
@@ -266,8 +316,8 @@ def without_metric_math(template: str) -> str:
 
 
 def free_port() -> int:
-    """Return a free port below the ephemeral range, so that no other process is given it
-    meanwhile.
+    """Return a free port, chosen at random below the ports that the system gives to processes which
+    ask for any port (32,768 and up on Linux), so that no process gets it meanwhile.
     """
     while True:
         port = 20_000 + secrets.randbelow(10_000)
@@ -278,10 +328,12 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def _running(log_file: Path, state: Path | None) -> Iterator[int]:
-    """Run ministack until the end of the block; yield its port, once it responds.
+    """Run ministack until the end of the block; yield its port, once it responds. Raise urllib3's
+    MaxRetryError if it does not respond within about 30 s.
 
     :param log_file: The file to which its output is written.
-    :param state: As in `ministack`.
+    :param state: The folder from which it loads its resources at the start, and in which it stores
+        them at the end; None: it starts without resources, and stores none.
     """
     port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, log_file.open("w") as log:
@@ -308,28 +360,29 @@ def _running(log_file: Path, state: Path | None) -> Iterator[int]:
             urllib3.request("GET", health, retries=retries, timeout=5)
             yield port
             if state:
-                process.terminate()  # it saves its state
+                process.terminate()  # lets it store its resources before it ends
                 process.wait(30)
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with the functions that run
+                os.killpg(process.pid, signal.SIGKILL)  # also the functions that it runs
             process.wait()
 
 
 @contextlib.contextmanager
 def ministack(log_file: Path, state: Path | None = None) -> Iterator[Ministack]:
-    """Run ministack and its proxy until the end of the block.
+    """Run ministack and its proxy until the end of the block; yield both.
 
-    :param state: A folder from which the resources are read at the start, and in which they are
-        stored at the end; None: there are none, and none are kept.
+    :param log_file: The file to which the output of ministack is written.
+    :param state: A folder from which the resources are loaded at the start, and in which they are
+        stored at the end; None: there are no resources at the start, and none are stored.
     """
     with _running(log_file, state) as port:
-        served = Ministack(port)
-        thread = Thread(target=served.server.serve_forever, daemon=True)
+        aws = Ministack(port)
+        thread = Thread(target=aws.server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield served
+            yield aws
         finally:
-            served.server.shutdown()
+            aws.server.shutdown()
             thread.join()
-            served.server.server_close()
+            aws.server.server_close()

@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.world import ROOT
 
-OURS = (
+# Matches the name of each environment variable that would change what the system does.
+PROJECT_VARIABLES = re.compile(
     "PORT|STAGE|LOG_LEVEL|AWS_.*|API_KEYS|.*_SECRETS?|ZAPIER_WEBHOOK_URL|SUBSCRIPTION_HOSTS|"
     "EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|MAKE.*|MFLAGS"
 )
@@ -26,12 +27,18 @@ def environment(**settings: str) -> dict[str, str]:
     """Return the environment of this process without the variables of the project, with PORT=0,
     which chooses a free port, and with `settings`.
     """
-    others = {name: value for name, value in os.environ.items() if not re.fullmatch(OURS, name)}
-    return {**others, "PORT": "0", **settings}
+    inherited = {
+        name: value for name, value in os.environ.items() if not PROJECT_VARIABLES.fullmatch(name)
+    }
+    return {**inherited, "PORT": "0", **settings}
 
 
 def ended(*command: str, **variables: str) -> tuple[int, str, str]:
-    """Run a command to its end; return its exit status, standard output and standard error."""
+    """Run a command in the repository to its end; return its exit status, standard output and
+    standard error.
+
+    :param variables: Environment variables of the command, as `environment` takes them.
+    """
     run = subprocess.run(
         command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False
     )
@@ -47,6 +54,12 @@ class Run:
     port: int
 
     def __init__(self, command: Sequence[str], **settings: str) -> None:
+        """Start the system, and a thread that reads its standard output. `key` and `port` must be
+        set before `call` is called.
+
+        :param command: The command that runs the system.
+        :param settings: Environment variables of the system.
+        """
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -68,8 +81,9 @@ class Run:
         self.lines.put(None)
 
     def wait_for(self, pattern: str) -> str:
-        """Read lines until one begins with a pattern; return its first group. Fail the test if the
-        output ends before, or no such line comes within 150 s.
+        """Read the lines that the system prints, each only once, until one begins with a match of
+        a pattern; return the first group of the match. Fail the test if the output ends before, or
+        after 150 s.
         """
         deadline = time.monotonic() + 150
         while True:
@@ -79,19 +93,26 @@ class Run:
                 line = None
             if line is None:
                 pytest.fail(f"no line: {pattern}")
-            if match := re.match(pattern, line):
+            match = re.match(pattern, line)
+            if match:
                 return match[1]
 
     def call(
         self, method: str, path: str, body: str | None = None, **headers: str
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        authorization = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        """Call the API of the system with the API key `key`; return the status code, the headers
+        and the body of the response. Raise TimeoutError after 60 s.
+
+        :param body: The body of the request, as JSON; None: the request has none.
+        :param headers: Other headers of the request, or other values of those sent here.
+        """
+        sent = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         with contextlib.closing(
             http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         ) as connection:
-            connection.request(method, path, body, {**authorization, **headers})
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
+            connection.request(method, path, body, {**sent, **headers})
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
 
     def end(self, number: signal.Signals) -> int:
         """Send a signal to the process; return its exit status. Raise TimeoutExpired after 5 s."""
@@ -111,11 +132,15 @@ class Run:
 def running(
     *, module: str = "tools.run", command: Sequence[str] = (), key: str = "", **settings: str
 ) -> Iterator[Run]:
-    """Run the system, and wait until it is ready; kill it at the end of the block.
+    """Run the system; yield it once it is ready, and kill it at the end of the block.
 
-    :param key: One of API_KEYS; empty: the one that the system prints.
+    :param module: The Python module that is run, unless there is a `command`.
+    :param command: The command that runs the system; empty: Python with `module`.
+    :param key: The API key of its `call`; "": the key that the system makes and prints.
+    :param settings: Environment variables of the system.
     """
     with contextlib.closing(Run(command or [sys.executable, "-m", module], **settings)) as system:
+        # The system prints the key, if it makes one, before it is ready.
         system.key = key or system.wait_for(r"  key +(\S+)")
         system.port = int(system.wait_for(r"ready  http://127.0.0.1:(\d+)"))
         yield system
