@@ -14,14 +14,14 @@ PROBLEM = "application/problem+json"
 
 
 def resolve(value: Json) -> Json:
-    """Follow a reference within the document, and return the object to which it leads; return an
-    object without `$ref` as it is.
+    """Return the object of the document to which the `$ref` of an object leads, by way of further
+    references if need be; return an object without `$ref` unchanged.
     """
     while "$ref" in value:
-        found = DOCUMENT
+        target = DOCUMENT
         for name in value["$ref"].removeprefix("#/").split("/"):
-            found = found[name]
-        value = found
+            target = target[name]
+        value = target
     return value
 
 
@@ -35,53 +35,60 @@ def assert_fits(value: object, schema: Json) -> None:
 
 
 def assert_described(method: str, route: str, answer: Answer) -> None:
-    """Check that the document describes status, headers and body of an answer, and that the answer
-    has nothing else.
+    """Check that the document describes the status code, the headers and the body of a response,
+    that the response has all headers that the document requires, and no header and no member of the
+    body that the document does not describe. The code of a problem must be one of the examples.
+
+    Raise AssertionError, or KeyError if the document has no such operation or status code.
+
+    :param route: The route of the request, such as `/events/{event_id}`.
     """
     operation = DOCUMENT["paths"][route][method.lower()]
     described = resolve(operation["responses"][str(answer.status_code)])
-    headers = {
+    described_headers = {
         name.lower(): resolve(header) for name, header in described.get("headers", {}).items()
     }
     content = described.get("content", {})
     content_type = answer.headers.get("content-type")
-    assert (content_type in content) == bool(content), content_type
-    given = answer.headers.keys() - {"content-type"}
-    assert given <= headers.keys()
-    assert given >= {name for name, header in headers.items() if header.get("required")}
-    for name in given:
+    if content:
+        assert content_type in content, content_type
+    required = {name for name, header in described_headers.items() if header.get("required")}
+    actual = answer.headers.keys() - {"content-type"}
+    assert actual <= described_headers.keys()
+    assert actual >= required
+    for name in actual:
         value = answer.headers[name]
-        schema = headers[name]["schema"]
+        schema = described_headers[name]["schema"]
         assert_fits(int(value) if schema["type"] == "integer" else value, schema)
     if content_type and content_type.endswith("json"):
-        assert_fits(
-            answer.json, {**content[content_type]["schema"], "unevaluatedProperties": False}
-        )
+        schema = content[content_type]["schema"]
+        assert_fits(answer.json, {**schema, "unevaluatedProperties": False})
     if content_type == PROBLEM:
-        described_problem = content[PROBLEM]
-        named = described_problem.get("examples") or {"": {"value": described_problem["example"]}}
-        examples = [(each["value"]["status"], each["value"]["code"]) for each in named.values()]
-        assert (answer.json["status"], answer.json["code"]) in examples
+        if "examples" in content[PROBLEM]:
+            examples = [example["value"] for example in content[PROBLEM]["examples"].values()]
+        else:
+            examples = [content[PROBLEM]["example"]]
+        codes = [(example["status"], example["code"]) for example in examples]
+        assert (answer.json["status"], answer.json["code"]) in codes
 
 
 def _close_lists(schema: Json) -> Json:
-    """Return a schema that, if it describes a list, forbids members of the list's objects that it
-    does not describe.
+    """Return a schema of a list changed, so that the objects in the list may only have members that
+    the schema describes; return any other schema unchanged.
     """
-    return (
-        schema | {"items": schema["items"] | {"unevaluatedProperties": False}}
-        if "items" in schema
-        else schema
-    )
+    if "items" not in schema:
+        return schema
+    return {**schema, "items": {**schema["items"], "unevaluatedProperties": False}}
 
 
 @cache
 def _validator(schema: str) -> Any:
-    """Return a validator for a schema of the document.
+    """Return a validator of openapi_schema_validator for a schema of the document. In the lists of
+    the document's components, objects may only have members that the schema describes.
 
-    :param schema: The schema as JSON, so that the validator can be cached.
+    :param schema: The schema as JSON, because the arguments of a cached function must be hashable.
     """
-    closed = json.loads(json.dumps(DOCUMENT["components"]), object_hook=_close_lists)
+    components = json.loads(json.dumps(DOCUMENT["components"]), object_hook=_close_lists)
     return OAS31Validator(
-        {**json.loads(schema), "components": closed}, format_checker=oas31_format_checker
+        {**json.loads(schema), "components": components}, format_checker=oas31_format_checker
     )

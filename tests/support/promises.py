@@ -16,130 +16,170 @@ from typing import Any
 
 from tests.support.world import ROOT, Json
 
-Place = tuple[str, ...]  # names and words of the document, from its root on, and a value
-# Whatever is named in these counts; in others, what is in TOLD.
-NAMING = {"paths", "webhooks", "security", "responses", "headers", "content", "properties"}
-TOLD = {"parameters", "requestBody", "schema", "items", "additionalProperties", "operationId"}
-TOLD |= {"get", "post", "patch", "delete", "type", "enum", "required", "code", *NAMING}
-IN_PLACE = {"allOf", "anyOf", "oneOf", "example", "examples", "value"}
+# The names of the members that lead from the root of the document of the API to one of its parts,
+# after an empty text. The place of a value that is not an object ends with the value as text:
+# ("", "paths", "/events", "post", "parameters", "query", "limit", "schema", "type", "integer").
+Place = tuple[str, ...]
+# Members that are maps: OpenAPI does not define the names in them, but callers rely on all of them.
+MAPS = {"paths", "webhooks", "security", "responses", "headers", "content", "properties"}
+# The members of all other objects on which callers rely.
+PROMISED = {"parameters", "requestBody", "schema", "items", "additionalProperties", "operationId"}
+PROMISED |= {"get", "post", "patch", "delete", "type", "enum", "required", "code", *MAPS}
+# Members that have no place of their own: the objects in them count as parts of the object that has
+# the member.
+INLINED = {"allOf", "anyOf", "oneOf", "example", "examples", "value"}
 
 
 class Promises:
-    """The places of a document, which callers may rely on, but for limits: what a request
-    requires, and of which types a response may be. Of those, no further ones may come.
+    """The places of a document of the API. Callers rely on each place, except for limits: a limit
+    is a member that a request must have, or a type that a value of a response can have. A later
+    version may drop a limit, but may not add one.
     """
 
     def __init__(self, document: Json) -> None:
+        """Find the places of all paths and webhooks.
+
+        :param document: The OpenAPI document.
+        """
         self.document = document
-        self.places = {
-            place
-            for root in ("paths", "webhooks")
-            for place in self.walk(document[root], ("", root), frozenset())
-        }
+        self.places: set[Place] = set()
+        for root in ("paths", "webhooks"):
+            self.places.update(self.find_places(document[root], ("", root), frozenset()))
 
-    def lost(self, later: "Promises") -> list[Place]:
-        """Return the places that a later document lacks, and the limits that it adds."""
-        gone = [place for place in self.places - later.places if not limited(place)]
-        added = [place for place in later.places - self.places if limited(place) in self.places]
-        return sorted(gone + added)
-
-    def walk(self, node: Json, path: Place, within: frozenset[str]) -> Iterator[Place]:
-        """Yield the place of a part of the document and all places within it.
-
-        :param node: The part.
-        :param path: The place of the part.
-        :param within: The references that lead to the part. None of them is followed again, so a
-            filter within a filter is left out.
+    def find_lost_places(self, later: "Promises") -> list[Place]:
+        """Return the places that a later document lacks, and the limits that it adds to a place of
+        this document, sorted.
         """
-        yield path
-        reference = node.get("$ref", "")
-        if reference in within:
+        lacking = [place for place in self.places - later.places if not find_limited(place)]
+        limits = [
+            place for place in later.places - self.places if find_limited(place) in self.places
+        ]
+        return sorted(lacking + limits)
+
+    def find_places(self, part: Json, place: Place, followed: frozenset[str]) -> Iterator[Place]:
+        """Yield the place of an object of the document, and all places within the object.
+
+        :param part: The object, which may have a `$ref`.
+        :param place: The place of the object; it has at least two names.
+        :param followed: Each `$ref` on the way to the object. At an object with one of them, the
+            search ends, since a schema can refer to itself (a filter within a filter).
+        """
+        yield place
+        reference = part.get("$ref")
+        if reference in followed:
             return
-        within |= {reference} - {""}
-        has_names = path[-1] in NAMING and path[-2] not in NAMING
-        for name, value in self.resolve(node).items():
-            is_told = has_names or name in TOLD
-            if not is_told and name not in IN_PLACE:
+        if reference:
+            followed |= {reference}
+        # A property that is called like a map, such as `headers`, is none.
+        is_map = place[-1] in MAPS and place[-2] not in MAPS
+        for name, value in self.resolve(part).items():
+            is_promised = is_map or name in PROMISED
+            if not is_promised and name not in INLINED:
                 continue
-            place = (*path, name) if is_told else path
-            for element in elements(value, are_named=name == "examples"):
+            place_of_member = (*place, name) if is_promised else place
+            for element in list_elements(value, is_list=name == "examples"):
                 if isinstance(element, dict):
-                    yield from self.walk(element, self.place_of(element, place), within)
-                elif is_told:
-                    yield (*place, str(element))
+                    place_of_element = self.add_parameter(place_of_member, element)
+                    yield from self.find_places(element, place_of_element, followed)
+                elif is_promised:
+                    yield (*place_of_member, str(element))
 
-    def place_of(self, element: Json, path: Place) -> Place:
-        """Return the place of an element of a list or of a member: for a parameter, with where the
-        parameter is and its name; else the place of the list or the member itself.
+    def add_parameter(self, place: Place, element: Json) -> Place:
+        """Return the place of an object in a member of the document. For a parameter of a request,
+        append its kind (`query`, `path` or `header`) and its name to the place of the member; for
+        any other object, return the place of the member unchanged.
+
+        :param place: The place of the member: `parameters` if the object is a parameter.
         """
-        parameter = self.resolve(element) if path[-1] == "parameters" else {}
-        return (*path, parameter["in"], parameter["name"]) if parameter else path
+        if place[-1] != "parameters":
+            return place
+        parameter = self.resolve(element)
+        return (*place, parameter["in"], parameter["name"])
 
-    def resolve(self, node: Json) -> Json:
-        """Return an object, with the members of the object to which its `$ref` refers."""
-        while "$ref" in node:
-            found = self.document
-            for name in node["$ref"].removeprefix("#/").split("/"):
-                found = found[name.replace("~1", "/")]
-            node = found | {name: value for name, value in node.items() if name != "$ref"}
-        return node
+    def resolve(self, part: Json) -> Json:
+        """Return an object of the document without `$ref`: with its own members and those of the
+        object to which its `$ref` refers, if it has one. Its own members take precedence.
+        """
+        while "$ref" in part:
+            target = self.document
+            for name in part["$ref"].removeprefix("#/").split("/"):
+                target = target[name.replace("~1", "/")]  # in a JSON pointer, `~1` stands for `/`
+            own = {name: value for name, value in part.items() if name != "$ref"}
+            part = target | own
+        return part
 
 
-def elements(value: Any, *, are_named: bool) -> list[Any]:
-    """Return the elements of a list, which are "any" if it is empty, or any other value alone.
+def list_elements(value: Any, *, is_list: bool) -> list[Any]:
+    """Return the elements of a list; `["any"]` for an empty list, so that it has a place, too; and
+    for a value that is not a list, a list of the value alone.
 
-    :param are_named: Whether the elements of the list are the members of an object instead.
+    :param is_list: Whether an object counts as a list of the values of its members.
     """
-    if isinstance(value, dict) and are_named:
+    if isinstance(value, dict) and is_list:
         return [*value.values()]
-    return (value or ["any"]) if isinstance(value, list) else [value]
+    if not isinstance(value, list):
+        return [value]
+    return value or ["any"]
 
 
-def limited(place: Place) -> Place:
-    """Return the place that a place limits, such as the operation for a required parameter; return
-    an empty place if it limits none.
+def find_limited(place: Place) -> Place:
+    """Return the place that a limit restricts, or an empty place if `place` is no limit.
+
+    - A required parameter of a request restricts the operation.
+    - The name of a required member of a request body restricts the object with the member.
+    - A type of a value in a response, or in the body that a webhook receives, restricts the value.
     """
-    is_asked = place[1] == "paths" and "responses" not in place
-    if is_asked and place[-2:] == ("required", "True"):
-        return place[:4]  # the operation
-    if is_asked and place[-2:] == ("required", "False"):
-        return ()  # it may be left out by now
-    is_limit = place[-2:-1] == (("required",) if is_asked else ("type",))
-    return place[:-2] if is_limit else ()
+    is_of_request = place[1] == "paths" and "responses" not in place
+    if is_of_request and place[-2:] == ("required", "True"):
+        return place[:4]  # ("", "paths", path, method)
+    if is_of_request and place[-2:] == ("required", "False"):
+        return ()  # not a limit but a promise: callers may leave the parameter out
+    limiting = "required" if is_of_request else "type"
+    return place[:-2] if place[-2] == limiting else ()
 
 
+# The members that `Promises.resolve` and `Promises.add_parameter` read.
 FOLLOWED = {"$ref", "in", "name"}
 LINE_LENGTH = 200
+# A variable of the Makefile: TAKES_<command> has the names of the variables that a command reads.
 COMMAND = re.compile("^TAKES_(.+) :=(.*)$", re.MULTILINE)
+# The first cell of a row in the table of settings.
 SETTING = re.compile("^\\| (`[^|]*`) \\|", re.MULTILINE)
 METRIC = re.compile("(?!CloudWatch)(DLQ|[A-Z][a-z]+)[A-Z][A-Za-z]+|Subscriptions")
 
 
 def read_promises(commit: str = "") -> Json:
-    """Return the promises of a version by their kind: the document of the API, the variables of
-    each command, and the names of settings and metrics.
+    """Return the promises of a version, by their kind:
 
+    - `api`: the OpenAPI document, with only the members that `Promises` reads
+    - `commands`: the names of the variables of each make command, by the name of the command
+    - `settings`, `metrics`: their names
 
     :param commit: A commit of this repository; "" is the present code.
     """
     document = json.loads(_read("chalicelib/openapi.json", commit))
     commands = COMMAND.findall(_read("Makefile", commit))
-    settings = SETTING.findall(_read("docs/settings.md", commit))
+    settings: set[str] = set()
+    for cell in SETTING.findall(_read("docs/settings.md", commit)):
+        settings.update(re.findall("`(.+?)`", cell))  # a row can describe several settings
     return {
-        "api": _told_of(document),
+        "api": _strip_document(document),
         "commands": {name: sorted(variables.split()) for name, variables in commands},
-        "settings": sorted({name for names in settings for name in re.findall("`(.+?)`", names)}),
+        "settings": sorted(settings),
         "metrics": sorted(_find_metrics(commit)),
     }
 
 
 def find_lost(before: Json, after: Json) -> list[str]:
-    """Return a line for each promise of a version that a later version does not keep.
+    """Return a line for each promise of a version that a later version does not keep: a place of
+    the API, `make` and a command, `make` with a command and its variable, or the name of a setting
+    or a metric.
 
     :param before: The promises of the version, as `read_promises` returns them.
     :param after: The promises of the later version.
     """
-    lost = [" ".join(place) for place in Promises(before["api"]).lost(Promises(after["api"]))]
+    places = Promises(before["api"]).find_lost_places(Promises(after["api"]))
+    lost = [" ".join(place) for place in places]
     for command, variables in before["commands"].items():
         if command not in after["commands"]:
             lost.append(f"make {command}")
@@ -164,65 +204,72 @@ def _git(*arguments: str) -> str:
 
 
 def _find_metrics(commit: str) -> Iterator[str]:
-    """Yield the names of metrics: words with two capitals, in functions that log metrics."""
+    """Yield the names of the metrics in chalicelib, a name possibly more than once: the strings
+    that match METRIC, in each function that has the string "metrics", too.
+
+    :param commit: A commit of this repository; "" is the present code.
+    """
     if commit:
         paths = _git("ls-tree", "-r", "--name-only", commit, "chalicelib").split()
     else:
         paths = [str(path.relative_to(ROOT)) for path in Path(ROOT, "chalicelib").rglob("*.py")]
     for path in paths:
-        text = _read(path, commit) if path.endswith(".py") else ""
-        functions = (
-            node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)
-        )
-        for function in functions:
+        if not path.endswith(".py"):
+            continue
+        for function in ast.walk(ast.parse(_read(path, commit))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
             constants = [
                 node.value for node in ast.walk(function) if isinstance(node, ast.Constant)
             ]
-            names = [value for value in constants if isinstance(value, str)]
-            if "metrics" in names:
-                yield from filter(METRIC.fullmatch, names)
+            strings = [constant for constant in constants if isinstance(constant, str)]
+            if "metrics" in strings:
+                yield from filter(METRIC.fullmatch, strings)
 
 
-def _told_of(document: Json) -> Json:
+def _strip_document(document: Json) -> Json:
     """Return a document of the API with only the members that `Promises` reads."""
-    components = {
-        kind: {name: _strip(component, ("", "")) for name, component in named.items()}
-        for kind, named in document["components"].items()
-        if kind != "securitySchemes"
-    }
-    told = {root: _strip(document[root], ("", root)) for root in ("paths", "webhooks")}
-    return {**told, "components": components}
+    components = {}
+    for kind, components_of_kind in document["components"].items():
+        if kind != "securitySchemes":
+            components[kind] = {
+                name: _strip(component, ("", ""))  # as if it had no names before it
+                for name, component in components_of_kind.items()
+            }
+    roots = {root: _strip(document[root], ("", root)) for root in ("paths", "webhooks")}
+    return {**roots, "components": components}
 
 
-def _strip(value: Any, path: Place) -> Any:
-    """Return a part of a document without the members that `Promises.walk` leaves out.
+def _strip(value: Any, place: tuple[str, str]) -> Any:
+    """Return a part of the document of the API without the members that `Promises` does not read.
 
-    :param path: The last two names on the way from the root of the document to the part.
+    :param value: The part: an object; a list, which is returned with each element stripped; or a
+        text, a number, a boolean or None, which is returned unchanged.
+    :param place: The last two names on the way from the root of the document to the part.
     """
     if isinstance(value, list):
-        return [_strip(element, path) for element in value]
+        return [_strip(element, place) for element in value]
     if not isinstance(value, dict):
         return value
-    has_names = path[-1] in {*NAMING, "examples"} and path[-2] not in NAMING
-    told = {
-        name: _strip(member, (path[-1], name))
-        for name, member in value.items()
-        if has_names or name in {*TOLD, *IN_PLACE, *FOLLOWED}
-    }
-    examples = IN_PLACE if not has_names else set()
-    return {
-        name: member
-        for name, member in told.items()
-        if name not in examples
-        or any(
-            isinstance(part, dict) and part
-            for part in elements(member, are_named=name == "examples")
-        )
-    }
+    parent_name, own_name = place
+    # All members of a map are read, by whatever name; `examples` is a map of examples by name.
+    is_map = own_name in {*MAPS, "examples"} and parent_name not in MAPS
+    stripped = {}
+    for name, member in value.items():
+        stripped_member = _strip(member, (own_name, name))
+        if is_map or name in PROMISED or name in FOLLOWED:
+            stripped[name] = stripped_member
+        elif name in INLINED:
+            # `Promises` reads such a member only for the objects in it.
+            elements = list_elements(stripped_member, is_list=name == "examples")
+            if any(isinstance(element, dict) and element for element in elements):
+                stripped[name] = stripped_member
+    return stripped
 
 
 def _to_lines(value: Any, indent: str = "", before: str = "", after: str = "") -> Iterator[str]:
-    """Yield a value as lines of JSON, each with as many members as fit into LINE_LENGTH.
+    """Yield a value as lines of JSON, each with as many members as fit into LINE_LENGTH. A member
+    that does not fit into one line gets lines of its own, with one more space before them.
 
     :param indent: The spaces before the value.
     :param before: The text before the value in its first line.

@@ -43,9 +43,10 @@ PRESENT = Version(app, "chalicelib")
 def load_version(commit: str = RELEASED) -> Version:
     """Load `app.py` and `chalicelib` as they were at a commit.
 
-    Both are renamed, with the commit at the end, and nothing else of them is changed. So the two
-    versions share no class and no variable, but only Python's loggers. The files are deleted once
-    all modules are imported: the version can answer neither `GET /` nor `GET /openapi.json`.
+    Both are renamed, also where the code names `chalicelib`: the commit is appended to the names.
+    Nothing else of them is changed. So this version and the present one share no class and no
+    variable, only Python's loggers. The files are deleted once all modules are imported: the
+    version can respond neither to `GET /` nor to `GET /openapi.json`.
 
     Raise CalledProcessError if the commit is not in this clone, as in a shallow one.
     """
