@@ -10,32 +10,37 @@ from tools.ops import cli
 
 
 class Ran:
-    """A command of tools.ops that was run. `output` has its standard output without the JSON lines
-    of the app, which runs in the same process; `errors` has its standard error.
+    """A command of tools.ops that was run.
 
-    :param arguments: The name of the command and its arguments.
-    :param status: The exit status that the command must have.
-    :param variables: Environment variables of the command.
+    `output` has its standard output without the JSON lines of the app's log, because the app runs
+    in the same process. `errors` has its standard error.
     """
 
     def __init__(self, *arguments: str, status: int = 0, **variables: str) -> None:
+        """Run a command; raise AssertionError if its exit status is not the expected one.
+
+        :param arguments: The name of the command and its arguments.
+        :param status: The expected exit status.
+        :param variables: Environment variables of the command, in addition to those of this
+            process.
+        """
         result = CliRunner().invoke(cli, arguments, env=variables)
-        self.output = "".join(
-            line for line in result.stdout.splitlines(keepends=True) if not line.startswith('{"')
-        )
+        lines = result.stdout.splitlines(keepends=True)
+        self.output = "".join(line for line in lines if not line.startswith('{"'))
         self.errors = result.stderr
         assert result.exit_code == status, result.output
 
 
-def paste(text: str, what: str, *arguments: str) -> Ran:
-    """Run a make command that a text proposes, with the variables that make would set.
+def paste(text: str, words: str, *arguments: str) -> Ran:
+    """Run the only make command that a text proposes after some words and a colon (`Undo it: make
+    undo STAGE=dev`), with the variables that make would set.
 
-    :param what: A pattern of the words that stand before the colon and the command.
-    :param arguments: More arguments of the command.
+    :param words: A regular expression for the words before the colon.
+    :param arguments: More arguments of the command, which the text does not have.
     """
-    [command] = re.findall(rf"{what}: make (.*)", text)
-    name, *given = shlex.split(command)
-    variables: Any = dict(variable.split("=", 1) for variable in given)
-    if variables.pop("GO", ""):
+    [command] = re.findall(rf"{words}: make (.*)", text)
+    name, *assignments = shlex.split(command)
+    variables: Any = dict(assignment.split("=", 1) for assignment in assignments)
+    if variables.pop("GO", ""):  # the Makefile passes it as this argument
         arguments = ("--go", *arguments)
-    return Ran(name, *arguments, MAKELEVEL="1", **variables)
+    return Ran(name, *arguments, MAKELEVEL="1", **variables)  # make sets MAKELEVEL

@@ -4,13 +4,21 @@ import json
 import os
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Locator, expect
+from playwright.sync_api import (
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Request,
+    Response,
+    expect,
+)
 
 from tests.support.receiver import Exchange, status
 from tests.support.running import Run
 from tests.support.world import ROOT
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+# Evaluates to the text and the ARIA label of the element that has the focus.
 FOCUSED = (
     "(node => [node.closest('label, a, button, summary')?.textContent, "
     "node.ariaLabel].join())(document.activeElement)"
@@ -26,30 +34,23 @@ def refuse_copies(exchange: Exchange) -> None:
 
 
 class Console:
-    """A tab of Chromium for the console page.
-
-    :param context: The browser context in which the tab is opened.
-    :param system: The running system that serves the page.
-    """
+    """A tab of Chromium for the console page."""
 
     def __init__(self, context: BrowserContext, system: Run) -> None:
+        """Open a tab without a page, and collect the faults of the pages that it will have.
+
+        :param context: The browser context in which the tab is opened.
+        :param system: The running system that serves the page.
+        """
         self.system = system
         self.origin = f"http://127.0.0.1:{system.port}"
         # Errors and warnings of the page, its requests to other origins, and responses with 403.
         # The list must be empty at the end of a test.
         self.faults: list[str] = []
-        allowed = (f"{self.origin}/", "data:")
-        context.on(
-            "console",
-            lambda message: self._check(message.type not in ("error", "warning"), message.text),
-        )
-        context.on("weberror", lambda error: self._check(False, str(error.error)))
-        context.on(
-            "request", lambda request: self._check(request.url.startswith(allowed), request.url)
-        )
-        context.on(
-            "response", lambda answer: self._check(answer.status != 403, f"403: {answer.url}")
-        )
+        context.on("console", self._check_message)
+        context.on("weberror", lambda error: self.faults.append(str(error.error)))
+        context.on("request", self._check_request)
+        context.on("response", self._check_response)
         self.page = context.new_page()
 
     def go(self, place: str) -> None:
@@ -59,8 +60,11 @@ class Console:
     def open(self, place: str = "/", key: str = "shop-key") -> None:
         """Open the page with a fragment and an API key in its URL, and expect it to show who is
         signed in.
+
+        :param place: The fragment, such as `/events?status=pending`.
         """
-        self.go(f"{place}{'&' if '?' in place else '?'}key={key}")
+        separator = "&" if "?" in place else "?"
+        self.go(f"{place}{separator}key={key}")
         self.text("#who").to_be_visible()
 
     def text(self, selector: str) -> Any:
@@ -129,7 +133,8 @@ class Console:
 
         :param body: The members of the JSON object in the request.
         """
-        return json.loads(self.system.call(method, path, json.dumps(body))[2])
+        _status, _headers, content = self.system.call(method, path, json.dumps(body))
+        return json.loads(content)
 
     def token(self) -> str:
         """Return a new token of the tenant `acme`."""
@@ -144,13 +149,13 @@ class Console:
         return self.api("POST", "/subscriptions", target_url=url, **members)
 
     def post(self, event_type: str, **members: Any) -> Any:
-        """Post an event by the API, and return the response.
+        """Post an event by the API; return the JSON of the response.
 
-        :param members: Other members of the request, which replace the payload and metadata that
-            are sent otherwise.
+        :param members: Other members of the request. A payload or metadata among them replaces the
+            payload or metadata that is sent otherwise.
         """
-        given = {"payload": {"order_id": "12345"}, "metadata": {"source": "shop"}, **members}
-        return self.api("POST", "/events", event_type=event_type, **given)
+        sent = {"payload": {"order_id": "12345"}, "metadata": {"source": "shop"}, **members}
+        return self.api("POST", "/events", event_type=event_type, **sent)
 
     def pending(self, query: str = "") -> Any:
         """Return the first page of pending events from the API.
@@ -167,14 +172,17 @@ class Console:
     def press(self, name: str, confirmation: str = "") -> None:
         """Click a button, and confirm the dialog that it opens.
 
-        :param confirmation: The name of the button in the dialog; "" if it is the same name.
+        :param confirmation: The name of the button in the dialog; "": it has the same name.
         """
         self.click(name)
         self.page.get_by_role("dialog").get_by_role("button", name=confirmation or name).click()
 
     def forgive(self, text: str) -> None:
-        """Expect at least one fault, and this text in each fault, and delete all faults."""
-        assert {text in fault for fault in self.faults} == {True}
+        """Expect that there is at least one fault, and that each fault contains a text; delete all
+        faults.
+        """
+        assert self.faults
+        assert all(text in fault for fault in self.faults), self.faults
         self.faults.clear()
 
     def check_looks(self, name: str, axe: str) -> None:
@@ -197,19 +205,25 @@ class Console:
         self._expect_no_faults("color-contrast")
 
     def _expect_no_faults(self, *rules: str) -> None:
-        """Run axe-core on the page, and expect that it finds no fault.
+        """Run axe-core on the page, and expect that it finds no violation of its rules. The error
+        has the name of each violated rule and the first element that violates it.
 
-        :param rules: The rules to check; without any, all rules are checked.
+        :param rules: The names of the rules to check; without any, all rules are checked.
         """
-        check = "rules => axe.run(rules.length ? { runOnly: rules } : {}).then(it => it.violations)"
-        found = self.page.evaluate(check, rules)
-        assert found == [], [(one["id"], one["nodes"][0]["html"]) for one in found]
+        run_axe = (
+            "rules => axe.run(rules.length ? { runOnly: rules } : {})"
+            ".then(results => results.violations)"
+        )
+        violations = self.page.evaluate(run_axe, rules)
+        assert violations == [], [(rule["id"], rule["nodes"][0]["html"]) for rule in violations]
 
     def tab_through(self, names: str) -> None:
-        """Press Tab until an element with the first name has the focus, then until one with the
-        second name has it, and so on; raise AssertionError if 60 times are not enough for a name.
+        """Press Tab until an element with the first name has the focus, then until an element with
+        the second name has it, and so on. Raise AssertionError if an element does not get the focus
+        after pressing Tab 60 times.
 
-        :param names: Parts of the names of elements, separated by commas.
+        :param names: The texts or ARIA labels of the elements, or parts of them, separated by
+            commas.
         """
         for name in names.split(","):
             for _ in range(60):
@@ -218,7 +232,19 @@ class Console:
                     break
             assert name in self.page.evaluate(FOCUSED), f"Tab does not reach {name}"
 
-    def _check(self, is_right: bool, text: str) -> None:
-        """Add a text to `faults` unless something is right."""
-        if not is_right:
-            self.faults.append(text)
+    def _check_message(self, message: ConsoleMessage) -> None:
+        """Add an error or a warning in the browser's console to `faults`."""
+        if message.type in ("error", "warning"):
+            self.faults.append(message.text)
+
+    def _check_request(self, request: Request) -> None:
+        """Add the URL of a request to another origin to `faults`. A data URL has no origin."""
+        if not request.url.startswith((f"{self.origin}/", "data:")):
+            self.faults.append(request.url)
+
+    def _check_response(self, response: Response) -> None:
+        """Add the URL of a response with 403 to `faults`: the page should not make calls that the
+        API key may not make.
+        """
+        if response.status == 403:
+            self.faults.append(f"403: {response.url}")

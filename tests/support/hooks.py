@@ -11,12 +11,13 @@ from tests.support.world import Answer, Json, World, assert_has
 
 
 class Copy:
-    """A copy of an event for one subscription.
-
-    :param event: The event, as the POST returned it.
-    """
+    """A copy of an event: the event made for one subscription."""
 
     def __init__(self, world: World, event: Json, copy_id: str) -> None:
+        """Refer to a copy that exists.
+
+        :param event: The event, as the POST returned it.
+        """
         self.world = world
         self.event = event
         self.id = copy_id
@@ -36,23 +37,29 @@ class Copy:
         assert_has(self.now, **members)
 
     def replay(self) -> Answer:
+        """Replay the copy; return the response."""
         return self.world.replay(self.id)
 
     def retry(self) -> None:
-        """Let time pass until the next attempt is due, and let the worker make it."""
-        due = unix_seconds(self.now["next_attempt_at"])
-        self.world.sleep(max(0, due - self.world.clock()) + 1)
+        """Let time pass until a second after the next attempt is due, and let the worker make the
+        attempt.
+        """
+        due_at = unix_seconds(self.now["next_attempt_at"])
+        seconds_until_due = max(0, due_at - self.world.clock())
+        self.world.sleep(seconds_until_due + 1)
         self.world.empty_inbox()
 
 
 class Hook:
-    """A subscription to all events of its tenant, and its receiver.
-
-    :param path: What follows the receiver's URL in the target URL.
-    :param members: Members of the subscription.
-    """
+    """A subscription to all events of its tenant, and its receiver."""
 
     def __init__(self, world: World, target: Receiver, *, path: str = "", **members: Any) -> None:
+        """Create the subscription.
+
+        :param target: The receiver.
+        :param path: A text that is appended to the receiver's URL to make the target URL.
+        :param members: Other members of the subscription.
+        """
         self.world = world
         self.target = target
         self.url = target.url + path
@@ -60,11 +67,13 @@ class Hook:
         self.make()
 
     def make(self) -> Answer:
-        """Create the subscription, or create it again; return the response."""
-        made = self.world.subscribe(self.url, **self.members)
-        self.id = made.json.get("subscription_id", "")
+        """Create the subscription, or create it again after it was deleted; return the response.
+        If the API refuses the call, `id` is "".
+        """
+        response = self.world.subscribe(self.url, **self.members)
+        self.id = response.json.get("subscription_id", "")
         self.path = f"/subscriptions/{self.id}"
-        return made
+        return response
 
     @property
     def now(self) -> Any:
@@ -73,13 +82,14 @@ class Hook:
 
     @property
     def state(self) -> tuple[str | None, str | None]:
-        """The times since which the subscription is failing and disabled, in RFC 3339; None: it is
-        not.
+        """The time since which the subscription is failing (None: it is not failing), and the time
+        since which it is disabled (None: it is enabled), in RFC 3339.
         """
         return self.now["failing_since"], self.now["disabled_at"]
 
     @property
     def secret(self) -> Any:
+        """The present signing secret of the subscription."""
         return self.world.get(f"{self.path}/secret")["secret"]
 
     def call(self, verb: str, body: Json | None = None) -> Answer:
@@ -87,33 +97,44 @@ class Hook:
         return self.world.call("POST", f"{self.path}/{verb}", body)
 
     def edit(self, **changes: Any) -> Answer:
+        """Change members of the subscription; return the response."""
         return self.world.call("PATCH", self.path, changes)
 
     def send(self, event: Json, **key: str) -> Answer:
+        """Send a stored event to the subscription; return the response.
+
+        :param key: The argument `key`, if another API key than KEY makes the call.
+        """
         return self.world.send_to(self.id, event["event_id"], **key)
 
     def send_during(self, once: Callable[..., None], event: Json) -> None:
         """Arrange that the event is sent to the subscription during the next call that sends or
         recovers an event, just before that call writes.
 
-        :param once: The fixture `once`, which calls a function at an event of botocore.
+        :param once: The fixture `once`, which calls a function at the next event of botocore that
+            has a name, and not again.
         """
 
         def send_meanwhile() -> None:
+            """Send the event in a call of its own."""
             self.send(event)
 
         once(self.world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
 
     def recover(self, **members: Any) -> Answer:
+        """Recover the events that the subscription missed; see `Caller.recover`."""
         return self.world.recover(self.id, **members)
 
     def missed(self, **query: Any) -> Answer:
+        """List the events that the subscription missed; see `Caller.missed`."""
         return self.world.missed(self.id, **query)
 
     def enable(self) -> Answer:
+        """Enable the subscription; return the response."""
         return self.call("enable")
 
     def delete(self) -> None:
+        """Delete the subscription."""
         self.world.call("DELETE", self.path)
 
     def recreate(self) -> None:
@@ -126,7 +147,8 @@ class Hook:
         """Post an event of the subscription's tenant; return the copies of the event for all
         subscriptions.
 
-        :param answers: The receiver's responses to the next pushes.
+        :param answers: The receiver's responses to the next pushes, whose script they are added to.
+        :param headers: Headers of the POST by name, with `_` in place of `-`.
         """
         self.target.script(*answers)
         body: Json = {"event_type": "a", "payload": {}, "tenant": self.members.get("tenant")}
@@ -134,15 +156,20 @@ class Hook:
         return [Copy(self.world, event, copy_id) for copy_id in event["copies"]]
 
     def post(self, *answers: Answers, **headers: str) -> Copy:
-        """Post an event of the subscription's tenant; return its copy, which must be the only
-        one.
+        """Post an event of the subscription's tenant; return its only copy. Raise ValueError if it
+        has none or several.
+
+        :param answers: The receiver's responses to the next pushes.
+        :param headers: Headers of the POST by name, with `_` in place of `-`.
         """
         [copy] = self.offer(*answers, **headers)
         return copy
 
     def die(self) -> Copy:
-        """Post an event each day that the receiver refuses, until the subscription is disabled;
-        return the latest copy. SUBSCRIPTION_DISABLE_DAYS must be 1.
+        """Post an event each day, which the receiver refuses with 422, until the subscription is
+        disabled; return the copy of the last event.
+
+        SUBSCRIPTION_DISABLE_DAYS must be 1, and the subscription must be enabled.
         """
         while not self.now["disabled_at"]:
             copy = self.post(422)

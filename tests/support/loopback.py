@@ -1,9 +1,9 @@
 """The app over HTTP on this machine, by Chalice's local server."""
 
-import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from chalice.config import Config
@@ -13,28 +13,31 @@ import app
 
 
 class QuietHandler(ChaliceRequestHandler):
+    """A handler that logs nothing, and sends each packet at once."""
+
     disable_nagle_algorithm = True
 
     def log_message(self, *args: object) -> None:
-        pass
+        """Log nothing."""
 
 
 @contextmanager
 def serve_app() -> Iterator[int]:
-    """Serve the app on a free port of 127.0.0.1 until the end of the block; yield the port.
+    """Serve the app by Chalice's local server, on a free port of 127.0.0.1, until the end of the
+    block; yield the port.
 
-    Chalice's local server has no settings for what is patched here.
+    The server is patched, because it has no settings for this: its threads do not keep the process
+    alive, and errors that clients cause by closing a connection are ignored.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ThreadedHTTPServer, "daemon_threads", True)
-        patch.setattr(ThreadedHTTPServer, "handle_error", lambda *_: None)  # of clients that leave
-        patch.setattr(app.app, "__class__", app.app.__class__)  # the server changes it
+        patch.setattr(ThreadedHTTPServer, "handle_error", lambda *_: None)
+        # The server changes the class of the app; with this patch, the class is restored.
+        patch.setattr(app.app, "__class__", app.app.__class__)
         config = Config.create()
         server = create_local_server(app.app, config, "127.0.0.1", 0).server
-        server.RequestHandlerClass = functools.partial(
-            QuietHandler, app_object=app.app, config=config
-        )
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        server.RequestHandlerClass = partial(QuietHandler, app_object=app.app, config=config)
+        thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.05))
         thread.start()
         try:
             yield server.server_port

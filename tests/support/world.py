@@ -62,25 +62,30 @@ class Clock:
         self._lock = threading.Lock()
 
     def __call__(self) -> float:
+        """Return the time in Unix seconds."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
+        """Move the clock forward, without waiting."""
         with self._lock:
             self.now += seconds
 
 
 class LambdaContext:
-    """The context object that Lambda passes to a function.
-
-    :param timeout_seconds: How long the function may run from now on.
-    """
+    """The context object that Lambda passes to a function."""
 
     def __init__(self, clock: Callable[[], float], timeout_seconds: float) -> None:
+        """Make the context of a new invocation.
+
+        :param clock: Returns the time in Unix seconds.
+        :param timeout_seconds: How long the function may run from now on.
+        """
         self.aws_request_id = str(uuid.uuid4())
         self._clock = clock
         self._end = clock() + timeout_seconds
 
     def get_remaining_time_in_millis(self) -> float:
+        """Return how long the function may still run, in milliseconds."""
         return (self._end - self._clock()) * 1000
 
 
@@ -120,17 +125,17 @@ class Answer:
 
     @property
     def faults(self) -> list[str]:
-        """The fields that a call names as faulty, in alphabetical order; empty unless the status is
+        """The fields of the request that the API refuses, sorted; empty unless the status code is
         400.
         """
         errors = self.json["errors"] if self.status_code == 400 else ()
         return sorted(fault["field"] for fault in errors)
 
 
-def assert_has(shown: Json, **members: object) -> None:
+def assert_has(json_object: Json, **members: object) -> None:
     """Assert that some members of a JSON object have these values."""
-    found = {name: shown[name] for name in members}
-    assert found == members, found
+    actual = {name: json_object[name] for name in members}
+    assert actual == members, actual
 
 
 def call(
@@ -143,40 +148,48 @@ def call(
     version: Version = PRESENT,
     **headers: str,
 ) -> Answer:
-    """Call the API in this process, with the event that API Gateway would pass to its function.
+    """Call the API in this process, with the event that API Gateway would pass to its function;
+    return the response. The function has a timeout of 30 seconds.
 
     :param clock: The clock of the function's timeout.
-    :param key: The API key; None: the call has none.
-    :param version: The version of the code that answers.
+    :param path: The path, with the query.
+    :param body: The body; a dict is sent as JSON. None: the request has none.
+    :param key: The API key, which is sent unless `headers` has `authorization`; None: no API key
+        is sent.
+    :param version: The version of the code that responds.
     :param headers: Values by name, with `_` in place of `-`.
     """
     if isinstance(body, dict):
         body = json.dumps(body)
     path, _, query = path.partition("?")
     resource, parameters = find_route(path, version)
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    sent_headers = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
-        given.setdefault("authorization", f"Bearer {key}")
+        sent_headers.setdefault("authorization", f"Bearer {key}")
+    query_parameters = parse_qs(query, keep_blank_values=True)
     event = {
         "requestContext": {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"},
-        "headers": given,
+        "headers": sent_headers,
         "pathParameters": parameters,
-        "multiValueQueryStringParameters": parse_qs(query, keep_blank_values=True) or None,
+        # API Gateway passes null for a request without a query.
+        "multiValueQueryStringParameters": query_parameters or None,
         "stageVariables": {},
         "body": body.encode() if isinstance(body, str) else body,
     }
-    answer = version.app.app(event, LambdaContext(clock, 30))
-    answered = {name.lower(): value for name, value in answer["headers"].items()}
-    return Answer(answer["statusCode"], answered, answer["body"])
+    response = version.app.app(event, LambdaContext(clock, 30))
+    response_headers = {name.lower(): value for name, value in response["headers"].items()}
+    return Answer(response["statusCode"], response_headers, response["body"])
 
 
 def find_route(path: str, version: Version = PRESENT) -> tuple[str, dict[str, str]]:
-    """Return the route of a path and its path parameters, or the path itself without parameters if
-    there is no route.
+    """Return the route of a path, such as `/events/{event_id}`, and the values of its parameters by
+    name; if no route fits, return the path without a slash at its end, and no parameters.
     """
     path = path.rstrip("/") or "/"
     for route in version.app.app.routes:
-        if match := re.fullmatch(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route), path):
+        pattern = re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route)
+        match = re.fullmatch(pattern, path)
+        if match:
             return route, match.groupdict()
     return path, {}
 
@@ -223,7 +236,9 @@ class Caller:
     ) -> Answer:
         """Call the API, and return its response.
 
-        :param key: The API key; None: the call has none.
+        :param path: The path, with the query.
+        :param body: The body; a dict is sent as JSON. None: the request has none.
+        :param key: The API key; None: the request has none.
         """
         raise NotImplementedError
 
@@ -238,18 +253,24 @@ class Caller:
     def offer(
         self, body: bytes | str | Json = EVENT, *, key: str | None = KEY, **headers: str
     ) -> Answer:
-        """Post a body that the API may refuse; return the response."""
+        """Post an event, which the API may refuse; return the response.
+
+        :param body: The event; a dict is sent as JSON.
+        :param key: The API key; None: the request has none.
+        """
         return self.call("POST", "/events", body, key=key, **headers)
 
     def post(
         self, payload: object = None, *, event_type: str = "order.created", **headers: str
     ) -> Any:
-        """Post an event; return the event, and fail the test unless the API accepts it.
+        """Post an event; return the event as the API shows it, and raise AssertionError unless the
+        API accepts it.
 
-        :param payload: None: an empty object.
+        :param payload: The payload of the event; None: an empty object.
         """
-        body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
-        answer = self.offer(body, **headers)
+        if payload is None:
+            payload = {}
+        answer = self.offer(json.dumps({"event_type": event_type, "payload": payload}), **headers)
         assert answer.status_code == 202, answer.text
         return answer.json
 
@@ -261,6 +282,7 @@ class Caller:
     def post_later(self, payload: Json | None = None, **members: object) -> Any:
         """Post an event, and let a second pass; return the event.
 
+        :param payload: The payload of the event; None: an empty object.
         :param members: Members of the event in addition to its type and payload.
         """
         body = {"event_type": "order.created", "payload": payload or {}, **members}
@@ -296,9 +318,11 @@ class Caller:
         return self.get(f"/events/{event['event_id']}/recipients")["recipients"]
 
     def replay(self, event_id: str, *, key: str = KEY) -> Answer:
+        """Replay an event or a copy; return the response."""
         return self.call("POST", f"/events/{event_id}/replay", key=key)
 
     def acknowledge(self, event_id: str, *, key: str = KEY) -> Answer:
+        """Acknowledge an event without a lease; return the response."""
         return self.call("POST", f"/events/{event_id}/acknowledge", key=key)
 
     def erase(self, event_id: str) -> Answer:
@@ -323,8 +347,9 @@ class Caller:
     ) -> Answer:
         """Create a subscription; return the response.
 
-        :param target: The target URL, or the receiver at it.
-        :param event_types: Without any, the subscription takes all types.
+        :param target: The target URL, or the receiver that has it.
+        :param event_types: The types of the events that are sent to the subscription; without any,
+            events of all types are.
         :param members: More members of the subscription.
         """
         url = target.url if isinstance(target, Receiver) else target
@@ -337,7 +362,11 @@ class Caller:
         return self.subscribe(target, *event_types, **members).new_id
 
     def subscriptions(self, tenant: str | None = None) -> Any:
-        """List the subscriptions without a tenant, or of a tenant; `*` lists all."""
+        """Return the subscriptions on the first page of the list.
+
+        :param tenant: The tenant of the subscriptions; None: subscriptions without a tenant; `*`:
+            all subscriptions.
+        """
         path = f"/subscriptions?tenant={tenant}" if tenant else "/subscriptions"
         return self.get(path)["subscriptions"]
 
@@ -354,7 +383,7 @@ class Caller:
         """Recover the events that a subscription missed; return the response.
 
         :param members: More members of the request. Without `since`, all events since 1970 are
-            recovered; None: only deliveries that failed or wait.
+            recovered; if `since` is None, only events with a delivery that failed or waits are.
         """
         body = {"since": rfc3339(0), **members}
         return self.call("POST", f"/subscriptions/{subscription_id}/recover", body, key=key)
@@ -362,13 +391,13 @@ class Caller:
     def missed(self, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
         """List the events that a subscription missed; return the response.
 
-        :param query: Parameters of the list; None leaves a parameter out. Without `since` and
-            `subject`, all events since 1970 are listed.
+        :param query: Parameters of the query. One with the value None is left out of the request.
+            `since` is the beginning of 1970 unless `since` or `subject` is among them.
         """
         if "subject" not in query:
             query.setdefault("since", rfc3339(0))
-        given = urlencode({name: value for name, value in query.items() if value is not None})
-        return self.call("GET", f"/subscriptions/{subscription_id}/missed?{given}", key=key)
+        sent = urlencode({name: value for name, value in query.items() if value is not None})
+        return self.call("GET", f"/subscriptions/{subscription_id}/missed?{sent}", key=key)
 
 
 @dataclass
@@ -411,12 +440,15 @@ class World(Caller):
 
     def _start(self) -> None:
         """Start a container with the present version and environment variables."""
-        deps, telemetry = map(self.version.module, ("deps", "infra.telemetry"))
+        deps = self.version.module("deps")
+        telemetry = self.version.module("infra.telemetry")
         settings = self.version.module("settings").load(self.environ)
-        telemetry.logger.handlers.clear()  # of another version
+        telemetry.logger.handlers.clear()  # those of a version that ran before
         telemetry.configure(settings.log_level, settings.stage)
+        # It makes the clients by their names: the attributes `dynamodb` and `sqs`.
+        make_client = partial(getattr, self)
         self.services = deps.Services(
-            settings, make_client=partial(getattr, self), clock=self.clock, sleep=self.clock.sleep
+            settings, make_client=make_client, clock=self.clock, sleep=self.clock.sleep
         )
         deps.use(self.services)
 
@@ -446,13 +478,16 @@ class World(Caller):
         key: str | None = KEY,
         **headers: str,
     ) -> Answer:
+        """Call the API of the running container; see `Caller.call`."""
         return call(self.clock, method, path, body, key=key, version=self.version, **headers)
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
         """Receive a batch of messages, call the worker with it, and delete the messages unless the
-        worker raises, as Lambda's event source does. Return the number of messages.
+        worker raises, as Lambda's event source does. Return the number of messages; 0: no message
+        is visible.
 
-        If the fast lane has no message, the batch comes from the slow lane.
+        If the queue of the fast lane has no visible message, the batch is received from the queue
+        of the slow lane, and passed to the worker of that lane.
 
         :param timeout_seconds: The timeout of the function.
         """
@@ -460,13 +495,17 @@ class World(Caller):
             function = getattr(self.version.app, worker)
             received = self._run_worker(function, self.environ.get(variable), timeout_seconds)
             if received:
-                break
-        return received
+                return received
+        return 0
 
     def _run_worker(self, worker: Any, queue_url: str | None, timeout_seconds: float) -> int:
-        """Run a worker function with a batch of one queue; return the number of messages.
+        """Receive at most ten messages of a queue, call a worker with them, and delete them. Return
+        the number of messages; without any, the worker is not called. An error of the worker is
+        raised, and the messages are not deleted.
 
-        :param queue_url: None: this version has no such queue.
+        :param worker: The handler of the function.
+        :param queue_url: The URL of the queue; None: this version has no such queue.
+        :param timeout_seconds: The timeout of the function.
         """
         if queue_url is None:
             return 0
@@ -491,6 +530,7 @@ class World(Caller):
             pass
 
     def sleep(self, seconds: float) -> None:
+        """Move the clock forward, without running the worker or the sweep."""
         self.clock.sleep(seconds)
 
     def sweep(self) -> None:
@@ -557,12 +597,14 @@ class World(Caller):
         :param update: An update expression.
         :param values: The expression's values by their names without `:`, in DynamoDB's format.
         """
-        given = {f":{name}": value for name, value in values.items()}
+        options = {}
+        if values:  # DynamoDB refuses a parameter without values
+            options["ExpressionAttributeValues"] = {f":{k}": value for k, value in values.items()}
         self.outside_dynamodb.update_item(
             TableName=self.environ["EVENTS_TABLE_NAME"],
             Key={"event_id": {"S": event_id}},
             UpdateExpression=update,
-            **({"ExpressionAttributeValues": given} if given else {}),
+            **options,
         )
 
     def send_message(self, body: str, **attributes: str) -> None:
@@ -575,30 +617,35 @@ class World(Caller):
         )
 
     def store_copy(self, subscription_id: str, number: int, state: Status, **members: Any) -> None:
-        """Store a copy of an event for a subscription.
+        """Store a copy, the event made for one subscription, without its event. It expires a day
+        after the start of the clock.
 
         :param number: How many seconds after the start of the clock the copy was created.
-        :param members: More fields of the copy.
+        :param members: Other fields of the copy; its type is "a" unless `event_type` is one.
         """
+        fields: Json = {"event_type": "a", **members}
         copy = Event(
             event_id=f"cpy_{self.services.new_id()}",
             created_at=rfc3339(START + number),
             created_by="acme",
             status=state,
             subscription_id=subscription_id,
-            response_bytes=2,
+            response_bytes=len("{}"),  # as for an empty payload
             claim_id=self.services.new_id(),
             expires_at=int(START) + 86400,
-            **{"event_type": "a", **members},
+            **fields,
         )
         self.services.store.put(copy, compressed(copy))
 
 
 def read_lists(services: Services, tenant: str | None = None) -> None:
-    """Let a container read and cache the subscriptions of a tenant, as it does every ten
-    seconds.
+    """Let a container read the subscriptions to which an event of a tenant could be sent, as it
+    does for an event every ten seconds, and cache them.
+
+    :param tenant: None: the event has no tenant.
     """
-    event = make_event(NewEvent("a", "{}", "null", tenant), "acme", services)
+    posted = NewEvent(event_type="a", payload="{}", metadata="null", tenant=tenant)
+    event = make_event(posted, "acme", services)
     services.subscriptions.matching(event)
 
 
@@ -610,14 +657,14 @@ def _session() -> boto3.Session:
 
 @contextmanager
 def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
-    """Create a system, and yield it.
+    """Create a system in an emulated AWS, and yield it; stop it at the end of the block.
 
     Its API keys are KEY, which has all scopes, PRODUCER_KEY and CONSUMER_KEY. The variable of
     boto3's default session is patched, because boto3 has no other place for it.
 
     :param webhook_url: The URL to which events are pushed.
     :param kind: The class of the system.
-    :param environ: More environment variables of its functions.
+    :param environ: Other environment variables of its functions; they replace those set here.
     """
     clock = Clock()
     session = _session()
@@ -641,14 +688,18 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
             **defaults,
             **environ,
         }
-        clients = [
-            session.client(name, config=own)
-            for own in (VALIDATING, None)
-            for name in ("dynamodb", "sqs")
-        ]
-        made = kind(clock, variables, queues, *clients)
+        system = kind(
+            clock,
+            variables,
+            queues,
+            # The functions disable the validation of parameters, and tests enable it again.
+            dynamodb=session.client("dynamodb", config=VALIDATING),
+            sqs=session.client("sqs", config=VALIDATING),
+            outside_dynamodb=session.client("dynamodb"),
+            outside=session.client("sqs"),
+        )
         try:
-            yield made
+            yield system
         finally:
-            made.stop()
-            PRESENT.module("deps").use(None)
+            system.stop()
+            PRESENT.module("deps").use(None)  # so that later code makes services of its own

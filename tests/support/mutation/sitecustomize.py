@@ -14,6 +14,7 @@ class MutantLoader(SourceFileLoader):
     """Compiles the mutant's source; nothing is cached."""
 
     def get_code(self, fullname: str) -> CodeType:
+        """Return the compiled source of the mutant."""
         return compile(os.environ["MUTANT_SOURCE"], self.path, "exec")
 
 
@@ -23,6 +24,12 @@ class MutantFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Return the spec of the mutated module, with a loader that compiles the mutant's source;
+        return None for any other module, which the next finder finds, and if the module is missing.
+
+        :param fullname: The dotted name of a module that is being imported.
+        :param path: The search path of its package; None: the module is in no package.
+        """
         if fullname != os.environ["MUTANT_MODULE"]:
             return None
         spec = PathFinder.find_spec(fullname, path)
