@@ -392,11 +392,12 @@ def _send(queue: Queue, events: Sequence[Event], invocation: Invocation) -> None
     """Send the queue messages of some events in one call. If the call fails, or the invocation has
     no time for it, the sweep sends the messages.
 
-    :param events: 1 to BATCH_SIZE events and copies: all of one report, or none of a report.
+    :param events: 1 to BATCH_SIZE events and copies. All of them belong to the same report (an
+        event that the system posts about an event or subscription), or none belongs to a report.
     """
-    # A report (an event that the system posts about an event or subscription) is posted with an
-    # invocation that has no time left, so that its writes are not repeated. Its messages are sent
-    # anyway, since no caller waits for them.
+    # A report is posted with an invocation that has no time left: writes are repeated only while
+    # there is time, and those of a report must not be. Its messages are sent anyway, since no
+    # caller waits for them.
     is_report = events[0].is_report
     with errors_left_to_sweep(*events):
         if is_report or invocation.seconds_left() >= CALL_SECONDS:

@@ -131,9 +131,7 @@ class FakeDynamoDB:
             [(kind, parameters)] = transact_item.items()
             try:
                 writes.append(prepare[kind](**parameters))
-                reasons.append(
-                    {"Code": "None"}
-                )  # as DynamoDB has it for a write that could be made
+                reasons.append({"Code": "None"})  # DynamoDB's code of a write that does not fail
             except ClientError as error:
                 code = error.response["Error"]["Code"].removesuffix("Exception")
                 reason = {"Code": code}
