@@ -21,7 +21,6 @@ from chalicelib.infra.parsing import Json, comparable, dumps, id_digits
 from chalicelib.infra.table import (
     BY_LOOKUP,
     BY_STATUS,
-    HIGHEST,
     LOWEST,
     NO_VALUES,
     Table,
@@ -52,11 +51,12 @@ FIRST_ROWS = 25  # that `_delivers` reads; then 100 and 400, if most copies are 
 MAX_PAGES = 3
 CACHED_TENANTS = 32  # a hundred subscriptions with the longest filters take 2.5 MB
 CACHE_SECONDS = 10
-# The partition of all subscriptions in the index for lookups, and of those without a tenant in the
-# index of statuses.
-ALL = "subscription"
+# The partition of all subscriptions in the index BY_LOOKUP.
+ALL_SUBSCRIPTIONS = "subscription"
+# The partition of the subscriptions without a tenant in the index BY_STATUS.
+WITHOUT_TENANT = "subscription"
 
-# The reason for which a filter takes no payload that is nested too deep for it.
+# The reason for which no filter matches a payload that is nested too deep.
 TOO_DEEP = MissReason("filter", member=None)
 
 # Conditions of writes. The placeholders are the fields of the subscription as it was read.
@@ -78,6 +78,15 @@ class CreateResult(NamedTuple):
     is_new: bool
 
 
+class SubscriptionPage(NamedTuple):
+    """A page that `Subscriptions.page` returns."""
+
+    # The subscriptions, the oldest first.
+    subscriptions: list[Subscription]
+    # The sort key after which the next page begins; None: this is the last page.
+    next_cursor: str | None
+
+
 class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events.
 
@@ -85,9 +94,11 @@ class Subscriptions(Table):
     """
 
     def __init__(self, services: CoreServices) -> None:
+        """Use the DynamoDB table, the settings and the clock of the services."""
         name = services.settings.events_table_name
         super().__init__(services.make_client("dynamodb"), name, clock=services.clock)
         self._services = services
+        # The subscriptions by tenant and period of time, for `matching`: see `_read_allowed`.
         self._lists = lru_cache(CACHED_TENANTS)(self._read_allowed)
 
     def create(
@@ -98,35 +109,43 @@ class Subscriptions(Table):
         event_types: EventTypes,
         description: Description,
     ) -> CreateResult:
-        """Store a subscription, unless the same one is there.
+        """Store a subscription, unless the same one exists: then enable and rename that one.
 
-        A subscription is the same if it was made with the same API key, URL, event types and
-        tenant, and was not edited since: see `_make_again`. Raises ApiError 409 if the tenant has
-        MAX_SUBSCRIPTIONS; concurrent calls may exceed that slightly. Raises what `check_headers`
-        and `_make_again` raise.
+        A stored subscription is the same if its API key, URL, event types and tenant are the same
+        now. `_make_again` says what is changed in it.
 
-        :param created_by: The name of the API key.
-        :param target_url: The URL to which copies are pushed; its host is allowed.
+        :param created_by: The name of the API key that makes the subscription.
+        :param target_url: The URL to which copies are pushed. The caller has checked that its host
+            is allowed.
         :param tenant: The tenant whose events the subscription gets; None: all tenants' events.
         :param event_types: Event types, or prefixes followed by `*`; None: all.
-        :param description: The other members that were given.
+        :param description: The other members that were given. Without a `secret`, a new
+            subscription gets a random one.
+        :return: The subscription as it is stored, and whether this call stored it.
+        :raise ApiError: 409, if the tenant has MAX_SUBSCRIPTIONS (concurrent calls may exceed that
+            slightly), or if the same subscription exists and another member differs.
+        :raise InvalidRequestError: If `check_headers` refuses the headers.
         """
         check_headers(description.get("headers"), description.get("header_prefix"))
-        # The index may lag: listed subscriptions are read as they are now, the latest by their ids.
+        # The index that lists the subscriptions may lag behind the table. So each listed
+        # subscription is read from the table, and one that is not listed yet is read by its id.
         found = self.get_many(known.subscription_id for known in self.of_tenant(tenant))
         identity = seed_of(created_by, target_url, tenant, event_types)
+        # A subscription keeps its id when an edit gives it another identity. So an id that is in
+        # use may belong to another subscription now, and the next id is tried.
         seed = identity
         while existing := self.get(make_id(seed)):
             found[existing.subscription_id] = existing
             seed += "\0edited"
-        # Edits may have made several alike: the subscription that is as described comes first.
+        # Edits may have given several subscriptions the same identity: the one that differs least
+        # from the description comes first, and of several such the oldest.
         in_order = sorted(
             found.values(),
             key=lambda known: (len(self._differences(known, description)), known.sort_key),
         )
-        # If a subscription is edited meanwhile, the next one is looked at: a secret or header that
-        # is given for one URL never goes to another URL.
         for known in in_order:
+            # None if `known` has another identity, perhaps because it was edited a moment ago: a
+            # secret or header that is given for one URL never goes to another URL.
             same = self._make_again(known, identity, description)
             if same:
                 return CreateResult(same, is_new=False)
@@ -134,14 +153,15 @@ class Subscriptions(Table):
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         secret = description.get("secret") or new_secret()
+        # `given` has the secrets by the number of the renewal that made each; 0: the first secret.
         members: Json = {**description, "event_types": event_types, "given": {"0": secret}}
-        subscription_id = make_id(seed)
+        subscription_id = make_id(seed)  # no subscription has this id
         item = serialize(
             {
                 "event_id": subscription_id,
                 "status_shard": _partition(tenant),
                 "sort_key": f"{self._after(0)}#{subscription_id}",
-                "lookup_key": ALL,
+                "lookup_key": ALL_SUBSCRIPTIONS,
                 "created_by": created_by,
                 "target_url": target_url,
                 "tenant": tenant,
@@ -152,28 +172,30 @@ class Subscriptions(Table):
         )
         try:
             written = self._write("put_item", "attribute_not_exists(event_id)", {"Item": item})
-        finally:  # if the answer was lost, it may be there
+        finally:  # also after an error: the subscription may be stored and the response lost
             self._lists.cache_clear()
         if written.applied:
             return CreateResult(Subscription.from_item(item), is_new=True)
-        # Another call stored it meanwhile, or this one, if the response of boto3's first try was
-        # lost: now it is found.
+        # The id was taken meanwhile: by another call, or by this one if the response of boto3's
+        # first try was lost. The repeated call finds the subscription.
         return self.create(created_by, target_url, tenant, event_types, description)
 
     def _make_again(
         self, known: Subscription, identity: str, description: Description
     ) -> Subscription | None:
-        """Return a subscription that is made again, if it has the given identity still: enabled,
-        unless it was disabled by hand, and with the new name, if there is one.
-
-        Return None if the subscription has another identity or is gone. Raises ApiError 409 if
-        another member of the description differs, and names these members.
+        """Change a stored subscription as a call that makes it again asks for, if it has the given
+        identity: enable it, unless it was disabled by hand, and set its name, if one is given.
 
         :param known: The subscription as it was just read.
         :param identity: The text that `seed_of` returns for the subscription to be made.
+        :param description: The members that the call has, besides those of the identity.
+        :return: The changed subscription; None: it has another identity or was deleted.
+        :raise ApiError: 409, if a member of the description other than the name differs from the
+            stored subscription, which is not changed. The error names these members.
         """
 
         def find_changes(current: Subscription) -> Json | None:
+            """Return the new values of fields, by name; None: the identity is another."""
             types = current.event_types
             if seed_of(current.created_by, current.target_url, current.tenant, types) != identity:
                 return None
@@ -186,6 +208,7 @@ class Subscriptions(Table):
                 )
                 raise ApiError(409, "subscription_exists", detail, members=there)
             renamed = {"name": description.get("name") or current.name}
+            # ENABLE also clears the errors. A subscription disabled by hand has the state `paused`.
             return ENABLE | renamed if current.state == "disabled" else renamed
 
         return self._edit(known, find_changes)
@@ -193,15 +216,17 @@ class Subscriptions(Table):
     def _differences(self, current: Subscription, description: Description) -> list[str]:
         """Return the names of the members of a description in which a subscription differs.
 
-        The name does not count, nor a member that is null, nor a secret that signs pushes now.
+        A name never differs, nor does a member of the description that is null, nor a secret that
+        signs the subscription's pushes now (after a renewal, two secrets do).
         """
+        # What each member is compared with: the name with itself, an unknown secret with null.
         compared: Json = {**vars(current), "name": description.get("name"), "secret": None}
         secret = description.get("secret")
         if secret in current.secrets(self._clock()):
             compared["secret"] = secret
         differing = []
         for member, value in description.items():
-            # An empty object is stored as it was given, and means the same as null.
+            # An empty object, such as headers without a header, means the same as null.
             is_same = comparable(value or None) == comparable(compared[member] or None)
             if value is not None and not is_same:
                 differing.append(member)
@@ -210,16 +235,18 @@ class Subscriptions(Table):
     def _edit(
         self, current: Subscription | None, find_changes: Callable[[Subscription], Json | None]
     ) -> Subscription | None:
-        """Change a subscription and return it, or return None if it is gone.
+        """Change a subscription; return the changed subscription, or None if it is gone.
 
-        If somebody else changes the subscription at the same time, the changes are found anew and
-        made to the subscription as it is then. A new `target_url` removes headers and `slow_since`,
-        unless they are among the changes: they belong to the old URL. Raises what `check_headers`
-        and `find_changes` raise.
+        The write is made only if the subscription is as it was read. If another call has changed
+        it meanwhile, `find_changes` is called again with the subscription as it is then. A new
+        `target_url` removes `headers` and `slow_since`, unless they are among the changes: they
+        belong to the old URL.
 
         :param current: The subscription as it was just read; None: it is gone.
-        :param find_changes: Returns the new values of fields, by name, of the subscription as it is
-            now; None: it is no longer the subscription that is meant, and counts as gone.
+        :param find_changes: A function that gets the subscription as it is now and returns the new
+            values of fields, by name. If it returns None, nothing is changed and None is returned.
+        :raise InvalidRequestError: If `check_headers` refuses the changed headers. Errors of
+            `find_changes` are not caught.
         """
         while current:
             changes = find_changes(current)
@@ -231,6 +258,7 @@ class Subscriptions(Table):
             check_headers(edited.headers, edited.header_prefix)
             attributes = {
                 "target_url": edited.target_url,
+                # The other fields, but for those in STATE, which are attributes of their own.
                 DESCRIPTION_ATTRIBUTE: edited.description(),
                 **{name: changes[name] for name in changes.keys() & STATE},
             }
@@ -240,25 +268,27 @@ class Subscriptions(Table):
             if applied:
                 self._lists.cache_clear()
                 return edited
+            # Not as it was read: `item` is the subscription as it is now.
             current = Subscription.from_item(item) if item else None
         return None
 
     def edit(self, subscription: Subscription, edit: Edit) -> Subscription | None:
-        """Change the members of a subscription that an edit has, with its secret in the same write;
-        return the subscription, or None if it is gone.
+        """Change members of a subscription in one write; return the changed subscription, or None
+        if it is gone. After an error nothing has changed.
 
-        Raises ApiError 409 if the edit has headers and no URL, and somebody else has changed the
-        URL since the subscription was read. Raises what `check_headers` raises. After an error
-        nothing has changed.
-
-        :param edit: The new values, by name. The secret, if there is one, is renewed as by
-            `renew_secret`.
+        :param subscription: The subscription as it was read.
+        :param edit: The new values of the members to change, by name. A `secret` becomes the
+            signing secret as by `renew_secret`; without one, or with null, the secret stays.
+        :raise ApiError: 409, if the edit has headers and no URL, and another call has changed the
+            URL since the subscription was read.
+        :raise InvalidRequestError: If `check_headers` refuses the changed headers.
         """
         changes: Json = {**edit}
         secret = changes.pop("secret", None)
         has_headers_alone = "headers" in edit and "target_url" not in edit
 
         def find_changes(current: Subscription) -> Json:
+            """Return the new values of fields, by name, of the subscription as it is now."""
             if has_headers_alone and current.target_url != subscription.target_url:
                 raise ApiError(
                     409,
@@ -266,16 +296,23 @@ class Subscriptions(Table):
                     "The URL was changed meanwhile: repeat the call, if its headers are for the"
                     " new one.",
                 )
-            return changes | (current.renewed(secret, self._clock()) if secret else {})
+            if secret:
+                return changes | current.renewed(secret, self._clock())
+            return changes
 
         return self._edit(subscription, find_changes)
 
     def enable(self, subscription: Subscription) -> Subscription | None:
-        """Enable a subscription; return it, or None if it is gone."""
+        """Enable a subscription, also after a pause, and clear its errors; return it, or None if it
+        is gone.
+        """
         return self._edit(subscription, lambda _: ENABLE)
 
     def pause(self, subscription: Subscription) -> Subscription | None:
-        """Disable a subscription by hand, if it is enabled; return it, or None if it is gone."""
+        """Disable a subscription by hand; return the disabled subscription, or None if it is gone.
+
+        A subscription that is disabled already is returned as it is.
+        """
         if subscription.disabled_at:
             return subscription
         changes = {"disabled_at": self._after(0), "last_error": "disabled by hand", "paused": True}
@@ -284,10 +321,12 @@ class Subscriptions(Table):
     def renew_secret(
         self, subscription: Subscription, secret: str | None = None
     ) -> Subscription | None:
-        """Renew the secret of a subscription; return the subscription, or None if it is gone.
+        """Renew the signing secret of a subscription; return the changed subscription, or None if
+        it is gone.
 
-        Of two calls at the same time, the later one finds the renewal of the other: without a
-        secret it changes nothing, and a given secret takes the place of the other call's.
+        `Subscription.renewed` decides what changes: a second call within a minute without a secret
+        changes nothing, and one with a secret replaces the secret of the first call. This also
+        holds for two calls at the same time.
 
         :param subscription: The subscription as it was just read.
         :param secret: The new secret; None: a random one.
@@ -302,8 +341,9 @@ class Subscriptions(Table):
     ) -> bool:
         """Delete a subscription, if a condition holds; return whether it was deleted.
 
-        :param condition: A condition expression; by default, that the subscription exists.
-        :param values: The values of its placeholders.
+        :param condition: The condition expression of the write; by default, that the subscription
+            exists.
+        :param values: The values of the placeholders in the condition, such as `:target_url`.
         """
         key = {"Key": key_of(subscription_id)}
         written = self._write("delete_item", condition, key, values)
@@ -311,10 +351,11 @@ class Subscriptions(Table):
         return written.applied
 
     def end(self, subscription: Subscription) -> bool:
-        """Delete a subscription whose target responded 410; return whether it was deleted.
+        """Delete a subscription whose target responded 410 Gone; return whether it was deleted.
 
-        It is not deleted if its URL was edited, or it was deleted or made anew since it was read,
-        or if DynamoDB fails: then the next attempt gets another 410. Raises nothing.
+        It is not deleted if, since it was read, its URL was edited, or it was deleted or made
+        anew. If DynamoDB fails, it is not deleted either, and the next attempt gets another 410.
+        Raises nothing.
         """
         key = subscription.subscription_id
         with suppress(StorageUnavailableError):
@@ -325,23 +366,28 @@ class Subscriptions(Table):
 
     def disable(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Disable a subscription, if it is enabled and still has the URL that was read; return the
-        subscription if this call disabled it, else None. Raises nothing.
+        disabled subscription, or None if this call did not disable it, also because DynamoDB
+        failed. Raises nothing.
 
+        :param subscription: The subscription as it was read.
         :param error: The error of the attempt for which it is disabled; None: it is not known.
         """
         return self._mark("disabled_at", subscription, error, TARGET_ENABLED)
 
     def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
-        """Disable a subscription that has been failing for SUBSCRIPTION_DISABLE_DAYS, unless one of
-        its newest copies was delivered; return the subscription if this call disabled it, else
-        None.
+        """Disable a subscription that has been failing for the days of the setting
+        SUBSCRIPTION_DISABLE_DAYS, unless one of its newest copies was delivered; return the
+        disabled subscription, or None if this call did not disable it. Raises nothing.
 
-        Two refused events a week apart do not mean that the subscription is broken. Raises nothing.
+        A delivered copy shows that the subscription works: without deliveries in between, two
+        refused events a week apart would look like a week of trouble.
 
         :param error: The error of the latest attempt; None: it is not known.
         """
+        if subscription.failing_since is None:
+            return None
         days = self._services.settings.subscription_disable_days
-        is_broken = (subscription.failing_since or HIGHEST) <= self._after(-days * DAY_SECONDS)
+        is_broken = subscription.failing_since <= self._after(-days * DAY_SECONDS)
         if is_broken and not self._delivers(subscription, LOWEST):
             return self._mark("disabled_at", subscription, error, FAILING)
         return None
@@ -349,11 +395,14 @@ class Subscriptions(Table):
     def set_failing(
         self, subscription: Subscription, error: str | None, since: str
     ) -> Subscription | None:
-        """Set `failing_since` to now, unless it is set, or one of the newest copies was delivered;
-        return the subscription if this call set it, else None. Raises nothing.
+        """Set `failing_since` of a subscription to now; return the changed subscription, or None if
+        this call did not set it. Raises nothing.
+
+        It is not set if it is set already, if the subscription is disabled, if one of its newest
+        copies was delivered (see `_delivers`), or if DynamoDB fails.
 
         :param error: The error of the latest attempt; None: it is not known.
-        :param since: The time (RFC 3339) from which on copies were created that count as newest.
+        :param since: The creation time (RFC 3339) of the oldest copy that counts among the newest.
         """
         if subscription.failing_since or self._delivers(subscription, since):
             return None
@@ -362,16 +411,16 @@ class Subscriptions(Table):
     def _mark(
         self, name: str, subscription: Subscription, error: str | None, condition: str
     ) -> Subscription | None:
-        """Set `failing_since` or `disabled_at` to now, and log the new state with its metric;
-        return the subscription if this call set it, else None.
+        """Set `failing_since` or `disabled_at` of a subscription to now, and log its new state with
+        a metric; return the changed subscription, or None if this call did not set it.
 
-        If DynamoDB fails, nothing is set. Raises nothing.
+        If the condition does not hold or DynamoDB fails, nothing is set. Raises nothing.
 
-        :param name: The attribute to set.
-        :param error: The error of the latest attempt; None: it is not known.
-        :param condition: The condition of the write.
+        :param name: The attribute to set: `failing_since` or `disabled_at`.
+        :param error: The error of the latest attempt, to be stored as `last_error`; None: it is not
+            known, and the stored one stays.
+        :param condition: The condition expression of the write.
         """
-        # The error of an attempt that was not recorded is not known.
         changes = {name: self._after(0), "last_error": error or subscription.last_error}
         marked = self._change(subscription, condition, changes)
         if marked:
@@ -383,9 +432,12 @@ class Subscriptions(Table):
     def _delivers(self, subscription: Subscription, since: str) -> bool:
         """Return whether one of the newest copies of a subscription was delivered.
 
-        The newest are up to NEWEST_SETTLED copies that were created from `since` (RFC 3339) on and
-        are delivered or failed. If DynamoDB fails, the subscription counts as working: the next
-        attempt asks again. Most often one page is read.
+        Of the copies created at or after `since`, the NEWEST_SETTLED newest ones that are
+        delivered or failed are looked at; pending copies are passed over. At most MAX_PAGES pages
+        are read. If DynamoDB fails, True is returned: the subscription counts as working, and a
+        later attempt asks again.
+
+        :param since: A creation time (RFC 3339).
         """
         pages = self.pages(
             subscription.subscription_id,
@@ -394,6 +446,7 @@ class Subscriptions(Table):
             newest_first=True,
             first_rows=FIRST_ROWS,
         )
+        # These are generators: another page is read only if the rows before do not suffice.
         rows = chain.from_iterable(page["Items"] for page in islice(pages, MAX_PAGES))
         statuses = (from_item(row).status for row in rows)
         settled = (status for status in statuses if status is not Status.PENDING)
@@ -402,22 +455,23 @@ class Subscriptions(Table):
         return True
 
     def clear_failing(self, subscription: Subscription) -> None:
-        """Clear `failing_since` and `last_error` of a subscription, unless `failing_since` was set
-        anew since the subscription was read.
+        """Clear `failing_since` and `last_error` of a subscription, unless it was disabled, or
+        `failing_since` was set anew, since the subscription was read.
 
         If DynamoDB fails, nothing is cleared. Raises nothing.
         """
         self._change(subscription, FAILING, {"failing_since": None, "last_error": None})
 
     def set_slow(self, subscription: Subscription, slow_since: str | None) -> None:
-        """Set `slow_since` of a subscription, if nothing that its owner describes was changed since
-        it was read.
+        """Set `slow_since` of a subscription, unless the subscription was edited since it was read.
 
         If DynamoDB fails, nothing is set. Raises nothing.
 
-        :param slow_since: The time (RFC 3339); None: the subscription is not slow any more.
+        :param slow_since: Since when its pushes are slow (RFC 3339); None: they no longer are.
         """
         marked = replace(subscription, slow_since=slow_since)
+        # `slow_since` is stored in one attribute with what the owner edits. UNCHANGED keeps the
+        # write from taking an edit back.
         self._change(subscription, UNCHANGED, {DESCRIPTION_ATTRIBUTE: marked.description()})
 
     def _change(
@@ -427,11 +481,12 @@ class Subscriptions(Table):
         changes: Values,
     ) -> Subscription | None:
         """Change attributes of a subscription after an attempt, if a condition holds; return the
-        subscription if it has the changes now, else None.
+        changed subscription, or None if the condition does not hold or DynamoDB fails.
 
-        If DynamoDB fails, nothing is changed: a mark of the subscription must not cost the record
-        or the message of the attempt. Raises nothing.
+        Raises nothing, because an error would keep the attempt from being recorded.
 
+        :param condition: A condition expression. Its placeholders are the fields of the
+            subscription as it was read, such as `:target_url`.
         :param changes: The new values of attributes by name; None removes the attribute.
         """
         try:
@@ -444,15 +499,22 @@ class Subscriptions(Table):
             )
         except StorageUnavailableError:
             return None
-        # Alarm and report have no second chance: if the response of boto3's first try was lost, the
-        # second one finds its own times.
+        # Compare the item, instead of asking whether the condition held. If the response of
+        # boto3's first try was lost, its second try fails the condition, although this call made
+        # the change. The caller must know, because it logs and reports the change only once.
+        # (`serialize` leaves out attributes that are removed, so these are not compared.)
         if item is None or not serialize(changes).items() <= item.items():
             return None
         self._lists.cache_clear()  # so that this container sees it at once
         return Subscription.from_item(item)
 
     def of_tenant(self, tenant: str | None) -> list[Subscription]:
-        """Return the subscriptions of a tenant, or those without one, the oldest first."""
+        """Return the subscriptions of a tenant as an index has them, the oldest first.
+
+        The index may lag behind the table by some seconds.
+
+        :param tenant: None: the subscriptions without a tenant.
+        """
         return [
             Subscription.from_item(row)
             for page in self.pages(_partition(tenant))
@@ -466,9 +528,8 @@ class Subscriptions(Table):
         state: str | None = None,
         limit: int = 100,
         cursor: str = "",
-    ) -> tuple[list[Subscription], str | None]:
-        """Return a page of subscriptions, the oldest first, and the sort key after which the next
-        page begins; None: this is the last page.
+    ) -> SubscriptionPage:
+        """Return a page of subscriptions, the oldest first, with the cursor of the next page.
 
         :param tenant: The tenant whose subscriptions are returned; None: subscriptions without a
             tenant; `*`: all.
@@ -477,15 +538,20 @@ class Subscriptions(Table):
             are left out: a page may have fewer, or none.
         :param cursor: The sort key after which the page begins; empty: at the oldest.
         """
-        low = f"{cursor} "  # a space comes before all that may follow
-        index = BY_LOOKUP if tenant == "*" else BY_STATUS
-        pages = self.pages(_partition(tenant), {":low": low}, index=index, first_rows=limit)
+        is_all = tenant == "*"
+        index = BY_LOOKUP if is_all else BY_STATUS
+        partition = ALL_SUBSCRIPTIONS if is_all else _partition(tenant)
+        # A range of a query includes its lower bound. With the space, the bound is higher than the
+        # cursor and lower than the next sort key.
+        low = f"{cursor} "
+        pages = self.pages(partition, {":low": low}, index=index, first_rows=limit)
         response = next(pages)
         found = self.get_many(row["event_id"]["S"] for row in response["Items"])
         in_order = sorted(found.values(), key=attrgetter("sort_key"))
-        shown = [row for row in in_order if state is None or row.is_listed(state)]
+        shown = [known for known in in_order if state is None or known.is_listed(state)]
         last_key = response.get("LastEvaluatedKey")
-        return shown, last_key["sort_key"]["S"] if last_key else None
+        next_cursor = last_key["sort_key"]["S"] if last_key else None
+        return SubscriptionPage(shown, next_cursor)
 
     def get(self, subscription_id: str | None) -> Subscription | None:
         """Return a subscription, read consistently; None if it is absent, or the id is None."""
@@ -498,16 +564,20 @@ class Subscriptions(Table):
         return {subscription.subscription_id: subscription for subscription in found}
 
     def matching(self, event: Event) -> list[Subscription]:
-        """Return the subscriptions that get a copy of a new event, which are subscriptions of its
-        tenant and subscriptions without a tenant.
+        """Return the subscriptions that get a copy of a new event.
 
-        The lists of subscriptions are at most CACHE_SECONDS old. Raises InvalidRequestError if the
-        payload is nested too deep for a filter, which has more calls on the stack than the parser.
+        They are the subscriptions without a tenant and the subscriptions of the event's tenant
+        whose event types and filter match the event, and whose host is allowed. The lists of
+        subscriptions come from a cache and are at most CACHE_SECONDS old.
+
+        :raise InvalidRequestError: If the payload is nested too deep for a filter: deeper than the
+            filter's recursion, which needs more calls on the stack than parsing the payload.
         """
         period = self._clock() // CACHE_SECONDS
-        keys = dict.fromkeys((None, event.tenant))
+        # None: the subscriptions without a tenant. An event without a tenant has this key alone.
+        tenants = dict.fromkeys((None, event.tenant))
         found = []
-        for known in chain.from_iterable(self._lists(key, period) for key in keys):
+        for known in chain.from_iterable(self._lists(tenant, period) for tenant in tenants):
             mismatch = find_mismatch(known, event)
             if mismatch == TOO_DEEP:
                 raise InvalidRequestError(FieldFault("payload", "is nested too deep"))
@@ -516,19 +586,21 @@ class Subscriptions(Table):
         return found
 
     def _read_allowed(self, tenant: str | None, _period: float) -> list[Subscription]:
-        """Read the subscriptions of a tenant whose hosts are allowed; None: without a tenant.
+        """Return the subscriptions of a tenant whose hosts are allowed.
 
-        The cache of this method has an entry for each tenant and period.
+        :param tenant: None: the subscriptions without a tenant.
+        :param _period: The number of the current period of CACHE_SECONDS. It is only part of the
+            cache's key: in the next period, the cache has no entry and the list is read again.
         """
         hosts = self._services.settings.subscription_hosts
         return [known for known in self.of_tenant(tenant) if hosts.allows(known.target_url)]
 
 
 def find_mismatch(subscription: Subscription, event: Event) -> MissReason | None:
-    """Return why the event types (`event_types`) or the filter (`filter`) of a subscription do not
-    match an event; None: they match.
+    """Return why a subscription does not match an event; None: it matches.
 
-    A report is not filtered: its payload is not the caller's.
+    The reason is `event_types`, or `filter` with the first member of the payload that does not
+    match. The filter does not apply to a report, an event that this service made itself.
     """
     if not subscription.matches(event.event_type):
         return MissReason("event_types")
@@ -538,10 +610,12 @@ def find_mismatch(subscription: Subscription, event: Event) -> MissReason | None
 
 
 def find_filter_mismatch(pattern: Json, payload: str) -> MissReason | None:
-    """Return the first member of a payload (JSON) that a filter does not match; None: the filter
-    matches.
+    """Return the reason for which a filter does not match a payload; None: it matches.
 
-    TOO_DEEP if the payload is nested too deep for the filter.
+    The reason names the first member that does not match, or is TOO_DEEP if the payload is nested
+    so deep that the comparison exceeds Python's limit of recursion.
+
+    :param payload: A text of JSON.
     """
     try:
         path = filters.find_mismatched_path(pattern, payload)
@@ -556,13 +630,11 @@ def _as_read(subscription: Subscription) -> Values:
 
 
 def _partition(tenant: str | None) -> str:
-    """Return the partition key of a tenant's subscriptions in the index of statuses or, for `*`, of
-    all subscriptions in the index for lookups.
+    """Return the partition key of a tenant's subscriptions in the index BY_STATUS.
 
-    :param tenant: The tenant, or `*`. None: the subscriptions without a tenant, whose partition key
-        in the index of statuses is the same text, ALL, as that of all in the other index.
+    :param tenant: None: the subscriptions without a tenant.
     """
-    return ALL if tenant in (None, "*") else f"subscription#{tenant}"
+    return WITHOUT_TENANT if tenant is None else f"subscription#{tenant}"
 
 
 def seed_of(
@@ -571,13 +643,16 @@ def seed_of(
     tenant: str | None,
     event_types: EventTypes,
 ) -> str:
-    """Return the text that identifies a subscription, from which `make_id` makes its id.
+    """Return the text that identifies a subscription; `make_id` makes the id from it.
 
-    A subscription with the same arguments has the same text. `created_by` is the name of the API
-    key, and the order of the event types does not matter.
+    The order of the event types does not matter, nor whether one is repeated.
+
+    :param created_by: The name of the API key that makes the subscription.
+    :param tenant: None: the subscription has no tenant.
+    :param event_types: None: all event types.
     """
-    types = None if event_types is None else dumps(sorted(set(event_types)))
-    return "\0".join((created_by, tenant or "", target_url, str(types)))
+    types = "None" if event_types is None else dumps(sorted(set(event_types)))
+    return "\0".join((created_by, tenant or "", target_url, types))
 
 
 def make_id(seed: str) -> str:
