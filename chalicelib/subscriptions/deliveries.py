@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
@@ -19,11 +20,16 @@ NEWEST = 25  # copies whose states are returned
 
 
 def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
-    """Return the member `deliveries` of a subscription: how many of its copies failed or wait, the
-    oldest time and the latest error of these copies, and the states of its newest copies.
+    """Return the member `deliveries` of a subscription, which says how its deliveries go.
 
-    For a subscription without undelivered copies, this takes two queries. Raises
-    StorageUnavailableError.
+    For a subscription without undelivered copies, this takes two queries.
+
+    :return: A dict. The numbers of copies that `failed` or are `waiting` are those of the oldest
+        page; `has_more` says whether there may be more of them. `oldest_missed_at` is the creation
+        time of the oldest such copy, and `last_error` the error of the newest one counted (both
+        None without such a copy). `last_at` is the creation time of the subscription's newest copy
+        (None: it has none), and `recent` has the statuses of its newest copies, the newest first.
+    :raise StorageUnavailableError: If DynamoDB fails.
     """
     undelivered, has_more = _oldest_undelivered(subscription, services)
     newest = services.store.pages(
@@ -46,9 +52,16 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
     }
 
 
-def _oldest_undelivered(
-    subscription: Subscription, services: CoreServices
-) -> tuple[list[Event], bool]:
+class UndeliveredCopies(NamedTuple):
+    """The oldest copies of a subscription that failed or wait."""
+
+    # The oldest first, without errors, which the index does not have.
+    copies: list[Event]
+    # Whether there may be more of them.
+    has_more: bool
+
+
+def _oldest_undelivered(subscription: Subscription, services: CoreServices) -> UndeliveredCopies:
     """Return the oldest copies of a subscription that failed or wait, and whether there may be more
     of them.
 
@@ -57,7 +70,8 @@ def _oldest_undelivered(
     """
     pages = services.store.pages(
         subscription.subscription_id,
-        {":low": subscription.wanted_after, ":reserved": RESERVED_PREFIX},  # behind the dismissed
+        # The rows begin after the last copy that the owner dismissed.
+        {":low": subscription.wanted_after, ":reserved": RESERVED_PREFIX},
         index=UNDELIVERED,
         condition=f"{NOT_EXPIRED} AND {NO_REPORT}",
     )
@@ -66,19 +80,24 @@ def _oldest_undelivered(
         copies = _copies(page)
         has_more = "LastEvaluatedKey" in page
         if copies:
-            return copies, has_more
-    return [], has_more
+            return UndeliveredCopies(copies, has_more)
+    return UndeliveredCopies([], has_more)
 
 
 def _latest_error(copies: Sequence[Event], services: CoreServices) -> str | None:
-    """Return the error of the newest of some copies or, if an open breaker refused that copy, the
-    error of the oldest: pushes that failed have opened the breaker.
+    """Return the latest error of some copies that failed or wait; None: there are no copies, or the
+    copy that was read is gone or has no error.
 
-    :param copies: Copies as the index has them, which is without errors, the oldest first; empty:
-        there is no error.
+    It is the error of the newest copy. If an open breaker refused that copy, it is the error of the
+    oldest copy, which says more: failed pushes opened the breaker.
+
+    :param copies: Copies, the oldest first. The index does not have errors, so a copy is read from
+        the table.
     """
+    if not copies:
+        return None
     error: str | None = None
-    for copy in copies and (copies[-1], copies[0]):
+    for copy in (copies[-1], copies[0]):
         event = services.store.get(copy.event_id)
         error = event.last_error if event else None
         if error != BREAKER_OPEN:

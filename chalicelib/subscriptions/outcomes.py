@@ -50,7 +50,11 @@ class WebhookOutcome(NamedTuple):
 
 
 def miss_members(missed: MissReason | None) -> Json:
-    """Return the members `reason` and `member` of an answer: None if nothing was missed."""
+    """Return the members `reason` and `member` of an answer.
+
+    :param missed: Why a subscription did not get an event; None: it got the event, and both members
+        are null.
+    """
     if missed is None:
         return {"reason": None, "member": None}
     return {"reason": missed.reason, "member": missed.member}
@@ -67,13 +71,18 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
     """Return the member `outcome` of an event: the state of the webhook that decides, and how many
     webhooks are in which state.
 
-    The webhooks of the event's tenant decide. If the tenant has none, the webhooks of the operator
-    decide, which are the subscriptions without a tenant or gone, and the event's own push. While
-    the own push failed or waits, it decides together with the tenant's webhooks, too: nobody may
+    The webhook in the worst state decides, of the webhooks of the event's tenant. If the tenant has
+    none, it is of the operator's webhooks: the subscriptions that have no tenant or were deleted,
+    and the webhook in the settings, to which the event itself is pushed. If the push of the event
+    itself failed or waits, it is considered together with the tenant's webhooks, too: nobody may
     take such an event for delivered.
 
     :param event: The event, not a copy.
     :param recipients: All recipients of the event.
+    :return: A dict with the `state` of the webhook that decides (`no_webhook`: there is none), its
+        `error` and its `subscription_id` (None: the webhook in the settings); the numbers of the
+        `tenant`'s and the `operator`'s subscriptions by state; and `own`, the status of the event's
+        own push (None: the event itself is not pushed).
     """
     tenant: list[WebhookOutcome] = []
     operator: list[WebhookOutcome] = []
@@ -99,7 +108,12 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
 
 
 def _outcome_for(recipient: Recipient) -> WebhookOutcome:
-    """Return what became of an event for the subscription of a recipient."""
+    """Return what became of an event for the subscription of a recipient.
+
+    Without a copy, the state is `not_sent` if the event can be sent to the subscription as it is
+    now, and `not_asked` if its event types, filter or host exclude the event, or the copy was
+    erased.
+    """
     subscription = recipient.subscription
     is_paused = subscription is not None and subscription.state == "paused"
     copy = recipient.copy
@@ -107,6 +121,7 @@ def _outcome_for(recipient: Recipient) -> WebhookOutcome:
         state = state_of(copy)
         error = copy.last_error
     else:
+        # A recipient without a copy has the reason in `missed`.
         reason = recipient.missed.reason if recipient.missed else None
         state = "not_sent" if reason in SENDABLE else "not_asked"
         error = None
@@ -114,10 +129,10 @@ def _outcome_for(recipient: Recipient) -> WebhookOutcome:
 
 
 def _severity(outcome: WebhookOutcome) -> tuple[int, bool]:
-    """Return the sort key by which the outcome that decides comes first.
+    """Return the sort key of an outcome; the outcome with the lowest key decides about the event.
 
-    The worst state decides. Of webhooks in the same state a paused one comes last: what it keeps
-    waits for a person, who paused it.
+    The worst state comes first. Of webhooks in the same state, paused ones come last: their owner
+    paused them and knows that their copies are not pushed.
     """
     return WORST_FIRST.index(outcome.state), outcome.is_paused
 

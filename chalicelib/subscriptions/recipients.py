@@ -44,11 +44,11 @@ from chalicelib.subscriptions.subscriptions import Subscriptions, find_mismatch
 def as_tenant_sees_them(
     events: Sequence[Event], tenant: str | None, subscriptions: Subscriptions
 ) -> Sequence[Event]:
-    """Return events without the copies for the operator's subscriptions and without their own
-    pushes, as a token of their tenant may see them.
+    """Return events as a token of their tenant may see them: as if they were not
+    pushed themselves, and without the copies for the operator's subscriptions.
 
-    :param tenant: The tenant of the events; None: an operator asks, and they are returned as they
-        are.
+    :param tenant: The tenant of a token, to which all events belong. None: an operator asks, and
+        the events are returned unchanged.
     """
     if tenant is None:
         return events
@@ -65,30 +65,37 @@ def read_recipients(
     subscriptions: Subscriptions,
     tenant: str | None = None,
 ) -> dict[str, list[Recipient]]:
-    """Return the recipients of events by the event's id, the oldest subscription first.
+    """Return the recipients of each event, by the event's id.
 
-    The recipients of an event are the subscriptions of its tenant, the subscriptions without a
-    tenant and, after them, subscriptions that are gone and have a copy.
+    The recipients of an event are, the oldest first, the subscriptions of its tenant and those
+    without a tenant and then, without a `subscription`, each deleted subscription that has a copy
+    of the event.
 
     :param events: Events, not copies, each as the caller may see it: see `as_tenant_sees_them`.
-    :param tenant: The tenant of a token, to which all events belong: its subscriptions are the only
-        recipients. None: an operator asks.
+    :param tenant: The tenant of a token, to which all events belong: subscriptions without a tenant
+        are left out. None: an operator asks, for events of any tenants.
     """
     copy_ids = [copy_id for event in events for copy_id in event.copies]
     copies = services.store.get_many(copy_ids, with_content=False)
+    # The tenants whose subscriptions are listed, each once. For an operator, None comes first: it
+    # lists the subscriptions without a tenant, which get the events of all tenants.
     tenants = [*dict.fromkeys((tenant, *(event.tenant for event in events)))]
     lists = services.map(subscriptions.of_tenant, tenants)
     known = {listed.subscription_id: listed for found in lists for listed in found}
-    # An index may not have the latest subscriptions yet.
+    # The index that lists subscriptions may lag behind the table, so owners of copies that it
+    # does not list are read from the table.
     owner_ids = {str(copy.subscription_id) for copy in copies.values()}
     known |= subscriptions.get_many(owner_ids - known.keys())
     oldest_first = sorted(known.values(), key=attrgetter("sort_key"))
     recipients = {}
     for event in events:
-        # For an operator these are the event's tenant and None, for a token its tenant twice.
-        asked_tenants = (tenant, event.tenant)
+        tenants_of_recipients = [event.tenant]
+        if tenant is None:
+            tenants_of_recipients.append(None)  # an operator sees subscriptions without a tenant
         possible = [
-            subscription for subscription in oldest_first if subscription.tenant in asked_tenants
+            subscription
+            for subscription in oldest_first
+            if subscription.tenant in tenants_of_recipients
         ]
         recipients[event.event_id] = _recipients_of(event, possible, copies, services)
     return recipients
@@ -100,10 +107,14 @@ def _recipients_of(
     copies: Mapping[str, Event],
     services: CoreServices,
 ) -> list[Recipient]:
-    """Return a recipient for each subscription, and then for each further copy of an event.
+    """Return a recipient for each of the given subscriptions and, after them, for each copy of the
+    event whose subscription is not among these because it was deleted.
+
+    A recipient has the subscription's copy of the event or, without a copy, the reason.
 
     :param subscriptions: The subscriptions that have a copy of the event, or could have had one.
-    :param copies: Copies by id, also of other events.
+    :param copies: Copies by id, also of other events. A copy of the event that is not there was
+        erased or has expired.
     """
     own = [copies[copy_id] for copy_id in event.copies if copy_id in copies]
     copy_by_owner = {str(copy.subscription_id): copy for copy in own}
@@ -134,14 +145,18 @@ class PageWithOutcomes(NamedTuple):
 def read_outcomes(
     page: Page, services: CoreServices, subscriptions: Subscriptions, tenant: str | None
 ) -> PageWithOutcomes:
-    """Return a page of events and copies with what became of each.
+    """Return a page of events and copies with the outcome of each, which is judged by all copies of
+    its event.
 
-    The page ends earlier than the given one if its events have MAX_PAGE_COPIES copies or more.
+    The page ends before the event with which the events of the page would have MAX_PAGE_COPIES
+    copies or more together, so that not too many copies are read. Its cursor goes on there.
 
+    :param page: The events and copies. A copy has the outcome of the event from which it was made.
     :param tenant: The tenant of a token, whose events they are: they are returned and judged as the
         token may see them. None: an operator asks.
     """
     page = Page([*as_tenant_sees_them(page.events, tenant, subscriptions)], page.next_cursor)
+    # The events and, for copies, the events from which they were made (`origin_id`).
     known = {event.event_id: event for event in page.events}
     missing = {event.origin_id for event in page.events} - known.keys()
     known |= services.store.get_many([*missing])
@@ -152,6 +167,7 @@ def read_outcomes(
         if original and original.event_id not in originals:
             copies += len(original.copies)
             if copies >= MAX_PAGE_COPIES:
+                # No event alone has so many copies, so there is an event before this one.
                 page = Page(page.events[:number], page.events[number - 1].sort_key)
                 break
             originals[original.event_id] = original
@@ -164,7 +180,11 @@ def read_outcomes(
 
 
 def recipient_json(recipient: Recipient) -> str:
-    """Return a recipient as an object of JSON, as callers see it."""
+    """Return a recipient as an object of JSON, as callers see it.
+
+    If its subscription was deleted, the `state` is `gone`, and the other members of the
+    subscription are null.
+    """
     members: Json = {"subscription_id": recipient.subscription_id}
     for name in ("name", "tenant", "target_host", "state"):
         members[name] = getattr(recipient.subscription, name, None)
@@ -183,10 +203,11 @@ def _join_copy(members: Json, copy: Event | None) -> str:
 def _find_miss_reason(
     subscription: Subscription, event: Event, services: CoreServices
 ) -> MissReason:
-    """Return the first reason that applies for which a subscription has no copy of an event.
+    """Return why a subscription has no copy of an event.
 
-    It is `deleted` (the copy was erased), a reason of `find_exclusion`, `later` (the subscription
-    is newer than the event) or `edited` (the subscription was changed since).
+    The reason is the first of these that applies: `deleted` (the event lists the copy, which was
+    erased), a reason of `find_exclusion`, `later` (the subscription was made after the event), or
+    `edited` (no other reason is left than that the subscription was changed after the event).
     """
     if posting.copy_id(event, subscription.subscription_id) in event.copies:
         return MissReason("deleted")
@@ -202,8 +223,8 @@ def find_exclusion(
     """Return why a subscription would get no copy of an event that is posted now; None: it would
     get one.
 
-    The reason is `host` if the host of its target URL is not allowed, or else one of
-    `find_mismatch`.
+    The reason is `host` if the host of its target URL is not allowed, or else `event_types` or
+    `filter`, if these do not match the event.
     """
     if not services.settings.subscription_hosts.allows(subscription.target_url):
         return MissReason("host")
@@ -213,14 +234,17 @@ def find_exclusion(
 def send(
     event_id: str, subscription: Subscription, invocation: Invocation, *, is_bulk: bool = False
 ) -> Event:
-    """Make the copy of an event for a subscription and queue it, or replay the copy that is there;
+    """Make the copy of an event for a subscription and queue it or, if the copy exists, replay it;
     return the copy.
 
-    The event types and the filter of the subscription do not matter. Raises EventNotFoundError,
-    also for the id of a copy; ApiError 409 if the subscription, the event or the copy is in no
-    state for it; StorageUnavailableError.
+    The event types and the filter of the subscription do not matter.
 
     :param is_bulk: Whether the copy may be one of thousands, which go through the slow lane.
+    :raise EventNotFoundError: If there is no such event, if it belongs to another tenant than the
+        subscription, or if the id is that of a copy.
+    :raise ApiError: 409, if the subscription is disabled or its host is not allowed, the event is a
+        report or has too many copies, or the copy is claimed.
+    :raise StorageUnavailableError: If DynamoDB fails, or the invocation has no time left.
     """
     _require_pushable(subscription, invocation.services)
     event = _read_original(event_id, subscription, invocation.services)
@@ -231,17 +255,20 @@ def send(
 
 
 def _require_pushable(subscription: Subscription, services: CoreServices) -> None:
-    """Raise ApiError 409 if nothing can be pushed to a subscription now."""
+    """Raise ApiError 409 if nothing can be pushed to a subscription now: it is disabled, its tenant
+    is suspended, or its host is not allowed.
+    """
     refusal = subscription.recover_refusal(services.settings)
     if refusal:
         raise refusal
 
 
 def _read_original(event_id: str, subscription: Subscription, services: CoreServices) -> Event:
-    """Return an event that may have a copy for a subscription, read consistently.
+    """Return the event from which a copy for a subscription may be made, read consistently.
 
-    Raises EventNotFoundError, also for a copy and for an event of another tenant, and ApiError 409
-    for a report.
+    :raise EventNotFoundError: If there is no such event, the id is that of a copy, or the
+        subscription has a tenant and the event belongs to another one.
+    :raise ApiError: 409, if the event is a report.
     """
     event = services.store.get(event_id) if EVENT_ID.fullmatch(event_id) else None
     if event is None or event.is_copy or subscription.tenant not in (None, event.tenant):
@@ -272,20 +299,25 @@ def _make_copy(
     *,
     is_bulk: bool,
 ) -> MadeCopy:
-    """Store the copy of an event for a subscription and queue it, unless the copy is there.
+    """Store the copy of an event for a subscription and queue it, unless the copy exists; return
+    the copy, and whether this call stored it.
 
-    If another call changes the event at the same time, the event is read again and the copy is
-    tried again, while the invocation has time. Raises what `_read_original` raises; ApiError 409 if
-    the copy is there but not listed in the event, or the event has MAX_COPIES;
-    StorageUnavailableError if the time does not suffice or DynamoDB fails.
+    While another call changes the event at the same time, wait, read the event again and try again,
+    as long as the invocation has time.
 
+    :param event: The event as it was read.
     :param is_bulk: Whether the copy may be one of thousands, which go through the slow lane.
+    :raise ApiError: 409, if the copy exists but the event does not list it yet, or if the event has
+        MAX_COPIES copies. Also what `_read_original` raises, if the event was read again.
+    :raise StorageUnavailableError: If the time of the invocation does not suffice or DynamoDB
+        fails.
     """
     services = invocation.services
     wait_seconds = FIRST_WAIT_SECONDS
     while True:
         copy = posting.make_copy(event, subscription.subscription_id, services)
-        # As after a replay: it is kept long enough for its retries, and its latency begins now.
+        # The event may be weeks old. As after a replay, the time until the copy expires and the
+        # latency of its delivery count from now.
         copy = replace(
             copy,
             replayed_at=rfc3339(services.clock()),
@@ -304,6 +336,7 @@ def _make_copy(
             raise EventClaimedError("A POST that is in progress stored the copy; try again.")
         if result.event:
             return MadeCopy(result.event, is_new=result.applied)
+        # Neither stored nor there: the event was changed since it was read.
         if invocation.seconds_left() - wait_seconds < TRY_SECONDS:
             raise StorageUnavailableError
         services.sleep(wait_seconds)
@@ -363,28 +396,36 @@ def find_missed(
     cursor: str = "",
     limit: int | None = None,
 ) -> MissedPage:
-    """Return a page of what a subscription did not get and may recover, the oldest first.
+    """Return a page of the events that a subscription did not get and may recover, the oldest
+    first.
 
-    Without `since` and `subject`, its copies that failed or wait are examined, as `deliveries`
-    counts them. With one of these, all events of its tenant are examined, so that events of which
-    it never had a copy are found, too. Reports are left out. Raises InvalidRequestError if the
-    cursor is from a call that examined the other kind; StorageUnavailableError.
+    Without `since` and `subject`, the copies for the subscription that failed or wait are examined.
+    With `since` or `subject`, all events of the subscription's tenant are examined (without a
+    tenant, all events), so that events without a copy for the subscription are found, too. Reports
+    are left out.
 
-    :param since: The time from which on events were created (RFC 3339); None: any. What the owner
-        dismissed is left out, unless `subject` is given.
-    :param until: The time before which events were created (RFC 3339).
-    :param subject: The subject of all events to return, also of events that the subscription got,
-        did not ask for, or dismissed; None: only events that can be recovered.
+    :param since: The creation time of the oldest event (RFC 3339); None: any time. Events up to the
+        subscription's `dismissed_until` are left out anyway, unless `subject` is given.
+    :param until: The creation time before which events are found (RFC 3339).
+    :param subject: Return all events of this subject: also events that the subscription got, that
+        its event types or filter exclude, or that were dismissed. None: return only events that
+        can be recovered.
     :param cursor: The sort key after which the page begins; empty: at the oldest.
     :param limit: How many events or copies are examined at most, from 1 to 100; None: 100.
+    :return: The events, how many were examined, and the cursor of the next page.
+    :raise InvalidRequestError: If the cursor is of a call that examined copies and this call
+        examines events, or the other way round.
     """
     examines_events = since is not None or subject is not None
+    # A cursor is a sort key, `<creation time>#<id>`. A search that ended without a hit has the
+    # lowest id, FIRST_ID, whatever it examined.
     id_prefix = "#evt_" if examines_events else "#cpy_"
     if cursor and not (id_prefix in cursor or cursor.endswith(FIRST_ID)):
         expected = "must be that of a call with since, if there is one, else of one without"
         raise InvalidRequestError(FieldFault("cursor", expected))
     since = since or LOWEST
     if subject is None:
+        # Leave out events that the owner dismissed.
         since = max(since, subscription.wanted_after)
     query = replace(
         ORIGINALS if examines_events else UNDELIVERED_COPIES,
@@ -407,6 +448,7 @@ def find_missed(
         if copy is None:
             missed: MissReason | None = _find_miss_reason(subscription, event, services)
         else:
+            # A copy that was delivered, or waits for its first attempt, is not missed.
             state = state_of(copy)
             missed = MissReason(state) if state in TROUBLE else None
         is_recoverable = missed is not None and missed.reason in RECOVERABLE
@@ -418,7 +460,9 @@ def find_missed(
 def _read_copies(
     events: Sequence[Event], subscription: Subscription, services: CoreServices
 ) -> list[Event | None]:
-    """Return the copy of each event for a subscription, without content; None: there is no copy."""
+    """Return, for each event in order, its copy for a subscription, without the payload, or None if
+    there is no copy.
+    """
     copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in events]
     copies = services.store.get_many(copy_ids, with_content=False)
     return [copies.get(copy_id) for copy_id in copy_ids]
@@ -460,18 +504,23 @@ def recover(
     until: str = HIGHEST,
     cursor: str = "",
 ) -> Recovered:
-    """Push up to 100 events or copies that `find_missed` finds to a subscription, the oldest first.
+    """Queue what a page of `find_missed` has for a push to a subscription, the oldest first.
 
-    Copies that failed or wait are pushed again and, with `since`, missing copies are made. All go
-    through the slow lane: thousands in the fast lane would make everybody else wait. If the time of
-    the invocation does not suffice, the next call goes on at `next_cursor`.
+    Up to 100 events or copies are examined. Copies that failed or wait are pushed again and, with
+    `since`, missing copies are made. All go through the slow lane: thousands in the fast lane would
+    make everybody else wait. If the time of the invocation does not suffice, the result ends before
+    the end of the page, and the next call goes on at its `next_cursor`.
 
-    Raises InvalidRequestError; ApiError 409 if nothing can be pushed to the subscription;
-    StorageUnavailableError: then a repeated call completes what this one began.
-
-    :param since: As in `find_missed`.
-    :param until: As in `find_missed`.
-    :param cursor: As in `find_missed`.
+    :param since: The creation time of the oldest event (RFC 3339), also of events without a copy.
+        None: only copies that failed or wait are examined.
+    :param until: The creation time before which events are pushed (RFC 3339).
+    :param cursor: The sort key after which the page begins; empty: at the oldest.
+    :return: How many were examined, and what was done with them.
+    :raise InvalidRequestError: If the cursor is of a call with `since` and this call has none, or
+        the other way round.
+    :raise ApiError: 409, if nothing can be pushed to the subscription.
+    :raise StorageUnavailableError: If DynamoDB fails; a repeated call completes what this one
+        began.
     """
     services = invocation.services
     _require_pushable(subscription, services)
@@ -481,6 +530,7 @@ def recover(
     examined = page.examined
     next_cursor = page.next_cursor
     for start in range(0, len(page.missed), AT_ONCE):
+        # The first batch always begins, so that each call makes progress.
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
             last = page.missed[start - 1]
             examined = last.number
@@ -502,12 +552,16 @@ LEFT_SECONDS = 60  # a copy that was tried so recently waits: a loop of calls wo
 def _recover_event(
     subscription: Subscription, invocation: Invocation, now: float, missed_event: MissedEvent
 ) -> Recovery:
-    """Make the missing copy of an event for a subscription, or push its copy again, in the slow
-    lane.
+    """Make the missing copy of an event for a subscription, or let its copy be pushed again, in
+    the slow lane; return what was done.
 
-    A copy that was tried within LEFT_SECONDS before `now` (Unix seconds) is due after LEFT_SECONDS
-    at most. A copy that is being pushed, or was recovered so recently and not tried since, is not
-    changed. Raises StorageUnavailableError.
+    A copy that is being pushed, or that was recovered within the last LEFT_SECONDS and not tried
+    since, is not changed. A copy that was tried within the last LEFT_SECONDS is pushed after
+    LEFT_SECONDS, or earlier if it was due earlier. Both results are LEFT. The result is NOTHING if
+    the copy could not be made or changed, because another call was faster for example.
+
+    :param now: Unix seconds.
+    :raise StorageUnavailableError: If DynamoDB fails.
     """
     copy = missed_event.copy
     try:

@@ -18,26 +18,31 @@ REPORTED_MEMBERS = ("event_type", "source_event_id", "created_at")
 
 
 def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
-    """Post the report that an event or copy failed for good (`triggers.event.failed`).
+    """Post the report that an event or copy failed for good: an event of the type
+    `triggers.event.failed`, which goes to subscriptions that name this type.
 
-    Errors are logged.
+    The payload has the members of a dead letter, without the tenant, and REPORTED_MEMBERS. Errors
+    are logged.
 
-    :param event: The event or copy.
-    :param tenant: The tenant whose subscriptions get the report; None for an event
-        that is pushed to the operator's webhook, about which no tenant gets a report.
+    :param event: The event or copy that failed.
+    :param tenant: The tenant of the report: its subscriptions get the report, and subscriptions
+        without a tenant. None: the event failed at the operator's webhook, and no tenant's
+        subscriptions get the report.
     """
     payload = messages.failure_members(event)
     del payload["tenant"]
     payload |= {name: getattr(event, name) for name in REPORTED_MEMBERS}
-    report = NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant)
+    event_type = f"{RESERVED_PREFIX}event.failed"
+    report = NewEvent(event_type, dumps(payload), metadata="null", tenant=tenant)
     _post(report, event, services)
 
 
 def subscription_changed(
     change: str, subscription: Subscription, cause: Event, services: CoreServices
 ) -> None:
-    """Post the report that an attempt changed the state of a subscription
-    (`triggers.subscription.…`), to the subscriptions of its tenant.
+    """Post the report that an attempt changed the state of a subscription: an event of the type
+    `triggers.subscription.<change>` and of the subscription's tenant, with the subscription as its
+    payload.
 
     Errors are logged.
 
@@ -46,24 +51,29 @@ def subscription_changed(
     :param cause: The copy whose attempt changed the state.
     """
     event_type = f"{RESERVED_PREFIX}subscription.{change}"
-    report = NewEvent(event_type, subscription.to_json(), "null", subscription.tenant)
+    report = NewEvent(
+        event_type, subscription.to_json(), metadata="null", tenant=subscription.tenant
+    )
     _post(report, cause, services)
 
 
 def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
-    """Store a report and queue its copies, if a subscription gets one.
+    """Store a report and queue its copies for the subscriptions that get it.
 
-    Nothing is stored if the cause is the copy of a report. Errors are logged.
+    If no subscription gets the report, nothing is stored. Nothing is stored either if the cause is
+    the copy of a report, because reports about reports would never end. Errors are logged.
 
+    :param report: The report: an event about another event or about a subscription.
     :param cause: The event or copy whose attempt is reported.
     """
     if cause.is_report:
         return
     try:
+        # The report itself is not pushed, only its copies are.
         event = posting.make_event(report, CREATED_BY, services).left_to_copies()
         plan = posting.make_plan(event, services)
-        if len(plan) > 1:  # the report has a copy
-            # An invocation without time left, so that no write is tried twice.
+        if len(plan) > 1:  # the plan has the report and at least one copy
+            # The deadline is now, so no write is tried again: a report may be lost.
             invocation = Invocation(services, deadline=services.clock())
             posting.post_plan(plan, invocation)
     except ApiError:
