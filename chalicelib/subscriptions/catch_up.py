@@ -62,18 +62,22 @@ class Found:
 
 
 def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
-    """Push the events of this minute for all destinations that have a catch-up.
+    """Push the events of this minute for all destinations that have a catch-up: events that waited
+    for a destination while it failed, and are pushed before their backoff ends.
 
-    Each destination has an equal share of MAX_EVENTS, at least one event, and what the other
-    destinations leave of their shares. A destination whose share suffices is served at once, and
-    does not wait for the searches of the others. Raises StorageUnavailableError after all were
-    tried, also if DynamoDB failed for one of them.
+    Each destination has an equal share of MAX_EVENTS, at least one event. What some destinations
+    leave of their shares is divided among the destinations that have more events. A destination
+    whose share suffices is served at once, and does not wait for the searches of the others.
+
+    :raise StorageUnavailableError: If DynamoDB failed for one of the destinations; the other
+        destinations are served first.
     """
     marks = services.store.catch_ups()
-    # A test and a delivery leave a mark each.
+    # A set: a destination has two marks if both a delivery and a test started a catch-up.
     known = subscriptions.get_many({mark.destination for mark in marks})
     left = MAX_EVENTS
     failure: StorageUnavailableError | None = None
+    # Each round serves the destinations whose share suffices, and divides the rest anew.
     while marks:
         share = max(1, left // len(marks))
         serve = partial(_find_and_push, share, known, services)
@@ -82,6 +86,7 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
         wanting = [events for events in found if events.needs_more]
         left -= sum(len(events.page.events) for events in found if not events.needs_more)
         if wanting and left // len(wanting) <= share:
+            # Another round would not give them larger shares: push what was found for them.
             _, error = services.try_map(partial(_push, services), wanting)
             failure = failure or error
             break
@@ -93,11 +98,14 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
 def _find_and_push(
     share: int, known: Mapping[str, Subscription], services: CoreServices, mark: CatchUp
 ) -> Found:
-    """Find the events that wait for the destination of a mark, up to a share, and push them unless
-    the destination could use a larger share; return the events found.
+    """Find the events that wait for the destination of a mark, up to a share; return the events.
 
-    :param share: How many events the destination may have.
-    :param known: The subscriptions that exist, by id.
+    They are pushed, unless the destination could use a larger share: then the caller finds them
+    again with a larger share, or pushes them.
+
+    :param share: How many events the destination may have in this minute.
+    :param known: The subscriptions among the destinations by id; a deleted one has no entry.
+    :param mark: The mark by which the sweep found the catch-up of the destination.
     """
     found = _find(mark, _make_query(mark, known, services), share, services)
     if not found.needs_more:
@@ -109,13 +117,14 @@ def _make_query(
     mark: CatchUp, known: Mapping[str, Subscription], services: CoreServices
 ) -> Query | None:
     """Return the query of the events that wait for the destination of a mark and were created
-    before it; None: nothing may be pushed to the destination now.
+    until its catch-up began; None: nothing may be pushed to the destination now, because it is
+    deleted, disabled or not allowed.
 
     Events that were created later have a short backoff, and would keep the catch-up from ending.
 
-    :param known: The subscriptions that exist, by id.
+    :param known: The subscriptions among the destinations by id; a deleted one has no entry.
     """
-    # Behind all events of the mark's moment.
+    # A sort key is a creation time and an id, so this key comes after all events of that time.
     waiting = replace(WAITING, until=f"{mark.since}{HIGHEST}")
     if mark.destination == WEBHOOK:
         is_pushed = services.targets.webhook.is_enabled
@@ -130,13 +139,15 @@ def _find(mark: CatchUp, query: Query | None, share: int, services: CoreServices
     """Return the oldest events of a query, as many as both a share and this minute of the catch-up
     allow.
 
-    :param mark: The mark of the destination.
-    :param query: The query of the events that wait; None: no event may be pushed, and none is
-    found.
-    :param share: How many events the destination may have.
+    A catch-up may have FIRST_EVENTS in its first minute, and twice as many in each further minute.
+
+    :param mark: The mark of the destination; its catch-up began at `mark.since`.
+    :param query: The query of the events that wait for the destination; None: nothing may be pushed
+        to it, and the result has no events.
+    :param share: How many events the destination may have in this minute.
     """
+    # The time since the catch-up began, instead of the number of sweeps: a sweep may have failed.
     minutes = (services.clock() - unix_seconds(mark.since)) / SWEEP_PERIOD_SECONDS
-    # By the clock, not by the number of sweeps: one may have been missed.
     allowed = int(FIRST_EVENTS * 2 ** min(MAX_DOUBLINGS, minutes))
     limit = min(allowed, share)
     page = Page([], None)
@@ -146,8 +157,10 @@ def _find(mark: CatchUp, query: Query | None, share: int, services: CoreServices
 
 
 def _first_page_with_events(query: Query, services: CoreServices) -> Page:
-    """Return the first page of a query that has an event, or the last page that was read within
-    SEARCH_SECONDS: thousands of dead letters may be older.
+    """Return the first page of a query that has an event or, if there is none or SEARCH_SECONDS
+    have passed, the last page that was read.
+
+    Pages may be empty, because thousands of older dead letters are read and left out.
     """
     deadline = services.clock() + SEARCH_SECONDS
     page = read_page(services, query)
@@ -157,11 +170,12 @@ def _first_page_with_events(query: Query, services: CoreServices) -> Page:
 
 
 def _push(services: CoreServices, found: Found) -> None:
-    """Make the events that were found due within SPREAD_SECONDS, or end the catch-up if too many of
-    them have failed again.
+    """Push the events that were found for a destination, spread over SPREAD_SECONDS, or end its
+    catch-up if too many of them have failed again.
 
-    An event that was replayed or made due since the catch-up began, or is due within a minute, is
-    left as it is.
+    The catch-up ends if all events have failed again, or half as many as could be pushed in the
+    minute before. An event is not changed if it was replayed or made due by the catch-up already,
+    or is due within a minute anyway.
     """
     mark = found.mark
     now = services.clock()
@@ -169,8 +183,9 @@ def _push(services: CoreServices, found: Found) -> None:
     waiting = [event for event in found.page.events if event.is_waiting]
     failed_again = [event for event in waiting if _has_failed_since(event, began)]
     have_all_failed = len(failed_again) == len(waiting) and not found.page.next_cursor
-    # In the minute before, half as many events were allowed, or as many as the share of that
-    # minute. That share is taken to be the present one, if the page uses it up.
+    # How many events could be pushed in the minute before: half of what this minute allows, unless
+    # the share of the destination was lower. That share is not known. If the present share does not
+    # suffice, it is taken for that of the minute before.
     most_before = found.limit if found.page.next_cursor else MAX_EVENTS
     allowed_before = min(found.allowed // 2, most_before)
     if have_all_failed or 2 * len(failed_again) >= allowed_before:
@@ -184,10 +199,13 @@ def _push(services: CoreServices, found: Found) -> None:
     ]
 
     def push(number: int) -> None:
+        """Let an event of `due` be pushed after a delay that grows with its number."""
         event = due[number]
         delay_seconds = SPREAD_SECONDS * number / found.limit
+        # When the attempt after this one is due if this one fails: as if there were no catch-up.
         resume_at = event.resume_at if event.is_catching_up else event.next_attempt_at
-        # If somebody was faster, or DynamoDB fails, the next minute finds the event as it is then.
+        # If another call was faster, or DynamoDB fails, the next minute finds the event as it is
+        # then.
         with suppress(ApiError):
             replay.push_later(event, delay_seconds, services, resume_at=resume_at)
 
@@ -196,7 +214,11 @@ def _push(services: CoreServices, found: Found) -> None:
 
 
 def _has_failed_since(event: Event, began: float) -> bool:
-    """Return whether a waiting event was made due since the catch-up began (Unix seconds), and its
-    attempt failed.
+    """Return whether an event that waits for another attempt was made due, by its catch-up or a
+    replay, since the catch-up began, and was attempted since.
+
+    As it still waits, that attempt failed.
+
+    :param began: When the catch-up began (Unix seconds).
     """
     return began <= event.asked_at and rfc3339(event.asked_at) <= event.attempted_at

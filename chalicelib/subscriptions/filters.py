@@ -35,10 +35,12 @@ EXPECTED_BELOW = (
 
 
 def filter_fault(pattern: Any) -> str | None:
-    """Return the fault of a filter, beginning with the path of the faulty member; None if
-    nothing is.
+    """Return what is wrong with a filter, as the rest of a sentence that names the filter; None:
+    nothing is wrong.
 
-    :param pattern: A value of JSON, as the caller gave it.
+    The text begins with the path of the faulty member, if it is not the whole filter.
+
+    :param pattern: The filter: any value of JSON, as the caller gave it.
     """
     fault = _fault(pattern, "", MAX_LEVELS)
     if fault is None and len(dumps(pattern).encode()) > MAX_BYTES:
@@ -47,17 +49,20 @@ def filter_fault(pattern: Any) -> str | None:
 
 
 def _fault(pattern: Any, path: str, levels: int) -> str | None:
-    """Return the fault of a part of a filter, beginning with its path; None: it has no fault.
+    """Return what is wrong with a part of a filter, beginning with its path; None: nothing is.
 
-    :param pattern: The part: a value of JSON.
+    A part is an object with further parts, or a list of scalars and operators.
+
+    :param pattern: The part: any value of JSON.
     :param path: The names of the members around it, joined by dots; empty: the whole filter.
-    :param levels: How many objects may be nested in each other from this part on.
+    :param levels: How many objects may be nested in each other from this part on; MAX_LEVELS: the
+        part is the whole filter.
     """
     if isinstance(pattern, dict) and pattern and levels:
         faults = (_fault(value, _join(path, name), levels - 1) for name, value in pattern.items())
-        return next(filter(None, faults), None)
+        return next(filter(None, faults), None)  # the first fault
     if levels == MAX_LEVELS:
-        return EXPECTED
+        return EXPECTED  # the whole filter must be an object
     if is_list(pattern, MAX_ENTRIES):
         names = {name for entry in pattern if isinstance(entry, dict) for name in entry}
         unknown = sorted(names - EXAMPLES.keys())
@@ -79,7 +84,12 @@ def _join(path: str, name: str) -> str:
 
 
 def _is_entry(entry: Any) -> bool:
-    """Return whether a value may be in a list of a filter: a scalar, or an object like EXAMPLES."""
+    """Return whether a value may be in a list of a filter.
+
+    It may be a scalar, or an object with one operator: `{"prefix": text}`, `{"suffix": text}`,
+    `{"exists": true or false}`, `{"anything-but": list of scalars}`, or `{"numeric": comparisons}`
+    such as `[">", 0, "<=", 5]`.
+    """
     match entry:
         case dict() if len(entry) != 1:
             return False
@@ -89,7 +99,9 @@ def _is_entry(entry: Any) -> bool:
             return is_list(values, MAX_ENTRIES) and all(
                 isinstance(value, SCALARS) for value in values
             )
+        # Every other term is an operator, and the operators are one of the RANGES.
         case {"numeric": [*terms]} if terms[::2] in RANGES:
+            # Each operator has a number after it, the last one, too.
             return [type(term) in NUMBERS for term in terms] == [False, True] * len(terms[::2])
     return isinstance(entry, SCALARS)
 
@@ -102,9 +114,14 @@ class _Values:
     """
 
     def __init__(self, given: list[Any]) -> None:
-        # The values and, in place of lists, their elements.
+        """Sort values by what filters look for: scalars, numbers, texts and objects.
+
+        :param given: The values of one member, of any types; empty: the payload has no such member.
+        """
+        # The values, the elements of lists among them, the elements of lists among these, and so
+        # on. The loop goes on with the elements that it appends. Recursion would fail: a payload
+        # may be nested deeper than calls can be.
         elements = [*given]
-        # No recursion: a payload may be nested deeper than calls can be. The list grows meanwhile.
         for element in elements:
             elements += element if isinstance(element, list) else ()
         scalars: list[Any] = [element for element in elements if isinstance(element, SCALARS)]
@@ -117,8 +134,8 @@ class _Values:
 
     @cached_property
     def members(self) -> dict[str, "_Values"]:
-        """The values of the members of the objects among these values, by the member's name: of
-        several objects, a name has all their values.
+        """The members of the objects among these values, by name. A member has the values that it
+        has in all of the objects.
         """
         found = defaultdict[str, list[Any]](list)
         for document in self._objects:
@@ -134,28 +151,29 @@ def _values_of(payload: str) -> _Values:
 
 
 def find_mismatched_path(pattern: Json, payload: str) -> str | None:
-    """Return the path of the first member of a payload that a filter does not match; None: the
-    filter matches.
-
-    Raises RecursionError if the payload is nested too deep.
+    """Return the path of the first member of a filter that a payload does not match, such as
+    `order.total`; None: the payload matches the filter.
 
     :param pattern: A filter in which `filter_fault` finds no fault.
     :param payload: The payload as a text of JSON.
+    :raise RecursionError: If the payload is nested too deep to be compared.
     """
     return _find_mismatched_path(pattern, _values_of(payload), "")
 
 
 def _find_mismatched_path(pattern: Any, values: _Values, path: str) -> str | None:
-    """Return the path of the first member that a part of a filter does not match; None: the part
-    matches.
+    """Return the path of the first list in a part of a filter that the payload does not match;
+    None: the payload matches the part.
 
-    :param pattern: The part of the filter: an object, or a list of entries, one of them to match.
-    :param values: The values that the payload has for the part.
+    :param pattern: The part: a list, of which one entry must match, or an object, of which all
+        members must match.
+    :param values: The values that the payload has at the path of the part.
     :param path: The path of the part; empty: the whole filter.
     """
     if isinstance(pattern, list):
         return None if any(_matches(entry, values) for entry in pattern) else path
     found = values.members
+    # NOTHING: the payload has no such member. An entry may match that, such as {"exists": false}.
     paths = (
         _find_mismatched_path(pattern[name], found.get(name, NOTHING), _join(path, name))
         for name in pattern
@@ -164,9 +182,14 @@ def _find_mismatched_path(pattern: Any, values: _Values, path: str) -> str | Non
 
 
 def _matches(entry: Any, values: _Values) -> bool:
-    """Return whether an entry of a filter's list matches one of the scalars among the values.
+    """Return whether an entry of a filter's list matches the values of a member.
+
+    A scalar, `prefix`, `suffix` and `numeric` match if one of the values does. `exists` says if
+    the payload must have the member. `anything-but` matches if one of the values is a scalar that
+    it does not list, and so never matches a member without scalars.
 
     :param entry: A scalar, or an object with one operator, such as `{"prefix": "a"}`.
+    :param values: The values that the payload has for the member.
     """
     match entry:
         case {"prefix": text}:
@@ -189,16 +212,19 @@ def _has_prefix(texts: list[str], prefix: str) -> bool:
 
 
 def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
-    """Return whether one of the sorted numbers meets all comparisons.
+    """Return whether one number meets all comparisons.
 
+    :param numbers: The numbers in ascending order.
     :param terms: An operator and its bound, then perhaps a second operator and its bound:
         `[">", 0, "<=", 5]`.
     """
+    # The numbers from index `first` to before index `end` meet the comparisons so far.
     first = 0
     end = len(numbers)
     for operator, bound in zip(terms[::2], terms[1::2], strict=True):
         left = bisect_left(numbers, bound)
         right = bisect_right(numbers, bound)
+        # For each operator, the range of indexes of the numbers that meet it.
         met = {
             "=": (left, right),
             "<": (0, left),
@@ -212,11 +238,13 @@ def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
 
 
 def _key(scalar: Any) -> str:
-    """Return a text that two scalars share only if they are equal in JSON: 1 equals 1.0, but
-    neither true nor "1".
+    """Return a text that is the same for two scalars if they are equal in JSON, and only then: 1
+    equals 1.0, but neither true nor "1".
 
-    A set of numbers would be slow for a malicious payload: Python hashes all multiples of 2^61 - 1
-    alike.
+    The texts are put in sets. Sets of the scalars themselves would be slow for a malicious payload,
+    because Python hashes all multiples of 2^61 - 1 alike.
+
+    :param scalar: A text, number, True, False or None.
     """
     if isinstance(scalar, str):  # the quotation mark is enough: no other scalar begins with it
         return f'"{scalar}'

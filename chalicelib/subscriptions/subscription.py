@@ -142,9 +142,16 @@ class Subscription:
 
     @classmethod
     def from_item(cls, item: Json) -> "Subscription":
-        """Return the subscription of an item of the table or of an index, in DynamoDB's format."""
+        """Return the subscription that an item of the table or of an index stores.
+
+        Fields that the item does not have are None.
+
+        :param item: The attributes in DynamoDB's format, all of them texts: `{"name": {"S": …}}`.
+        """
         values: Any = {name: value["S"] for name, value in item.items()}
+        # The sort key is `<created_at>#<subscription_id>`.
         values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
+        # One attribute has all fields that its owner describes, as a JSON object.
         values["described"] = values[DESCRIPTION_ATTRIBUTE]
         values |= json.loads(values["described"])
         return cls(**{field.name: values.get(field.name) for field in fields(cls)})
@@ -167,26 +174,31 @@ class Subscription:
         return "failing" if self.failing_since else "active"
 
     def is_listed(self, state: str) -> bool:
-        """Return whether the subscription belongs into the list of a state.
+        """Return whether a list of the subscriptions in one state has this subscription.
 
         The list `disabled` also has paused subscriptions. The list `slow` has subscriptions with
         `slow_since`, whatever their state.
 
         :param state: A value of `Subscription.state`, or `slow`.
         """
-        marks = {"disabled": self.disabled_at, "slow": self.slow_since}
-        return bool(marks.get(state, self.state == state))
+        if state == "disabled":
+            return self.disabled_at is not None
+        if state == "slow":
+            return self.slow_since is not None
+        return self.state == state
 
     @property
     def wanted_after(self) -> str:
-        """The sort key after which undelivered copies count and are recovered. It comes after all
-        copies created at `dismissed_until`, the last ones that its owner dismissed.
+        """The sort key after which undelivered copies count and are recovered: the owner dismissed
+        the copies that were created until `dismissed_until`, inclusive. If none were dismissed, it
+        comes before all copies.
         """
+        # A sort key is a creation time and an id. HIGHEST comes after every id of that time.
         return f"{self.dismissed_until or LOWEST}{HIGHEST}"
 
     def refusal(self, settings: Settings) -> ApiError | None:
-        """Return the error for which copies of the subscription are kept as failed and not pushed
-        now: its tenant is suspended, or it is disabled. None: they are pushed.
+        """Return the error 409 that says why copies are not pushed to the subscription now: its
+        tenant is suspended, or it is disabled. None: copies are pushed.
         """
         if self.tenant in settings.suspended_tenants:
             return ApiError(409, "suspended", "not pushed: the tenant is suspended")
@@ -196,9 +208,9 @@ class Subscription:
         return None
 
     def recover_refusal(self, settings: Settings) -> ApiError | None:
-        """Return the error for which no copy can be recovered or sent to the subscription now: an
-        error of `refusal`, or that the host of the target URL is no longer allowed. None: copies
-        can be sent.
+        """Return the error 409 that says why no copy can be sent to the subscription or recovered
+        now: its tenant is suspended, it is disabled, or the host of its target URL is no longer
+        allowed. None: copies can be sent.
         """
         refusal = self.refusal(settings)
         if refusal or settings.subscription_hosts.allows(self.target_url):
@@ -207,9 +219,10 @@ class Subscription:
         return ApiError(409, "host_not_allowed", detail)
 
     def description(self) -> str:
-        """Return the text to store in DESCRIPTION_ATTRIBUTE.
+        """Return the JSON object to store in the attribute DESCRIPTION_ATTRIBUTE: the fields in
+        DESCRIPTION_FIELDS, by name.
 
-        Members that a newer version of this code stored there stay.
+        Members that this version does not know stay, because a newer version stored them.
         """
         known = {name: getattr(self, name) for name in DESCRIPTION_FIELDS}
         return dumps({**json.loads(self.described), **known})
@@ -217,7 +230,9 @@ class Subscription:
     def matches(self, event_type: str) -> bool:
         """Return whether an event type is among the subscription's event types.
 
-        The type of a report (RESERVED_PREFIX) matches only entries that begin with RESERVED_PREFIX.
+        An entry of these is a type, or the beginning of types followed by `*`; without entries,
+        all types match. But the type of a report, which begins with RESERVED_PREFIX, matches only
+        entries that begin with RESERVED_PREFIX, too.
         """
         entries = self.event_types or ["*"]
         if event_type.startswith(RESERVED_PREFIX):
@@ -232,27 +247,32 @@ class Subscription:
 
         They are the present secret and, for a day after a renewal, the previous secret.
         """
-        return [*reversed(self.given.values())] if self.previous_until(now) else [self.secret]
+        if self.previous_until(now):
+            return [*reversed(self.given.values())]  # the present one is the last in `given`
+        return [self.secret]
 
     def renewed(self, secret: str | None, now: float) -> Json:
-        """Return the fields that change, by name, when the secret is renewed at `now` (Unix
-        seconds).
+        """Return the fields that a renewal of the signing secret changes, by name; empty: nothing
+        changes.
 
-        Nothing changes if the present secret is given, or if a random one is asked for within
-        RENEWAL_SECONDS of the last renewal: clients repeat calls. Another secret that is given
-        within RENEWAL_SECONDS replaces the present one, which was mistyped.
+        A renewal keeps the present secret as the previous one. Within RENEWAL_SECONDS of the last
+        renewal there is no other one, because clients repeat calls: then a call without a secret
+        changes nothing, and a given secret replaces the present one, which was mistyped. The
+        present secret, given again, never changes anything.
 
         :param secret: The new secret; None: a random one.
+        :param now: Unix seconds.
         """
         if secret == self.secret:
             return {}
-        number = self.renewals or 0
+        number = self.renewals or 0  # None: the secret was never renewed
         renewed_at = self.renewed_at or ""
         if renewed_at <= rfc3339(now - RENEWAL_SECONDS):
             number += 1
             renewed_at = rfc3339(now)
         elif secret is None:
             return {}
+        # `given` has a secret by the number of the renewal that made it: the previous and the new.
         previous = f"{number - 1}"
         given = {previous: self.given[previous], f"{number}": secret or new_secret()}
         return {"given": given, "renewals": number, "renewed_at": renewed_at}
@@ -263,8 +283,10 @@ class Subscription:
         return self.given[f"{self.renewals or 0}"]
 
     def previous_until(self, now: float) -> str | None:
-        """Return the time (RFC 3339) until which the previous secret also signs pushes; None: it no
-        longer signs at `now` (Unix seconds), or the secret was never renewed.
+        """Return the time (RFC 3339) until which the previous secret also signs pushes, a day after
+        the renewal; None: it no longer signs pushes, or the secret was never renewed.
+
+        :param now: Unix seconds.
         """
         if self.renewed_at is None:
             return None
@@ -272,9 +294,9 @@ class Subscription:
         return rfc3339(until) if until > now else None
 
     def to_json(self, members: Json = NO_MEMBERS) -> str:
-        """Return the subscription as an object of JSON, as callers see it.
+        """Return the subscription as a JSON object with the members that the API shows.
 
-        :param members: Further members of the object.
+        :param members: Further members of the object, such as `deliveries`.
         """
         return dumps({name: getattr(self, name) for name in API_MEMBERS} | members)
 
@@ -284,10 +306,13 @@ SVIX_HEADER = re.compile("(?im)^svix[-_](id|timestamp|signature)$")
 
 
 def check_headers(headers: Json | None, header_prefix: str | None) -> None:
-    """Raise InvalidRequestError if the pushes of a subscription would have a header twice: by its
-    own headers and by its `header_prefix`.
+    """Raise InvalidRequestError if the pushes of a subscription would have a header twice: among
+    the additional headers of its owner, and as one of the `svix-` headers.
+
+    :param headers: The additional headers; None: there are none.
+    :param header_prefix: `svix` if pushes have the `svix-` headers; None: they do not.
     """
-    names = "\n".join(headers or ())
+    names = "\n".join(headers or ())  # one name in each line, as SVIX_HEADER expects
     if header_prefix and SVIX_HEADER.search(names):
         fault = "must have none of svix-id, svix-timestamp and svix-signature with header_prefix"
         raise InvalidRequestError(FieldFault("headers", fault))

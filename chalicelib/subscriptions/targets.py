@@ -54,8 +54,8 @@ class AllTargets:
 
     @cached_property
     def webhook(self) -> Target:
-        """The target of events themselves: the URL in the settings, or an empty one that is not
-        enabled.
+        """The target of events themselves: the webhook in the settings. If the settings have no
+        webhook URL, its URL is empty, and it is not enabled.
         """
         settings = self.services.settings
         url = settings.webhook_url or ""
@@ -68,8 +68,11 @@ class AllTargets:
         )
 
     def of(self, subscription: Subscription) -> SubscriptionTarget:
-        """Return the target of a subscription, and remember in the lanes whether the subscription
-        is marked as slow.
+        """Return the target of a subscription, also if it is disabled, and remember in the lanes
+        whether the subscription is stored as slow.
+
+        If the host of its URL is no longer allowed, each push to the target fails with
+        HOST_NOT_ALLOWED.
         """
         now = self.services.clock()
         hosts = self.services.settings.subscription_hosts
@@ -77,11 +80,13 @@ class AllTargets:
         target = SubscriptionTarget(
             url=url,
             destination=subscription.subscription_id,
+            # Never the name WEBHOOK; subscriptions without a tenant have one owner together.
             owner=f"tenant {subscription.tenant or ''}",
             secrets=tuple(map(decode_secret, subscription.secrets(now))),
             is_enabled=subscription.refusal(self.services.settings) is None,
             is_customers=subscription.tenant is not None,
             fault=None if hosts.allows(url) else HOST_NOT_ALLOWED,
+            # A host that the operator allowed by its name may have a private address.
             public_only=not hosts.names(url),
             headers=subscription.headers or {},
             has_payload_alone=subscription.body == PAYLOAD,
@@ -97,10 +102,12 @@ class AllTargets:
         return [self.of(subscription) for subscription in self.subscriptions.matching(event)]
 
     def find(self, event: Event) -> Target | NotPushed:
-        """Return the target to which a stored event or copy is pushed; if it is not pushed, the
-        decision that follows.
+        """Return the target to which a stored event or copy is pushed or, if it must not be pushed,
+        the decision to record instead.
 
-        The subscription of a copy is read consistently.
+        An event stays in the inbox if there is no webhook (Unscheduled). A copy is deleted if its
+        subscription is gone (Dropped), and failed if its subscription is disabled or its tenant
+        suspended (KeptFailed). The subscription of a copy is read consistently.
         """
         if not event.is_copy:
             return self.webhook if self.webhook.is_enabled else Unscheduled()
@@ -111,10 +118,11 @@ class AllTargets:
         return KeptFailed(str(refusal)) if refusal else self.of(subscription)
 
     def push_body(self, event: Event) -> str | None:
-        """Return the body with which an event or copy would be pushed now; None: the event is not
-        pushed, or the subscription of the copy is gone.
+        """Return the body with which an event or copy would be pushed now.
 
-        A copy has a body also while its subscription is disabled.
+        Return None for an event that is not pushed itself, because there is no webhook or only its
+        copies are pushed, and for a copy whose subscription is gone. A copy has a body also while
+        its subscription is disabled.
         """
         if event.is_copy:
             subscription = self.subscriptions.get(event.subscription_id)
@@ -123,9 +131,12 @@ class AllTargets:
         return event.push_body().decode() if is_pushed else None
 
     def replay_refusal(self, event: Event) -> ApiError | None:
-        """Return the error for which an event or copy cannot be replayed now; None: it can.
+        """Return the error 409 for which an event or copy cannot be replayed now; None: it can be
+        replayed.
 
-        The subscription of a copy is read consistently.
+        A report and, if the setting says that only copies are pushed, any event cannot be replayed
+        itself. A copy cannot be replayed if its subscription is gone or disabled, or the tenant of
+        its subscription is suspended. The subscription is read consistently.
         """
         if not event.is_copy:
             if self.services.settings.webhook != COPIES_ONLY and not event.is_report:
@@ -141,11 +152,12 @@ class AllTargets:
         """Delete or disable the subscription whose target responded 410 Gone; return the decision
         for the event or copy.
 
-        A subscription without a tenant is deleted, as Zapier asks for, with its copy. A tenant's
-        subscription is disabled, because a proxy may have sent the 410, and its copy is kept. If
-        the subscription was edited, disabled, or made anew since the push began, the copy is
-        retried, and the next attempt reads the subscription as it is then. An event for the webhook
-        becomes a dead letter. Raises nothing.
+        A subscription without a tenant is deleted, as Zapier asks for, with the copy. A tenant's
+        subscription is disabled, because a proxy may have sent the 410, and the copy is kept as
+        failed. If this call neither deleted nor disabled it, because the subscription was changed
+        since the push began or DynamoDB failed, the copy is retried after a second, and that
+        attempt reads the subscription as it is then. An event for the webhook becomes a dead
+        letter. Raises nothing.
 
         :param event: The event or copy, with the attempt.
         """
@@ -162,11 +174,14 @@ class AllTargets:
         return Retry(delay_seconds=1.0)
 
     def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
-        """Follow up a decision that was recorded: mark, clear or disable the subscription of a
-        copy, start a catch-up of a target that works again, and report. Raises nothing: errors are
-        logged.
+        """Do what follows from a decision about an event or copy that was recorded. Raises nothing:
+        errors are logged.
 
-        :param event: The event or copy as the decision leaves it.
+        For a copy, see `_on_copy_recorded`. If an event failed for good at the webhook, this is
+        reported. If an event was delivered to the webhook after more than FAILING_ATTEMPTS
+        attempts, the webhook was in trouble, and a catch-up pushes the events that wait for it.
+
+        :param event: The event or copy after the decision.
         """
         if isinstance(target, SubscriptionTarget):
             self._on_copy_recorded(target.subscription, event, decision)
@@ -181,11 +196,17 @@ class AllTargets:
     def _on_copy_recorded(
         self, subscription: Subscription, copy: Event, decision: Decision
     ) -> None:
-        """Follow up a decision about a copy that was recorded.
+        """Do what follows from a decision about a copy that was recorded.
 
-        A delivery clears `failing_since` and starts a catch-up. A failed attempt after many, or a
-        dead letter, sets `failing_since`, if the subscription delivers nothing else. A dead letter
-        of a subscription that fails for days disables it. Changes are reported.
+        The delivery of a copy for a subscription with `failing_since` clears that and starts a
+        catch-up. A retry after FAILING_ATTEMPTS or more attempts sets `failing_since`, unless a
+        copy created since this copy was delivered. A dead letter sets it, unless a copy created in
+        the last day was delivered; if the subscription is failing already, and for many days, the
+        dead letter disables it. `slow_since` is set or cleared. These changes, except of
+        `slow_since` and of a delivery, are reported, and so is the dead letter.
+
+        :param subscription: The subscription as it was read for the push.
+        :param copy: The copy after the decision.
         """
         error = copy.last_error
         changed = None
@@ -207,41 +228,46 @@ class AllTargets:
             reports.subscription_changed(changed.state, changed, copy, self.services)
 
     def make_test_event(self, subscription: Subscription, new_event: NewEvent | None) -> Event:
-        """Return a copy for a subscription that is stored nowhere, made of a new event.
+        """Return a copy for a subscription, made of a new event. Neither is stored.
 
-        :param new_event: The event; None: an event of type `test` with the subscription's id.
+        :param new_event: The event; None: an event of type `test`, whose payload has the
+            subscription's id.
         """
         if new_event is None:
             payload = dumps({"subscription_id": subscription.subscription_id})
-            new_event = NewEvent("test", payload, "null", subscription.tenant)
+            new_event = NewEvent("test", payload, metadata="null", tenant=subscription.tenant)
         event = posting.make_event(new_event, subscription.created_by, self.services)
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
+        # Nobody could read the source event, which is not stored.
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
     def _store_pace(self, subscription: Subscription) -> None:
-        """Set `slow_since` of a subscription if this container has found it slow; clear it if not.
+        """Set `slow_since` of a subscription to now if this container treats it as slow and it is
+        not set; clear it if it is set and this container does not.
 
-        A mark that is younger than MIN_MARK_SECONDS stays, because other containers may have found
-        otherwise.
+        A `slow_since` younger than MIN_MARK_SECONDS stays, because another container set it just
+        now.
         """
         now = self.services.clock()
         is_slow = self.services.lanes.is_slow(subscription.subscription_id, now)
         slow_since = subscription.slow_since or ""
-        is_old = slow_since <= rfc3339(now - MIN_MARK_SECONDS)
+        is_old = slow_since <= rfc3339(now - MIN_MARK_SECONDS)  # also if it is not set
         if is_old and is_slow != bool(slow_since):
             self.subscriptions.set_slow(subscription, rfc3339(now) if is_slow else None)
 
     def push_test_event(
         self, event: Event, subscription: Subscription, invocation: Invocation
     ) -> Json:
-        """Push a copy to a subscription once; return the attempt with what was `sent` (null if no
-        request was made), and whether the subscription `catches_up` now.
+        """Push a test copy to a subscription once; return what happened.
 
-        Nothing is recorded. But if the copy is delivered, and copies can be pushed to the
-        subscription, a catch-up is started for the copies that wait, unless a test started one
-        within RESTART_SECONDS.
+        The attempt is not recorded. But if the test copy is delivered, and copies can be pushed to
+        the subscription, a catch-up is started, which pushes the copies that wait for the
+        subscription, unless a test started one within RESTART_SECONDS.
 
-        :param event: The copy, which is stored nowhere: see `make_test_event`.
+        :param event: The copy, which is not stored: see `make_test_event`.
+        :return: A dict with the members of an attempt, `sent` (the headers and the body of the
+            request; None: no request was made), and `catches_up` (whether a catch-up of the
+            subscription is under way now).
         """
         started = self.services.clock()
         target = self.of(subscription)
@@ -254,6 +280,7 @@ class AllTargets:
                 catches_up = store.start_catch_up(target.destination, TESTED)
                 catches_up = catches_up or store.is_catching_up(target.destination)
         sent = None
+        # These two errors are found before a request is made.
         if result.error not in (HOST_NOT_ALLOWED, ADDRESS_NOT_ALLOWED):
             body = target.body_of(event)
             headers = own_headers(event, target, int(started), body)
