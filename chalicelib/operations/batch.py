@@ -24,18 +24,19 @@ def process(
     *,
     is_fast_lane: bool,
 ) -> None:
-    """Process the messages of a batch in parallel.
+    """Process the queue messages of one invocation of a worker in parallel: push their events.
 
     All threads end before the function returns: Lambda would freeze a thread that is still running
     and thaw it at the next invocation, when its claim has ended.
 
     :param remaining_seconds: The time until Lambda ends the invocation.
-    :param is_fast_lane: Whether the messages are from the work queue, not from the slow queue.
-    :raises BatchError: If a message failed. The other messages are deleted first, so that SQS
+    :param is_fast_lane: True: the messages are from the work queue; False: from the slow queue.
+    :raise BatchError: If a message failed. The other messages are deleted first, so that SQS
         delivers only the failed messages again.
     """
     deadline = services.clock() + remaining_seconds - JOIN_SECONDS
-    # A batch ends when its last message is processed, so a wait would delay the other messages.
+    # How long a thread may wait for a retry and make it itself. A batch ends when its last message
+    # is processed, so a wait would delay the other messages.
     wait_seconds = services.settings.in_process_wait_seconds if len(batch) == 1 else 0.0
     waits_until = services.clock() + wait_seconds
     invocation = Invocation(services, deadline, is_fast_lane=is_fast_lane, waits_until=waits_until)
@@ -51,12 +52,14 @@ def process(
 
 
 def _process_message(invocation: Invocation, message: Message) -> bool:
-    """Process a queue message; return False if that failed, which is logged.
+    """Process a queue message; return True, or False if an error prevented that, which is logged.
 
     The event of the message is pushed if it is due. A dead letter that was moved back to the queue
     replays its event. A message that cannot be read is sent to the DLQ. In the fast lane, a message
     for a destination that is known to be slow is sent to the slow queue, and its event is not
     claimed.
+
+    :param message: Its `group_id` names the destination.
     """
     services = invocation.services
     with request_id(message.message_id):
@@ -65,8 +68,8 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
             if is_slow and invocation.is_fast_lane:
                 services.slow_queue.send(message)
                 return True
-            content = messages.parse(message.body)
-            if "reason" in content:
+            content = messages.parse(message.body)  # empty: the body cannot be read
+            if "reason" in content:  # only dead letters have it
                 replay.redrive(message, content["event_id"], invocation)
             elif content:
                 delivery.deliver(content["event_id"], invocation)

@@ -51,16 +51,17 @@ MARKABLE = f"{PENDING} AND next_attempt_at = :due AND {UNCLAIMED} AND {SAME_MARK
 
 
 def publish_depths(services: CoreServices) -> None:
-    """Publish metrics: the numbers of visible messages of the queues, and the age in seconds of the
+    """Publish metrics: the number of visible messages of each queue, and the age in seconds of the
     oldest pending event. Log a warning if the DLQ is not empty.
 
     The age leaves out copies, events that are not to be pushed, and events that had
-    STALLED_ATTEMPTS. It is not published if the search for the event takes longer than
+    STALLED_ATTEMPTS attempts. It is not published if the search for the event takes longer than
     SEARCH_SECONDS. Without a webhook URL it is 0, and no event is searched for, because the search
     would read the whole inbox.
 
-    If a metric cannot be read, the others are published before QueueUnavailableError or
-    StorageUnavailableError is raised.
+    :raise QueueUnavailableError: If SQS fails. The other metrics are published first.
+    :raise StorageUnavailableError: If DynamoDB fails or the search takes too long. The other
+        metrics are published first.
     """
     metrics: Json = {}
     failure: QueueUnavailableError | None = None
@@ -90,9 +91,11 @@ def publish_depths(services: CoreServices) -> None:
 
 def _oldest_age(services: CoreServices, partition: str) -> float:
     """Return the age in seconds of the oldest event of a partition that waits for a push and had
-    fewer than STALLED_ATTEMPTS; 0 if there is no such event.
+    fewer than STALLED_ATTEMPTS attempts; 0: there is no such event.
 
-    Raises StorageUnavailableError if the search does not end within SEARCH_SECONDS.
+    :param partition: A partition of pending events.
+    :raise StorageUnavailableError: If DynamoDB fails, or no such event is found within
+        SEARCH_SECONDS and there are more pages.
     """
     deadline = services.clock() + SEARCH_SECONDS
     values = {":stalled": STALLED_ATTEMPTS}
@@ -112,16 +115,19 @@ MAX_SWEPT_WHILE_LONG = 100
 def sweep(services: CoreServices) -> None:
     """Send queue messages for overdue events, for at most MAX_SWEPT events of each partition.
 
-    An event is overdue if its own message would have been received by now. Destinations take turns.
-    The messages become visible at an even rate, MAX_SWEPT in SWEEP_PERIOD_SECONDS, so that new
-    events need not wait for all of them. Without a webhook URL, only copies are searched for.
+    An event is overdue if its next attempt was due so long ago that its own queue message, if there
+    was one, would have been received by now. Without a webhook URL, only copies are searched for:
+    other events are not pushed.
 
+    Destinations take turns. The messages become visible at an even rate, MAX_SWEPT in
+    SWEEP_PERIOD_SECONDS, so that new events need not wait for all of them. While the work queue has
+    LONG_QUEUE messages, at most MAX_SWEPT_WHILE_LONG events of each partition are queued in a run.
     An event that stays overdue is queued again after one, two, four and eight minutes, then every
-    MAX_MARK_SECONDS. While the work queue has LONG_QUEUE messages, at most MAX_SWEPT_WHILE_LONG
-    events of each partition are queued in a run.
+    MAX_MARK_SECONDS.
 
-    Raises StorageUnavailableError or QueueUnavailableError after all partitions were tried. No
-    message is sent for an event that could not be marked.
+    :raise StorageUnavailableError: If DynamoDB failed for a partition or an event. No message is
+        sent for an event that could not be marked. All partitions are tried first.
+    :raise QueueUnavailableError: If SQS failed. All partitions are tried first.
     """
     searched = partitions(Status.PENDING, of_copies=True)
     if services.settings.webhook_url:
@@ -137,8 +143,12 @@ def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
     """Queue up to `limit` overdue events of a partition, and delete up to MAX_EXPIRED expired ones;
     return the number of queued events.
 
-    Raises StorageUnavailableError or QueueUnavailableError. If an event cannot be marked, the other
-    events are queued first.
+    An event is marked (`requeue_at`) before its message is sent, so that the next sweep does not
+    queue it again. An event that was changed since it was read is neither marked nor queued.
+
+    :raise StorageUnavailableError: If DynamoDB fails. If it fails for the mark of an event, the
+        other events are queued first.
+    :raise QueueUnavailableError: If SQS fails.
     """
     found = _find_overdue(services, limit, partition)
     services.map(services.store.delete_expired, found.expired_ids[:MAX_EXPIRED])
@@ -146,6 +156,7 @@ def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
     failure: StorageUnavailableError | None = None
     for start in range(0, len(found.overdue), BATCH_SIZE):
         batch = found.overdue[start : start + BATCH_SIZE]
+        # MAX_SWEPT events become visible evenly within SWEEP_PERIOD_SECONDS.
         delay_seconds = SWEEP_PERIOD_SECONDS * queued // MAX_SWEPT
         # Mark, then send: in the other order, two sweeps would both send a message. If the message
         # is not sent, the event waits once more for as long as it has been overdue.
@@ -161,10 +172,12 @@ def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
 
 def _send_messages(events: Sequence[Event], delay_seconds: int, services: CoreServices) -> None:
     """Send the queue messages of up to BATCH_SIZE overdue events to the work queue or, for events
-    whose last push timed out, to the slow queue.
+    whose latest attempt timed out, to the slow queue.
 
-    Events that timed out belong in the slow lane: the worker of the fast lane would claim such an
-    event, release it and send its message to the slow queue, which costs two more writes.
+    The fast lane would not push an event that timed out there: its worker would claim the event,
+    release it, and send its message to the slow queue, which costs two more writes.
+
+    :param delay_seconds: After how many seconds SQS makes the messages visible.
     """
     timed_out = [event for event in events if event.last_error == TIMED_OUT]
     others = [event for event in events if event.last_error != TIMED_OUT]
@@ -184,7 +197,8 @@ class FoundEvents:
 
 
 def _find_overdue(services: CoreServices, limit: int, partition: str) -> FoundEvents:
-    """Search a partition for up to `limit` overdue events, and for expired events.
+    """Search a partition for up to `limit` overdue events, and for expired events; return the
+    overdue events and the ids of the expired ones.
 
     Destinations take turns: the oldest overdue event of each destination comes first, then the
     second oldest of each, and so on.
@@ -193,7 +207,11 @@ def _find_overdue(services: CoreServices, limit: int, partition: str) -> FoundEv
     expired_ids: list[str] = []
 
     def number_by_destination() -> Iterator[tuple[int, Event]]:
+        """Yield each overdue event with its number among the events of its destination, from 1 for
+        the oldest; collect the ids of expired events in `expired_ids`.
+        """
         counts = Counter[str]()
+        # `group_id` names the destination: its messages are one group of the SQS queue.
         for event in _search_overdue(services, partition):
             if event.expires_at <= now:
                 expired_ids.append(event.event_id)
@@ -201,6 +219,7 @@ def _find_overdue(services: CoreServices, limit: int, partition: str) -> FoundEv
             counts[event.group_id] += 1
             yield counts[event.group_id], event
 
+    # `nsmallest` keeps the order of events that have the same number.
     in_turn = nsmallest(limit, number_by_destination(), key=itemgetter(0))
     return FoundEvents([event for _, event in in_turn], expired_ids)
 
@@ -208,10 +227,14 @@ def _find_overdue(services: CoreServices, limit: int, partition: str) -> FoundEv
 def _search_overdue(services: CoreServices, partition: str) -> Iterator[Event]:
     """Yield the overdue and the expired events of a partition, the oldest first, until the search
     has taken SEARCH_SECONDS.
+
+    An event is overdue if its next attempt was due so long ago that its own queue message would
+    have been received by now, nobody holds a claim of it, and no sweep marked it.
     """
     now = services.clock()
     deadline = now + SEARCH_SECONDS
-    # Lambda may hold a received message for the batch window before it invokes the worker.
+    # How late a message may be. Lambda may hold a received message for the batch window before it
+    # invokes the worker.
     grace_seconds = MESSAGE_GRACE_SECONDS + services.settings.worker_batch_window_seconds
     times = {":late": rfc3339(now - grace_seconds)}
     for page in services.store.pages(partition, times, condition=OVERDUE):
@@ -221,17 +244,20 @@ def _search_overdue(services: CoreServices, partition: str) -> Iterator[Event]:
 
 
 def _mark(services: CoreServices, delay_seconds: int, event: Event) -> Event | None:
-    """Mark an overdue event by `requeue_at`, before which no sweep queues it again.
+    """Mark an overdue event: set its `requeue_at`, before which no sweep queues the event again.
 
     From the moment at which its message becomes visible, the mark lasts as long as the event has
-    been overdue now, MAX_MARK_SECONDS at most. Raises StorageUnavailableError.
+    been overdue, MAX_MARK_SECONDS at most. So the sweep waits twice as long after each message.
 
-    :param delay_seconds: After which the event's message will become visible.
-    :returns: The event as it was read; None if somebody changed it since, and it is not marked.
+    :param delay_seconds: After how many seconds the event's message will become visible.
+    :return: The event as it was read; None: it is not marked, because another sweep marked it, or a
+        push claimed or recorded it, since it was read.
+    :raise StorageUnavailableError: If DynamoDB fails.
     """
     now = services.clock()
     overdue_seconds = now - unix_seconds(str(event.next_attempt_at))
     requeue_at = rfc3339(now + delay_seconds + min(overdue_seconds, MAX_MARK_SECONDS))
+    # The placeholders in MARKABLE: when the event was due, and its mark, if any, as it was read.
     seen = {":due": event.next_attempt_at, ":seen": event.requeue_at or ""}
     result = services.store.change(event.event_id, MARKABLE, {"requeue_at": requeue_at}, seen)
     return event if result.applied else None
