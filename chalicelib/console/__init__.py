@@ -20,11 +20,13 @@ POLICY = (
 
 
 def page() -> tuple[str, dict[str, str | list[str]]]:
-    """Return the HTML of the console, and the headers of the response.
+    """Return the HTML of the console, joined from the files of the folder, and the headers of the
+    response.
 
     The Content-Security-Policy allows only the script and the style of the page, by their hashes
     (CSP Level 3, section 2.3.1).
     """
+    # A line `{{ list.js }}` stands for the text of the file list.js.
     html = re.sub(r"\{\{ (\S+) \}\}\n", _read_included, _read("page.html"))
     inline = re.findall(r"<(script|style)\b[^>]*>(.*?)</", html, re.DOTALL)
     digests = [

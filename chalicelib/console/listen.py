@@ -58,11 +58,14 @@ opener = urllib.request.build_opener(RedirectHandler)
 
 
 def get(path, **parameters):
-    """Return the JSON of a GET request to the API, which is repeated until the API responds.
+    """Return the JSON of the API's response to a GET request.
 
-    Raises RefusedError if the API refuses the call.
+    While there is no response, or one of 429 or 5xx, the call is repeated for ever, after a wait
+    that doubles up to LONGEST_BACKOFF seconds and is at least as long as the API's Retry-After.
 
-    :param parameters: Of the query; a parameter that is empty or None is left out.
+    :param path: The path and no query, such as `/events`.
+    :param parameters: The parameters of the query; those that are empty or None are left out.
+    :raise RefusedError: If the API refuses the call with another status.
     """
     query = urllib.parse.urlencode({name: text for name, text in parameters.items() if text})
     url = f"{os.environ['TRIGGERS_URL'].rstrip('/')}{path}?{query}"
@@ -88,7 +91,11 @@ def get(path, **parameters):
 
 
 def detail_of(error):
-    """Return the `detail` of an error response, or its HTTP reason if it is not from the API."""
+    """Return what an error response says: the `detail` of its JSON or, if the response is not from
+    the API, the reason beside its status code.
+
+    :param error: The HTTPError.
+    """
     try:
         return json.load(error)["detail"]
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
@@ -96,10 +103,12 @@ def detail_of(error):
 
 
 def find_webhook(subscription_id):
-    """Return the webhook with an id; None: return the only webhook that is listed.
+    """Return a webhook (a subscription) as the API shows it.
 
-    Without an id, it raises RefusedError if no webhook is listed, or if there are several. An API
-    key lists only webhooks without a tenant, so that an id may name one that is not listed.
+    :param subscription_id: The id; None: return the only webhook that the key lists. An API key
+        lists only webhooks without a tenant, so an id may name a webhook that is not listed.
+    :raise RefusedError: If there is no webhook with the id or, without an id, if no webhook is
+        listed or several are.
     """
     if subscription_id:
         return get(f"/subscriptions/{subscription_id}")
@@ -116,7 +125,11 @@ def find_webhook(subscription_id):
 
 
 def list_deliveries(webhook, since):
-    """Yield the deliveries of events that were created at or after `since`, the oldest first."""
+    """Yield the deliveries of a webhook, as the API lists them, the oldest first.
+
+    :param since: The creation time of the oldest event, inclusive, in the format of the API; empty:
+        all deliveries.
+    """
     cursor = ""
     while cursor is not None:
         page = get(
@@ -132,7 +145,15 @@ def list_deliveries(webhook, since):
 
 
 def headers_of(event, body, webhook, secret):
-    """Return the headers of a push of an event, signed now: https://www.standardwebhooks.com."""
+    """Return the headers with which the API would push an event now, signed as in
+    https://www.standardwebhooks.com.
+
+    :param event: The event or delivery as the API lists it.
+    :param body: The bytes of the body to sign.
+    :param webhook: The webhook as the API shows it. If it has a `header_prefix`, the signed headers
+        are sent a second time with that prefix.
+    :param secret: The signing secret, `whsec_` and the key in Base64.
+    """
     event_id, timestamp = event["event_id"], str(int(time.time()))
     key = base64.b64decode(secret[len("whsec_") :])
     digest = hmac.new(key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
@@ -149,7 +170,9 @@ def headers_of(event, body, webhook, secret):
 
 
 def post(url, body, headers):
-    """Post a body to a URL; return the status code of the response, or the text of the error."""
+    """Post a body to a URL, and follow no redirect; return the status code of the response or, if
+    there was none within 30 seconds, the text of the error.
+    """
     parts = urllib.parse.urlsplit(url)
     connect = CONNECTIONS[parts.scheme]
     connection = connect(parts.hostname, parts.port, timeout=30)
@@ -164,10 +187,15 @@ def post(url, body, headers):
 
 
 def forward(event, webhook, secret, options):
-    """Post a delivery to the server on this machine, and print a line with the result.
+    """Post a delivery to the server on this machine, and print a line with the result; return
+    whether the response was 2xx.
 
-    Returns whether the response was 2xx. A delivery that no longer exists is not posted, and counts
-    as successful.
+    A delivery that no longer exists is not posted, and counts as successful.
+
+    :param event: The delivery as the API lists it.
+    :param webhook: Its webhook as the API shows it.
+    :param secret: The webhook's signing secret, `whsec_…`.
+    :param options: The options of the command: the `url`, and each further `header`.
     """
     try:
         text = get(f"/events/{event['event_id']}")["push_body"]
@@ -193,29 +221,38 @@ def forward(event, webhook, secret, options):
 
 
 def start_of(webhook, since):
-    """Return the creation time from which deliveries are listed, and the ids of deliveries that are
-    not to be posted.
+    """Return where to begin: the creation time from which deliveries are listed, and the set of ids
+    of listed deliveries that are not posted.
 
-    :param since: The creation time of the oldest event to post; None: no delivery is posted that
-        exists already.
+    The list begins with the newest LOOK_BACK deliveries, or earlier if `since` is earlier. A
+    delivery that is added to the list later is posted, even if it is for an older event.
+
+    :param since: The creation time of the oldest event to post, in the format of the API; None:
+        post no delivery that exists now.
     """
     page = get("/events", subscription_id=webhook["subscription_id"], limit=LOOK_BACK)
     newest = page["events"]
     older = {event["event_id"] for event in newest if not since or event["created_at"] < since}
+    # The oldest of the newest deliveries; empty if these are all: then the list has no beginning.
     first = newest[-1]["created_at"] if newest and page["next_cursor"] else ""
-    return min(first, since or first), older
+    start = min(first, since) if since else first
+    return start, older
 
 
 def next_start(since, listed, is_settled):
     """Return the creation time from which deliveries are listed in the next call.
 
+    The newest LOOK_BACK deliveries are listed again, because a delivery may be added for an older
+    event. Unless `is_settled`, so are all that are up to OVERLAP older than the newest one. The
+    time never goes back.
+
     :param since: The creation time from which `listed` was listed.
     :param listed: The deliveries of the latest call, the oldest first.
-    :param is_settled: Whether no delivery is expected that is up to OVERLAP older than the latest
-        delivery.
+    :param is_settled: Whether there was no new delivery for so long that no delivery for an event
+        of the last OVERLAP is to come.
     """
     if len(listed) <= LOOK_BACK:
-        return since
+        return since  # all of them are among the newest
     first = listed[-LOOK_BACK]["created_at"]
     return max(since, first if is_settled else min(first, earlier(listed[-1]["created_at"])))
 
@@ -226,8 +263,14 @@ def earlier(created_at):
 
 
 def listen(options):
-    """Post new deliveries for ever or, with `--once`, post the deliveries since a time and exit
-    with 1 if a post failed, otherwise with 0.
+    """Post new deliveries for ever or, with `--once`, post the deliveries that exist and exit: with
+    1 if a post failed or the API refused a call, otherwise with 0.
+
+    :param options: The options of the command: `url` (where to post to), `webhook` (an id, or
+        None), `since` (the creation time of the oldest event to post; None: post only deliveries
+        that are made from now on), `events` (types or patterns with `*`, joined by commas),
+        `header` (the further headers) and `once`.
+    :raise RefusedError: If the webhook cannot be determined.
     """
     webhook = find_webhook(options.webhook)
     since, seen = start_of(webhook, options.since)
@@ -252,7 +295,8 @@ def listen(options):
                     failed += not forward(event, webhook, secret, options)
                 seen.add(event["event_id"])
             since = next_start(since, listed, is_settled=wait >= LONGEST_WAIT and not new)
-        # for example, the key has expired, or another server than the API responded
+        # For example, the key has expired, or another server than the API responded. Deliveries
+        # that are not in `seen` are tried again.
         except (RefusedError, LookupError, TypeError, ValueError) as error:
             print(f"{error}: trying again in {LONGEST_WAIT} s", file=sys.stderr, flush=True)
             new, failed, wait = 0, 1, LONGEST_WAIT
@@ -263,7 +307,12 @@ def listen(options):
 
 
 def moment(text):
-    """Return a time in the format of the API, from an RFC 3339 time or an age such as `10m`."""
+    """Return a time in the format of the API (UTC), for the value of `--since`.
+
+    :param text: A time in RFC 3339, or an age: a number and `s`, `m`, `h` or `d`, such as `10m`.
+    :raise ArgumentTypeError: If the time is out of range.
+    :raise ValueError: If the text is neither.
+    """
     try:
         if text[:-1].isdigit() and text[-1] in SECONDS:
             ago = timedelta(seconds=int(text[:-1]) * SECONDS[text[-1]])
@@ -275,7 +324,9 @@ def moment(text):
 
 
 def http_url(text):
-    """Return a URL; raise ArgumentTypeError or ValueError if it is not an http or https URL."""
+    """Return a URL unchanged; raise ArgumentTypeError or ValueError if it is not an http or https
+    URL with a host, or has spaces.
+    """
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in CONNECTIONS or not parts.hostname or text.split() != [text]:
         raise argparse.ArgumentTypeError(
@@ -286,7 +337,11 @@ def http_url(text):
 
 
 def header(text):
-    """Return the name and the value of `Name: value`; raise ArgumentTypeError without a colon."""
+    """Return the name and the value of a header, for a value of `--header`.
+
+    :param text: `Name: value`.
+    :raise ArgumentTypeError: If there is no colon.
+    """
     name, colon, value = text.partition(":")
     if not colon:
         raise argparse.ArgumentTypeError("must be 'Name: value'")
@@ -294,8 +349,8 @@ def header(text):
 
 
 def check_environment():
-    """Exit with an error message, which does not repeat the key, unless TRIGGERS_URL and
-    TRIGGERS_API_KEY can be used.
+    """Exit with an error message if the environment variable TRIGGERS_URL or TRIGGERS_API_KEY is
+    not set or has the wrong form. The message does not show the key.
     """
     for variable in ("TRIGGERS_URL", "TRIGGERS_API_KEY"):
         if not os.environ.get(variable):
