@@ -1,9 +1,15 @@
 // api.js: calls of the API. Numbers that JavaScript would change keep their text.
+// Keep the text of a number that JavaScript would change, such as 1.0 or one with 20 digits. This
+// is a reviver for `JSON.parse`; browsers without `JSON.rawJSON` get the changed number.
 function exactly(_, value, { source } = {}) {
   const isChanged = typeof value === "number" && source !== String(value);
   return isChanged && JSON.rawJSON ? JSON.rawJSON(source) : value;
 }
-// Return {isNew, body}. Throws an Error with the answer's members, `status` (0: none), and `wait`.
+// Make one call of the API. `signals` are AbortSignals that end it; it ends after 30 seconds
+// anyway. Returns {isNew, body}: whether something was created (status 201), and the parsed
+// response. If the call fails, throws an Error with the members of the API's error response, and
+// with `status` (0: there was no response) and `wait` (the seconds after which the API asks to try
+// again; 0: it does not say).
 async function call(method, path, signals = [], body = undefined) {
   page.calls += 1;
   const fitting = page.key?.replace(/[^\x20-\xff]/g, "?"); // no other character fits a header
@@ -24,14 +30,16 @@ async function call(method, path, signals = [], body = undefined) {
   const members = { ...answer, message, status: response.status, wait: Number(wait) };
   throw Object.assign(new Error(message), members);
 }
-// Wait until a view that is shown may make another call by itself.
+// Wait until the view has made fewer than MOST_CALLS calls by itself in the last minute.
 async function pace(signal) {
   const { recent } = page;
   while (recent.length >= MOST_CALLS && !signal.aborted) await sleep(500);
   recent.push(true);
   setTimeout(() => recent.pop(), 60e3);
 }
-// Read; wait as long as an answer asks for, and try again, until the view is left.
+// Return the body of the response to a GET call. While an error response asks to wait, show it,
+// wait, and repeat the call, until `signal` aborts. Calls that a view makes by itself, after its
+// first refresh, are limited by `pace`.
 async function get(path, signal = page.refreshing.signal) {
   const isPaced = page.shownAt || page.view.name === "orders"; // which may ask many at first
   if (isPaced && signal === page.refreshing.signal) await pace(signal);
@@ -44,6 +52,8 @@ async function get(path, signal = page.refreshing.signal) {
     return get(path, signal);
   }
 }
+// Yield the bodies of the pages of a list, from `cursor` on (null: from the beginning). `given` has
+// the parameters of the query.
 async function* pagesOf(path, given, signal, cursor = null) {
   do {
     const body = await get(`${path}?${query({ ...given, cursor })}`, signal);
@@ -51,7 +61,9 @@ async function* pagesOf(path, given, signal, cursor = null) {
     cursor = body.next_cursor;
   } while (cursor);
 }
-// Return up to `enough` items, by id, and the cursor of what follows; `least` ends it at a page.
+// Read a list of events or webhooks. Returns {found, cursor}: up to about `enough` items by id, and
+// the cursor of the page that follows; null: there is none. Pages are read until there are `least`
+// items, but not many more pages than these need: with filters, a page may have few items or none.
 async function listAll(path, given, { enough, least = enough, signal, cursor }) {
   const found = new Map();
   const limit = Math.min(enough, PAGE);
@@ -64,6 +76,8 @@ async function listAll(path, given, { enough, least = enough, signal, cursor }) 
   }
   return { found, cursor: null };
 }
+// Read a list of events and copies under the filters of the page, as `listAll` does with the same
+// options, and remember their types, tenants and subjects for suggestions.
 async function listEvents(given, options) {
   const own = given.subscription_id === OWN && { subscription_id: "", source: "original" };
   const ofPage = { rows: "", text: "", state: "" }; // which the API does not know
@@ -77,8 +91,9 @@ async function listEvents(given, options) {
   subjects.reverse().forEach(rememberShape); // so that the newest is tried first
   return listed;
 }
-// Remember the shape of a subject that has one number, `order-#`, while the tab has its key: a bare
-// number is tried in the shapes of all subjects that were seen, not of the newest alone.
+// Remember the shape of a subject with one number in it, such as `order-#` for `order-4711`, until
+// the tab's key changes. A search for a bare number tries it in the shapes of all subjects that
+// were seen, not of the newest ones alone.
 function rememberShape(subject) {
   const shape = subject.replace(/\d+/, "#");
   const isNumbered = /^[^\d#]+#\D*$|^#[^\d#]+$/.test(shape);
@@ -86,8 +101,9 @@ function rememberShape(subject) {
   page.shapes = [shape, ...page.shapes].slice(0, MOST_TRIED);
   sessionStorage.setItem("shapes", JSON.stringify(page.shapes));
 }
-// Load the webhooks, of one tenant if it is given; `include` is what else is asked for of each.
-// Return whether these are all.
+// Load the webhooks: of one tenant if `tenant` is given, else all that the key may see. `include`
+// names the additional members that the API returns for each. Returns whether these are all: no
+// more than MOST_SHOWN are loaded.
 async function loadWebhooks({ include, tenant } = {}) {
   const given = { tenant: page.me.tenant ?? tenant ?? "*", include };
   const { found, cursor } = await listAll("subscriptions", given, { enough: MOST_SHOWN });
@@ -97,13 +113,14 @@ async function loadWebhooks({ include, tenant } = {}) {
     if (webhook.tenant) page.seen.tenants.add(webhook.tenant);
   return !cursor;
 }
-// Load the webhooks, for their names, unless that was done shortly ago; many are read less often.
+// Load the webhooks for their names, unless that was done a short time ago. The more webhooks there
+// are, the less often they are loaded.
 async function learn() {
   const isOld = Date.now() - page.namesAt > NAMES_MS * (1 + page.webhooks.size / PAGE);
   if (isOld) await loadWebhooks();
 }
-// Return all events that a webhook missed. `onRows` is called after each page with the rows so far,
-// and with the number of events that were examined.
+// Return all events that a webhook missed. `given` has the parameters of the query. `onRows` is
+// called after each page with the events so far, and with the number of events that were examined.
 async function listMissed(id, given, signal, onRows) {
   const missed = [];
   let examined = 0;

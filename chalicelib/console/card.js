@@ -1,4 +1,6 @@
 // card.js: the card of one webhook, with one primary button by its state.
+// Fill the card of a webhook. One of its buttons is the primary one: Enable if the webhook is off,
+// Recover if deliveries did not arrive, else Try.
 function fillCard(node, webhook) {
   const parts = partsOf(node);
   const { text, tone } = stateOf(webhook);
@@ -19,6 +21,7 @@ function fillCard(node, webhook) {
   fillLook(parts.never, webhook);
   if (page.me.tenant) loadUrl(webhook);
 }
+// Fill the list of facts about a webhook. A fact without a value is left out.
 function fillCardFacts(node, webhook) {
   const { subscription_id: id, target_host: host, filter, header_names: headers } = webhook;
   const tested = page.tests.get(id);
@@ -45,11 +48,13 @@ function fillCardFacts(node, webhook) {
   const shown = facts.map(([, value]) => value?.textContent ?? value);
   redraw(node, shown, () => makeFacts(facts));
 }
+// Return a link to the webhooks of a webhook's tenant.
 const linkToTenant = ({ tenant }) => link("/subscriptions", { tenant }, tenant);
 const TO_DO = "Fix the receiver, try the webhook, enable it, and then recover what it missed.";
 const SLOW = "Its receiver takes a second or longer to respond. Its deliveries therefore go \
 through a queue for slow webhooks, and may arrive later. Let the receiver respond before it \
 processes an event.";
+// Return links to the deliveries of a webhook, with the numbers of those that failed or wait.
 function linkDeliveries(webhook) {
   const { subscription_id: id, deliveries: some } = webhook;
   if (!some.last_at) return "none yet";
@@ -60,6 +65,7 @@ function linkDeliveries(webhook) {
   const all = link("/", { subscription_id: id }, "all");
   return span("", ...failed, ...waiting, all, ...sentence(`, the last at ${some.last_at}`));
 }
+// Show the buttons that a webhook in its state has, and set what they do.
 function fillCardButtons(parts, webhook) {
   const { subscription_id: id } = webhook;
   hide(parts.enable, !isOff(webhook));
@@ -81,7 +87,10 @@ function fillCardButtons(parts, webhook) {
       });
   }
 }
+// Return a function that returns whether a listed webhook is in a state.
 const isNow = (state) => () => page.listed?.some((webhook) => webhook.state === state);
+// The calls of the buttons of a card, by the button's name. `path` follows the webhook's own path,
+// `describe` returns the answer for `showAnswer`, and the other members are those of `act`.
 const CALLS = {
   enable: {
     path: "/enable",
@@ -129,9 +138,10 @@ the present secret. Put the new secret into your receiver within that time.",
     tone: "danger",
   },
 };
-// Open the page of a tenant in a tab of its own, with a token of an hour.
+// Open the page of a tenant in a new tab, with a token that is valid for an hour.
 const openTab = ({ body }) => [open(`${API}#key=${body.token}`, "_blank", "noopener") ?? "", ""];
-// Load the URL of a customer's webhook once; an edit forgets it.
+// Load the full URL of a customer's webhook once. Saving an edit removes the URL, so that it is
+// loaded again.
 async function loadUrl({ subscription_id: id }) {
   if (page.urls.has(id)) return;
   page.urls.set(id, "");

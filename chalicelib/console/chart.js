@@ -1,6 +1,7 @@
 // chart.js: what the list has loaded, in a line by state, and as a strip of the last hour.
 const MINUTES = 60;
-// Say how many of the loaded `items`, {state, time}, are in which state; each state is a filter.
+// Draw how many of the loaded `items`, {state, time}, are in each state. `name` is the noun for one
+// of them. A state that is a filter of the list is a link.
 function drawCounts(items, name) {
   const sums = sumsOf(items.map(({ state }) => state));
   const older = page.olderCursor ? "older ones are not counted" : "";
@@ -8,6 +9,8 @@ function drawCounts(items, name) {
   const draw = () => [total, ...sums.map(countLink), ...(older ? [span("muted", older)] : [])];
   redraw($("counted"), [total, sums, older, page.filters], draw);
 }
+// Return the number of items in a state, as a link that turns the filter for this state on or off.
+// It is no link if the list has no such filter.
 function countLink([state, count]) {
   const text = `${count.toLocaleString("en")} ${wordOf(state)}`;
   const isStatus = ["failed", "pending", "delivered"].includes(state);
@@ -18,6 +21,8 @@ function countLink([state, count]) {
   const href = address("/", { ...page.filters, rows: "", status: isOn ? "" : filter });
   return make("a", { class: name, href, ...(isOn && { "aria-current": "true" }) }, text);
 }
+// Draw the items, {state, time}, that were created in the last hour, as a column for each minute.
+// The part of the hour from which no items are loaded is marked.
 function drawChart(items) {
   const now = Math.floor(Date.now() / 60e3);
   const first = now - MINUTES + 1;
@@ -34,6 +39,9 @@ function drawChart(items) {
   const sums = sumsOf(minutes.flat()).map(describeCount);
   set($("chart"), { ariaLabel: `Events created in the last hour: ${sums.join(", ") || "none"}` });
 }
+// Return the column of a minute. `sums` has pairs of a state and its count, `index` is the minute's
+// place in the hour, `first` the first minute of the hour (minutes since 1970), and `peak` the
+// count that has the full height.
 function column(sums, index, first, peak) {
   const texts = [utc((first + index) * 60e3), ...sums.map(describeCount)];
   const group = make("g", {}, make("title", {}, texts.join(", ")));

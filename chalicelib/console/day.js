@@ -1,14 +1,15 @@
 // day.js: one line above the webhooks of a tenant: did everything arrive since yesterday?
 const ASKED_AT_ONCE = 3; // webhooks in trouble that a refresh asks about; the first asks about all
-// Return the beginning of this hour yesterday.
+// Return yesterday's time at which the present hour began, in the format of the API.
 function yesterday() {
   const time = new Date();
   time.setDate(time.getDate() - 1);
   time.setMinutes(0, 0, 0);
   return time.toISOString();
 }
-// Return what did not arrive at a webhook since a time, {failed, waiting, isMore}; null if neither
-// the counts of the webhook nor an earlier answer of the API says it.
+// Return how many deliveries to a webhook were created since a time and did not arrive: {failed,
+// waiting, isMore}, where isMore says that there may be more. Return null if neither the counts of
+// the webhook nor an earlier response of the API says it.
 function undeliveredSince(webhook, since) {
   const { failed, waiting, has_more, oldest_missed_at: oldest, last_at: last } = webhook.deliveries;
   const begin = Date.parse(since);
@@ -18,8 +19,9 @@ function undeliveredSince(webhook, since) {
   if (areAllYoung) return { failed, waiting, isMore: false };
   return page.days.get(webhook.subscription_id) ?? null;
 }
-// Ask what did not arrive since yesterday at each webhook whose counts leave that open: once, and
-// again when its counts have changed.
+// Ask the API what did not arrive since yesterday at each webhook whose counts leave that open:
+// once, and again after its counts have changed. Later refreshes ask for ASKED_AT_ONCE webhooks
+// each.
 async function loadDay() {
   const since = yesterday();
   const isFirst = !page.shownAt;
@@ -41,7 +43,9 @@ async function loadDay() {
   }
   if (isFirst) page.calls = Math.min(page.calls, 2); // what a refresh asks later on is little
 }
-// Return the parts of what did not arrive: {state, count, isMore, names}; null: not all is known.
+// Return how many deliveries to the listed webhooks did not arrive since a time, for each state
+// with such deliveries: {state, count, isMore, names}, where names are those of the webhooks.
+// Return null if that is not known yet for one of the webhooks.
 function undeliveredParts(since) {
   const parts = ["failed", "waiting", "kept"].map((state) => ({ state, count: 0, names: [] }));
   for (const webhook of page.listed) {
@@ -57,12 +61,15 @@ function undeliveredParts(since) {
   }
   return parts.filter(({ count }) => count);
 }
+// Return a part of `undeliveredParts` in words, such as `3 that failed`.
 function describePart({ state, count, isMore }) {
   const isOne = count === 1 && !isMore;
   const words = { failed: "failed", waiting: isOne ? "waits" : "wait", kept: "are kept" };
   const word = state === "kept" && isOne ? "is kept" : words[state];
   return `${count.toLocaleString("en")}${isMore ? "+" : ""} that ${word}`;
 }
+// Draw the line that says whether everything arrived since yesterday, if the view shows the
+// webhooks of one tenant.
 function drawDay() {
   const tenant = tenantOfTable();
   const isShown = tenant && !page.view.id && page.listed.length > 0;

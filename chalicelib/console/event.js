@@ -1,4 +1,5 @@
 // event.js: one event, or one delivery: what became of it first.
+// Load the event or copy that the address names, and for an event its recipients, and draw it.
 async function loadEvent() {
   const event = await get(`events/${page.view.id}`);
   const isOpened = page.event?.event_id !== event.event_id;
@@ -14,7 +15,8 @@ async function loadEvent() {
   if (!isCopy(id)) Object.assign(page, await get(`events/${id}/recipients`)); // and its outcome
   fillEvent();
 }
-// Return what became of the event or copy: {state, tone, text}.
+// Return what became of an event or copy: {state, tone, text}, where `text` is a sentence.
+// `recipients` and `outcome` are those of an event; the outcome is null while it is loaded.
 function becameOf({ event, recipients, outcome: judged }) {
   const own = stateOfPush(event);
   if (isCopy(event.event_id))
@@ -31,6 +33,7 @@ function becameOf({ event, recipients, outcome: judged }) {
   const text = isOwnAlone({ outcome }) ? alone : `${became}${without}`;
   return { state: wordOf(outcome.state), tone: toneOf(outcome.state), text };
 }
+// Draw the event or copy of the page, with what is known of it so far.
 function fillEvent() {
   const { event, recipients, me, webhooks } = page;
   const { subject, event_type: type, status, delivered_via } = event;
@@ -60,6 +63,7 @@ function fillEvent() {
   hide($("acknowledge"), status === "delivered");
   hide($("erase"), !me.scopes.includes("erase"));
 }
+// Draw the facts about the event; `isOne` says whether it is a copy, that is one delivery.
 function fillFacts(isOne) {
   const { event_id: id, tenant, subject, subscription_id, source_event_id: source } = page.event;
   const isCustomers = Boolean(page.me.tenant);
@@ -78,6 +82,8 @@ function fillFacts(isOne) {
   if (isCustomers && !isFrom(subscription_id) && !isFrom("undelivered"))
     setLink($("back"), address("/", { subscription_id }));
 }
+// Draw the payload and the metadata of the event, and the body and the headers with which it would
+// be pushed now.
 function fillContent() {
   const { push_body: body, subscription_id, payload, metadata } = page.event;
   const owner = page.webhooks.get(subscription_id);
@@ -95,9 +101,10 @@ function fillContent() {
 }
 $("replay").onclick = ({ target }) =>
   replayOne(target, page.event, $("answer"), page.webhooks.get(page.event.subscription_id));
-// Return the recipients to which *Replay copies* replays: `chosen` have a copy that failed or, if
-// no copy failed, any copy. A webhook for which a replay would be refused is not chosen; if its
-// copy failed, it is among `left`.
+// Return {chosen, areFailed, left}. `chosen` are the recipients to which the button Replay copies
+// sends: those whose copy failed (then `areFailed` is true) or, if no copy failed, all with a copy.
+// Recipients that are off, gone or suspended are not chosen, because a replay would be refused;
+// `left` are those among them whose copy failed.
 function recipientsToReplay() {
   const made = (page.recipients ?? []).filter((recipient) => recipient.copy);
   const isTaken = (recipient) =>
@@ -136,6 +143,7 @@ $("erase").onclick = () =>
     consequence: "The event and its copies, payload and attempts are deleted permanently.",
     tone: "danger",
   });
+// The texts that the buttons named `copy-…` copy.
 const COPIED = {
   id: () => page.event.event_id,
   curl: () => curl(`events/${page.event.event_id}`),

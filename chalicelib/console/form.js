@@ -1,5 +1,7 @@
 // form.js: the form that makes a webhook or edits it: what is not changed stays as it is.
 const SAVED_MS = 10e3; // an edit counts everywhere after that
+// Fill the form that adds a webhook or, if `webhook` is given, edits that webhook. `answer` is the
+// node that shows that an edit was saved.
 function fillForm(form, webhook, answer) {
   form.replaceChildren($("fields").content.cloneNode(true));
   const { target_url: url, name, tenant, filter, types } = form.elements;
@@ -30,9 +32,11 @@ function fillForm(form, webhook, answer) {
   const submit = () => save(form, webhook, answer).finally(() => delete form.saved);
   form.onsubmit = () => (form.saved ??= submit()); // a second click waits for the first
 }
+// Return whether what `readForm` returns has a change or an error.
 const isUnsaved = ({ given, faults }) =>
   faults.length > 0 || Object.values(given).some((value) => value !== undefined);
-// Types to tick, if there are some to choose from; else they are typed.
+// Offer the event types as boxes to tick, if the operator lists its event types; otherwise types
+// are typed into the input. `chosen` are the types of the webhook.
 function fillTypes({ ticks, others }, input, chosen) {
   const offered = page.me.event_types ?? [];
   const ticked = offered.length ? [...new Set([...offered, ...chosen, "triggers.*"])] : [];
@@ -48,7 +52,8 @@ function fillTypes({ ticks, others }, input, chosen) {
     ticks.append(make("label", { class: "tick" }, box, ` ${type} `, about));
   }
 }
-// Add a row for a header. The API shows only the name of a header that is set.
+// Add a row for a header to the form, and return the row. `name` is the name of a header that is
+// set; its value is not shown, because the API returns only names.
 function addHeader(rows, name = "") {
   const row = $("header").content.firstElementChild.cloneNode(true);
   const { header, value, remove } = partsOf(row);
@@ -58,8 +63,9 @@ function addHeader(rows, name = "") {
   rows.append(row);
   return row;
 }
-// Return {given, faults}: the members in which a form differs from the webhook that it edits, or all
-// members without a webhook; and what cannot be read.
+// Return {given, faults}. `given` has the members in which the form differs from the webhook that
+// it edits or, without a webhook, all members; a member that does not change is undefined. `faults`
+// has an error, {field, message}, for each field that cannot be read.
 function readForm(form, webhook) {
   const { target_url: url, name, tenant, filter, secret } = form.elements;
   const changed = (input) => input.value !== (webhook ? input.defaultValue : "");
@@ -91,11 +97,15 @@ function readForm(form, webhook) {
   }
   return { given, faults };
 }
+// Return the event types that are ticked or typed in a form, each once.
 function typesIn(form) {
   const data = new FormData(form);
   const typed = data.get("types").split(",").map((entry) => entry.trim());
   return [...new Set([...data.getAll("ticked"), ...typed.filter(Boolean)])];
 }
+// Return the event types of a form: undefined if they are those of the webhook (`known`), null if
+// there are none, which means all. Throws an Error if the operator lists its event types and one of
+// the form is not among them.
 function readTypes(form, known) {
   const entries = typesIn(form);
   const offered = page.me.event_types ?? entries;
@@ -105,6 +115,9 @@ function readTypes(form, known) {
   const isSame = entries.length === known.length && entries.every((entry) => known.includes(entry));
   return isSame ? undefined : entries.length ? entries : null;
 }
+// Return the headers of a form as an object: undefined if they are those of the webhook, null if
+// there are none. Throws an Error if a header has no value: the values of headers are needed again
+// when one of them or the URL changes.
 function readHeaders(form, webhook) {
   const rows = [...partsOf(form).rows.children].map((row) => partsOf(row));
   const given = rows.map(({ header, value }) => [header.value.trim(), value.value]);
@@ -119,7 +132,8 @@ function readHeaders(form, webhook) {
   if (without) throw new Error(`Enter the value of ${without[0]} again, or remove it.`);
   return filled.length ? Object.fromEntries(filled) : null;
 }
-// Try the filter that is typed on examples of the types that are chosen.
+// Try the filter of a form on examples of the chosen event types, by calls of the API. Returns
+// [text, tone] for `showAnswer`.
 async function tryFilter(form) {
   const { given, faults } = readForm(form);
   const { filter } = given;
@@ -142,6 +156,8 @@ async function tryFilter(form) {
   const tried = `Tried on ${types.length} of ${number(all.length, "example")}.`;
   return [tried + took + left, yes.length ? "delivered" : "failed"];
 }
+// Save a form: add a webhook or, if `webhook` is given, change it. Errors are shown in the form.
+// Asks first if an edit would send all event types to the webhook.
 async function save(form, webhook, answer) {
   const { given, faults } = readForm(form, webhook);
   if (explain(faults, form)) return;

@@ -3,12 +3,17 @@ const TITLES = { list: "Events", event: "Event", subscriptions: "Webhooks" }; //
 const VIEWS = { "": "list", "/": "list", "/subscriptions": "subscriptions" };
 const FIELDS = [...$("filters").querySelectorAll("[name]")];
 let focusedBefore = null; // when a view was entered: its heading has it then, unless it moved
+// Remember what has the focus. When the view is shown, its heading gets the focus, unless the user
+// has moved it.
 const askFocus = () => (focusedBefore = document.activeElement);
+// Return whether the view has nothing to show yet.
 function isBlank() {
   const { me, view, event, listed } = page;
   if (view.name === "event") return event?.event_id !== view.id;
   return !me || (view.name === "subscriptions" && !listed);
 }
+// Show the view that the address names once it has something to show, and until then that it is
+// loading; without a key, show the form for the key.
 function show() {
   const { me, view, key } = page;
   const shown = me && !isBlank() ? view.name : "-";
@@ -30,13 +35,15 @@ function show() {
   focusedBefore = null;
   if (isThere) focusFirst();
 }
-// Focus the row that was opened last, if it is there, or a card, or else the heading.
+// Focus the row from which the user comes back to the list, the link of the first card, or else the
+// heading of the view.
 function focusFirst() {
   const { name, from } = page.view;
   const row = [...$("rows").children].find((node) => node.dataset.id === from)?.firstElementChild;
   const places = { list: row, subscriptions: $("subscriptions").querySelector("h2 a") };
   (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: !row });
 }
+// Say when the shown data was read, if that is longer ago than OLD_MS.
 function showAge() {
   const isOld = page.key && page.shownAt && Date.now() - page.shownAt > OLD_MS;
   setText($("as-of"), isOld ? asOf(page.shownAt) : "");

@@ -1,11 +1,15 @@
 // jobs.js: what takes many calls, one job at a time, with its progress in a bar at the bottom.
 const REPLAY_MS = 250; // between two replays of many
 let opener = null; // what began it, and has the focus again after it
+// Return whether a job goes on. While its result is shown, the button is named Close.
 const isRunning = () => page.job !== null && $("stop").textContent === "Stop";
+// Show what the job is doing, or its result, in the bar.
 const showJob = (text) => setSentence($("job-title"), text);
+// Show the progress of the job: `value` of `max`.
 const showProgress = (value, max) => Object.assign($("progress"), { max, value });
-// Run `work`, which returns what became of it, {text, isSo}, or null if the question before it was
-// answered with no. The text goes once `isSo` returns false; without it, by *Close*.
+// Run a job, if none goes on. `work` gets an AbortSignal, which the button Stop aborts. It returns
+// what came of the job, {text, isSo}, or null if the user answered no to its question. The bar
+// shows the text until `isSo` returns false or, without `isSo`, until the user closes the bar.
 async function runJob(work) {
   if (isRunning()) return $("stop").focus();
   page.job = new AbortController();
@@ -29,15 +33,18 @@ async function runJob(work) {
   await hooks.refreshAll();
   focusNear(opener ?? $("stop")); // what had the focus may be gone
 }
+// Return `text`, the end of a job that an error or the button Stop ended, and show the error in the
+// bar.
 function stopped({ message, status }, signal, text) {
   setText($("job-fault"), signal.aborted ? "" : `${message}${status === 400 ? AGAIN : ""}`);
   return text;
 }
-// Close the bar when what it says is not so any more.
+// Close the bar when what it says no longer holds.
 function dropPassedJob() {
   const isPassed = page.job && !isRunning() && page.isJobSo?.() === false;
   if (isPassed) endJob();
 }
+// End the job, if one goes on, and close the bar.
 function endJob() {
   page.job?.abort();
   page.isJobSo = null;
@@ -46,7 +53,10 @@ function endJob() {
   focusNear(opener ?? $("stop"));
 }
 $("stop").onclick = () => (isRunning() ? page.job.abort() : endJob());
-// Make a call of a job; repeat it while the API does not answer, or asks to try again.
+// Make a call of a job, and return its result as `call` does. Repeat the call while the API does
+// not respond, responds with an error of its own (5xx), or asks to try again. Throws other errors,
+// and the reason of `signal` when the user stops the job; a call that has begun is made to its end,
+// so that what was done is counted.
 async function insist(method, path, signal, body) {
   for (;;) {
     try {
@@ -62,8 +72,9 @@ async function insist(method, path, signal, body) {
     }
   }
 }
+// Return the number of events, or for a customer of deliveries, in words.
 const countItems = (all) => number(all.length, page.me.tenant ? "delivery" : "event");
-// Count all that match, ask, then replay them.
+// Count all events and copies under the filters `given`, ask, and replay each of them.
 function replayAll(given) {
   return runJob(async (signal) => {
     const { found } = await listEvents(given, { enough: Infinity, signal });
@@ -80,8 +91,10 @@ again and a webhook is disabled because of that, its remaining replays are refus
     return replayEach(pushed, signal);
   });
 }
+// Replay each of some events and copies.
 const replayMany = (all) => runJob((signal) => replayEach(all, signal));
-// Return how many were queued, and how many refused and why.
+// Replay events and copies, one after another. Returns {text}, which says how many were queued, and
+// how many were refused and why.
 async function replayEach(all, signal) {
   const refused = new Map(); // the refused events or copies, by reason
   let done = 0;
@@ -106,7 +119,8 @@ async function replayEach(all, signal) {
   const told = [...refused].map(describeRefused).join("");
   return { text: `${done.toLocaleString("en")} queued${told}${end}${describeDeadLetters(all)}` };
 }
-// Say how many were refused, of which webhooks, and why.
+// Return in words how many replays were refused for one reason, and for which webhooks. `all` are
+// the events or copies.
 function describeRefused([reason, all]) {
   const ids = new Set(all.map((item) => item.subscription_id).filter(Boolean));
   const names = ids.size ? ` (${listNames([...ids].map(nameById))})` : "";

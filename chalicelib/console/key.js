@@ -2,6 +2,8 @@
 const channel = new BroadcastChannel(API);
 const tabId = Math.random();
 let former = null; // whose page this was: what was typed is kept for who opens it again
+// Tabs of the same browser send each other: {asked: a tab's id} to ask for the key, {to, key} as
+// the answer, {opened} when a page is shown, and {forgotten: key} when its owner signs out.
 channel.onmessage = ({ data }) => {
   const { key, me } = page;
   if (data.asked && me) channel.postMessage({ to: data.asked, key });
@@ -9,7 +11,10 @@ channel.onmessage = ({ data }) => {
   else if (data.opened && !key && former) askTabs();
   else if (data.forgotten && data.forgotten === key) forget();
 };
+// Ask the other tabs of this browser for the key.
 const askTabs = () => channel.postMessage({ asked: tabId });
+// Use another key, or none (null), and forget what the tab stored for the former key. `refusal` is
+// a sentence that the form for the key shows.
 function setKey(value, refusal = "") {
   sessionStorage.clear();
   if (value) sessionStorage.setItem("key", value);
@@ -21,22 +26,27 @@ function setKey(value, refusal = "") {
   setText($("refusal"), refusal);
   hooks.refresh();
 }
+// The elements that have an id and no content in the HTML: this script draws their content.
 const DRAWN = document.querySelectorAll("[id]:empty:not(#login *, #confirm *)"); // by this script
+// Forget and remove everything that the page has loaded with the former key.
 function forgetAll() {
   Object.assign(page, nothingKnown());
   former = null;
   for (const node of DRAWN) node.replaceChildren();
 }
+// Use the key of a link; ask first if the tab has another key.
 async function takeKey(linked) {
   const question = ["Use the key of this link?", "This tab already uses another key.", "Use it"];
   if (!page.key || (await confirm(...question)) || !page.key) setKey(linked);
 }
-// What ends a page, by the code of the answer: what an operator reads, and in ENDS a customer.
+// What an operator reads when the API refuses the key, by the code of the error.
 const ENDED = {
   unauthorized: "This key is not accepted.",
   forbidden: "This key lacks the scope consume.",
   suspended: "This key is suspended.",
 };
+// What a customer reads when the page ends, as a title and a text: by the code of the error, when
+// the customer signed out, when the token was valid before, and when it never was.
 const ENDS = {
   suspended: [
     "Your webhooks are suspended",
@@ -49,7 +59,8 @@ const ENDS = {
     "It is incomplete or has expired. Open it again from where you got it.",
   ],
 };
-// Forget the key, which the API refused with `code`, or which its owner does not want any more.
+// Forget the key, because the API refused it with the error `code` or, without a code, because the
+// user signed out.
 function forget(code) {
   const isCustomer = page.key?.startsWith("trt_");
   const end = (page.me ?? former) ? "ended" : "refused";
@@ -62,7 +73,8 @@ function forget(code) {
   if (!(isCustomer && code)) forgetAll();
   $("key").focus();
 }
-// Show the page to the owner of a key, or of a token: then it is a customer's.
+// Show the page to the owner of the key, as GET /me describes it. The owner of a token, which has a
+// tenant, is a customer.
 function welcome(owner) {
   const { tenant } = owner;
   if (!tenant && !owner.scopes.includes("consume")) return forget("forbidden");

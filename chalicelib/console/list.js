@@ -1,10 +1,14 @@
 // list.js: one row for an event and its copies; of one webhook, and for a customer, for a delivery.
+// Return whether each row of the list is one delivery: of one webhook, or of what did not arrive.
 const isOfOne = () => isOfAll() || Boolean(page.filters.subscription_id);
+// Return how many items the list shows at least, if there are so many: PAGE, or more after the
+// button Older was pressed.
 const shownItems = () => Math.min(Math.max(Number(page.filters.rows) || PAGE, PAGE), MOST_SHOWN);
-// Forget what was read under other filters; its rows stay until there are new ones.
+// Forget what was read under other filters. The rows stay until there are new ones.
 function resetList() {
   Object.assign(page, { isListed: false, loaded: new Map(), olderCursor: null });
 }
+// Load the list under the filters of the page, and draw it.
 async function loadList() {
   if (isOfAll()) return loadUndelivered();
   const source = isOfOne() || page.filters.status ? "" : "original"; // a copy alone may match
@@ -22,7 +26,8 @@ async function loadList() {
   await learn();
   renderList();
 }
-// Load what did not arrive at a tenant's webhooks, in the state that the address names.
+// Load the deliveries that did not arrive at the webhooks of a tenant: all of them, or those in the
+// state that the address names.
 async function loadUndelivered() {
   const { state, tenant } = page.filters;
   await loadWebhooks({ include: "deliveries", tenant });
@@ -40,8 +45,8 @@ async function loadUndelivered() {
   markShown();
   renderList();
 }
-// Return the newest deliveries to a webhook that did not arrive, {items, cursor}, under the filters
-// that are given, as the API counts them: without reports, and without what was dismissed.
+// Return the newest deliveries to a webhook that did not arrive, under the filters `given`: {items,
+// cursor}. Like the API's counts, they leave out reports and dismissed deliveries.
 async function listUndelivered(webhook, given) {
   const { subscription_id, dismissed_until: dismissed } = webhook;
   const [, since] = [given.since ?? "", dismissed ?? ""].sort();
@@ -51,7 +56,8 @@ async function listUndelivered(webhook, given) {
     !event_type.startsWith("triggers.") && created_at > (dismissed ?? "");
   return { items: [...found.values()].filter(isCounted), cursor };
 }
-// Put the newest page above what was loaded before it, if the two meet.
+// Show the newest page of the list, and below it what was loaded before, if the page reaches as far
+// back. Otherwise what was loaded before is dropped.
 function takeNewest({ found, cursor }) {
   const items = keep(found);
   const oldest = items.at(-1)?.created_at;
@@ -63,12 +69,14 @@ function takeNewest({ found, cursor }) {
   page.loaded = new Map(shown.map((item) => [idOf(item), item]));
   if (!isLonger) page.olderCursor = cursor;
 }
-// Return the items of a page, marked with the time at which they were read.
+// Return the items of a page, each with the time at which it was read.
 function keep(found) {
   const readAt = Date.now();
   return [...found.values()].map((item) => ({ ...item, readAt }));
 }
-// Return a row for each event, {id, one, isEvent, state, time}: `one` is it or a copy of it.
+// Return a row for each event, or for each delivery if the list is of deliveries: {id, item,
+// isEvent, state, time}. `item` is the event or, if only copies of it are in the list, one of
+// these.
 function rowsOf(items) {
   const rows = new Map();
   for (const item of items) {
@@ -82,6 +90,7 @@ function rowsOf(items) {
   }
   return [...rows.values()];
 }
+// Fill a row of the list.
 function fillRow(node, { id, item, isEvent, state }) {
   const parts = partsOf(node);
   const isOwn = isEvent && (isOfOne() || isOwnAlone(item));
@@ -98,6 +107,8 @@ function fillRow(node, { id, item, isEvent, state }) {
   set(parts.age, { title: utc(item.created_at) });
   setLink(node.firstElementChild, `#/events/${id}`);
 }
+// Return what a row says beside the state of an item, as texts; empty or false ones are not shown.
+// `isOwn` says that the event's own push is all that there is to say.
 function remarksOf(item, isOwn) {
   const { tenant, outcome, delivered_via } = item;
   if (isOfAll()) return [`to ${nameById(item.subscription_id)}`, remark(item)];
@@ -110,7 +121,7 @@ function remarksOf(item, isOwn) {
   const became = describeOutcome(outcome, tenant, true);
   return [!became.startsWith("not ") && whose, became];
 }
-// Draw the link to the webhooks from which a list comes.
+// Draw the link back to the webhooks to which the list belongs.
 function drawBack() {
   const { me, filters } = page;
   const { tenant } = filters;
@@ -118,8 +129,9 @@ function drawBack() {
   setLink($("to-webhooks"), me.tenant ? "#/" : address("/subscriptions", { tenant }));
   hide($("to-webhooks"), !me.tenant && !isOfAll());
 }
-// The name of a list of what did not arrive, by the state that the address names.
+// The title of a list of deliveries that did not arrive, by the state that the address names.
 const UNDELIVERED = { failed: "What failed", waiting: "What waits", kept: "What is kept" };
+// Draw the list, with its title, counts and buttons, from what is loaded.
 function renderList() {
   const { me, isListed, filters, isRefused } = page;
   const rows = rowsOf(page.loaded.values());
@@ -149,6 +161,7 @@ function renderList() {
   drawCounts(rows, isOfOne() ? "delivery" : "event");
   drawChart(rows);
 }
+// Draw the choice of the webhook among the filters.
 function drawWebhookOptions() {
   const chosen = page.filters.subscription_id ?? "";
   const own = page.me?.webhook ? [OWN] : [];

@@ -1,6 +1,8 @@
 // main.js: the address says which view is shown, with which filters; it is loaded periodically.
 const LOADERS = { list: loadList, event: loadEvent, missing: search, orders: loadOrders };
 LOADERS.subscriptions = loadSubscriptions;
+// Load what the view shows, draw it, and call this function again after a while: the longer, the
+// more calls a refresh makes. A refresh that is still going on ends.
 async function refresh() {
   clearTimeout(page.timer);
   page.refreshing.abort();
@@ -27,13 +29,16 @@ async function refresh() {
   const wait = CALL_MS * Math.max(page.calls, 1);
   page.timer = setTimeout(() => document.hidden || refresh(), wait);
 }
+// Refresh the view after an action: also its older pages and the names of webhooks, which are read
+// less often.
 function refreshAll() {
   Object.assign(page, { namesAt: 0, recent: [] });
   resetList(); // older pages are read again, too
   return refresh();
 }
 Object.assign(hooks, { refresh, refreshAll, route });
-// Say what failed; return whether to try again. Only a code of this API is believed, not a proxy.
+// Say what failed while the view was loaded; return whether to try again. Only errors with a code
+// of this API end the page, not those of a proxy.
 function showFailure(error) {
   const { status, code, message } = error;
   const { me, view, shownAt } = page;
@@ -53,6 +58,8 @@ function showFailure(error) {
   if (page.isRefused) resetList();
   return !page.isRefused; // until the filters change
 }
+// Show the view that the address names, with its filters. An address with `key` comes from a link
+// with a key, which is removed from the address.
 function route() {
   const hash = location.hash.replace(/^#key=/, "#/?key=");
   const [, path, text] = hash.match(/^#?([^?]*)\??(.*)$/);
@@ -81,6 +88,8 @@ function route() {
   refresh();
   if (linked && linked !== page.key) takeKey(linked);
 }
+// Return the view for a path, {name, id, sought}. `sought` is the id in the path, or the text of a
+// search; empty: there is none.
 function viewOf(path, sought) {
   const isWhole = ID.test(sought);
   const isOthers = sought.startsWith("evt_"); // which a token may not read
@@ -89,6 +98,7 @@ function viewOf(path, sought) {
   if (!isWhole) return { name: VIEWS[path] ?? "missing" };
   return { name: sought.startsWith("sub") ? "subscriptions" : "event", id: sought };
 }
+// Begin another view than `left`: forget what is shown, and scroll to the top.
 function enter(left) {
   if (page.job && !isRunning()) endJob();
   for (const id of ["answer", "told"]) showAnswer($(id), "");
@@ -99,6 +109,7 @@ function enter(left) {
   show();
   scrollTo(0, 0);
 }
+// Fill the fields of the filters from the address, except the field that has the focus.
 function fillFields() {
   drawWebhookOptions();
   for (const field of FIELDS.filter((other) => other !== document.activeElement)) {
@@ -107,6 +118,7 @@ function fillFields() {
   }
   $("sought").elements.text.value = page.filters.text ?? "";
 }
+// Return the filters that the fields have.
 function readFields() {
   const given = Object.fromEntries(new FormData($("filters")));
   const { event_type: type } = given;
@@ -114,7 +126,7 @@ function readFields() {
   const event_type = isWhole ? type : `${type}*`; // what is typed is a beginning
   return { ...given, event_type, since: fromInput(given.since), until: fromInput(given.until) };
 }
-// Put filters into the address and show what they match.
+// Put changed filters into the address, which shows what they match.
 function go(changes) {
   const next = address("/", { ...page.filters, rows: "", ...changes });
   if (next === (location.hash || "#/")) return fillFields();
@@ -145,9 +157,11 @@ onkeydown = (press) => {
   $("find-text").focus();
 };
 ononline = refresh;
-// Edits go with their card: ask first, under the address that is left.
+// Return whether a form of a webhook has edits that are not saved.
 const isEdited = () =>
   [...$("subscriptions").querySelectorAll("form")].some((form) => form.isEdited?.());
+// Unsaved edits are lost with their card: ask first, while the address is that of the view to
+// leave.
 onhashchange = async ({ oldURL }) => {
   if ($("confirm").dataset.hash !== location.hash) $("confirm").close(); // it asks of what is left
   if (!isEdited()) return route();

@@ -1,4 +1,6 @@
 // orders.js: what became of the events with one subject, or of one event, at a customer's webhooks.
+// Load what became of the events that a customer searches for: by a subject, or by the id of an
+// event. The webhooks of the first MOST_READ events are loaded, too.
 async function loadOrders() {
   const { sought } = page.view;
   await loadWebhooks(); // whose types and filters tell why one has no delivery
@@ -21,6 +23,7 @@ async function loadOrders() {
     renderOrders("");
   }
 }
+// Draw the events that were found; `looking` is shown while there are none.
 function renderOrders(looking) {
   const subject = page.orders[0]?.subject ?? page.view.sought;
   set(document, { title: `${subject}: ${page.me.tenant}` });
@@ -28,6 +31,7 @@ function renderOrders(looking) {
   setText($("orders-none"), page.orders.length ? "" : looking);
   showItems($("orders"), page.orders, "event_id", "order", fillOrder);
 }
+// Fill the part of the view for one event.
 function fillOrder(node, order) {
   const { type, created, became, webhooks } = partsOf(node);
   const { event_id: id, event_type, created_at, outcome, recipients } = order;

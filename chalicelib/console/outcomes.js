@@ -13,15 +13,23 @@ const STATES = {
   no_webhook: "no webhook",
 };
 const ORDER = Object.keys(STATES);
+// Return whether a state means that there is no copy.
 const isAbsent = (state) => ["not_sent", "not_asked", "no_webhook"].includes(state);
 const TONES = { "waiting or pending": "either", deleted: "absent" };
+// Return the class that gives a state its colour.
 const toneOf = (state) => (isAbsent(state) ? "absent" : (TONES[state] ?? state));
+// Return the word that the page shows for a state.
 const wordOf = (state) => STATES[state] ?? state;
+// Return the event types of a webhook in words.
 const typesOf = ({ event_types }) => event_types?.join(", ") ?? "all types";
-// Webhooks of one host differ by the ends of their ids.
+// Return the name of a webhook or, without a name, its host and the end of its id, by which
+// webhooks of one host differ.
 const nameOf = ({ name, target_host: host, subscription_id: id }) =>
   name ?? `${host ?? "webhook"} …${id.slice(-6)}`;
+// Return the name of the webhook with an id.
 const nameById = (id) => (page.webhooks.has(id) ? nameOf(page.webhooks.get(id)) : label(id));
+// Return what identifies the webhook with an id among all webhooks: name or types, host, and the
+// end of the id.
 function label(id) {
   const webhook = page.webhooks.get(id);
   const end = `…${id.slice(-6)}`; // differs between webhooks of one name
@@ -50,6 +58,7 @@ function describeDeadLetters(all) {
   const purpose = "to remove the dead letters from the DLQ and end the alarm";
   return `; after delivery, run ${command} ${purpose}`;
 }
+// Return whether the webhook with an id is known to be paused.
 const isPaused = (id) => page.webhooks.get(id)?.state === "paused";
 // Return the state of one event or copy alone. A pending one waits once an attempt has failed; what
 // failed is kept while its webhook is paused: nobody has to do anything about it.
@@ -89,17 +98,20 @@ function withKept(item, recipients = null) {
   const state = ORDER.find((name) => deciding[name]);
   return { ...counted, state, error: state === "kept" ? outcome.error : null };
 }
-// What became of an event: counts of its webhooks by state, in words.
+// Return whether there is a webhook in any state.
 const isAny = (counts) => Object.values(counts).some(Boolean);
+// Return how many webhooks an event was meant for: all, except those that did not ask for it.
 function meantFor(counts) {
   const all = Object.values(counts).reduce((sum, count) => sum + count, 0);
   return all - counts.not_asked;
 }
+// Return in words how many webhooks did not get an event, by state; empty if all got it.
 function describeOthers(counts) {
   const states = ORDER.filter((state) => !["delivered", "not_asked"].includes(state));
   const rest = states.filter((state) => counts[state]);
   return rest.map((state) => `, ${counts[state]} ${wordOf(state)}`).join("");
 }
+// Return in words how many of its webhooks got an event.
 const describeDelivered = (counts) =>
   `${counts.delivered} of ${number(meantFor(counts), "webhook")} got it${describeOthers(counts)}`;
 // Return whether an event has no webhook's outcome: its own push is all that there is.
@@ -144,12 +156,16 @@ function stateOf(webhook) {
   return { text: "active", word: "active", tone: "delivered", rank: QUIET + 1 };
 }
 const QUIET = 4; // the rank from which on a webhook is not in trouble
+// Return whether the tenant of a webhook is suspended.
 const isSuspended = ({ tenant }) => Boolean(page.me.suspended_tenants?.includes(tenant));
+// Return whether deliveries to a webhook did not arrive.
 const isMissing = ({ deliveries: some }) => some.failed > 0 || some.waiting > 0 || some.has_more;
+// Return a state of a webhook as `stateOf` does: `more` follows the word and the time in the text.
 function stateSince(word, since, tone, rank, more = "") {
   const text = `${word}${since ? ` since ${since}` : ""}${more && `: ${more}`}`;
   return { text, word, since, tone, rank };
 }
+// Return a number in words, with a plus sign if there may be more of the webhook's deliveries.
 const amountOf = (count, some) => `${count.toLocaleString("en")}${some.has_more ? "+" : ""}`;
 // Return the state of the failed deliveries of a webhook: of a paused one they are kept.
 const failedState = ({ state }) => (state === "paused" ? "kept" : "failed");
@@ -160,6 +176,7 @@ function describeUndelivered(webhook) {
   const told = amounts.filter(([count]) => count);
   return told.map(([count, word]) => `${amountOf(count, some)} ${word}`).join(" and ");
 }
+// Return whether a webhook is disabled, by hand or because it failed.
 const isOff = ({ state }) => state === "disabled" || state === "paused";
 // Return what disabled a webhook or, while it is sent to, what its newest missing delivery said.
 function errorOf({ deliveries, last_error: own, state }) {
@@ -171,6 +188,7 @@ function sumsOf(states) {
   const counts = ORDER.map((state) => [state, states.filter((other) => other === state).length]);
   return counts.filter(([, count]) => count);
 }
+// Return a pair of a state and its count in words.
 const describeCount = ([state, count]) => `${count} ${wordOf(state)}`;
 // Draw a mark for each of the newest copies of a webhook, the oldest first. The API has statuses
 // alone: where some copies wait, it is not known which of the pending copies do.

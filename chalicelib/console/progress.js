@@ -1,6 +1,7 @@
 // progress.js: a recovery while it goes on: how much of what had not arrived is left.
 const STALLED_MS = 5 * 60e3; // what moves no more for so long can be recovered again
 const MINUTE = 60e3; // the sweep sends more once in it
+// Return the time a minute after a time (milliseconds), in the format of the API.
 const aMinuteFrom = (time) => new Date(time + MINUTE).toISOString();
 // Remember that a recovery of `total` deliveries to a webhook began:
 // isAsked: somebody pressed Recover. laterBy: the time by which the rest of them follow, or null.
@@ -14,6 +15,8 @@ function beginRecovery(id, { total, isAsked, laterBy, isCatchUp, sentence: sente
 // Return whether something has not arrived at a webhook, or it is not shown.
 const isMissingNow = (id) =>
   (page.listed ?? []).every((webhook) => webhook.subscription_id !== id || isMissing(webhook));
+// Return how many deliveries of a recovery have not arrived. Failed ones count only if the user
+// pressed Recover: a catch-up does not send them again.
 const leftOf = ({ isAsked }, { failed, waiting }) => (isAsked ? failed + waiting : waiting);
 // Compare the counts of a webhook with its counts at the last refresh: if fewer deliveries wait, a
 // recovery goes on, or has begun.

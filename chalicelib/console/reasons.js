@@ -1,4 +1,7 @@
 // reasons.js: why an event is not sent to a webhook: `takes order.total ≥ 100; this has 80`.
+// Return in words why a webhook has no copy of an event. The first argument has the webhook's id
+// and the API's `reason` and `member`; the second one is the event, in a search without its
+// payload.
 function whyNot({ subscription_id: id, reason, member }, { event_type, payload }) {
   const webhook = page.webhooks.get(id);
   const told = {
@@ -11,6 +14,9 @@ function whyNot({ subscription_id: id, reason, member }, { event_type, payload }
   };
   return told[reason]?.() ?? reason;
 }
+// Return in words why a filter does not match a payload. `member` is the path of the first member
+// that does not match; null: the payload is nested too deep. The payload is undefined where it is
+// not known.
 function whyFiltered(filter, member, payload) {
   if (!member) return "its filter cannot be applied to this payload";
   const wanted = filter && memberAt(filter, member);
@@ -32,11 +38,13 @@ function memberAt(value, path) {
   const found = names.map((name) => memberAt(value[name], path.slice(name.length + 1)));
   return found.find((entry) => entry !== undefined);
 }
+// Return a value of JSON as a text, without quotation marks around a text.
 const formatValue = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 const SIGNS = { ">=": "≥", "<=": "≤", ">": ">", "<": "<", "=": "=" };
 // Return what a member of a filter takes: `≥ 100`, `paid or open`.
 const tellFilter = (wanted) =>
   Array.isArray(wanted) ? short(wanted.map(describeEntry).join(" or "), 120) : "with other members";
+// Return one entry of a filter's list in words.
 function describeEntry(entry) {
   const isScalar = entry === null || typeof entry !== "object" || JSON.isRawJSON?.(entry);
   if (isScalar) return formatValue(entry);

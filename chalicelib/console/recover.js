@@ -1,8 +1,9 @@
 // recover.js: what did not arrive is sent again; what was never sent is looked for, then sent, too.
 const SHOWN = 10; // of what was found
+// Return the name of the button that recovers the deliveries of a webhook.
 const verbOf = (webhook) => (isOff(webhook) ? "Enable and recover" : "Recover");
-// Fill the button with what the API counts, and the sentence beside it with how a recovery goes on.
-// After *Recover* the sentence takes the place of the button.
+// Fill the button Recover with the number of deliveries, and the sentence beside it with how a
+// recovery goes on. After the button was pressed, the sentence takes its place.
 function fillRecover({ recover: button, queued }, webhook) {
   const { deliveries: some } = webhook;
   const refusal = "Nothing can be recovered while its tenant is suspended.";
@@ -16,6 +17,7 @@ function fillRecover({ recover: button, queued }, webhook) {
   if (hadFocus) focusNear(button); // it has taken the place of the other, or both have gone
   button.onclick = () => recover(webhook, {}, some.failed + some.waiting);
 }
+// Return in words how many deliveries to a webhook did not arrive, and since when.
 function describeMissing(webhook) {
   const { deliveries: some } = webhook;
   const total = some.failed + some.waiting;
@@ -24,7 +26,9 @@ function describeMissing(webhook) {
   const oldest = `${total === 1 ? "" : ", the oldest"} of ${dayOf(some.oldest_missed_at)}`;
   return `${amount}${total ? oldest : ""}`;
 }
-// Recover, of about `total`, what did not arrive or, with `since`, what was never sent, too.
+// Recover what did not arrive at a webhook, about `total` deliveries. `given` has the parameters of
+// the call; with `since`, events that were never sent to the webhook are sent, too. The job ends
+// with the deliveries that existed when it began.
 const recover = (webhook, given, total) =>
   runJob(async (signal) => {
     const { subscription_id: id, deliveries } = webhook;
@@ -68,6 +72,7 @@ const recover = (webhook, given, total) =>
     const text = `${told} for ${nameOf(webhook)}${later}${end}${letters}`;
     return { text, isSo: () => !sum.left || (isSoon() && isMissingNow(id)) };
   });
+// Fill the part of a card that looks for events that were never sent to the webhook.
 function fillLook(node, webhook) {
   const parts = partsOf(node);
   // What is older was hardly meant for it.
@@ -75,7 +80,8 @@ function fillLook(node, webhook) {
   parts.since.defaultValue ||= since;
   parts.look.onclick = () => lookFor(parts, webhook, fromInput(parts.since.value || since));
 }
-// Look for what was never sent since a time, and count what else of it did not arrive.
+// Look for events that were never sent to a webhook since a time (`typed`), and count the
+// deliveries since then that did not arrive.
 const lookFor = (parts, webhook, typed) =>
   runJob(async (signal) => {
     // The later of the two: what was dismissed is left out.
@@ -96,7 +102,8 @@ const lookFor = (parts, webhook, typed) =>
     showMissed(parts, webhook, given, missed);
     return null;
   });
-// Return the states of the deliveries of a time; null: there are more than are shown.
+// Return the states of the deliveries that a webhook has of a time; null: there are more than are
+// loaded.
 async function listMade({ subscription_id, dismissed_until }, given, signal) {
   const options = { enough: MOST_SHOWN, signal };
   const { found, cursor } = await listEvents({ ...given, subscription_id }, options);
@@ -104,11 +111,14 @@ async function listMade({ subscription_id, dismissed_until }, given, signal) {
     !event_type.startsWith("triggers.") && created_at > (dismissed_until ?? "");
   return cursor ? null : [...found.values()].filter(isExamined).map(stateOfPush);
 }
+// Return in words how many events were never sent, of how many that were examined.
 function describeFound({ rows, examined, since }) {
   const verb = rows.length === 1 ? "was" : "were";
   const count = rows.length.toLocaleString("en");
   return `${count} of ${number(examined, "event")} since ${since} ${verb} never sent`;
 }
+// Return in words what `lookFor` found. `made` are the states of the deliveries of that time, if
+// nothing was missed.
 function describeMissed({ others, made, end, examined, ...missed }) {
   const found = describeFound({ examined, ...missed });
   if (end) return `${found}. ${end} There may be more of them: look again.`;
@@ -120,6 +130,7 @@ function describeMissed({ others, made, end, examined, ...missed }) {
   const events = `${number(examined, "event")} since ${missed.since}`;
   return `It ${isGot ? "got" : "was sent"} all events that it takes${count} of ${events}${out}`;
 }
+// Show what `lookFor` found, and a button that recovers it.
 function showMissed({ missed: told, reasons, mend }, webhook, given, missed) {
   const { rows, others, end } = missed;
   setSentence(told, describeMissed(missed));
@@ -136,6 +147,7 @@ function showMissed({ missed: told, reasons, mend }, webhook, given, missed) {
   const items = rows.slice(0, SHOWN).map((row) => make("li", {}, makeMissedRow(row, webhook)));
   reasons.replaceChildren(...items, ...rest);
 }
+// Return the line about an event that was never sent to a webhook, with the reason.
 function makeMissedRow(row, webhook) {
   const { subject, event_type, event_id, created_at } = row;
   const name = subject ?? event_type;

@@ -1,4 +1,6 @@
 // search.js: the search by a subject.
+// Show the view that says that something does not exist. `sought` is the subject that is still to
+// be searched for; empty: nothing is.
 function miss(text, sought = "") {
   page.view = { name: "missing", sought };
   document.title = $("missing").textContent = text;
@@ -7,7 +9,8 @@ function miss(text, sought = "") {
   show();
   $("missing").focus();
 }
-// Open what has the subject, however that is written.
+// Search for the events with the subject in the address, in several spellings, and open the one
+// event or the list of the events that have it.
 async function search() {
   const { sought } = page.view;
   if (!sought || page.me.tenant) return;
@@ -18,7 +21,7 @@ async function search() {
   await loadWebhooks();
   missSubject(sought, tried, [...ids, ...page.webhooks.keys()]);
 }
-// Say that no event has a subject, which spellings were `tried`, and what contains the subject
+// Say that no event has a subject, and which spellings were `tried`. Offer what contains the text
 // among `ids` and the names that this page has seen.
 function missSubject(sought, tried = [sought], ids = []) {
   const what = page.me.tenant ? "subject" : "id or subject";
@@ -43,8 +46,9 @@ async function findSubject(sought, include, enough = PAGE) {
   }
   return { found, tried, ids: [...newest.found.keys()] };
 }
-// Return other spellings of a subject: subjects that were seen and differ in case and punctuation
-// alone, a bare number in the shapes that were seen, and what people mean by `#4711`.
+// Return other spellings of a subject to search for: subjects that were seen and differ only in
+// case and punctuation, a bare number in the shapes of the subjects that were seen, and its words
+// joined by a hyphen, an underscore or nothing.
 function spellings(sought) {
   const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
@@ -54,7 +58,8 @@ function spellings(sought) {
   const others = [...known, ...shaped, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
   return [...new Set(others)].filter((other) => other && other !== sought).slice(0, MOST_TRIED);
 }
-// Offer what contains the text, among what this page has seen, after a sentence on what was tried.
+// Offer links to what contains the text `sought`, among what this page has seen and `ids`. `tried`
+// is a sentence on what was searched for, which is shown first; empty: there is none.
 function propose(sought, tried, ids) {
   const { seen, webhooks, me } = page;
   const wanted = plain(sought) || sought;

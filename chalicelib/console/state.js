@@ -51,24 +51,30 @@ const page = {
   ...nothingKnown(),
 };
 const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route
+// Return whether an id is that of a copy, the event made for one webhook.
 const isCopy = (id) => id.startsWith("cpy_");
+// Return the id of an event or copy.
 const idOf = (item) => item.event_id;
+// Compare two items for `sort`, so that the newest comes first.
 const newestFirst = (a, b) => (a.created_at < b.created_at ? 1 : -1);
-// Return whether a customer can have a list of this: of one webhook, or of what did not arrive.
+// Return whether a customer may see a list with these filters: of one webhook, or of what did not
+// arrive.
 const isOfCustomer = (given) => Boolean(given.subscription_id) || given.status === "undelivered";
-// Return whether the list is of what did not arrive, over all webhooks of a tenant.
+// Return whether the list shows what did not arrive at all webhooks of a tenant.
 function isOfAll() {
   const { subscription_id, status, tenant } = page.filters;
   const isOfTenant = Boolean(page.me?.tenant ?? tenant);
   return isOfTenant && !subscription_id && status === "undelivered";
 }
-// Return what of the filters stays when they are cleared: whose deliveries these are.
+// Return the filters that stay when the filters are cleared: they say whose deliveries these are.
 function kept() {
   const { subscription_id, status, tenant } = page.filters;
   if (isOfAll()) return { status, tenant };
   return page.me?.tenant ? { subscription_id } : {};
 }
+// Return whether there are filters that the button for it clears.
 const isFiltered = () => Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
 // Return the tenant whose webhooks the table shows; undefined: the table shows all webhooks.
 const tenantOfTable = () => page.me.tenant ?? page.view.tenant;
+// Remember that the view shows data that was read now.
 const markShown = () => (page.shownAt = Date.now());

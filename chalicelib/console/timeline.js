@@ -4,13 +4,18 @@ const LINE = 26; // its height
 const PART = 80; // the least width of a part of its time
 const MOST_KEPT = 200; // characters of a response
 const ESCAPED = /\\(?:[nrt]|x..|u.{4}|U.{8})/g;
+// Return the result of an attempt in words.
 function brief({ outcome, error, status_code, duration_ms }) {
   const word = outcome === "delivered" ? outcome : "failed";
   return `${word}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
 }
+// Return the response to an attempt, with an ellipsis if the API cut it off. An escaped character
+// counts as one.
 const excerpt = ({ response }) =>
   [...(response ?? "").replace(ESCAPED, " ")].length < MOST_KEPT ? response : `${response}…`;
-// Return what happened, in order: {from, to, tone, name, text, response}, times in milliseconds.
+// Return the steps in the life of an event, in order: {from, to, tone, name, text, response,
+// headers}. `from` and `to` are in milliseconds, `name` is shown in the drawing and `text` in the
+// list.
 function stepsOf(event) {
   const created = Date.parse(event.created_at);
   const steps = [step(created, 0, "", "created", `Created${by(event)}`)];
@@ -26,12 +31,16 @@ function stepsOf(event) {
   steps.push(lastStep(event, steps.at(-1), claimedUntil));
   return steps;
 }
-// Return the headers that show who responded to an attempt; "" if it was delivered.
+// Return the headers that show who responded to an attempt, as a text; empty: the API has none,
+// because the event was delivered.
 function responderOf({ response_headers: headers }) {
   return Object.entries(headers ?? {}).map((pair) => pair.join(": ")).join(", ");
 }
+// Return a step that begins at `from` and takes `ms`, both in milliseconds.
 const step = (from, ms, tone, name, text, response, headers) =>
   ({ from, to: from + ms, tone, name, text: say(text), response, headers });
+// Return the step of an attempt. `count` is its number, `before` the step before it, and `isReplay`
+// says whether it is the first one after a replay.
 function attemptStep(attempt, count, before, isReplay) {
   const { at, outcome, status_code, error, duration_ms } = attempt;
   const from = Date.parse(at);
@@ -43,6 +52,8 @@ function attemptStep(attempt, count, before, isReplay) {
   const ms = Math.max(duration_ms, 1);
   return step(from, ms, outcome, name, text, excerpt(attempt), responderOf(attempt));
 }
+// Return the last step: the end of the event, or what comes next. `before` is the step before it,
+// and `claimedUntil` the end of the claim; undefined: nobody holds the event.
 function lastStep(event, before, claimedUntil) {
   const { status, message, delivered_at, delivered_via, next_attempt_at } = event;
   const way = delivered_via === "pull" ? "acknowledged" : status;
@@ -60,6 +71,7 @@ function lastStep(event, before, claimedUntil) {
   const next = due(next_attempt_at);
   return step(Date.parse(next_attempt_at), 0, status, `next ${next}`, `Next attempt ${next}`);
 }
+// Draw the steps of the event to scale, and list them.
 function drawTimeline() {
   const steps = stepsOf(page.event);
   const start = steps[0].from;
@@ -86,6 +98,8 @@ function drawTimeline() {
     return drawn;
   });
 }
+// Return the nodes of a step in the drawing. `before` is the step before it, `x` returns the place
+// of a time, and `y` is the height of its line.
 function drawStep({ from, to, name, tone }, before, x, y) {
   const drawn = [make("text", { class: `name ${tone}`, y: y + 4 }, name)];
   if (before)
@@ -94,7 +108,8 @@ function drawStep({ from, to, name, tone }, before, x, y) {
   const rx = tone === "failed" ? 0 : 4;
   return [...drawn, make("rect", { class: tone, x: x(from) - 4, y: y - 4, width, height: 8, rx })];
 }
-// List the steps; a response that is that of the step before is not shown again.
+// List the steps of an event; `start` is the time of the first one. A response that is the same as
+// that of the step before is not shown again.
 function listSteps(steps, start) {
   const shown = steps.map(({ from, text, response, headers }, index) => {
     const before = steps[index - 1];
@@ -109,6 +124,7 @@ function listSteps(steps, start) {
   });
   redraw($("steps"), shown, () => shown.map(makeStep));
 }
+// Return the line of a step in the list.
 function makeStep({ at, text, from, response, headers }) {
   const time = span("muted", moment(new Date(from).toISOString(), inMilliseconds));
   const answer = response ? [span("response", response)] : [];

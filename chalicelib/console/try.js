@@ -1,4 +1,7 @@
 // try.js: a test of one's own, and what came of the last one.
+// Return the answer for `showAnswer` to a test event: what the receiver responded, and whether an
+// event like this would be sent to the webhook. `given` is the test event, and `sent` the node that
+// shows the request.
 function describeTest({ body }, webhook, given, sent) {
   const told = brief(body) + (body.outcome === "retry" ? ", would be tried again" : "");
   page.tests.set(webhook.subscription_id, { at: body.at, text: told });
@@ -12,7 +15,8 @@ function describeTest({ body }, webhook, given, sent) {
   const sentences = [test, answer, `An event like this ${match}`, follows].filter(Boolean);
   return [`${sentences.join(". ")}.`, body.outcome, isSo];
 }
-// Say whether what waits follows a test that was delivered: {text, isSo}.
+// Say whether waiting deliveries follow a test that was delivered: {text, isSo}, as for
+// `showAnswer`; the text is empty if none wait.
 function describeCatchUp(id, { outcome, catches_up: isCatchUp }) {
   const webhook = page.listed?.find((listed) => listed.subscription_id === id);
   const waiting = webhook?.deliveries.waiting ?? 0;
@@ -34,7 +38,8 @@ function describeCatchUp(id, { outcome, catches_up: isCatchUp }) {
 test again after ${end}, or press Recover`;
   return { text, isSo: () => isSo() && Date.now() < again };
 }
-// Return the last event of a type, or of any, that a webhook of its tenant got.
+// Return the last event of a type (empty: of any type) that the webhook's tenant got, or for a
+// customer one of its webhooks; null: there is none.
 async function findLast({ tenant, subscription_id: own }, event_type) {
   const ids = [own, ...page.webhooks.keys()].slice(0, MOST_READ);
   const places = page.me.tenant ? ids.map((id) => ({ subscription_id: id })) : [{ tenant }];
@@ -46,7 +51,8 @@ async function findLast({ tenant, subscription_id: own }, event_type) {
   }
   return null;
 }
-// Fill the form of a test with a type and a payload, at first of the last event.
+// Fill the form of a test with an event type and a payload: an example of the type or, without an
+// example, the last event. What the user has typed stays.
 function fillTry(node, webhook) {
   const { type, payload, send: button, result, sent } = partsOf(node);
   // Fill in the last event, unless something is typed: the default is what was filled in.

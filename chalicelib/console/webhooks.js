@@ -1,7 +1,9 @@
 // webhooks.js: a table of webhooks, those in trouble first, or the card of a webhook.
+// Whether all webhooks are loaded, not only the first MOST_SHOWN.
 let isAll = true; // all webhooks are known
-// A customer's only webhook has its card at once.
+// Return whether the view has a table. A customer's only webhook has its card at once.
 const isTable = () => !page.view.id && !(page.me.tenant && page.listed.length === 1);
+// Load the webhooks of the view, or the one that the address names, and draw them.
 async function loadSubscriptions() {
   const { view, me } = page;
   if (view.id) {
@@ -19,7 +21,8 @@ async function loadSubscriptions() {
   markShown();
   renderSubscriptions();
 }
-// Return the operator's own webhook as the others are: all events that failed and wait themselves.
+// Return the operator's own webhook in the form of the others. Its counts are those of the events
+// that failed or wait themselves.
 async function loadOwn({ host }) {
   const own = { subscription_id: OWN, name: "Your own webhook", target_host: host };
   const list = (given, enough) =>
@@ -42,12 +45,13 @@ async function loadOwn({ host }) {
   const state = failed.found.size ? "dead letters" : "active";
   return { ...own, state, deliveries };
 }
-// Return the text of a webhook in which a search looks.
+// Return the text of a webhook in which the search looks.
 function searchedText(webhook) {
   const { name, tenant, target_host, subscription_id } = webhook;
   return [name, tenant, target_host, subscription_id, stateOf(webhook).word].join("\n");
 }
-// Return the webhooks that match the search: the operator's own, webhooks in trouble, the others.
+// Return the webhooks that the search finds: the operator's own first, then webhooks in trouble,
+// then the others.
 function matching() {
   const text = (page.filters.text ?? "").trim().toLowerCase();
   const placeOf = (webhook) => (webhook.subscription_id === OWN ? -1 : stateOf(webhook).rank);
@@ -55,6 +59,7 @@ function matching() {
   const found = page.listed.filter((webhook) => page.view.id || isFound(webhook));
   return found.sort((a, b) => placeOf(a) - placeOf(b));
 }
+// Draw the table or the card, and what belongs around it, from what is loaded.
 function renderSubscriptions() {
   const { me, listed, view, filters } = page;
   const some = matching();
@@ -89,11 +94,13 @@ function renderSubscriptions() {
   showItems($("overview"), rows, "subscription_id", "overview-row", fillOverview);
   showItems($("subscriptions"), cards, "subscription_id", "subscription", fillCard);
 }
+// Return how many deliveries to a webhook failed, as the table shows it.
 function describeFailed(webhook) {
   const { deliveries: some, state } = webhook;
   const amount = some.failed ? amountOf(some.failed, some) : "0";
   return state === "paused" && some.failed ? `${amount} kept` : amount;
 }
+// Fill the row of a webhook in the table.
 function fillOverview(node, webhook) {
   const parts = partsOf(node);
   const { word, tone, since } = stateOf(webhook);
@@ -120,7 +127,8 @@ function fillOverview(node, webhook) {
   node.onclick = ({ target }) =>
     target.closest("a, button") ?? (isSelecting() || parts.name.click());
 }
-// What a customer pastes to get events on a machine of theirs. It is copied with the token.
+// Return the command that a customer runs to get events on a machine of theirs. It is copied with
+// the token.
 const listenCommand = (token) => `curl -fsS ${API}listen.py -o listen.py && \\
   TRIGGERS_URL=${API} TRIGGERS_API_KEY=${token} \\
   python3 listen.py http://127.0.0.1:3000/hook`;
