@@ -72,6 +72,7 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
     :raise StorageUnavailableError: If DynamoDB failed for one of the destinations; the other
         destinations are served first.
     """
+    # A mark is an item that says since when a destination has a catch-up.
     marks = services.store.catch_ups()
     # A set: a destination has two marks if both a delivery and a test started a catch-up.
     known = subscriptions.get_many({mark.destination for mark in marks})

@@ -71,11 +71,11 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
     """Return the member `outcome` of an event: the state of the webhook that decides, and how many
     webhooks are in which state.
 
-    The webhook in the worst state decides, of the webhooks of the event's tenant. If the tenant has
-    none, it is of the operator's webhooks: the subscriptions that have no tenant or were deleted,
-    and the webhook in the settings, to which the event itself is pushed. If the push of the event
-    itself failed or waits, it is considered together with the tenant's webhooks, too: nobody may
-    take such an event for delivered.
+    Of the webhooks of the event's tenant, the webhook in the worst state decides. If the tenant has
+    no webhook, one of the operator's webhooks decides: these are the subscriptions that have no
+    tenant or were deleted, and the webhook in the settings, to which the event itself is pushed. If
+    the push of the event itself failed or waits, it counts together with the tenant's webhooks,
+    too: nobody may take such an event for delivered.
 
     :param event: The event, not a copy.
     :param recipients: All recipients of the event.

@@ -206,8 +206,9 @@ def _find_miss_reason(
     """Return why a subscription has no copy of an event.
 
     The reason is the first of these that applies: `deleted` (the event lists the copy, which was
-    erased), a reason of `find_exclusion`, `later` (the subscription was made after the event), or
-    `edited` (no other reason is left than that the subscription was changed after the event).
+    erased), `host` (the host of the target URL is not allowed), `event_types` or `filter` (they do
+    not match the event), `later` (the subscription was made after the event), or `edited` (no other
+    reason is left than that the subscription was changed after the event).
     """
     if posting.copy_id(event, subscription.subscription_id) in event.copies:
         return MissReason("deleted")

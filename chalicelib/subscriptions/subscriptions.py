@@ -195,7 +195,10 @@ class Subscriptions(Table):
         """
 
         def find_changes(current: Subscription) -> Json | None:
-            """Return the new values of fields, by name; None: the identity is another."""
+            """Return the new values of fields, by name: the name, if one is given, and what enables
+            a disabled subscription. None: the identity is another. Raise ApiError 409 if another
+            member of the description differs.
+            """
             types = current.event_types
             if seed_of(current.created_by, current.target_url, current.tenant, types) != identity:
                 return None
@@ -288,7 +291,10 @@ class Subscriptions(Table):
         has_headers_alone = "headers" in edit and "target_url" not in edit
 
         def find_changes(current: Subscription) -> Json:
-            """Return the new values of fields, by name, of the subscription as it is now."""
+            """Return the new values of fields, by name: those of the edit and, if it has a secret,
+            those of the renewal. Raise ApiError 409 if the edit has headers alone and the URL is
+            not the one that was read, to which the headers belong.
+            """
             if has_headers_alone and current.target_url != subscription.target_url:
                 raise ApiError(
                     409,
@@ -481,9 +487,10 @@ class Subscriptions(Table):
         changes: Values,
     ) -> Subscription | None:
         """Change attributes of a subscription after an attempt, if a condition holds; return the
-        changed subscription, or None if the condition does not hold or DynamoDB fails.
+        subscription if it has the new values now, otherwise None.
 
-        Raises nothing, because an error would keep the attempt from being recorded.
+        If DynamoDB fails, None is returned. Raises nothing, because an error would keep the attempt
+        from being recorded.
 
         :param condition: A condition expression. Its placeholders are the fields of the
             subscription as it was read, such as `:target_url`.
