@@ -4,7 +4,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from urllib.request import getproxies_environment, proxy_bypass
 
@@ -67,6 +67,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+class ApiResponse(NamedTuple):
+    """A response of the API."""
+
+    # The status code.
+    status: int
+    # The JSON object; empty for the status 204.
+    content: Json
+    headers: Mapping[str, str]
+
+
+class PostedEvent(NamedTuple):
+    """The result of posting an event."""
+
+    event: Json
+    # Whether the API had handled an earlier request with the same idempotency key, and repeated its
+    # response.
+    is_repeated: bool
+
+
 class Api:
     """The HTTP API at TRIGGERS_URL, which is called with the key in TRIGGERS_API_KEY.
 
@@ -76,6 +95,12 @@ class Api:
     """
 
     def __init__(self) -> None:
+        """Read the URL and the key from the environment, and make the connection pool. If the
+        variable STAGE is set, ask the API for its stage, and compare the two.
+
+        :raise ClickException: If TRIGGERS_URL or TRIGGERS_API_KEY is missing or unusable, or if the
+            API is of another stage. ApiCallError, a subclass, if the API cannot be called.
+        """
         self.url = os.environ.get("TRIGGERS_URL", "").strip()
         key = os.environ.get("TRIGGERS_API_KEY", "").strip()
         if not re.fullmatch(
@@ -91,7 +116,7 @@ class Api:
         click.echo(f"asking {self.url}", err=True)
         stage = os.environ.get("STAGE")
         if stage:
-            health, _ = self.call("GET", "/health")
+            health = self.call("GET", "/health").content
             if health["stage"] != stage:
                 raise click.ClickException(
                     f"TRIGGERS_URL is not of {stage}: {printable(str(health))}"
@@ -105,10 +130,11 @@ class Api:
         read_retries: int = 4,
         headers: dict[str, str] | None = None,
         **options: Any,
-    ) -> tuple[int, Json, Mapping[str, str]]:
-        """Make a call; return the status code, the JSON object (empty for 204) and the headers of
-        the response. Raise ApiCallError if there is no response, or if it is not JSON.
+    ) -> ApiResponse:
+        """Make a call, and return its response, whatever its status code is. Raise ApiCallError if
+        there is no response, or if its body is not a JSON object.
 
+        :param path: The path of the call below TRIGGERS_URL, such as `/events`.
         :param read_retries: How often the call is repeated if its response is lost; 0: never.
         :param headers: Headers in addition to the authorization, which they may replace.
         :param options: Keyword arguments of urllib3's `request`.
@@ -126,57 +152,68 @@ class Api:
             reason = getattr(error, "reason", error)
             raise ApiCallError(0, f"cannot reach {self.url}: {reason}") from error
         if response.status == 204:
-            return 204, {}, response.headers
+            return ApiResponse(204, {}, response.headers)
         try:
-            return response.status, dict(response.json()), response.headers
+            return ApiResponse(response.status, dict(response.json()), response.headers)
         except (ValueError, TypeError):
             message = f"{response.status} without JSON: check TRIGGERS_URL"
             raise ApiCallError(response.status, message) from None
 
-    def call(self, method: str, path: str, **options: Any) -> tuple[Json, Mapping[str, str]]:
-        """Make a call; return the JSON object and the headers of the response. Raise ApiCallError
-        unless the status is 2xx.
+    def call(self, method: str, path: str, **options: Any) -> ApiResponse:
+        """Make a call, and return its response. Raise ApiCallError if there is no response, or
+        unless its status is 2xx.
 
+        :param path: The path of the call below TRIGGERS_URL, such as `/events`.
         :param options: Keyword arguments of `request`.
         """
-        status, content, headers = self.request(method, path, **options)
-        check(status, content)
-        return content, headers
+        response = self.request(method, path, **options)
+        check(response.status, response.content)
+        return response
 
     def get(self, path: str, item_id: str, **query: str) -> Json:
-        """Return an event or a subscription; raise ApiCallError if there is none with this id."""
-        item, _ = self.call("GET", f"{path}/{quote(item_id, safe='')}", fields=query)
-        return item
+        """Return an event or a subscription; raise ApiCallError if there is none with this id.
 
-    def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[Json, bool]:
-        """Post an event; return the event, and whether the API had answered the same request
-        before.
+        :param path: `/events` or `/subscriptions`.
+        :param query: Query parameters of the call.
+        """
+        return self.call("GET", f"{path}/{quote(item_id, safe='')}", fields=query).content
+
+    def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> PostedEvent:
+        """Post an event; return it, and whether the API repeated the response to an earlier request
+        with the same key. Raise ApiCallError unless the API accepts the event.
 
         :param body: The event as JSON.
+        :param idempotency_key: A key with which the API recognizes a repeated request.
+        :param headers: Other headers of the request, by name.
         """
         headers["Content-Type"] = "application/json"
         headers["Idempotency-Key"] = idempotency_key
-        event, answered = self.call("POST", "/events", body=body, headers=headers)
-        return event, answered.get("Idempotency-Replayed") == "true"
+        response = self.call("POST", "/events", body=body, headers=headers)
+        is_repeated = response.headers.get("Idempotency-Replayed") == "true"
+        return PostedEvent(response.content, is_repeated)
 
     def list_all(self, path: str, **query: str | None) -> Iterator[Json]:
-        """Yield the events or subscriptions of all pages of a list.
+        """Yield the events or subscriptions of all pages of a list. Raise ApiCallError if a call
+        fails.
 
-        :param path: `/events` or `/subscriptions`.
-        :param query: Parameters of the list; None leaves a parameter out.
+        :param path: `/events` or `/subscriptions`, after which the list's member of a page is named
+            (`events`).
+        :param query: Query parameters of the list. A parameter that is None or empty is left out.
         """
         with Console(stderr=True).status("listing"):
             for page in self.pages(path, **query):
                 yield from page[path.removeprefix("/")]
 
     def pages(self, path: str, **query: str | None) -> Iterator[Json]:
-        """Yield all pages of a list.
+        """Yield the responses of all pages of a list, as JSON objects. Raise ApiCallError if a call
+        fails.
 
-        :param query: Parameters of the list; None leaves a parameter out.
+        :param path: The path of the list, such as `/events`.
+        :param query: Query parameters of the list. A parameter that is None or empty is left out.
         """
         fields = {name: value for name, value in query.items() if value}
         while True:
-            page, _ = self.call("GET", path, fields=fields)
+            page = self.call("GET", path, fields=fields).content
             yield page
             if not page.get("next_cursor"):
                 return
@@ -184,7 +221,11 @@ class Api:
 
 
 def check(status: int, content: Json) -> None:
-    """Raise ApiCallError with the detail of a response unless its status is 2xx."""
+    """Raise ApiCallError with the detail of a response unless its status is 2xx.
+
+    :param content: The JSON object of the response. Errors of the API have a `detail`, and errors
+        of API Gateway a `message`.
+    """
     if 200 <= status < 300:
         return
     message = f"{status}: {content.get('detail') or content.get('message')}"

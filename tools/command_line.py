@@ -43,11 +43,15 @@ class Commands(click.Group):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the arguments name, and return its result. Exit with 130 after
+        Ctrl-C. Raise ClickException, which click prints in one line, for an error of AWS.
+        """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(130)
         except click.UsageError as error:
+            # A user of make has set variables, and does not know the options of the message.
             if is_make():
                 raise click.ClickException(as_typed(error.format_message())) from error
             raise
@@ -79,13 +83,17 @@ class Option(click.Option):
     """
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the value of the option's environment variable; None without make."""
         return super().resolve_envvar_value(ctx) if is_make() else None
 
 
 def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    """Return a decorator that adds an option to a command, with its environment variable of make.
+    """Return a decorator that adds an option to a click command. If make runs the command, the
+    option can also be set by the environment variable of its name: SUBSCRIPTION_ID sets
+    --subscription-id.
 
-    :param attributes: Keyword arguments of `click.option`.
+    :param names: The names of the option; the first one begins with `--`.
+    :param attributes: Other keyword arguments of `click.option`, such as `help`.
     """
     return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
 
@@ -139,12 +147,17 @@ def parse_time(value: str) -> str:
 
 def parse_metadata(value: str) -> dict[str, str]:
     """Return the members of a text `name=value,name=value` or of a JSON object, with their values
-    as texts; raise BadParameter if it is malformed, empty, or has a name twice.
+    as texts.
+
+    :raise BadParameter: If the text is malformed or empty, if a name or a value is empty, if a
+        value is neither a string nor a number, or if a name occurs twice.
     """
     metadata = {}
+    pairs: list[Any] = []  # of a name and a value
     try:
         if value.lstrip().startswith("{"):
-            pairs = json.loads(value, object_pairs_hook=list)  # keeps a repeated name
+            # As a list of pairs, because a dict would lose a repeated name.
+            pairs = json.loads(value, object_pairs_hook=list)
         else:
             pairs = [[part.strip() for part in pair.split("=", 1)] for pair in value.split(",")]
         for name, content in pairs:
@@ -152,6 +165,7 @@ def parse_metadata(value: str) -> dict[str, str]:
                 metadata[name] = str(content)
     except (ValueError, RecursionError):
         metadata.clear()
+    # There are fewer members than pairs if a pair was left out above, or if a name is repeated.
     if not metadata or len(metadata) < len(pairs):
         raise click.BadParameter(
             "it must be name=value,name=value or a JSON object of strings and numbers"
@@ -186,8 +200,10 @@ file_option = partial(
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print rows with headings. The table is so wide that no id is folded, because people copy ids.
+    """Print rows with headings. The table is 250 characters wide, also on a narrower terminal, so
+    that no id is folded: people copy ids.
 
+    :param columns: The headings.
     :param rows: Values in the order of the columns; None is printed as an empty cell.
     """
     table = Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -207,8 +223,10 @@ def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -
 
 
 def numbered_lines(content: bytes) -> dict[str, bytes]:
-    """Return the lines of a file that are not blank by their names, `line 1` and so on; raise
-    ClickException if there are none.
+    """Return the lines of a file that are not blank, without spaces around them, by their names:
+    `line 1` and so on. Raise ClickException if there are none.
+
+    :param content: The content of the file. A byte order mark at its beginning is ignored.
     """
     lines = {}
     for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
@@ -233,9 +251,11 @@ def print_place(stage: str) -> str:
 
 
 def command_line(command: str, options: Mapping[str, object]) -> str:
-    """Return a make command that can be pasted into a shell.
+    """Return a make command that can be pasted into a shell, such as `make replay SINCE=2h`.
 
-    :param options: Values by the name of the option or variable. Empty values are left out.
+    :param command: The name of the make target.
+    :param options: Values by the name of the option or variable. Values that are None, False or
+        empty are left out.
     """
     words = ["make", command]
     words += [f"{variable(name)}={value}" for name, value in options.items() if value]
@@ -243,7 +263,11 @@ def command_line(command: str, options: Mapping[str, object]) -> str:
 
 
 def again(**changes: str) -> str:
-    """Return the running command as a make command, with its own options and these changes."""
+    """Return the make command that runs the present click command again, with its own options
+    except for the given ones.
+
+    :param changes: Values of other options, by name; an empty value leaves an option out.
+    """
     context = click.get_current_context()
     return command_line(str(context.info_name), context.params | changes)
 
@@ -259,15 +283,16 @@ def act_on_each(
 ) -> None:
     """Call a function for each item, show the progress, and print how many items had each outcome.
 
-    An item that the API refuses is named, and the loop continues; at the end ClickException is
-    raised. Any other error ends the loop, because it concerns every item.
+    An item that the API refuses (ApiCallError with one of the status codes below) is named and
+    counted as `refused`, and the loop continues; at the end ClickException is raised. Any other
+    error ends the loop and is raised, because it concerns every item.
 
     :param unit: The noun for an item, in the singular.
     :param act: Handles an item, and returns the outcome in a few words, such as `sent`.
-    :param total: The number of items.
+    :param total: The expected number of items, for the progress.
     :param rest: Returns the advice that is printed when the loop ends early, given the number of
         items that were handled.
-    :param rate: How many items are handled in a second, at most.
+    :param rate: How many items are handled in a second, at most; infinite: without a limit.
     """
     outcomes = Counter[str]()
     console = Console(stderr=True)

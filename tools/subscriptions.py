@@ -45,7 +45,7 @@ def send_to(subscription_id: str, event_id: str) -> None:
     path = path_of(subscription_id, "send")
     # The call is not repeated when its response is lost: it would push again a copy that was
     # delivered meanwhile.
-    copy, _ = Api().call("POST", path, json={"event_id": event_id}, read_retries=0)
+    copy = Api().call("POST", path, json={"event_id": event_id}, read_retries=0).content
     print(printable(f"{copy['event_id']}: {copy['message']}"))
 
 
@@ -63,6 +63,12 @@ def missed(subscription_id: str, since: str | None, until: str | None, subject: 
 
     With --since, also list the events since then that were never sent to the subscription.
     Dismissed deliveries are left out, unless --subject is given.
+
+    \f
+    :param since: The start of the period, RFC 3339; None: without --since.
+    :param until: The end of the period, RFC 3339; None: no end.
+    :param subject: The subject of the events to list, whether they were missed or not; None:
+        without --subject.
     """
     found = find_missed(Api(), subscription_id, since, until, subject)
     if found.events:
@@ -84,6 +90,11 @@ def recover(subscription_id: str, since: str | None, until: str | None, *, go: b
     the events since then that the subscription takes now and that were never sent to it.
 
     The command can be repeated, also after it was stopped: nothing is sent twice.
+
+    \f
+    :param since: The start of the period, RFC 3339; None: without --since.
+    :param until: The end of the period, RFC 3339; None: no end, or now if there is a start.
+    :param go: Whether to push and send. Otherwise the events are only counted.
     """
     api = Api()
     subscription = api.get("/subscriptions", subscription_id)
@@ -97,14 +108,19 @@ def recover(subscription_id: str, since: str | None, until: str | None, *, go: b
         if found.events:
             print(f"To recover them: {again(go='1')}")
         return
-    # Without `until`, each call would take the events until its own time.
-    body: Json = {"since": since, "until": until or (since and parse_time("0s"))}
+    if since and not until:
+        # One end for all pages: otherwise each call would also examine the events that were created
+        # since the previous call.
+        until = parse_time("0s")
+    body: Json = {"since": since, "until": until}
     total = Counter[str]()
     with Console(stderr=True).status("recovering") as progress:
         while True:
-            answer, _ = api.call("POST", path_of(subscription_id, "recover"), json=body)
-            body["cursor"] = answer.pop("next_cursor")
-            total.update(answer)
+            # Each call recovers one page of events. The response has the number of events that were
+            # examined, sent, replayed and left as they are, and the cursor of the next page.
+            page = api.call("POST", path_of(subscription_id, "recover"), json=body).content
+            body["cursor"] = page.pop("next_cursor")
+            total.update(page)
             done = ", ".join(f"{total[name]:,} {name}" for name in ("sent", "replayed", "left"))
             summary = f"{done} of {counted(total['examined'], 'event')}"
             progress.update(summary)
@@ -131,6 +147,10 @@ def undelivered(context: click.Context, tenant: str | None, since: str) -> None:
 
     Dismissed copies and reports are left out. The exit status is 0 if everything that was sent
     arrived, and 1 if something did not arrive or if there is no webhook.
+
+    \f
+    :param tenant: Whose webhooks are checked; None: the webhooks of all tenants.
+    :param since: The start of the period in which the copies were created, RFC 3339.
     """
     api = Api()
     webhooks = [*api.list_all("/subscriptions", tenant=tenant or "*", include="deliveries")]
@@ -142,7 +162,7 @@ def undelivered(context: click.Context, tenant: str | None, since: str) -> None:
     total = Counter[str]()
     for webhook in webhooks:
         copies = find_undelivered(api, webhook, since)
-        states = Counter(state_of(copy) for copy in copies)
+        states = Counter(state_of(copy) for copy in copies)  # `failed` or `waiting`
         total += states
         if copies:
             counts.append({**webhook, "failed": states["failed"], "waiting": states["waiting"]})
@@ -177,14 +197,17 @@ def undelivered(context: click.Context, tenant: str | None, since: str) -> None:
 
 def find_undelivered(api: Api, webhook: Json, since: str) -> list[Json]:
     """Return the copies for a webhook that failed, or that wait after an attempt that failed, the
-    oldest first. Left out are dismissed copies, reports, and copies that were replayed a moment ago
-    and have had no attempt since. No call is made if the webhook's `deliveries` show that there are
-    no copies.
+    oldest first. A copy is the event made for one subscription.
 
-    :param webhook: A subscription with its `deliveries`.
-    :param since: The start of the period, RFC 3339.
+    Dismissed copies, reports (events about an event or a subscription), and pending copies without
+    an error are left out. No call is made if the webhook's `deliveries` show that no copy failed or
+    waits.
+
+    :param webhook: A subscription as the API lists it with `include=deliveries`.
+    :param since: The start of the period in which the copies were created, RFC 3339.
     """
     deliveries = webhook["deliveries"]
+    # `has_more`: the API stopped counting, so there may be copies although it counted none.
     if not (deliveries["failed"] or deliveries["waiting"] or deliveries["has_more"]):
         return []
     copies = api.list_all(
@@ -195,19 +218,24 @@ def find_undelivered(api: Api, webhook: Json, since: str) -> list[Json]:
         order="oldest",
         limit="100",
     )
+    # The text "" is before every time. It is used if no delivery of the webhook was dismissed.
     dismissed_until = webhook["dismissed_until"] or ""
-    return [
-        copy
-        for copy in copies
-        if copy["created_at"] > dismissed_until
-        and not copy["event_type"].startswith(RESERVED_PREFIX)
-        and state_of(copy) != "pending"  # it was replayed
-    ]
+    found = []
+    for copy in copies:
+        is_dismissed = copy["created_at"] <= dismissed_until
+        is_report = copy["event_type"].startswith(RESERVED_PREFIX)
+        # Pending without an error: the copy was replayed, and has had no attempt since.
+        is_only_replayed = state_of(copy) == "pending"
+        if not (is_dismissed or is_report or is_only_replayed):
+            found.append(copy)
+    return found
 
 
 def state_of(copy: Json) -> str:
-    """Return the status of a copy, but `waiting` for a pending copy whose last attempt failed."""
-    return "waiting" if copy["status"] == "pending" and copy["last_error"] else str(copy["status"])
+    """Return the status of a copy, or `waiting` for a pending copy whose last attempt failed."""
+    if copy["status"] == "pending" and copy["last_error"]:
+        return "waiting"
+    return str(copy["status"])
 
 
 def name_of(webhook: Json) -> str:
@@ -228,13 +256,19 @@ EXPLANATIONS = {
 
 
 def explain_missed(event: Json) -> str:
-    """Return why a subscription missed an event or, if it did not miss the event, the status of its
-    copy.
+    """Return why a subscription missed an event or, if it did not miss the event, the status of the
+    copy that was made for the subscription. The last error of the copy follows, if there is one.
+
+    :param event: An event as `GET /subscriptions/{id}/missed` lists it. Its `reason` is None if the
+        event was not missed; there is a copy then. Its `member` is the path of the member of the
+        payload that the subscription's filter does not match, or None. Its `copy` is None if there
+        is no copy.
     """
     copy = event["copy"] or {}
     reason = event["reason"] or copy["status"]
-    parts = [EXPLANATIONS.get(reason, reason), event["member"], copy.get("last_error")]
-    return ", ".join(filter(None, parts))
+    explanation = EXPLANATIONS.get(reason, reason)
+    parts = [explanation, event["member"], copy.get("last_error")]
+    return ", ".join(part for part in parts if part)
 
 
 class MissedEvents(NamedTuple):
@@ -250,17 +284,22 @@ class MissedEvents(NamedTuple):
 def find_missed(
     api: Api, subscription_id: str, since: str | None, until: str | None, subject: str | None
 ) -> MissedEvents:
-    """Return the events that a subscription missed, with a summary, and print the progress.
+    """Return the events that a subscription missed, and a line that summarizes them. Show the
+    progress on standard error.
 
-    With a subject, the API returns all events of the subject, also those that were not missed: then
-    their `reason` is None.
+    An event was missed if its copy for the subscription failed or waits for another attempt, or if
+    there is no copy. The latter is found only with `since` or `subject`. With `subject`, the events
+    that were not missed are returned, too; the member `reason` of each is None.
 
-    :param since: The start of the period, RFC 3339. None, without a subject: only events with a
-        copy that failed or waits, however old.
-    :param until: The end of the period, RFC 3339; None: no end, or now if there is a start.
+    :param since: The start of the period in which the events were created, RFC 3339; None: no
+        start.
+    :param until: The end of the period, RFC 3339; None: no end, or now if `since` is given.
     :param subject: The subject of the events; None: any.
     """
-    until = until or (since and parse_time("0s"))
+    if since and not until:
+        # One end for all pages: otherwise each call would also examine the events that were created
+        # since the previous call.
+        until = parse_time("0s")
     query = {"since": since, "until": until, "subject": subject}
     events: list[Json] = []
     examined = 0
@@ -270,15 +309,21 @@ def find_missed(
             examined += page["examined"]
             progress.update(f"{len(events):,} of {counted(examined, 'event')}")
     if events:
-        counts = Counter(event["reason"] or "not missed" for event in events)
+        counts = Counter[str]()
+        for event in events:
+            is_missed = event["reason"] is not None
+            counts[event["reason"] if is_missed else "not missed"] += 1
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
         return MissedEvents(events, f"{reasons} of {counted(examined, 'event')}")
-    if not (since or subject):
+    if not since and not subject:  # so the API examined failed and waiting copies only
+        end = until or "now"
         summary = (
-            f"No delivery of an event created before {until or 'now'} failed or waits. "
+            f"No delivery of an event created before {end} failed or waits. "
             "SINCE=3d also finds events that were never sent."
         )
         return MissedEvents(events, summary)
+    # Nothing was missed, so each event that the subscription asks for has a copy. Copies of reports
+    # (events about an event or a subscription) are not counted, because they were not examined.
     copies = api.list_all("/events", **query, subscription_id=subscription_id)
     taken = sum(not copy["event_type"].startswith(RESERVED_PREFIX) for copy in copies)
     summary = (
@@ -313,6 +358,12 @@ def enable(*, subscription_id: str | None, tenant: str | None, dismiss: bool, go
 
     With --tenant, enable all subscriptions of the tenant that were paused, or that were disabled
     because their deliveries failed.
+
+    \f
+    :param subscription_id: The subscription; None: `tenant` is given.
+    :param tenant: Whose subscriptions are enabled; None: `subscription_id` is given.
+    :param dismiss: Whether the deliveries that failed so far are dismissed.
+    :param go: Whether the subscriptions of a tenant are enabled. Otherwise they are only listed.
     """
     change("enable", subscription_id, tenant, dismiss=dismiss, go=go)
 
@@ -324,6 +375,11 @@ def enable(*, subscription_id: str | None, tenant: str | None, dismiss: bool, go
 def disable(*, subscription_id: str | None, tenant: str | None, go: bool) -> None:
     """Push nothing to a subscription until it is enabled. Its copies fail meanwhile, and are
     kept.
+
+    \f
+    :param subscription_id: The subscription; None: `tenant` is given.
+    :param tenant: Whose subscriptions are disabled; None: `subscription_id` is given.
+    :param go: Whether the subscriptions of a tenant are disabled. Otherwise they are only listed.
     """
     change("disable", subscription_id, tenant, dismiss=False, go=go)
 
@@ -341,6 +397,8 @@ def change(
     Raise UsageError unless either a subscription or a tenant is given.
 
     :param verb: `enable` or `disable`.
+    :param subscription_id: The id of the subscription; None: a tenant is given.
+    :param tenant: The tenant; None: a subscription is given.
     :param dismiss: Whether to dismiss first the deliveries that have failed so far.
     :param go: Whether to change the subscriptions of a tenant, which are only listed and counted
         otherwise. A single subscription is always changed.
@@ -348,9 +406,10 @@ def change(
     if bool(subscription_id) == bool(tenant):
         raise click.UsageError("give either --subscription-id or --tenant")
     api = Api()
-    changed_ids = [subscription_id or ""]
+    changed_ids = [subscription_id or ""]  # empty only if a tenant is given: replaced below
     if tenant:
         listed = api.list_all("/subscriptions", tenant=tenant)
+        # Only disabled subscriptions can be enabled, and only enabled ones disabled.
         found = [row for row in listed if bool(row["disabled_at"]) is (verb == "enable")]
         changed_ids = [row["subscription_id"] for row in found]
         if not (go and found):
@@ -361,11 +420,12 @@ def change(
             return
     for changed_id in changed_ids:
         if dismiss:
-            # A time of the API's own clock, because the API refuses a time in the future.
+            # The copies until this time are dismissed. It is a time of the API's own clock, because
+            # the API refuses a time in the future.
             current = api.get("/subscriptions", changed_id, include="deliveries")
             body = {"dismissed_until": current["deliveries"]["last_at"]}
             api.call("PATCH", path_of(changed_id), json=body)
-        subscription, _ = api.call("POST", path_of(changed_id, verb))
+        subscription = api.call("POST", path_of(changed_id, verb)).content
         print(printable(f"{changed_id} ({name_of(subscription)}): {verb}d"))
 
 
@@ -387,6 +447,10 @@ def subscriptions(tenant: str, state: str | None) -> None:
 
     The state disabled includes paused subscriptions. The state slow means all subscriptions in the
     slow lane, whatever other state they have.
+
+    \f
+    :param tenant: Whose subscriptions are listed; `*`: those of all tenants.
+    :param state: The state of the listed subscriptions; None: any.
     """
     listed = Api().list_all("/subscriptions", tenant=tenant, state=state, include="deliveries")
     found = [row | row["deliveries"] for row in listed]
@@ -396,5 +460,9 @@ def subscriptions(tenant: str, state: str | None) -> None:
 
 
 def path_of(subscription_id: str, *verb: str) -> str:
-    """Return the path of a subscription or, with a verb, the path of its call, such as `enable`."""
+    """Return the path of a subscription in the API: `/subscriptions/sub_...` or, with a verb,
+    `/subscriptions/sub_.../enable`.
+
+    :param verb: The last part of the path, or nothing.
+    """
     return "/".join(("/subscriptions", quote(subscription_id, safe=""), *verb))
