@@ -46,12 +46,14 @@ RATES = {
     ),
     **dict.fromkeys((NEARLY_SLOW, USUAL), (20, 40)),
 }
-Figure = tuple[str, Callable[[], str]]  # a name, and a function that simulates it
+# A name, and a function that simulates the figure and returns it as text.
+Figure = tuple[str, Callable[[], str]]
 
 
 def describe_waits(outage: Outage) -> str:
     """Simulate an outage with each seed; return, as text, the longest median and the longest 95th
-    percentile of the seconds that healthy events wait.
+    percentile of the seconds that healthy events wait: the events whose destination is not in
+    trouble.
     """
     runs = [outage.waits(seed) for seed in SEEDS]
     median = max(waits.median for waits in runs)
@@ -60,8 +62,9 @@ def describe_waits(outage: Outage) -> str:
 
 
 def describe_ten_minutes(outage: Outage) -> str:
-    """Simulate an outage once; return, as text, how long healthy events waited, how many copies
-    exist and are pending at the end, and how many queue messages were sent.
+    """Simulate an outage once; return, as text, the 95th percentile of the seconds that healthy
+    events waited, how many copies exist and are pending at the end, and how many queue messages
+    were sent.
     """
     world = outage.run()
     copies = [event for event in world.items().values() if event.is_copy]
@@ -75,11 +78,12 @@ def describe_ten_minutes(outage: Outage) -> str:
 
 
 def describe_some_slow() -> str:
-    """Simulate a subscription whose target responds quickly to half of the events and slowly to
-    the others; return, as text, how long the quick events wait, and how many events of both kinds
-    were not delivered.
+    """Simulate a subscription whose target responds quickly to half of the copies and slowly to
+    the others; return, as text, the 95th percentile of the seconds that the quick copies waited,
+    and how many events and copies were not delivered.
     """
-    world = Outage(REFUSES, 5, kind=SomeSlowWorld).run()
+    # SomeSlowWorld has responses of its own, so the trouble has no effect.
+    world = Outage(REFUSES, per_second=5, kind=SomeSlowWorld).run()
     world.settle()
     failed = [event for event in world.items().values() if event.status is not Status.DELIVERED]
     return f"p95 of the quick ones {world.healthy_waits().p95:.1f} s, {len(failed)} not delivered"
@@ -87,8 +91,9 @@ def describe_some_slow() -> str:
 
 def describe_tenants(hanging_tenants: int, targets: int) -> str:
     """Simulate a tenant whose target hangs for the first minute, beside tenants whose targets hang
-    all the time; return, as text, how many copies of the first tenant were delivered, and how many
-    seconds these copies waited.
+    all the time, with each seed; return, as text, how many copies of the first tenant were
+    delivered, and the median and the longest of the seconds that these copies waited: of each, the
+    worst result.
 
     :param hanging_tenants: How many tenants have targets that hang all the time.
     :param targets: How many targets each of these tenants has.
@@ -98,8 +103,8 @@ def describe_tenants(hanging_tenants: int, targets: int) -> str:
         world = TenantsWorld(
             hanging_tenants, targets, hangs_seconds=60, seconds=1200, posts=20, seed=seed
         )
-        world.run(per_second=0.2)
-        runs.append(world.delivered_after())
+        world.run(per_second=0.2)  # of each tenant
+        runs.append(world.delivery_seconds())
     delivered = min(map(len, runs))
     median = max(map(statistics.median, runs))
     longest = max(map(max, runs))
@@ -108,35 +113,38 @@ def describe_tenants(hanging_tenants: int, targets: int) -> str:
 
 def describe_trials() -> str:
     """Simulate ten hanging targets of one tenant for six hours; return, as text, the median number
-    of seconds between two pushes of one container to these targets in each hour.
+    of seconds between two pushes of one container to these targets in each hour. While a target
+    hangs, a container lets one push through from time to time, as a trial.
 
-    Each target gets an event every 200 s.
+    An event with a copy for each target is posted every 200 s.
     """
     hours = 6
-    world = TenantsWorld(1, 10, hangs_seconds=0, seconds=3600 * hours, posts=0)
-    world.run(per_second=0.005)
+    world = TenantsWorld(
+        hanging_tenants=1, targets=10, hangs_seconds=0, seconds=3600 * hours, posts=0
+    )
+    world.run(per_second=1 / 200)
     medians = []
     for hour in range(hours):
-        gaps = [
-            later - earlier
-            for times in world.pushed_at.values()
-            for earlier, later in pairwise(times)
-            if 3600 * hour <= earlier < 3600 * (hour + 1)
-        ]
+        gaps = []
+        for seconds_of_pushes in world.pushed_at.values():  # of one container
+            for earlier, later in pairwise(seconds_of_pushes):
+                if 3600 * hour <= earlier < 3600 * (hour + 1):
+                    gaps.append(later - earlier)
         medians.append(f"{statistics.median(gaps):.0f} s")
     return ", ".join(medians)
 
 
 def describe_repair(world: RepairWorld) -> str:
-    """Run a world whose destinations are repaired; return, as text, how long after the repair the
-    waiting copies arrive, how often each was pushed, and how long healthy events wait in the
-    first twenty minutes after the repair.
+    """Run a world whose destinations are repaired. Return, as text, how long after the repair half
+    of the waiting copies and the last of them were delivered, how often each was pushed on average
+    since the repair, and the 95th percentile of the seconds that healthy events waited in the first
+    twenty minutes after the repair.
     """
     world.run(per_second=5)
     half, last = world.arrivals()
     pushes = sum(world.pushes[key] for key in world.waiting) / len(world.waiting)
-    first_second = world.repaired_after_seconds
-    waits = world.healthy_waits(first_second, first_second + 1200)
+    repaired_at_second = world.repaired_after_seconds
+    waits = world.healthy_waits(repaired_at_second, repaired_at_second + 20 * 60)
     return (
         f"half after {half:.0f} s, the last after {last:.0f} s; {pushes:.1f} pushes of each; "
         f"p95 of others {waits.p95:.1f} s"
@@ -144,23 +152,28 @@ def describe_repair(world: RepairWorld) -> str:
 
 
 def make_and_describe_repair(make: Callable[[], RepairWorld]) -> str:
-    """Make a world and return its `describe_repair`.
+    """Make a world, and return what `describe_repair` says about it.
 
-    :param make: A function that makes the world. A pool of processes can send this function to
-        another process, but not a world.
+    :param make: A function that makes the world. It can be sent to a process of a pool, and a world
+        cannot.
     """
     return describe_repair(make())
 
 
 def repairs() -> Iterator[Figure]:
-    """Yield a figure for each case of destinations that hung for two hours and are repaired."""
+    """Yield a figure for each case of destinations that hung for two hours and are repaired: for
+    several numbers of copies that wait for a destination, with and without an operator who acts
+    after the repair.
+    """
     cases = {}
     for waiting in (12, 60, 114, 2000, 12_000):
         cases[f"{waiting} wait"] = partial(RepairWorld, waiting)
-        cases[f"{waiting} wait, Recover"] = partial(RepairWorld, waiting, asks=Container.recover)
-    cases["60 wait, Try it"] = partial(RepairWorld, 60, asks=Container.try_it)
+        cases[f"{waiting} wait, Recover"] = partial(
+            RepairWorld, waiting, act_after_repair=Container.recover
+        )
+    cases["60 wait, Try it"] = partial(RepairWorld, 60, act_after_repair=Container.try_it)
     cases["2000 wait, then down every other minute"] = partial(
-        RepairWorld, 2000, responds=flaps, limit_seconds=1800
+        RepairWorld, 2000, respond_after_repair=flaps, limit_seconds=1800
     )
     cases["20 wait for each of 100"] = partial(RepairWorld, 20, subscriptions=100)
     for name, make in cases.items():
@@ -178,6 +191,7 @@ def outages() -> Iterator[tuple[str, Outage]]:
             for rate in rates:
                 name = f"{destination} {trouble}, {rate}/s"
                 yield name, Outage(trouble, rate, in_webhook=in_webhook)
+    # A subscription that recovers the events that it missed.
     for kind, trouble in (
         (LongRecoveryWorld, AFTER_A_SECOND),
         (LongRecoveryWorld, REFUSES),
@@ -185,6 +199,7 @@ def outages() -> Iterator[tuple[str, Outage]]:
     ):
         name = f"a subscription that {trouble} recovers {kind.missed} events, 5/s"
         yield name, Outage(trouble, 5, seconds=300, kind=kind)
+    # Many subscriptions that hang.
     for subscriptions, rate in ((10, 5), (25, 1)):
         outage = Outage(HANGING, rate, seconds=150, subscriptions=subscriptions)
         name = f"{subscriptions} subscriptions hang, {rate}/s"
@@ -210,7 +225,9 @@ def figures() -> Iterator[Figure]:
 
 
 def main() -> None:
-    """Simulate all figures in several processes, and print each in the order of `figures`."""
+    """Simulate all figures in several processes at the same time; print each in the order of
+    `figures`, as soon as it and those before it are there.
+    """
     with ProcessPoolExecutor() as pool:
         results = {name: pool.submit(simulate) for name, simulate in figures()}
         for name, result in results.items():

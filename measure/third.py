@@ -27,6 +27,7 @@ from tests.support.packages import install
 from tests.support.world import ROOT
 from tools import api_key
 
+# A Python program that runs LocalStack, but forwards the calls of DynamoDB to another server.
 START = """
 import os
 from localstack.aws import handlers
@@ -48,10 +49,11 @@ MESSAGES = 28  # more than two calls of ReceiveMessage
 
 @contextlib.contextmanager
 def localstack(folder: Path, dynamodb_url: str) -> Iterator[str]:
-    """Run LocalStack until the end of the block; yield its URL, once it responds.
+    """Run LocalStack until the end of the block; yield its URL, once it responds. Raise urllib3's
+    MaxRetryError if it does not respond within about a minute.
 
     :param folder: An existing folder for the log and the files of LocalStack.
-    :param dynamodb_url: Where LocalStack forwards the calls of DynamoDB.
+    :param dynamodb_url: The URL of the server to which LocalStack forwards the calls of DynamoDB.
     """
     address = f"127.0.0.1:{free_port()}"
     python = install("third")
@@ -82,16 +84,18 @@ def localstack(folder: Path, dynamodb_url: str) -> Iterator[str]:
 
 
 def check(step: str, expected: str, output: str) -> None:
-    """Print that a step is done; raise AssertionError if the output of its command lacks the
-    expected text.
+    """Check that the output of a command has an expected text, and print that its step is done;
+    raise AssertionError if the output lacks the text.
+
+    :param step: What the command did, in words.
     """
     assert expected in output, output
     print(f"done  {step}", flush=True)
 
 
 def run_steps(checkout: Checkout, sqs: Any) -> None:
-    """Make, change and delete the stack of the stage `dev` by commands of make, and move messages
-    from its DLQ to its work queue; raise AssertionError at the first step that fails.
+    """Make, change and delete the stack of the stage `dev` by commands of make, and move MESSAGES
+    messages from its DLQ to its work queue; raise AssertionError at the first step that fails.
 
     :param sqs: A boto3 client of SQS for the emulated AWS that the checkout uses.
     """
@@ -105,13 +109,11 @@ def run_steps(checkout: Checkout, sqs: Any) -> None:
     check("made again, it stays", "stack triggers-api-dev-resources: no changes", again)
     changed = checkout.make("resources", "QUIET_ALARM_HOURS=24", "GO=1")
     check("it is changed", "  Add     QuietAlarm  AWS::CloudWatch::Alarm", changed)
-    dlq_url, queue_url = (
-        sqs.get_queue_url(QueueName=f"triggers-api-dev-inbox-{name}")["QueueUrl"]
-        for name in ("dlq", "queue")
-    )
+    dlq_url = sqs.get_queue_url(QueueName="triggers-api-dev-inbox-dlq")["QueueUrl"]
+    queue_url = sqs.get_queue_url(QueueName="triggers-api-dev-inbox-queue")["QueueUrl"]
     for number in range(MESSAGES):
-        letter = json.dumps({"event_id": f"evt_{number:032}", "reason": "permanent"})
-        sqs.send_message(QueueUrl=dlq_url, MessageBody=letter)
+        body = json.dumps({"event_id": f"evt_{number:032}", "reason": "permanent"})
+        sqs.send_message(QueueUrl=dlq_url, MessageBody=body)
     shown = checkout.make("dlq")
     check("make dlq shows the messages", f"holds {MESSAGES} messages, 0 of them in", shown)
     moved = checkout.make("redrive")
@@ -133,8 +135,9 @@ def main() -> None:
         url = stack.enter_context(localstack(folder, dynamodb.direct_url))
         path = folder / "checkout"
         copy_repository(path)
-        copy(ROOT / "resources.json", path)  # LocalStack takes alarms that compute
-        aws: Any = SimpleNamespace(url=url)
+        # LocalStack has metric math, so it gets the alarms that `copy_repository` has simplified.
+        copy(ROOT / "resources.json", path)
+        aws: Any = SimpleNamespace(url=url)  # in place of a Ministack; make uses its URL alone
         run_steps(Checkout(path, aws), boto3.client("sqs", endpoint_url=url, **ACCOUNT))
     print(f"{(time.monotonic() - started) / 60:.1f} min")
 

@@ -75,41 +75,49 @@ class BusyWorld(SimulatedWorld):
     sweeps run until `is_over`.
 
     A subclass defines which events are healthy, and how destinations respond: it overrides
-    `is_healthy` and `answer`.
-
-    :param seconds: How long callers post.
-    :param environ: Settings of the stage, besides the usual settings of a simulated stage.
-    :param seed: The seed of all random choices.
+    `is_healthy` and `answer`. The waits of healthy events are measured.
     """
 
     workers_of_lane = 5
-    # How long after the last post the world goes on at most, while healthy events are pending.
+    # For how long after the last post the simulation goes on at most, while healthy events are
+    # pending.
     max_wait_seconds = 600.0
 
     def __init__(
         self, *, seconds: float, environ: Mapping[str, str] = NO_ENVIRON, seed: int = 0
     ) -> None:
+        """Make a stage without events and subscriptions; `run` simulates it.
+
+        :param seconds: For how many seconds from now on callers post.
+        :param environ: Settings of the stage, besides the usual settings of a simulated stage.
+        :param seed: The seed of all random choices.
+        """
         super().__init__({"MAX_DELIVERY_ATTEMPTS": "20", **environ}, seed=seed)
+        # The times of the first post and, at the latest, of the last one, in Unix seconds.
         self.began = self.clock()
         self.ends_at = self.began + seconds
+        # Whether a POST leaves the push to the worker (`Prefer: respond-async`).
         self._queues_posts = True
 
     def is_healthy(self, item: Json) -> bool:
-        """Return whether an item is an event whose wait is measured."""
+        """Return whether an item of the table is an event whose wait is measured."""
         raise NotImplementedError
 
     def latency(self) -> tuple[float, float]:
-        """Return the seconds before and after the effect of a call to AWS."""
+        """Return how many seconds a call to AWS takes before it takes effect, and how many until
+        its response arrives after that.
+        """
         return 0.0, 0.01
 
     def run(self, *, per_second: float, queues_posts: bool = True) -> None:
         """Run callers, workers and the sweep until `is_over`.
 
         :param per_second: How many events are posted a second.
-        :param queues_posts: Whether a POST leaves the push to the worker.
+        :param queues_posts: Whether a POST leaves the push to the worker; otherwise it pushes the
+            event itself.
         """
         self._queues_posts = queues_posts
-        self.hub.spawn(partial(self._callers, 1 / per_second))
+        self.hub.spawn(partial(self._callers, every_seconds=1 / per_second))
         for queue_url in WORKERS:
             for _ in range(self.workers_of_lane):
                 self.hub.spawn(partial(self._worker, queue_url))
@@ -122,7 +130,8 @@ class BusyWorld(SimulatedWorld):
         """
         if self.clock() < self.ends_at:
             return False
-        return self.clock() > self.ends_at + self.max_wait_seconds or not self.has_healthy_pending()
+        is_too_late = self.clock() > self.ends_at + self.max_wait_seconds
+        return is_too_late or not self.has_healthy_pending()
 
     def has_healthy_pending(self) -> bool:
         """Return whether a healthy event is pending."""
@@ -130,11 +139,14 @@ class BusyWorld(SimulatedWorld):
         return any(item.get("status") == Status.PENDING and self.is_healthy(item) for item in items)
 
     def healthy_waits(self, first_second: float = 0.0, last_second: float = 1e9) -> Waits:
-        """Return how long healthy events waited for their delivery. For an event that was not
-        delivered, the wait until now counts.
+        """Return the median and the 95th percentile of the seconds that healthy events, as
+        `is_healthy` defines them, waited for their delivery. For an event that was not delivered,
+        the wait until now counts.
 
-        :param first_second: Events that were posted earlier after the start are left out.
-        :param last_second: Events that were posted at or after this second are left out.
+        :param first_second: Leave out events that were posted less than so many seconds after the
+            start.
+        :param last_second: Leave out events that were posted so many seconds after the start, or
+            later.
         """
         now = rfc3339(self.clock())
         first = rfc3339(self.began + first_second)
@@ -144,21 +156,29 @@ class BusyWorld(SimulatedWorld):
             for key, event in self.items().items()
             if first <= event.created_at < last and self.is_healthy(self.dynamodb.items[key])
         ]
+        # The last of the 19 values that divide the waits into twentieths is the 95th percentile.
         return Waits(statistics.median(seconds), statistics.quantiles(seconds, n=20)[-1])
 
     def post(self, tenant: str | None = None) -> None:
-        """Post an event, which must be accepted."""
+        """Post an event; raise AssertionError unless it is accepted.
+
+        :param tenant: The tenant of the event; None: it has none.
+        """
         headers = {"prefer": "respond-async"} if self._queues_posts else {}
         assert self.use(Container.post, tenant=tenant, **headers)
 
     def _callers(self, every_seconds: float) -> None:
-        """Post an event every so many seconds, until `ends_at`."""
+        """Post an event every so many seconds until `ends_at`, each as an actor of its own, so that
+        none waits for the response to another.
+        """
         while self.clock() < self.ends_at:
             self.hub.spawn(self.post)
             self.hub.sleep(every_seconds)
 
     def _worker(self, queue_url: str) -> None:
-        """Handle the messages of a queue in one container, until `is_over`."""
+        """Let one container handle the messages of a queue, batch by batch, until `is_over`; look
+        for messages every 0.1 s while there are none.
+        """
         container = self.start()
         while not self.is_over():
             if not container.work(queues=[queue_url]):
@@ -172,10 +192,8 @@ class BusyWorld(SimulatedWorld):
 
 
 class OutageWorld(BusyWorld):
-    """While callers post, one destination is in trouble: the webhook, or the targets of the
-    subscriptions. Healthy are the events for the other.
-
-    :param trouble: A name in TROUBLES. With SOMETIMES, what did not hang is healthy.
+    """A stage on which, while callers post, either the webhook or the targets of the subscriptions
+    are in trouble. Healthy are the events for the other destinations.
     """
 
     def __init__(
@@ -187,25 +205,46 @@ class OutageWorld(BusyWorld):
         environ: Mapping[str, str] = NO_ENVIRON,
         seed: int = 0,
     ) -> None:
+        """Make a stage without events and subscriptions.
+
+        :param trouble: The trouble: a name in TROUBLES. With SOMETIMES, healthy are the events that
+            no push hung for.
+        :param seconds: For how many seconds from now on callers post, and the trouble lasts.
+        :param in_webhook: Whether the webhook is in trouble; otherwise the targets of the
+            subscriptions are.
+        :param environ: Settings of the stage, besides the usual settings of a simulated stage.
+        :param seed: The seed of all random choices.
+        """
         super().__init__(seconds=seconds, environ=environ, seed=seed)
         self.trouble = trouble
         self.in_webhook = in_webhook
+        # The ids of the events a push of which hung.
         self._hung: set[str] = set()
+        # The numbers of the pushes to destinations in trouble.
         self._numbers = itertools.count()
 
     def answer(self, event: Event, url: str) -> Response:
-        is_over = self.clock() >= self.ends_at
-        if is_over or event.is_copy == self.in_webhook:
+        """Return the response of a destination to a push: HEALTHY if it is not in trouble, or if
+        the trouble has ended.
+        """
+        has_ended = self.clock() >= self.ends_at
+        is_in_trouble = event.is_copy != self.in_webhook
+        if has_ended or not is_in_trouble:
             return HEALTHY
-        response = TROUBLES[self.trouble](self.random.random(), next(self._numbers))
+        respond = TROUBLES[self.trouble]
+        response = respond(self.random.random(), next(self._numbers))
         if response.status_code is None:
             self._hung.add(event.event_id)
         return response
 
     def is_healthy(self, item: Json) -> bool:
+        """Return whether an event goes to a destination that is not in trouble; with SOMETIMES,
+        whether no push of the event hung.
+        """
         if self.trouble == SOMETIMES:
             return item["event_id"] not in self._hung
-        return ("subscription_id" in item) == self.in_webhook
+        is_copy = "subscription_id" in item
+        return is_copy == self.in_webhook
 
 
 @dataclass(frozen=True)
@@ -214,80 +253,107 @@ class Outage:
 
     # A name in TROUBLES.
     trouble: str
-    # How many events are posted a second, and for how long.
+    # How many events are posted a second, and for how many seconds.
     per_second: float
     seconds: float = 90.0
     # Whether the webhook is in trouble, or else the subscriptions.
     in_webhook: bool = False
+    # How many subscriptions there are. With SOMETIMES, there is none.
     subscriptions: int = 1
-    # The world in which it happens.
+    # The class of the world in which the outage is simulated.
     kind: type[OutageWorld] = OutageWorld
-    # Between which seconds the events are posted that are measured.
+    # Only events that are posted from the first to before the last of these seconds are measured.
     first_second: float = 0.0
     last_second: float = 1e9
 
     def run(self, seed: int = 0) -> OutageWorld:
-        """Simulate the outage, and return its world after the end."""
+        """Simulate the outage; return its world as it is at the end."""
         world = self.kind(self.trouble, seconds=self.seconds, in_webhook=self.in_webhook, seed=seed)
-        if self.trouble != SOMETIMES:  # which concerns the webhook alone
+        # SOMETIMES is a trouble of the webhook, and is simulated without subscriptions.
+        if self.trouble != SOMETIMES:
             for number in range(self.subscriptions):
                 world.start().subscribe(f"{TARGET}/{number}")
         world.run(per_second=self.per_second)
         return world
 
     def waits(self, seed: int = 0) -> Waits:
-        """Simulate the outage; return how long healthy events waited that were posted between
+        """Simulate the outage; return how long the healthy events waited that were posted between
         `first_second` and `last_second`.
         """
         return self.run(seed).healthy_waits(self.first_second, self.last_second)
 
 
 class SomeSlowWorld(OutageWorld):
-    """The only subscription takes 9 s for every second event, and 0.2 s for the others, which are
-    healthy.
+    """A stage whose only subscription takes 9 s for half of the copies, and 0.2 s for the others.
+    Healthy are the events and copies that are not slow.
     """
 
     def answer(self, event: Event, url: str) -> Response:
+        """Return a slow response to a copy that is not healthy, and HEALTHY to any other push."""
         is_slow = event.is_copy and not self.is_healthy({"event_id": event.event_id})
         return Response(200, 9.0) if is_slow else HEALTHY
 
     def is_healthy(self, item: Json) -> bool:
+        """Return whether the last of the hexadecimal digits of an event's id is one of the first
+        eight, as it is for half of the events.
+        """
         return str(item["event_id"])[-1] in "01234567"
 
 
 class RecoveryWorld(OutageWorld):
-    """A tenant's subscription in trouble recovers what it missed, and lists it again and again.
+    """A stage on which a tenant's subscription, whose target is in trouble, recovers the events
+    that it missed, and lists them again and again.
 
-    Healthy are the copies for another subscription; nothing else is pushed.
+    Healthy are the copies for subscriptions without a tenant. Nothing is pushed to the webhook.
     """
 
+    # How many events the subscription missed.
     missed = 5000
 
     def __init__(
         self, trouble: str, *, seconds: float, in_webhook: bool = False, seed: int = 0
     ) -> None:
+        """Post the events of the tenant, and then create the tenant's subscription, which has
+        missed them. The simulation begins after that.
+
+        :param trouble: A name in TROUBLES that needs neither a random number nor a number of the
+            push.
+        :param seconds: For how many seconds callers post, once the simulation has begun.
+        :param in_webhook: Has no effect.
+        :param seed: The seed of all random choices.
+        """
         environ = {"ZAPIER_WEBHOOK_URL": COPIES_ONLY}
         super().__init__(trouble, seconds=seconds, environ=environ, seed=seed)
         for _ in range(self.missed):
             self.use(Container.post, tenant="recovering")
         self.start().subscribe(TARGET, tenant="recovering")
+        # The id of the only subscription.
         [self.recovering] = self.history.subscribed_at
         self.began = self.clock()
         self.ends_at = self.began + seconds
 
     def answer(self, event: Event, url: str) -> Response:
-        return HEALTHY if event.tenant is None else TROUBLES[self.trouble](0, 0)
+        """Return the response to a copy: HEALTHY for one without a tenant; for others, that of a
+        target in trouble.
+        """
+        if event.tenant is None:
+            return HEALTHY
+        return TROUBLES[self.trouble](0, 0)  # these troubles use neither number
 
     def is_healthy(self, item: Json) -> bool:
+        """Return whether an item is a copy without a tenant."""
         return "subscription_id" in item and "tenant" not in item
 
     def _callers(self, every_seconds: float) -> None:
+        """Recover and list the events that the subscription missed, while an event without a tenant
+        is posted every so many seconds, until `ends_at`.
+        """
         self.hub.spawn(partial(self.use, Container.recover, self.recovering))
         self.hub.spawn(self._list_missed)
         super()._callers(every_seconds)
 
     def _list_missed(self) -> None:
-        """List the missed events of the recovering subscription each second, until `ends_at`."""
+        """List the events that the subscription missed each second, until `ends_at`."""
         path = f"/subscriptions/{self.recovering}/missed?since={rfc3339(0)}"
         while self.clock() < self.ends_at:
             self.use(Container.call, "GET", path)
@@ -301,29 +367,32 @@ class LongRecoveryWorld(RecoveryWorld):
 
 
 class HiccupWorld(OutageWorld):
-    """The webhook is healthy, but one push of each worker to it, after 3 s, takes 2.2 s."""
+    """A stage whose webhook is healthy, except that the first push of each container to it, once
+    3 s have passed, takes 2.2 s.
+    """
 
-    _had: frozenset[int] = frozenset()  # ids of the containers that had theirs
+    # The `id()` of each container that has made its slow push.
+    _slow_once: frozenset[int] = frozenset()
 
     def respond(
         self, event: Event, url: str, timeout_seconds: float, container: Container
     ) -> PushResult:
-        is_due = self.clock() > self.began + 3 and id(container) not in self._had
+        """Return the result of a push, as the base class does; before that, sleep for 2 s if it is
+        the slow push of the container.
+        """
+        is_due = self.clock() > self.began + 3 and id(container) not in self._slow_once
         if is_due and not event.is_copy:
-            self._had |= {id(container)}
+            self._slow_once |= {id(container)}
             container.sleep(2)
         return super().respond(event, url, timeout_seconds, container)
 
 
 class TenantsWorld(BusyWorld):
-    """The targets of some tenants hang all the time, and that of another tenant hangs at first.
+    """A stage on which the targets of some tenants hang all the time, and the target of the tenant
+    `other` hangs at first.
 
-    Healthy are the copies of the other tenant. It ends when all of them are delivered.
-
-    :param hanging_tenants: How many tenants have targets that hang.
-    :param targets: How many targets each of these has.
-    :param hangs_seconds: How long the target of the other tenant hangs.
-    :param posts: How many events are posted for the other tenant, at the rate of the others.
+    Healthy are the copies of the tenant `other`. The simulation ends when all of them are
+    delivered.
     """
 
     def __init__(
@@ -336,10 +405,22 @@ class TenantsWorld(BusyWorld):
         posts: int,
         seed: int = 0,
     ) -> None:
+        """Make a stage with a subscription for each target.
+
+        :param hanging_tenants: How many tenants have targets that hang all the time.
+        :param targets: How many targets each of these tenants has.
+        :param hangs_seconds: For how many seconds from now on the target of the tenant `other`
+            hangs.
+        :param seconds: After how many seconds the simulation ends at the latest.
+        :param posts: How many events of the tenant `other` are posted, each together with an event
+            of each other tenant; 0: none, and the simulation ends after `seconds`.
+        :param seed: The seed of all random choices.
+        """
         super().__init__(seconds=seconds, seed=seed)
-        self._other_is_back_at = self.began + hangs_seconds
+        self._other_hangs_until = self.began + hangs_seconds
         self._posts = posts
-        # The seconds at which each container pushed to targets that hang all the time.
+        # The seconds since the start of each push to a target that hangs all the time, by the
+        # `id()` of the container that made it.
         self.pushed_at: dict[int, list[float]] = {}
         self._tenants = [f"hanging-{number}" for number in range(hanging_tenants)]
         for tenant in self._tenants:
@@ -348,33 +429,42 @@ class TenantsWorld(BusyWorld):
         self.start().subscribe(f"{TARGET}/0", tenant="other")
 
     def answer(self, event: Event, url: str) -> Response:
-        back_at = self._other_is_back_at if event.tenant == "other" else self.ends_at
-        return HANGS if event.is_copy and self.clock() < back_at else HEALTHY
+        """Return the response to a push: HANGS for a copy whose target hangs now, else HEALTHY."""
+        hangs_until = self._other_hangs_until if event.tenant == "other" else self.ends_at
+        return HANGS if event.is_copy and self.clock() < hangs_until else HEALTHY
 
     def respond(
         self, event: Event, url: str, timeout_seconds: float, container: Container
     ) -> PushResult:
+        """Return the result of a push, as the base class does; note in `pushed_at` when a container
+        pushes to a target that hangs all the time.
+        """
         if event.tenant in self._tenants and event.is_copy:
             self.pushed_at.setdefault(id(container), []).append(self.clock() - self.began)
         return super().respond(event, url, timeout_seconds, container)
 
     def is_healthy(self, item: Json) -> bool:
+        """Return whether an item is a copy of the tenant `other`."""
         return "subscription_id" in item and item.get("tenant") == "other"
 
     def _callers(self, every_seconds: float) -> None:
+        """Post an event of each tenant every so many seconds, but only `posts` events of the tenant
+        `other`. Stop at `ends_at`, or when all of these are delivered, and set `ends_at` to now.
+        """
         for number in itertools.count():
             tenants = [*self._tenants, "other"] if number < self._posts else self._tenants
             for tenant in tenants:
                 self.hub.spawn(partial(self.post, tenant))
             self.hub.sleep(every_seconds)
-            has_arrived = 0 < self._posts < number and not self.has_healthy_pending()
-            if self.clock() >= self.ends_at or has_arrived:
+            has_posted_all = 0 < self._posts < number
+            is_delivered = has_posted_all and not self.has_healthy_pending()
+            if self.clock() >= self.ends_at or is_delivered:
                 self.ends_at = self.clock()
                 return
 
-    def delivered_after(self) -> list[float]:
+    def delivery_seconds(self) -> list[float]:
         """Return the seconds from creation to delivery of each copy of the tenant `other` that was
-        delivered before `ends_at`.
+        delivered until `ends_at`.
         """
         seconds = []
         for key, event in self.items().items():
@@ -397,94 +487,109 @@ def dies_again(world: "RepairWorld") -> Response:
 
 
 class RepairWorld(BusyWorld):
-    """Copies wait for targets that have hung for two hours, and that are then repaired.
+    """A stage on which copies wait for targets that have hung for two hours, and that are repaired
+    some time after the start.
 
-    Healthy are the copies of a subscription without a tenant. It ends when all that waited has
-    arrived.
-
-    :param waiting: How many copies wait for each target.
-    :param subscriptions: How many targets there are, each of a tenant of its own.
-    :param asks: What somebody does 5 s after the repair with the subscription of each target, as
-        `Container.recover`; None: nobody does anything.
-    :param responds: How a target responds from its repair on; None: it is healthy.
-    :param limit_seconds: When it ends, after the repair, if not all has arrived.
+    Healthy are the copies of a subscription without a tenant. The simulation ends when all copies
+    that waited are delivered.
     """
 
     outage_seconds = 7200.0
-    # From the start to the repair.
+    # From the start of the simulation to the repair.
     repaired_after_seconds = 150.0
 
     def __init__(
         self,
-        waiting: int,
+        waiting_per_target: int,
         *,
         subscriptions: int = 1,
-        asks: Callable[[Container, str], None] | None = None,
-        responds: Callable[["RepairWorld"], Response] | None = None,
+        act_after_repair: Callable[[Container, str], None] | None = None,
+        respond_after_repair: Callable[["RepairWorld"], Response] | None = None,
         limit_seconds: float = 9000.0,
         seed: int = 0,
     ) -> None:
-        """Make the world as it is when the simulation begins; see RepairWorld for parameters."""
+        """Make the stage as it is when the simulation begins: the targets hang, and copies wait for
+        them.
+
+        :param waiting_per_target: How many copies wait for each target.
+        :param subscriptions: How many targets there are, each of a subscription of a tenant of its
+            own.
+        :param act_after_repair: Called 5 s after the repair with a container and the id of the
+            subscription, for each subscription: what an operator does then, such as
+            `Container.recover`. None: nobody does anything.
+        :param respond_after_repair: Called with this world for each push to a target from its
+            repair on; returns the response. None: the response is HEALTHY.
+        :param limit_seconds: After how many seconds from the repair the simulation ends at the
+            latest.
+        :param seed: The seed of all random choices.
+        """
         environ = {"ZAPIER_WEBHOOK_URL": COPIES_ONLY, "MAX_DELIVERY_ATTEMPTS": "45"}
+        # A billion seconds: `_end_when_all_arrived` ends the simulation.
         super().__init__(seconds=1e9, environ=environ, seed=seed)
-        self._asks = asks
-        self._responds = responds
+        self._act_after_repair = act_after_repair
+        self._respond_after_repair = respond_after_repair
         self._limit_seconds = limit_seconds
         self._tenants = [f"repaired-{number}" for number in range(subscriptions)]
         self.repaired_at = self.began + self.repaired_after_seconds
-        self.pushes = Counter[str]()  # since the repair, by event
+        # How often each copy, by its id, was pushed to its target since the repair.
+        self.pushes = Counter[str]()
 
+        # The subscriptions are created 100 s before the outage begins, so that they are older than
+        # all events.
         self.clock.now = self.began - self.outage_seconds - 100
         for number, tenant in enumerate(self._tenants):
             self.start().subscribe(f"{TARGET}/{number}", tenant=tenant)
+        # The ids of the subscriptions whose targets are repaired.
         self.repaired = [*self.history.subscribed_at]
         self.start().subscribe(f"{TARGET}/healthy")
-        self._post_during_the_outage(waiting)
+        self._post_during_the_outage(waiting_per_target)
         self.clock.now = self.began
+        # The ids of the copies that wait at the start, and of those that are not delivered yet.
         self.waiting = self._let_copies_wait()
         self._not_arrived = {*self.waiting}
 
-    def _post_during_the_outage(self, waiting: int) -> None:
-        """Post events for each tenant, at random times during the outage.
-
-        :param waiting: How many events are posted for each tenant.
-        """
-        ages = [self.random.uniform(5, self.outage_seconds) for _ in range(waiting)]
+    def _post_during_the_outage(self, events_per_tenant: int) -> None:
+        """Set the clock back, and post events of each tenant at random times during the outage."""
+        ages = [self.random.uniform(5, self.outage_seconds) for _ in range(events_per_tenant)]
         for age in sorted(ages, reverse=True):
             self.clock.now = self.began - age
             for tenant in self._tenants:
                 self.post(tenant)
 
     def _let_copies_wait(self) -> frozenset[str]:
-        """Change the copies for the targets as if all their attempts had timed out, delete all
-        queue messages and the copies for the healthy subscription, and mark the subscriptions as
-        failing; return the ids of the changed copies.
+        """Change the copies for the targets that are repaired later as if all their attempts had
+        timed out, and mark their subscriptions as failing. Delete all queue messages, and the
+        copies for the healthy subscription. Return the ids of the changed copies.
         """
         for url in (INBOX, SLOW):
-            self.sqs.expire(url, 0)
+            self.sqs.expire(url, retention_seconds=0)  # deletes all messages
         waiting = set()
         for key, item in [*self.dynamodb.items.items()]:
             if item.get("subscription_id") in self.repaired:
-                self.dynamodb.store(key, self._timed_out(item))
+                self.dynamodb.store(key, self._time_out(item))
                 waiting.add(key)
             elif key.startswith("cpy_"):  # of the healthy subscription
                 self.dynamodb.store(key, None)
+        # A subscription is marked at the tenth failed attempt of a copy: here 800 s after the
+        # beginning of the outage.
         failing_since = rfc3339(self.began - 6400)
         for subscription_id in self.repaired:
             subscription = self.dynamodb.items[subscription_id]
             self.dynamodb.store(subscription_id, subscription | {"failing_since": failing_since})
         return frozenset(waiting)
 
-    def _timed_out(self, copy: Json) -> Json:
-        """Return the item of a copy, changed as if each push since its creation had timed out: with
-        the number of attempts that fit into its age, the last attempt, and the time of the next.
+    def _time_out(self, copy: Json) -> Json:
+        """Return the item of a copy as it would be if each push since its creation had timed out:
+        with the number of attempts that fit into its age, the last attempt, and the time of the
+        next attempt, and without a claim.
         """
-        age_seconds = self.began - unix_seconds(copy["sort_key"].split("#")[0])
+        created_at = copy["sort_key"].split("#")[0]
+        age_seconds = self.began - unix_seconds(created_at)
         # The delay after attempt n is 0.75 * 2 ** (n - 1) s on average, so that n attempts have
         # taken 0.75 * 2 ** n s. At the age of two hours, no delay has reached its maximum yet.
         attempts = max(1, int(math.log2(age_seconds / 0.75)))
         delay = self.random.uniform(0.5, 1) * 2.0 ** (attempts - 1)
-        last_at = self.began - self.random.uniform(0, delay)
+        last_at = self.began - self.random.uniform(0, delay)  # the delay has not passed yet
         attempt = {
             "at": rfc3339(last_at),
             "outcome": "retry",
@@ -508,27 +613,36 @@ class RepairWorld(BusyWorld):
         return self.clock() - self.repaired_at
 
     def answer(self, event: Event, url: str) -> Response:
+        """Return the response to a push: HANGS for a target before its repair. After the repair,
+        count the push in `pushes`.
+        """
         if event.subscription_id not in self.repaired:
             return HEALTHY
-        if self.repaired_seconds < 0:
+        is_repaired = self.repaired_seconds >= 0
+        if not is_repaired:
             return HANGS
         self.pushes[event.event_id] += 1
-        return self._responds(self) if self._responds else HEALTHY
+        return self._respond_after_repair(self) if self._respond_after_repair else HEALTHY
 
     def is_healthy(self, item: Json) -> bool:
+        """Return whether an item is a copy without a tenant."""
         return "subscription_id" in item and "tenant" not in item
 
     def is_over(self) -> bool:
+        """Return whether `ends_at` has come, which `_end_when_all_arrived` sets."""
         return self.clock() >= self.ends_at
 
     def _callers(self, every_seconds: float) -> None:
+        """Post an event without a tenant every so many seconds, until `ends_at`; beside that, post
+        events of the tenants, and act after the repair.
+        """
         self.hub.spawn(self._end_when_all_arrived)
-        self.hub.spawn(self._ask)
+        self.hub.spawn(self._act_on_each)
         self.hub.spawn(self._post_to_repaired)
         super()._callers(every_seconds)
 
     def _post_to_repaired(self) -> None:
-        """Post an event for the next of the tenants every 5 s, until `is_over`."""
+        """Post an event every 5 s, of each tenant in turn, until `is_over`."""
         for tenant in itertools.cycle(self._tenants):
             if self.is_over():
                 return
@@ -536,7 +650,9 @@ class RepairWorld(BusyWorld):
             self.hub.sleep(5)
 
     def _end_when_all_arrived(self) -> None:
-        """End the world once all waiting copies are delivered, or the limit is reached."""
+        """Set `ends_at` to now, once all copies that waited at the start are delivered, or
+        `limit_seconds` have passed since the repair.
+        """
         while self._not_arrived and self.repaired_seconds < self._limit_seconds:
             items = self.dynamodb.items
             self._not_arrived = {
@@ -545,23 +661,26 @@ class RepairWorld(BusyWorld):
             self.hub.sleep(1)
         self.ends_at = self.clock()
 
-    def _ask(self) -> None:
-        """Call `asks` for the subscription of each target 5 s after the repair; do nothing if it is
-        None.
+    def _act_on_each(self) -> None:
+        """Call `act_after_repair` for each subscription that is repaired, 5 s after the repair; do
+        nothing if it is None.
         """
-        if self._asks:
+        if self._act_after_repair:
             self.hub.sleep(self.repaired_after_seconds + 5)
             for subscription_id in self.repaired:
-                self.hub.spawn(partial(self.use, self._asks, subscription_id))
+                self.hub.spawn(partial(self.use, self._act_after_repair, subscription_id))
 
     def arrivals(self) -> tuple[float, float]:
-        """Return after how many seconds from the repair half of the waiting copies, and after how
-        many the last of them, had arrived; infinity if they did not arrive.
+        """Return after how many seconds from the repair half of the copies that waited at the start
+        were delivered, and after how many all of them were; infinity: they were not. Copies that
+        were delivered before the repair are left out.
         """
-        delivered = [str(self.dynamodb.items[key].get("delivered_at", "~")) for key in self.waiting]
-        seconds = sorted(
-            unix_seconds(at) - self.repaired_at if at != "~" else math.inf
-            for at in delivered
-            if at > rfc3339(self.repaired_at)
-        )
+        seconds = []
+        for key in self.waiting:
+            delivered_at = self.dynamodb.items[key].get("delivered_at")
+            if delivered_at is None:
+                seconds.append(math.inf)
+            elif delivered_at > rfc3339(self.repaired_at):
+                seconds.append(unix_seconds(delivered_at) - self.repaired_at)
+        seconds.sort()
         return seconds[len(seconds) // 2], seconds[-1]

@@ -1,10 +1,14 @@
 """`make ways`: interrupt `make deploy` and `make destroy` after their writes to an emulated AWS.
 
-After a write the network is taken away, before the response arrives, and the command is killed;
-Lambda has not finished with any function yet. `make deploy` must then complete, and leave the stage
-as a first deployment that is not interrupted does; `make destroy` must leave nothing. On each way
-each operation is the last one once; with ALL=1 each write is; with FEW=1 six are tried, and
-deployed again or destroyed by turns. The exit status is 1 if one fails.
+A way is a sequence of steps (deploy a version, undo an update) that leads to a stage. After each
+way the command is interrupted: after a write the network is cut off, before the response arrives,
+and the command is killed; Lambda has not finished with any function yet. `make deploy` must then
+complete, and leave the stage as a first deployment that is not interrupted does; `make destroy`
+must leave nothing.
+
+After each way, the command is interrupted once for each operation that writes; with ALL=1, after
+each write; with FEW=1, at the six places in SIX, and `make deploy` and `make destroy` are tried by
+turns. The exit status is 1 if one of them fails.
 """
 
 import difflib
@@ -33,7 +37,8 @@ from tools import api_key
 from tools.command_line import print_table
 
 AT_ONCE = 2  # interruptions that are tried in parallel
-COMMITS = {"now": "", "1.0.0": "1e0755a5"}
+NOW = "now"  # the present version
+COMMITS = {NOW: "", "1.0.0": "1e0755a5"}  # of each version; "": the present files
 GIVEN: Any = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", api_key.new_key())}
 ALL = bool(os.environ.get("ALL"))
 FEW = bool(os.environ.get("FEW"))
@@ -45,25 +50,32 @@ def deploy(checkout: Checkout) -> None:
 
 
 def interrupt(checkout: Checkout, case: "Case") -> None:
-    """Run the command of a case, and interrupt it after the write of the case."""
+    """Run the command that follows the way of a case, `make deploy` or `make destroy`; interrupt it
+    after the write of the case.
+    """
     command = DESTROY if case.way == DESTROYED else ("deploy",)
     checkout.interrupt([*MAKE, *command], number=case.number, MAKEFLAGS="", **GIVEN)
 
 
 def undo(checkout: Checkout) -> None:
-    """Undo an update, as docs/operations.md describes it, from a checkout of the earlier version:
-    deploy its functions and its API without changing the stack of resources.
+    """Undo an update, as docs/operations.md describes it: deploy the functions and the API of an
+    earlier version, without changing the stack of resources.
+
+    :param checkout: A checkout of the earlier version.
     """
     checkout.chalice("deploy")
     checkout.configure_api()
 
 
-# The steps before the interrupted command, which is `make deploy`, or `make destroy` on the last
-# way. An undo keeps the newer record of Chalice, as docs/operations.md says, or brings back the
-# record of its own version.
-DESTROY = ("destroy", "CONFIRM=dev")
-DESTROYED = "now"
+DESTROY = ("destroy", "CONFIRM=dev")  # the arguments of make
+# The way after which the interrupted command is `make destroy`; after the others it is `make
+# deploy`.
+DESTROYED = NOW
+# The name of the step that runs `make destroy`. All other steps end with the name of a version.
 DESTROYING = "destroy"
+# The ways: the steps before the interrupted command, separated by commas. The step that has the
+# name of a version deploys it. An undo keeps the newer record of Chalice, as docs/operations.md
+# says, or brings back the record of its own version.
 WAYS = (
     "nothing",
     "1.0.0",
@@ -71,6 +83,7 @@ WAYS = (
     "1.0.0, now, undo to 1.0.0 with the record of 1.0.0",
     DESTROYED,
 )
+# The way and the operation of each interruption that is tried with FEW.
 SIX = (
     ("nothing", "POST event-source-mappings"),
     ("nothing", "POST functions"),
@@ -80,7 +93,8 @@ SIX = (
     (DESTROYED, "DeleteRole"),
 )
 # How to describe what a deployment makes and sets. Each line has a service, the call that lists
-# names, where its response has them, the call that describes one, and its parameters for the name.
+# names (or ids), the JMESPath expression for the names in its response, the call that describes
+# what has the name, and the parameters of this call, all of which get the name.
 DESCRIBED = """
 lambda list_functions Functions[].FunctionName get_function FunctionName
 lambda list_functions Functions[].FunctionName get_function_event_invoke_config FunctionName
@@ -97,16 +111,17 @@ apigateway get_rest_apis items[].id get_stages restApiId
 cloudformation describe_stacks Stacks[].StackName describe_stacks StackName
 cloudformation describe_stacks Stacks[].StackName get_template StackName
 """
-# Members that differ between two runs: times and ids, and parts of texts that are random.
-OF_THE_PAST = (
+# Members of responses that differ between two runs, because they have times or ids.
+DIFFERENT_MEMBERS = (
     r"ChangeSetId|CreateDate|CreationTime|LastModified|LastProcessingResult|LastUpdatedTime|"
     r"Location|RoleId|StackId|StackStatus|StateReason\w*|createdDate|deploymentId|id|"
     r"lastUpdatedDate|rootResourceId"
 )
-AT_RANDOM = r"localhost:\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# Parts of other members that differ between two runs: addresses and UUIDs.
+DIFFERENT_PARTS = r"localhost:\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
-def steps(way: str) -> list[str]:
+def split_into_steps(way: str) -> list[str]:
     """Return the names of the steps of a way in WAYS; the way `nothing` has none."""
     return [] if way == "nothing" else way.split(", ")
 
@@ -123,141 +138,176 @@ class Case(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A deployed stage after some steps."""
+    """A stage after some steps."""
 
-    # The folder with the state of its emulated AWS and Chalice's record of its deployment.
+    # The folder with all that the stage is: `state` of its emulated AWS, `deployed`, which is
+    # Chalice's record of what it has deployed, and, in a folder with the name of each version that
+    # was deployed, the record after the last step of that version.
     folder: Path
-    # The calls of the last of these steps, as `Ministack.seen` gets them.
-    writes: list[str]
+    # The calls of AWS that the last of these steps made, reads among them, as `Ministack.seen` gets
+    # them; empty for a stage without steps.
+    calls: list[str]
 
 
 class Lab:
-    """A folder with the code of each version, and the stages that steps have led to.
-
-    :param folder: An existing folder, with a packaged checkout for each version in COMMITS.
-    """
+    """A folder with the code of each version, and the stages to which steps have led."""
 
     def __init__(self, folder: Path) -> None:
+        """Use a folder in which no step was done.
+
+        :param folder: An existing folder. Before the first step, the caller puts a packaged
+            checkout of each version in COMMITS into it, under the name of the version.
+        """
         self.folder = folder
         # What `describe` returned after the first complete deployment; "" before it.
         self.reference = ""
         # The stage after each sequence of steps that was done.
         self.reached = dict[tuple[str, ...], Stage]()
 
-    def act(self, version: str, stage: Path, act: Callable[[Checkout], None]) -> None:
-        """Call a function with a new checkout of a version, whose AWS has the state in a folder,
-        and save the changed state there.
+    def use_checkout(
+        self, version: str, stage_folder: Path, act: Callable[[Checkout], None]
+    ) -> None:
+        """Call a function with a checkout of a version that works on a stage. All that the function
+        changes, in the emulated AWS and in Chalice's record, is saved in the folder of the stage.
 
-        :param stage: The folder of a `Stage`.
+        :param version: The name of the version in COMMITS.
+        :param stage_folder: The `folder` of the stage.
+        :param act: The function, which runs commands of the checkout.
         """
         with (
             tempfile.TemporaryDirectory() as folder,
-            ministack(stage / "log", stage / "state") as aws,
+            ministack(stage_folder / "log", stage_folder / "state") as aws,
         ):
             path = Path(folder, "checkout")
             shutil.copytree(self.folder / version, path, symlinks=True)
             checkout = Checkout(path, aws)
-            checkout.record.parent.symlink_to(stage / "deployed")
+            checkout.record.parent.symlink_to(stage_folder / "deployed")
             act(checkout)
 
     def reach(self, *steps: str) -> Stage:
-        """Return the stage after some steps. A sequence of steps is done at the first call, and
-        its stage is returned again at later calls.
+        """Return the stage after some steps; without any, a stage on which nothing is deployed.
+
+        At the first call, do the last step on a copy of the stage after the steps before it. Later
+        calls with the same steps return the same stage.
         """
         if steps not in self.reached:
             folder = self.folder / "stages" / ", ".join(steps or ["nothing"])
-            self.reached[steps] = Stage(folder, [])
+            stage = Stage(folder, calls=[])
+            self.reached[steps] = stage
             if steps:
-                shutil.copytree(self.reach(*steps[:-1]).folder, folder)
-                self.do(steps[-1], self.reached[steps])
+                before = self.reach(*steps[:-1])
+                shutil.copytree(before.folder, folder)
+                self.do_step(steps[-1], stage)
             else:
                 (folder / "deployed").mkdir(parents=True)
         return self.reached[steps]
 
-    def do(self, step: str, stage: Stage) -> None:
-        """Do a step on a stage: change the state in its folder, and append the calls of the step
-        to its `writes`.
+    def do_step(self, step: str, stage: Stage) -> None:
+        """Do a step of a way on a stage: change the stage in its folder, and append the calls of
+        AWS that the step makes to `calls` of the stage.
+
+        :param step: One of these, where a version is `now` (the present one) or `1.0.0`:
+
+            - a version: deploy it by `make deploy`; `now` must succeed as `complete` requires
+            - `undo to` a version: deploy this earlier version without changing the stack
+            - `undo to` a version `with the record of` the same version: restore the record that
+              Chalice wrote when the version was deployed, and do the same
+            - DESTROYING: run `make destroy` of the present version
         """
-        version = "now" if step == DESTROYING else step.split()[-1]
+        version = NOW if step == DESTROYING else step.split()[-1]
         record = stage.folder / "deployed"
         if "record" in step:
             shutil.rmtree(record)
             shutil.copytree(stage.folder / version, record)
-        acts = {"now": self.complete, DESTROYING: destroy}
-        act = undo if step.startswith("undo") else acts.get(step, deploy)
+        if step.startswith("undo"):
+            act = undo
+        elif step == DESTROYING:
+            act = destroy
+        elif step == NOW:
+            act = self.complete
+        else:
+            act = deploy
 
-        def note(checkout: Checkout) -> None:
-            checkout.aws.seen = stage.writes.append
+        def note_calls_and_act(checkout: Checkout) -> None:
+            """Do the step in a checkout, and note each call of AWS that it makes."""
+            checkout.aws.seen = stage.calls.append
             act(checkout)
 
-        self.act(version, stage.folder, note)
+        self.use_checkout(version, stage.folder, note_calls_and_act)
+        # For a later undo with this record.
         shutil.copytree(record, stage.folder / version, dirs_exist_ok=True)
 
-    def begin(self, way: str) -> list[Case]:
+    def find_cases(self, way: str) -> list[Case]:
         """Do the steps of a way and the command after it without an interruption; return the
         places at which to interrupt this command.
         """
-        last = DESTROYING if way == DESTROYED else "now"
-        seen = self.reach(*steps(way), last).writes
-        return list(choose(way, [operation_of(write) for write in seen if is_write(write)]))
+        command = DESTROYING if way == DESTROYED else NOW
+        calls = self.reach(*split_into_steps(way), command).calls
+        operations = [operation_of(call) for call in calls if is_write(call)]
+        return list(choose(way, operations))
 
     @contextmanager
     def copied(self, way: str) -> Iterator[Path]:
         """Copy the folder of the stage after a way; yield the copy, which is deleted at the end of
-        the block.
+        the block with all folders beside it.
         """
-        before = self.reach(*steps(way)).folder
+        before = self.reach(*split_into_steps(way)).folder
         with tempfile.TemporaryDirectory() as folder:
             yield shutil.copytree(before, Path(folder, "stage"))
 
     def try_case(self, case: Case) -> dict[str, str]:
-        """Interrupt a command; then complete the deployment of one copy of the interrupted stage,
-        and destroy another copy.
+        """Interrupt the command after a way; then complete the deployment of one copy of the
+        interrupted stage, and destroy another copy. With FEW, do only one of the two: they take
+        turns in the order of SIX.
 
-        Return, by the names `complete` and `destroy`, why this failed, or "" if it succeeded. With
-        FEW, only one of the two is tried.
+        :return: By the names `complete` and `destroy`, the error of what was tried; "": it
+            succeeded.
         """
-        faults = {}
+        errors = {}
         acts = [self.complete, destroy]
         if FEW:
             turn = SIX.index((case.way, case.operation)) % len(acts)
             acts = [acts[turn]]
         with self.copied(case.way) as interrupted:
-            self.act("now", interrupted, partial(interrupt, case=case))
+            self.use_checkout(NOW, interrupted, partial(interrupt, case=case))
             for act in acts:
-                stage = interrupted.with_name(act.__name__)
-                shutil.copytree(interrupted, stage)
+                stage_folder = interrupted.with_name(act.__name__)
+                shutil.copytree(interrupted, stage_folder)
                 try:
-                    self.act("now", stage, partial(resume, act=act))
-                    faults[act.__name__] = ""
+                    self.use_checkout(NOW, stage_folder, partial(resume, act=act))
+                    errors[act.__name__] = ""
                 except (AssertionError, subprocess.TimeoutExpired) as error:
-                    faults[act.__name__] = str(error)
-        return faults
+                    errors[act.__name__] = str(error)
+        return errors
 
     def complete(self, checkout: Checkout) -> None:
-        """Run `make deploy`; raise AssertionError if the stage then differs from the stage after
-        the first complete deployment.
+        """Run `make deploy`, and compare the stage with the stage after the first call of this
+        method; raise AssertionError with the differences if there are any.
         """
         deploy(checkout)
-        stage = describe(checkout)
-        self.reference = self.reference or stage
-        lines = difflib.unified_diff(self.reference.splitlines(), stage.splitlines(), n=0)
-        assert stage == self.reference, "\n".join(lines)
+        description = describe(checkout)
+        if not self.reference:
+            self.reference = description
+        differences = difflib.unified_diff(
+            self.reference.splitlines(), description.splitlines(), n=0
+        )
+        assert description == self.reference, "\n".join(differences)
 
 
 def choose(way: str, operations: list[str]) -> Iterator[Case]:
     """Yield the places at which to interrupt the command after a way: after one write of each
-    operation; with ALL, after each write; with FEW, only the places in SIX.
+    operation; with ALL, after each write; with FEW, after one write of each operation that SIX has
+    for this way.
 
-    For the first operation the first of its writes is chosen, for the second operation the second
-    of its writes, and so on.
+    Of several writes with the same operation, the first is chosen for the first operation, the
+    second for the second operation, and so on, beginning again after the last write.
 
     :param operations: The operations of all writes of the command, in their order.
     """
-    writes: dict[str, list[Case]] = {}
+    cases_by_operation: dict[str, list[Case]] = {}
     for number, operation in enumerate(operations, 1):
-        writes.setdefault(operation, []).append(Case(way, number, operation))
-    for turn, (operation, cases) in enumerate(writes.items()):
+        cases_by_operation.setdefault(operation, []).append(Case(way, number, operation))
+    for turn, (operation, cases) in enumerate(cases_by_operation.items()):
         if ALL:
             yield from cases
         elif not FEW or (way, operation) in SIX:
@@ -277,8 +327,10 @@ def operation_of(call: str) -> str:
 
 
 def resume(checkout: Checkout, act: Callable[[Checkout], None]) -> None:
-    """Call a function with a checkout, while Lambda refuses to change any function because an
-    earlier update of it goes on.
+    """Call a function with a checkout, while Lambda refuses to change any function because its
+    earlier update goes on. The updates end when a function's configuration is read.
+
+    :param act: The function, which runs commands of the checkout.
     """
     functions = checkout.aws.direct("lambda").list_functions()["Functions"]
     checkout.aws.unfinished = {function["FunctionName"] for function in functions}
@@ -288,71 +340,80 @@ def resume(checkout: Checkout, act: Callable[[Checkout], None]) -> None:
 def destroy(checkout: Checkout) -> None:
     """Run `make destroy`; raise AssertionError if something of the stage is left."""
     checkout.make(*DESTROY)
-    left = describe(checkout)
-    assert not left, left
+    rest = describe(checkout)
+    assert not rest, rest
 
 
 def describe(checkout: Checkout) -> str:
-    """Return, as text, all that a deployment has made in AWS and the resources that Chalice
-    recorded, without times and random ids; "" if there is nothing.
+    """Return, as text, all that a deployment has made in AWS, as DESCRIBED lists it, and the
+    resources that Chalice recorded, without times and random ids; "" if there is nothing.
     """
-    parts: list[Any] = []
-    of_no_state = [rf'"({OF_THE_PAST})": .*', AT_RANDOM]
-    for line in DESCRIBED.split("\n")[1:-1]:
-        service, listing, path, call, *parameters = line.split()
+    descriptions: list[Any] = []
+    left_out = [rf'"({DIFFERENT_MEMBERS})": .*', DIFFERENT_PARTS]
+    for line in DESCRIBED.strip().split("\n"):
+        service, list_call, path, describe_call, *parameters = line.split()
         client = checkout.aws.client(service)
-        names = jmespath.search(path, getattr(client, listing)())
+        names = jmespath.search(path, getattr(client, list_call)())
         if service == "apigateway":
-            of_no_state += names
+            left_out += names  # which are random ids of APIs
         for name in names:
-            asked = ask(getattr(client, call), **dict.fromkeys(parameters, name))
-            parts.append([call, name, asked])
+            arguments = dict.fromkeys(parameters, name)
+            response = call_aws(getattr(client, describe_call), **arguments)
+            descriptions.append([describe_call, name, response])
     if checkout.record.exists():
         recorded = json.loads(checkout.record.read_text())["resources"]
-        parts += [["recorded", resource["name"]] for resource in recorded]
-    texts = [json.dumps(part, indent=1, sort_keys=True, default=str) for part in parts]
-    return "\n".join(sorted(re.sub("|".join(of_no_state), "", text) for text in texts))
+        descriptions += [["recorded", resource["name"]] for resource in recorded]
+    texts = [json.dumps(part, indent=1, sort_keys=True, default=str) for part in descriptions]
+    return "\n".join(sorted(re.sub("|".join(left_out), "", text) for text in texts))
 
 
-def ask(call: Callable[..., Any], **names: str) -> Any:
-    """Call AWS; return the response, or the code of the error if AWS responds with an error.
+def call_aws(call: Callable[..., Any], **parameters: str) -> Any:
+    """Call AWS; return the response without the data of the HTTP response, which differ between two
+    runs, or the code of the error if AWS responds with an error.
 
-    :param names: The parameters of the call.
+    :param call: A method of a boto3 client.
     """
     try:
-        return {**call(**names), "ResponseMetadata": None}
+        return {**call(**parameters), "ResponseMetadata": None}
     except ClientError as error:
         return error.response["Error"]["Code"]
 
 
 def main() -> int:
-    """Try all interruptions and print a table of the results; return the exit status."""
+    """Try all interruptions, and print a table of the results. Return the exit status: 1 if a
+    command failed after an interruption or, without FEW, if a version is not in this clone; else 0.
+    """
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         lab = Lab(Path(folder))
-        missing = set()
+        missing_versions = set()
         for version, commit in COMMITS.items():
             try:
                 copy_packaged(lab.folder / version, commit)
             except subprocess.CalledProcessError:
-                missing.add(version)
+                missing_versions.add(version)
                 print(f"SKIPPED: what needs {version}: its commit {commit} is not in this clone")
-        wanted = dict(SIX) if FEW else WAYS
-        ways = [way for way in wanted if not any(version in way for version in missing)]
+        wanted_ways = dict.fromkeys(way for way, _operation in SIX) if FEW else WAYS
+        ways = [
+            way for way in wanted_ways if not any(version in way for version in missing_versions)
+        ]
         cases = []
         for way in track(ways, "ways"):
-            cases += lab.begin(way)
+            cases += lab.find_cases(way)
         tried = pool.map(lab.try_case, cases)
         results = list(track(tried, "interruptions", total=len(cases)))
-    rows = [
-        (*case, *(faults.get(name, "not tried") or "done" for name in ("complete", "destroy")))
-        for case, faults in zip(cases, results, strict=True)
-    ]
+    rows = []
+    for case, errors in zip(cases, results, strict=True):
+        # "" is the error of what succeeded.
+        deployed = errors.get("complete", "not tried") or "done"
+        destroyed = errors.get("destroy", "not tried") or "done"
+        rows.append((case.way, case.number, case.operation, deployed, destroyed))
     print_table(("after", "write", "interrupted after", "deployed again", "destroyed"), rows)
-    failed = sum(any(faults.values()) for faults in results)
+    failed = sum(any(errors.values()) for errors in results)
     minutes = (time.monotonic() - started) / 60
     print(f"{len(cases)} interruptions, {failed} failed, {minutes:.0f} min")
-    return int(failed > 0 or (bool(missing) and not FEW))
+    is_incomplete = bool(missing_versions) and not FEW
+    return 1 if failed or is_incomplete else 0
 
 
 if __name__ == "__main__":

@@ -37,8 +37,10 @@ from tests.support.world import SIGNING_SECRETS, Json
 MONTH_DAYS = 28
 QUIET_DAYS = range(22, MONTH_DAYS)
 A, B = SIGNING_SECRETS
-# On which day of each month a condition begins or somebody acts. A target is called by the end of
-# its URL; `secret` is the webhook.
+# The program of a month: each line has a day, a name, and a value that can be empty. The name is
+# that of a method of YearWorld, which is called with the value, or of a condition in its `environ`,
+# which gets the value. A destination in trouble is such a condition, with the last part of its URL
+# as its name; `secret` is the webhook.
 MONTH = f"""
 4 a answers 503
 4.66 secret answers 503
@@ -72,7 +74,8 @@ MONTH = f"""
 21.5 secret well
 21.6 recover b
 """
-# After MONTH: one target is dead for months, and nobody posts for some weeks.
+# The program of a year, beside that of each month: one target is dead for months, and nobody posts
+# for some weeks.
 YEAR = """
 90 d hangs
 170 d well
@@ -84,39 +87,49 @@ CONDITIONS = {
     "MAX_DELIVERY_ATTEMPTS": "45",
     "EVENT_RETENTION_DAYS": "14",
     "WEBHOOK_SIGNING_SECRETS": A,
+    # How many events are posted each hour from 16:00 to midnight.
     "posts": "4",
+    # The probability that a call to AWS is throttled.
     "throttled": "0",
+    # How many workers of a queue can run at the same time.
     "workers": "5",
 }
 TARGET = "https://hooks.zapier.com/"
 TENANT = "shop"
-REFUSED = '{"n":-1}'  # by the webhook, for ever
-TARGETS_AT_PROVIDER = 9  # of each tenant in PROVIDED
+REFUSED = '{"n":-1}'  # the payload of an event that the webhook always refuses
+# The tenants whose targets all are at one provider, and how many targets each of them has.
 PROVIDED = [f"tenant-{number}" for number in range(224)]
+TARGETS_AT_PROVIDER = 9
 BATCH_WINDOW_SECONDS = 5
 MOST_MESSAGES = 400  # about one event
-MOST_ITEMS = 6_500  # in the table, but for those of `wait`
+MOST_ITEMS = 6_500  # in the table, without the items for the events that `wait` posts
 
 
 class YearWorld(SimulatedWorld):
-    """A simulated stage on which MONTH, and YEAR if it lives longer than a month, happen.
+    """A simulated stage on which the program MONTH runs each month and, if it is simulated for more
+    than a month, the program YEAR.
 
     Its `environ` has the settings of the stage, the conditions of CONDITIONS and, by the name of a
-    target, the trouble that the target is in.
-
-    :param versions: The versions of the code whose functions run beside each other.
+    destination, the trouble that the destination is in.
     """
 
     def __init__(self, versions: Sequence[Version] = (PRESENT,)) -> None:
+        """Make a stage without subscriptions, at midnight (UTC).
+
+        :param versions: The versions of the code whose functions run beside each other.
+        """
         super().__init__(CONDITIONS, versions=versions)
-        # How often `wait` posts an event for each tenant of PROVIDED.
+        # How often `wait` posts an event for each tenant of PROVIDED: twice for each version, since
+        # the second time shows whether a container has learned from the first.
         self._rounds = 2 * len(versions)
         self.clock.sleep(-self.clock() % DAY_SECONDS)
+        # How far the clocks of containers, as `start` sets them, may be off.
         self.history.max_skew_seconds = 1.0
         self.dynamodb.on_write = self._see_write
         self.dynamodb.on_query = lambda rows: self._used.update(rows=len(rows))
         self.sqs.on_send = self._see_message
-        # How many calls, messages and rows were used since midnight, and on the second day.
+        # How many `calls` of AWS were made, `messages` sent and `rows` of indexes read since
+        # midnight, and the same of the second day.
         self._used = Counter[str]()
         self._used_at_first = self._used
         # The `next_attempt_at` of each event that has one, by the key of the event.
@@ -136,17 +149,23 @@ class YearWorld(SimulatedWorld):
         return container
 
     def answer(self, event: Event, url: str) -> Response:
-        """Return the response of a URL to an event: 422 from the webhook for the payload REFUSED,
-        else by the trouble that `environ` names for the URL, or HEALTHY without a trouble.
+        """Return the response of a destination to a push: 422 from the webhook for the payload
+        REFUSED, else that of the trouble that `environ` has for the destination, or HEALTHY without
+        a trouble.
         """
         if event.payload == REFUSED and not event.is_copy:
             return Response(422, 0.1)
-        trouble = TROUBLES.get(self.environ.get(url.rsplit("/")[-1], ""))
-        return trouble(0, 0) if trouble else HEALTHY
+        destination = url.rsplit("/")[-1]
+        respond_in_trouble = TROUBLES.get(self.environ.get(destination, ""))
+        if respond_in_trouble is None:
+            return HEALTHY
+        return respond_in_trouble(0, 0)  # the troubles in MONTH and YEAR use neither number
 
     def _fault(self, label: str) -> Fault | None:
-        """Count a call to AWS; return THROTTLED with the probability that `environ` has, else
-        None, with which the call succeeds.
+        """Count a call to AWS, and decide by chance whether it is throttled; return THROTTLED, or
+        None if it succeeds.
+
+        :param label: The service and the operation, which do not matter.
         """
         self._used["calls"] += 1
         is_throttled = self.random.random() < float(self.environ["throttled"])
@@ -163,14 +182,17 @@ class YearWorld(SimulatedWorld):
         assert item
         key = item["event_id"]
         self._due.pop(key, None)
-        # Deleted at its expiry, in whole seconds: by DynamoDB, not by a request.
+        # An item that is deleted after its expiry was deleted by DynamoDB, not by a request. Its
+        # `expires_at` is in whole seconds, hence the second.
         if after is None and item.get("expires_at", math.inf) <= self.clock() + 1:
             self._expired[key] = item
         elif after and "next_attempt_at" in after:
             self._due[key] = after["next_attempt_at"]
 
     def _see_message(self, queue_url: str, body: str, delay_seconds: float) -> None:
-        """Count a message; keep its body if it was sent to the DLQ, else start a worker for it."""
+        """Count a message that was sent; note its body if it was sent to the DLQ, else start a
+        worker for it.
+        """
         self._used["messages"] += 1
         if queue_url == DLQ:
             self._letters.append(json.loads(body))
@@ -178,9 +200,11 @@ class YearWorld(SimulatedWorld):
             self.hub.spawn(partial(self._work, queue_url, delay_seconds))
 
     def _work(self, queue_url: str, delay_seconds: float) -> None:
-        """Handle a message, once its delay and the batch window are over, and then the next
-        messages of its queue until there are none; do nothing while as many workers of the queue
-        run as `environ` allows.
+        """Handle batches of a queue, once the delay of a message and the batch window are over,
+        until no message is visible. Stop when as many workers of the queue run as `environ` allows:
+        these handle the message.
+
+        :param delay_seconds: The delay of the message that was sent.
         """
         self.hub.sleep(delay_seconds + BATCH_WINDOW_SECONDS)
         has_more = True
@@ -195,49 +219,55 @@ class YearWorld(SimulatedWorld):
         """
         while not self._is_over:
             self.hub.sleep(60)
-            late = rfc3339(self.clock() - 50)
-            if any(due_at < late for due_at in self._due.values()):
+            # The sweep leaves events alone that have been due for less than a minute or so.
+            overdue_before = rfc3339(self.clock() - 50)
+            if any(due_at < overdue_before for due_at in self._due.values()):
                 self.use(Container.sweep)
 
     def _days(self, days: int) -> None:
         """Simulate the usage of some days: replace the containers and call GET /inbox each hour,
-        post events after 16:00, and at midnight check the day and delete expired items and
-        messages.
+        post events from 16:00 on, and at midnight check the day and delete expired items and
+        messages. Then let the sweeps end.
         """
         for day, hour in itertools.product(range(days), range(24)):
             self._idle.clear()  # AWS replaces containers that are idle
             self.use(Container.call, "GET", "/inbox")
-            for number in range(int(self.environ["posts"]) if hour > 15 else 0):
-                prefer = "" if number else "respond-async"
+            posts = int(self.environ["posts"]) if hour >= 16 else 0
+            for number in range(posts):
+                # The first event of the hour is pushed by a worker, the others at once.
+                prefer = "respond-async" if number == 0 else ""
                 self.use(Container.post, tenant=TENANT, prefer=prefer)
                 self.hub.sleep(10)
             self.hub.sleep(3600 - self.clock() % 3600)
             if hour == 23:
                 self._check_day(day)
                 self._used.clear()
-                self.dynamodb.expire(2 * DAY_SECONDS)
+                self.dynamodb.expire(late_seconds=2 * DAY_SECONDS)
                 for queue_url, retention_days in ((INBOX, 7), (SLOW, 7), (DLQ, 14)):
                     self.sqs.expire(queue_url, retention_days * DAY_SECONDS)
         self._is_over = True
 
     def _change(self, day: float, name: str, value: str) -> None:
-        """Wait until a day; then call the method of a name with a value or, if there is no such
-        method, set the condition of that name in `environ` and start new containers.
+        """Wait until a day; then call the method with a name or, if there is no such method, set
+        the condition with the name in `environ`, start new containers, and start a worker of each
+        queue, since none ran if the condition `workers` was 0.
 
         :param day: Days from now, with a fraction for the time of the day.
+        :param value: The argument of the method, or the value of the condition; can be "".
         """
         self.hub.sleep(day * DAY_SECONDS)
-        if act := getattr(self, name, None):
-            act(value)
+        method = getattr(self, name, None)
+        if method:
+            method(value)
             return
         self.environ[name] = value
         self._idle.clear()
         for queue_url in WORKERS:
-            self.hub.spawn(partial(self._work, queue_url, 0))
+            self.hub.spawn(partial(self._work, queue_url, delay_seconds=0))
 
     def erase(self, _name: str) -> None:
         """Post an event, erase it while its copies are pushed, and again two hours later; raise
-        ViolationError if a copy of it is left.
+        ViolationError if the table has a copy of it after that.
         """
         event_id = self.use(Container.post, tenant=TENANT, prefer="respond-async")
         for seconds in (BATCH_WINDOW_SECONDS + 1, 7200):
@@ -250,7 +280,8 @@ class YearWorld(SimulatedWorld):
     def replay(self, _name: str) -> None:
         """Post and replay sixty events that the webhook refuses both times."""
         for _ in range(60):
-            self.use(Container.replay, self.use(Container.post, REFUSED))
+            event_id = self.use(Container.post, REFUSED)
+            self.use(Container.replay, event_id)
 
     def recover(self, name: str) -> None:
         """Enable the subscription of a target, and recover the events that it missed.
@@ -261,13 +292,16 @@ class YearWorld(SimulatedWorld):
         self.use(Container.recover, self._targets[name])
 
     def consume(self, _name: str) -> None:
-        """Lease and acknowledge all events in the inbox."""
-        while leased := self.use(Container.lease, limit=100):
+        """Lease and acknowledge events until no event in the inbox can be leased."""
+        while True:
+            leased = self.use(Container.lease, limit=100)
+            if not leased:
+                return
             for event_id, lease_id in leased:
                 self.use(Container.acknowledge, event_id, lease_id)
 
     def wait(self, _name: str) -> None:
-        """Post an event for each tenant of PROVIDED, whose targets hang, in several rounds; raise
+        """Post an event of each tenant of PROVIDED, whose targets hang, in several rounds; raise
         ViolationError if callers still wait for these targets in the last round.
 
         There is one container of each version. In each of them, callers may wait once for a target.
@@ -276,8 +310,9 @@ class YearWorld(SimulatedWorld):
             started = self.clock()
             for tenant in PROVIDED:
                 self.use(Container.post, tenant=tenant)
-        waited_seconds = self.clock() - started
-        is_short = waited_seconds < len(PROVIDED)  # while a push hangs, a caller waits 5 s
+        waited_seconds = self.clock() - started  # in the last round
+        # While a push hangs, a caller waits 5 s. So this is short if few of the callers waited.
+        is_short = waited_seconds < len(PROVIDED)
         self._require(is_short, f"callers wait again for targets that hang: {waited_seconds} s")
 
     def live(self, months: int) -> None:
@@ -286,6 +321,7 @@ class YearWorld(SimulatedWorld):
         """
         for name in "abcd":
             self.use(Container.subscribe, TARGET + name, tenant=TENANT)
+        # The ids of these subscriptions by the names of their targets.
         self._targets = dict(zip("abcd", self.history.subscribed_at, strict=True))
         for tenant, number in itertools.product(PROVIDED, range(TARGETS_AT_PROVIDER)):
             self.use(Container.subscribe, f"{TARGET}{number}/provider", tenant=tenant)
@@ -300,33 +336,42 @@ class YearWorld(SimulatedWorld):
         self.check()
 
     def _schedule(self, first_day: int, program: str) -> None:
-        """Schedule each line of MONTH or YEAR: a day, a name, and a value that can be empty.
+        """Schedule each line of a program: a day, a name, and a value that can be empty.
 
         :param first_day: The number of days to add to the day of each line.
+        :param program: MONTH or YEAR.
         """
         for line in program.strip().splitlines():
+            # With the space, a line without a value has three parts, too.
             day, name, value = f"{line} ".split(" ", 2)
             self.hub.spawn(partial(self._change, first_day + float(day), name, value.strip()))
 
     def _check_day(self, day: int) -> None:
-        """Check at the end of a day that no promise was broken and that messages and items stay
-        within their limits and, on a quiet day, that the stage uses at most a fifth more than on
-        the second day, that no event is scheduled and that no healthy target is marked as failing;
-        raise ViolationError otherwise.
+        """Check at the end of a day that no promise was broken, and that the messages about an
+        event and the items of the table stay below their limits.
+
+        Then, on a quiet day on which events were posted, check that the stage used at most a fifth
+        more than on the second day, unless a destination is in trouble, that no event is scheduled,
+        and that no healthy target is marked as failing, slow or disabled.
 
         :param day: The number of the day, from 0.
+        :raise ViolationError: If a check fails.
         """
-        for violation in self.history.violations:
-            raise ViolationError(violation)
+        if self.history.violations:
+            raise ViolationError(self.history.violations[0])
         messages = max(self.history.messages.values(), default=0)
         self._require(messages < MOST_MESSAGES, f"{messages} messages about an event")
-        most_items = MOST_ITEMS + self._rounds * len(PROVIDED) * (1 + TARGETS_AT_PROVIDER)
+        # Each event that `wait` posts has a copy for each target of its tenant.
+        items_of_wait = self._rounds * len(PROVIDED) * (1 + TARGETS_AT_PROVIDER)
+        most_items = MOST_ITEMS + items_of_wait
         self._require(len(self.dynamodb.items) < most_items, "the table grows")
         if day == 1:
             self._used_at_first = self._used.copy()
-        if day % MONTH_DAYS not in QUIET_DAYS or self.environ["posts"] == "0":
+        is_quiet = day % MONTH_DAYS in QUIET_DAYS
+        if not is_quiet or self.environ["posts"] == "0":
             return
-        # For a target that is disabled, each event has one more message.
+        # In the program YEAR, a target is dead and then disabled even on quiet days. Each event has
+        # one more message then.
         is_all_well = not TROUBLES.keys() & self.environ.values()
         for name, used in self._used.items():
             most = 1.2 * self._used_at_first[name]
@@ -334,10 +379,13 @@ class YearWorld(SimulatedWorld):
             self._require(not is_much, f"{used} {name} on a quiet day, at most {most} expected")
         self._require(not self._due, "an event is scheduled, and all is quiet")
         for name, key in self._targets.items():
-            one = Subscription.from_item(typed(self.dynamodb.items[key]))
-            is_marked = one.disabled_at or one.failing_since or one.slow_since
+            subscription = Subscription.from_item(typed(self.dynamodb.items[key]))
+            is_marked = (
+                subscription.disabled_at or subscription.failing_since or subscription.slow_since
+            )
             is_well = self.environ.get(name) not in TROUBLES
-            self._require(not (is_marked and is_well), f"{name} is well, and marked: {one}")
+            is_right = not (is_marked and is_well)
+            self._require(is_right, f"{name} is well, and marked: {subscription}")
 
     def _require(self, is_kept: bool, violation: str) -> None:
         """Raise ViolationError, with the time and a text, unless a promise is kept."""
@@ -348,20 +396,25 @@ class YearWorld(SimulatedWorld):
         """Check that every accepted event was delivered, or ended as promised; raise ViolationError
         otherwise.
 
-        Events that expired count with their last state, and erased events count as absent.
+        Events that have expired count with their last state, and erased events count as absent.
         """
-        expired = {
-            key: from_item(typed(item))
-            for key, item in self._expired.items()
-            if not key.startswith((MENDED, TESTED))  # no events
-        }
-        stored = {key: event for key, event in expired.items() if event.status != Status.ERASED}
-        check(self.history, stored | self.items(), self._letters)
+        events = {}
+        for key, item in self._expired.items():
+            if key.startswith((MENDED, TESTED)):  # the mark of a catch-up, not an event
+                continue
+            event = from_item(typed(item))
+            if event.status != Status.ERASED:
+                events[key] = event
+        events |= self.items()  # those that have not expired
+        check(self.history, events, self._letters)
 
 
 def live(months: int, versions: Sequence[Version] = (PRESENT,)) -> str:
     """Simulate a stage for some months; return a sentence with the numbers of events, pushes,
     messages and refused calls. Raise ViolationError when a promise is broken.
+
+    :param months: Months of 28 days; if there are more than one, the program YEAR runs, too.
+    :param versions: The versions of the code whose functions run beside each other.
     """
     world = YearWorld(versions)
     world.live(months)

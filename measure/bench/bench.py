@@ -43,8 +43,10 @@ PLAIN = {
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
 
-# A process imports, reads its secret, makes the clients of DynamoDB and SQS, and reads an event; at
-# another depth of the stack each time: CPython 3.11 loses up to 40 ms at one that nobody chooses.
+# Programs that are timed from the start of the process to its end. Each imports, reads the secret,
+# makes the clients of DynamoDB and SQS, and reads an event. AT_DEPTH runs one of them at a depth of
+# the stack: CPython 3.11 takes up to 40 ms longer at a depth that cannot be foreseen, so each run
+# has another depth.
 AT_DEPTH = """import json, os, sys
 at = lambda depth: at(depth - 1) if depth else exec(sys.argv[1], {"given": json.loads(sys.argv[2])})
 at(int(sys.argv[3]))
@@ -62,21 +64,31 @@ dynamodb, sqs = map(make_client, ("dynamodb", "sqs"))
 assert dynamodb.get_item(**given)["Item"]"""
 ROOT = Path(__file__).parent.parent.parent
 
-Act = Callable[[], Any]
-Prepare = Callable[[], Act]
-Row = tuple[Any, ...]  # texts, and whether the goal is met
+Act = Callable[[], Any]  # does work whose time is measured
+Prepare = Callable[[], Act]  # prepares work, untimed, and returns a function that does it once
+# The texts of the columns but the last, and whether the goal is met; None: there is no goal.
+Row = tuple[Any, ...]
 
 
 def prepare_call(method: str, path: str, body: str = "", **headers: str) -> partial[Any]:
-    """Return a function that makes one request to the API, as API Gateway and Lambda do."""
+    """Return a function that makes one request to the API, as API Gateway and Lambda do: a partial
+    with the event and the context of the Lambda function as its arguments. It can be called once,
+    or again for the same request.
+
+    :param path: The path, with the query.
+    :param body: The body as JSON; "": the request has none.
+    """
     headers["authorization"] = f"Bearer {standin.API_KEY}"
     event = {**CONVERTER.create_lambda_event(method, path, headers), "body": body}
     return partial(app.app, event, LambdaContext("bench", 512, 30_000))
 
 
 def call(method: str, path: str, body: str = "", **headers: str) -> Any:
-    """Call the API; return the JSON of the response, or None without a body. Raise RuntimeError if
-    the status code is 300 or more.
+    """Call the API; return the JSON of the response, or None if it has no body. Raise RuntimeError
+    if the status code is 300 or more.
+
+    :param path: The path, with the query.
+    :param body: The body as JSON; "": the request has none.
     """
     response = prepare_call(method, path, body, **headers)()
     if response["statusCode"] >= 300:
@@ -85,8 +97,8 @@ def call(method: str, path: str, body: str = "", **headers: str) -> Any:
 
 
 def prepare_worker(events: int = 10) -> Act:
-    """Store new events; return a function that calls the worker once with a queue message about
-    each of them.
+    """Store new events, which are not pushed yet; return a function that calls the worker once with
+    a queue message about each of them.
 
     :param events: How many events are stored.
     """
@@ -99,52 +111,62 @@ def prepare_worker(events: int = 10) -> Act:
 
 
 def bare_calls(ours: Prepare, push_at: int | None = None, *, untimed: int = 0) -> Prepare:
-    """Record the calls to AWS that the app makes for an event; return a function that prepares the
-    same calls for a new event, by boto3 alone.
+    """Do the app's work for one event once, and record the calls to AWS that it makes. Return a
+    function that prepares the same calls for a new event, by boto3 without the app: the work with
+    which that of the app is compared.
 
-    :param ours: Prepares the work of the app whose calls are recorded.
+    :param ours: Prepares the app's work. Its first call must put the event.
     :param push_at: The index among the calls at which urllib3 makes a push; None: no push is made.
     :param untimed: How many of the first calls are made during the preparation, which is not timed.
     """
-    standin.meter()
-    ours()()
-    # Lists of subscriptions are read once in ten seconds.
-    calls = [(name, parameters) for name, parameters in standin.meter()[1] if name != "Query"]
-    event_id = calls[0][1]["Item"]["event_id"]["S"]
+    standin.meter()  # leaves out the calls so far
+    do_our_work = ours()
+    do_our_work()
+    calls = []
+    for operation, parameters in standin.meter().calls:
+        # The app reads the subscriptions for one event in ten seconds, so this counts for none.
+        if operation != "Query":
+            calls.append((operation, parameters))
+    _put, parameters_of_put = calls[0]
+    event_id = parameters_of_put["Item"]["event_id"]["S"]
     clients = {name: boto3.client(name, config=Config(**PLAIN)) for name in ("dynamodb", "sqs")}
     http = urllib3.PoolManager(maxsize=10)
 
     def prepare() -> Act:
+        """Replace the id of the recorded event by a new one in all calls, and make the first
+        `untimed` calls; return a function that makes the others and the push.
+        """
         new_id = f"evt_{os.urandom(16).hex()}"
         acts: list[Act] = []
         text = standin.encode(calls).replace(event_id.encode(), new_id.encode())
         for operation, parameters in standin.decode(text):
             client = clients["dynamodb" if "TableName" in parameters else "sqs"]
-            acts.append(partial(getattr(client, xform_name(operation)), **parameters))
+            method = getattr(client, xform_name(operation))
+            acts.append(partial(method, **parameters))
         if push_at is not None:
             headers = {"Content-Type": "application/json", "webhook-id": new_id}
             push = partial(http.request, body=EVENT, headers=headers, retries=False)
             acts.insert(push_at, partial(push, "POST", os.environ["ZAPIER_WEBHOOK_URL"]))
-        make(acts[:untimed])
-        return partial(make, acts[untimed:])
+        call_each(acts[:untimed])
+        return partial(call_each, acts[untimed:])
 
     return prepare
 
 
-def make(acts: list[Act]) -> None:
+def call_each(acts: list[Act]) -> None:
     """Call functions one after another."""
     for act in acts:
         act()
 
 
-def make_in_threads(acts: list[Act]) -> None:
+def call_each_in_threads(acts: list[Act]) -> None:
     """Call functions at the same time, each in a thread; return when all have returned."""
     with ThreadPoolExecutor(len(acts)) as pool:
         list(pool.map(lambda act: act(), acts))
 
 
 def unpack(folder: Path) -> None:
-    """Package the functions, and unpack the zip that `make package` writes into a folder."""
+    """Package the functions as `make package` does, and unpack the zip file into a folder."""
     command = [sys.executable, "-m", "tools.package", "dev"]
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     with ZipFile(ROOT / "build" / "package" / "deployment.zip") as archive:
@@ -152,12 +174,13 @@ def unpack(folder: Path) -> None:
 
 
 def prepare_process(package: Path, code: str, given: object) -> Prepare:
-    """Return a function that prepares the start of a Python process, which imports from an unpacked
-    package and from the boto3 that Lambda has, both with bytecode.
+    """Return a function that prepares the run of a new Python process, which imports from an
+    unpacked package and from the boto3 that Lambda has, both with bytecode. Each process runs its
+    code at another depth of the stack: see AT_DEPTH.
 
     :param package: The folder of the unpacked package.
     :param code: The Python code that the process runs.
-    :param given: The value of the variable `given` in the code; it must be JSON.
+    :param given: The value of the variable `given` in the code, which is passed as JSON.
     """
     environ = {
         **os.environ,
@@ -170,8 +193,13 @@ def prepare_process(package: Path, code: str, given: object) -> Prepare:
     python = install("lambda")
     command = [python, "-c", AT_DEPTH, code, json.dumps(given)]
     depths = itertools.count()
-    start = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)
-    return lambda: partial(start, [*command, str(next(depths))])
+    run = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)
+
+    def prepare() -> Act:
+        """Return a function that runs the process at the next depth, until it ends."""
+        return partial(run, [*command, str(next(depths))])
+
+    return prepare
 
 
 def compare(
@@ -185,7 +213,8 @@ def compare(
     cpu: bool = False,
 ) -> Row:
     """Measure the time of the app's work and of the work with which it is compared; return a row
-    for the table.
+    for the table: both names with the times in milliseconds, the ratio or difference of the times,
+    the goal, and whether it is met.
 
     Both are prepared untimed, and timed by turns. The 20th percentile counts: other work on the
     machine moves it less than the median.
@@ -200,48 +229,62 @@ def compare(
     :param cpu: Whether the CPU time of all threads is measured instead of the time that passes.
     """
     timer = time.process_time if cpu else time.perf_counter
-    taken = [
-        [timeit(prepare(), timer=timer, number=1) * 1000 for prepare in (ours, floor)]
-        for _ in range(rounds + 2)
-    ]
-    warm = zip(*taken[2:], strict=True)
-    measured, compared_with = (quantiles(side, n=5)[0] for side in warm)
-    by = round(measured - compared_with if cpu else measured / compared_with, 2)
+    our_times = []
+    floor_times = []
+    for _ in range(rounds + 2):
+        our_times.append(timeit(ours(), timer=timer, number=1) * 1000)
+        floor_times.append(timeit(floor(), timer=timer, number=1) * 1000)
+    # The first of four values that divide the times into fifths; the first two rounds warm up.
+    our_ms = quantiles(our_times[2:], n=5)[0]
+    floor_ms = quantiles(floor_times[2:], n=5)[0]
+    by = round(our_ms - floor_ms if cpu else our_ms / floor_ms, 2)
     unit = " ms" if cpu else ""
-    beside = f"{beside}: {compared_with:.2f} ms"
-    return what, f"{measured:.2f} ms", beside, f"{by:.2f}{unit}", f"≤ {most:.2f}{unit}", by <= most
+    return (
+        what,
+        f"{our_ms:.2f} ms",
+        f"{beside}: {floor_ms:.2f} ms",
+        f"{by:.2f}{unit}",
+        f"≤ {most:.2f}{unit}",
+        by <= most,
+    )
 
 
 def measure() -> Iterator[Row]:
-    """Measure the app on the stand-in, and yield the rows of the table."""
+    """Measure the app on the stand-in, and yield the rows of the table: a POST whose event is
+    pushed at once and one whose event is queued, each with its CPU time, a cold start, and a
+    worker with a batch of ten events.
+    """
     standin.start()
     bare = "the bare calls"
     post = partial(prepare_call, "POST", "/events", EVENT)
     queue = partial(post, **ASYNC)
     event_id = call("POST", "/events", EVENT)["event_id"]
     for name, ours, push_at, most, most_cpu_ms in (
-        ("POST /events, delivered", post, 1, 1.22, 0.50),
+        ("POST /events, delivered", post, 1, 1.22, 0.50),  # the push follows the put
         ("POST /events, respond-async", queue, None, 1.19, 0.33),
     ):
         floor = bare_calls(ours, push_at)
         yield compare(name, ours, bare, floor, most)
         yield compare(f"{name}: CPU", ours, bare, floor, most_cpu_ms, cpu=True)
 
-    get = {"TableName": "events", "Key": {"event_id": {"S": event_id}}, "ConsistentRead": True}
-    read = prepare_call("GET", f"/events/{event_id}").args[0]
+    get_item = {"TableName": "events", "Key": {"event_id": {"S": event_id}}, "ConsistentRead": True}
+    # The Lambda event of a GET of the same event.
+    get_event, _context = prepare_call("GET", f"/events/{event_id}").args
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder)
         unpack(package)
-        cold = prepare_process(package, COLD_APP, read)
-        floor = prepare_process(package, COLD_BOTO3, get)
+        cold = prepare_process(package, COLD_APP, get_event)
+        floor = prepare_process(package, COLD_BOTO3, get_item)
         yield compare("cold start", cold, "boto3, chalice, clients", floor, 1.15, rounds=40)
 
     standin.start(push_seconds=0.2)
-    # put and message are untimed; the push follows the claim
-    one = bare_calls(partial(prepare_worker, 1), 3, untimed=2)
+    # The calls are the put, the message, the claim and, after the push, the record. The put and the
+    # message are those of the POST, and untimed.
+    prepare_one = bare_calls(partial(prepare_worker, events=1), push_at=3, untimed=2)
 
-    def ten() -> Act:
-        return partial(make_in_threads, [one() for _ in range(10)])
+    def prepare_ten() -> Act:
+        """Prepare the calls for ten events; return a function that makes them in ten threads."""
+        return partial(call_each_in_threads, [prepare_one() for _ in range(10)])
 
     what = "worker, ten pushes of 200 ms"
-    yield compare(what, prepare_worker, f"{bare}, ten threads", ten, 1.20, rounds=30)
+    yield compare(what, prepare_worker, f"{bare}, ten threads", prepare_ten, 1.20, rounds=30)

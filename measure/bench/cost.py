@@ -29,21 +29,24 @@ PRICES = {
     "sent_bytes": 0.09 / 1e9,
 }
 METRIC_PRICE = 0.30  # for a month, whatever number of events comes
-SHOWN = ("table_units", "index_units", "sqs_requests", "log_bytes", "lambda_ms")
+# The quantities, of those in PRICES, that have a column of the table.
+COLUMN_QUANTITIES = ("table_units", "index_units", "sqs_requests", "log_bytes", "lambda_ms")
 LINE = "| {:<38} | {:>11} | {:>11} | {:>12} | {:>9} | {:>9} | {:>12} | {:>10} | {:>7} | {:<3} |"
 COLUMNS = (
     "an event",
-    *(name.replace("_", " ") for name in SHOWN),
+    *(name.replace("_", " ") for name in COLUMN_QUANTITIES),
     "a million, $",
     "a month, $",
     "goal",
     "met",
 )
-GOALS = {300: None, 1_000: 9.10, 10_000: 15.00, 50_000: None}  # delivered at once
-BATCH = 10
-BATCH_GOAL = 4.85
-MOST_LOG_BYTES = 1_000  # of a delivered POST
-LOGGED_BYTES = 1_000  # of the one whose log has a goal
+# The largest price of a million events that are delivered at once, in dollars, by the size of the
+# payload in bytes; None: there is no goal for this size.
+GOALS = {300: None, 1_000: 9.10, 10_000: 15.00, 50_000: None}
+BATCH = 10  # how many events a batch has
+BATCH_GOAL = 4.85  # for a million events in batches, in dollars
+MOST_LOG_BYTES = 1_000  # the goal for what is logged of a POST that is delivered
+LOGGED_BYTES = 1_000  # the payload of the event for which the goal is, of those in GOALS
 ROUNDS = 20
 # Assumed. What waits in parallel counts once.
 AWS_CALL_SECONDS = 0.01
@@ -63,92 +66,113 @@ MAX_LINE_ITEM = 300  # bytes
 
 
 def order(size: int, random: Random) -> str:
-    """Return an order as shops post them, as compact JSON of `size` bytes: line items and, for the
-    rest, a note.
+    """Return a random order as shops post them, as compact JSON of exactly `size` bytes: as many
+    line items as fit and, for the rest, a note.
 
     :param size: At least 500.
     """
-    order_id, customer = random.getrandbits(44), random.getrandbits(40)
+    order_id = random.getrandbits(44)
+    customer = random.getrandbits(40)
     words = TITLES.split()
-    note = " ".join(random.choices(words, k=100))
+    note = " ".join(random.choices(words, k=100))  # longer than the rest can be
     items: list[str] = []
     text = ORDER % (order_id, customer, "", "")
     while len(text) + MAX_LINE_ITEM < size:
         title = " ".join(random.sample(words, 4))
-        numbers = (random.getrandbits(44), random.getrandbits(44), title, random.getrandbits(40))
-        prices = (random.uniform(5, 200), random.uniform(1, 40))
-        items.append(LINE_ITEM % (*numbers, *prices))
+        item_id = random.getrandbits(44)
+        variant_id = random.getrandbits(44)
+        sku = random.getrandbits(40)
+        price = random.uniform(5, 200)
+        tax = random.uniform(1, 40)
+        items.append(LINE_ITEM % (item_id, variant_id, title, sku, price, tax))
         text = ORDER % (order_id, customer, ",".join(items), "")
-    return ORDER % (order_id, customer, ",".join(items), note[: size - len(text)])
+    rest = size - len(text)
+    return ORDER % (order_id, customer, ",".join(items), note[:rest])
 
 
 def deliver(*payloads: str) -> Counter[str]:
-    """Post events in one request, several of them as a batch, and have them and their copies
-    delivered at once; return the counts of what this took, by the names in PRICES.
-
-    The result also has `metrics`, the number of different metrics that were logged.
+    """Post events in one request, several of them as a batch, and wait until they and their copies
+    are delivered, as the request does. Return how much of each quantity in PRICES this took,
+    and the number of different metrics that were logged, as `metrics`.
 
     :param payloads: The payload of each event, as JSON.
     """
-    standin.meter()
+    standin.meter()  # leaves out what was used so far
     output = io.StringIO()
     events = [f'{{"event_type":"order.created","payload":{payload}}}' for payload in payloads]
-    path, body = "/events", events[0]
-    if len(events) > 1:
-        path, body = "/events/batch", f'{{"events":[{",".join(events)}]}}'
+    if len(events) == 1:
+        path = "/events"
+        body = events[0]
+    else:
+        path = "/events/batch"
+        body = f'{{"events":[{",".join(events)}]}}'
     started = time.process_time()
     with contextlib.redirect_stdout(output):
-        event = call("POST", path, body)
+        response = call("POST", path, body)
     cpu_ms = (time.process_time() - started) * 1000
     log = output.getvalue()
-    used = Counter[str](standin.meter()[0])
-    used["requests"] = used["invocations"] = 1
-    used["lambda_ms"] = round(cpu_ms / CORES + used.pop("waited_us") / 1000 + COLD_START_MS)
+    used = standin.meter().used
+    waited_ms = used.pop("waited_us") / 1000
+    used["requests"] = 1
+    used["invocations"] = 1
+    used["lambda_ms"] = round(cpu_ms / CORES + waited_ms + COLD_START_MS)
     used["log_bytes"] = len(log)  # Lambda writes nothing of its own: `LoggingConfig`
     used["metrics"] = len({*re.findall(r'"Name": ?"(\w+)"', log)})
-    used["sent_bytes"] = len(dumps(event)) + used.pop("pushed_bytes")
+    used["sent_bytes"] = len(dumps(response)) + used.pop("pushed_bytes")
     return used
 
 
 def average(size: int, batch: int = 1) -> Counter[str]:
-    """Return what one event takes on average in ROUNDS requests, as `deliver` counts it.
+    """Return what one event takes on average of ROUNDS requests, as `deliver` counts it. `metrics`
+    is the number of metrics of a request instead.
 
     :param size: The bytes of the payload of each event.
     :param batch: How many events each request has.
     """
     deliver("{}")  # connects, and reads the subscriptions
     total = Counter[str]()
-    for number in range(ROUNDS):
-        total += deliver(*(order(size, Random(f"{number}.{each}")) for each in range(batch)))
-    total["metrics"] *= batch  # whose number does not depend on that of events
+    for request in range(ROUNDS):
+        payloads = [order(size, Random(f"{request}.{number}")) for number in range(batch)]
+        total += deliver(*payloads)
+    # A request logs the same metrics for all of its events. So the division by `batch` is undone.
+    total["metrics"] *= batch
     return Counter({name: count / ROUNDS / batch for name, count in total.items()})
 
 
 def row(name: str, used: Counter[str], goal: float | None = None) -> Row:
-    """Return the row of the table for one event.
+    """Return the row of the table for one event: its name, the quantities in COLUMN_QUANTITIES, the
+    price of a million events, that of the metrics for a month, the goal, and whether it is met.
 
     :param name: The name of the row.
     :param used: What the event takes, as `average` returns it.
     :param goal: The largest price of a million such events, in dollars; None: there is no goal.
     """
-    dollars = sum(price * used[each] for each, price in PRICES.items()) * 1_000_000
-    metrics = METRIC_PRICE * used["metrics"]
-    aim = (f"≤ {goal:.2f}", dollars <= goal) if goal else ("", None)
-    return name, *[f"{used[each]:,.4g}" for each in SHOWN], f"{dollars:.2f}", f"{metrics:.2f}", *aim
+    dollars = sum(price * used[quantity] for quantity, price in PRICES.items()) * 1_000_000
+    metrics_dollars = METRIC_PRICE * used["metrics"]
+    quantities = [f"{used[quantity]:,.4g}" for quantity in COLUMN_QUANTITIES]
+    goal_text = f"≤ {goal:.2f}" if goal else ""
+    is_met = dollars <= goal if goal else None
+    return name, *quantities, f"{dollars:.2f}", f"{metrics_dollars:.2f}", goal_text, is_met
 
 
 def measure() -> Iterator[Row]:
-    """Yield a row for each size of the payload, then those for an event with copies."""
+    """Yield the rows of the table: one for each size of the payload in GOALS, after that of
+    LOGGED_BYTES one with the goal for its log, then one for an event in a batch, and one for an
+    event with one, two and three copies each.
+    """
     standin.start(call_seconds=AWS_CALL_SECONDS, push_seconds=RECEIVER_SECONDS)
     for size, goal in GOALS.items():
         used = average(size)
         yield row(f"{size:,} bytes, delivered at once", used, goal)
         if size == LOGGED_BYTES:
             log_bytes = used["log_bytes"]
-            aim = (f"≤ {MOST_LOG_BYTES}", log_bytes <= MOST_LOG_BYTES)
-            yield "its log bytes", *[""] * 3, f"{log_bytes:,.4g}", *[""] * 3, *aim
+            # The fourth quantity is that of the log; all other columns are empty.
+            quantities = ("", "", "", f"{log_bytes:,.4g}", "")
+            is_met = log_bytes <= MOST_LOG_BYTES
+            yield "its log bytes", *quantities, "", "", f"≤ {MOST_LOG_BYTES}", is_met
     used = average(LOGGED_BYTES, BATCH)
     yield row(f"{LOGGED_BYTES:,} bytes, in a batch of {BATCH}", used, BATCH_GOAL)
+    # Each round adds a subscription, whose copies the events of all later rounds have, too.
     for number in (1, 2, 3):
         target_url = f"{os.environ['ZAPIER_WEBHOOK_URL']}?{number}"
         call("POST", "/subscriptions", dumps({"target_url": target_url}))

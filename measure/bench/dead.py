@@ -29,8 +29,9 @@ from tests.support.world import START
 
 PARTITION_UNITS = 1_000  # write units a second that DynamoDB gives a partition
 HOUR = 3600
-# Attempts that the fast lane ends while the breaker is open. `make bench` measures 250 with a
-# receiver that takes 100 ms: 50 threads take 200 ms for each, half of which is the push.
+# How many attempts a second the fast lane ends while the breaker is open, which makes no push.
+# `make bench` measures 250 with a receiver that takes 100 ms: each of 50 threads takes 200 ms for
+# an attempt, half of which is the push.
 REFUSED_A_SECOND = 500
 PAGE = (
     "<html><head><title>503 Service Temporarily Unavailable</title></head><body><center>"
@@ -41,12 +42,12 @@ Headers = Callable[[Random], Json]
 
 
 def no_headers(random: Random) -> Json:
-    """Return no headers."""
+    """Return the headers of a response without headers: an empty dict."""
     return {}
 
 
 def api_gateway(random: Random) -> Json:
-    """Return headers as API Gateway sends them, with new ids."""
+    """Return the headers that API Gateway sends, with random ids."""
     return {
         "via": f"1.1 {random.randbytes(16).hex()}.cloudfront.net (CloudFront)",
         "content-type": "application/json",
@@ -56,7 +57,7 @@ def api_gateway(random: Random) -> Json:
 
 
 def cloudflare(random: Random) -> Json:
-    """Return headers as Cloudflare sends them before an application, with new ids."""
+    """Return the headers that Cloudflare sends for an application behind it, with random ids."""
     return {
         "server": "cloudflare",
         "content-type": "text/html; charset=UTF-8",
@@ -72,14 +73,15 @@ def _uuid(random: Random) -> str:
 
 
 class DeadWorld(SimulatedWorld):
-    """A simulated stage whose webhook fails each push.
-
-    :param status_code: The status code of each response; None: each push times out.
-    :param page: The body of each response.
-    :param headers: Returns the headers of each response.
-    """
+    """A simulated stage whose webhook fails each push. It counts writes and pushes."""
 
     def __init__(self, status_code: int | None, page: str, headers: Headers) -> None:
+        """Make a stage without events.
+
+        :param status_code: The status code of each response; None: each push times out.
+        :param page: The body of each response.
+        :param headers: Returns the headers of a response.
+        """
         super().__init__({"MAX_DELIVERY_ATTEMPTS": "45"}, seed=1)
         self._status_code = status_code
         self._page = page
@@ -90,20 +92,31 @@ class DeadWorld(SimulatedWorld):
         self.index_writes: list[tuple[float, int]] = []
         # The seconds since START of each push.
         self.attempted: list[float] = []
-        see = self.dynamodb.on_write
+        observe_write = self.dynamodb.on_write  # the base class checks the promises with it
 
-        def count(before: Item | None, after: Item | None) -> None:
-            see(before, after)
+        def observe_and_count(before: Item | None, after: Item | None) -> None:
+            """Pass a write on to the base class, and count what it uses.
+
+            :param before: The item before the write; None: it did not exist.
+            :param after: The item after the write; None: it was deleted.
+            """
+            observe_write(before, after)
             used = write_units.consumed(before or {}, after or {})
             self.units.update(used)
             self.index_writes.append((self.clock() - START, used["index_units"]))
 
-        self.dynamodb.on_write = count
+        self.dynamodb.on_write = observe_and_count
 
     def answer(self, event: Event, url: str) -> Response:
+        """Return a response with the status code; without one, it times out."""
         return Response(self._status_code, 0.05)
 
     def respond(self, *push: Any) -> PushResult:
+        """Note when a push is made; return its result, with the body and the headers of the
+        response unless it timed out.
+
+        :param push: The arguments of the method of the base class.
+        """
         self.attempted.append(self.clock() - START)
         result = super().respond(*push)
         if self._status_code is None:
@@ -117,8 +130,9 @@ class DeadWorld(SimulatedWorld):
         )
 
     def fail(self) -> Item:
-        """Post an event and let all of its attempts fail; return its item."""
-        event_id = Container(self).post(order(1_000, Random(5)), prefer="respond-async")
+        """Post an event of 1,000 bytes, let all of its attempts fail, and return its item."""
+        payload = order(1_000, Random(5))
+        event_id = Container(self).post(payload, prefer="respond-async")
         self.settle()
         return self.dynamodb.items[str(event_id)]
 
@@ -132,8 +146,9 @@ class DeadWorld(SimulatedWorld):
 
 
 def cost_rows() -> Iterator[Sequence[object]]:
-    """Yield, for each kind of dead receiver, the write units, the item size and the price of a
-    million events that fail.
+    """Yield a row for each kind of dead receiver: its name; the write units of the table, of the
+    indexes and of both for an event that fails all of its attempts; the bytes of its item; and the
+    price of the write units of a million such events, in dollars.
     """
     kinds: list[tuple[str, int | None, str, Headers]] = [
         ("503 without a body", 503, "", no_headers),
@@ -145,18 +160,23 @@ def cost_rows() -> Iterator[Sequence[object]]:
     for name, status_code, page, headers in kinds:
         world = DeadWorld(status_code, page, headers)
         item_bytes = write_units.size(world.fail())
-        table, index = world.units["table_units"], world.units["index_units"]
-        dollars = (table + index) * PRICES["table_units"] * 1_000_000
-        yield name, table, index, table + index, f"{item_bytes:,}", f"{dollars:.0f}"
+        table = world.units["table_units"]
+        index = world.units["index_units"]
+        together = table + index
+        dollars = together * PRICES["table_units"] * 1_000_000  # units of both have one price
+        yield name, table, index, together, f"{item_bytes:,}", f"{dollars:.0f}"
 
 
 def outage_rows() -> Iterator[Sequence[object]]:
-    """Yield, for each length of an outage of the webhook, how often each event is tried, and how
-    many events a second may be posted until the fast lane is full, and until DynamoDB throttles
-    the shards of pending events.
+    """Yield a row for each length of an outage of the webhook:
 
-    The last two cells have half of the latter, and how many events a second can be delivered
-    beside them.
+    - its name
+    - how many attempts of an event fail during the outage
+    - how many events a second can be posted until the fast lane is full of attempts
+    - how many write units of the index an event takes during the outage
+    - how many events a second can be posted until DynamoDB throttles the shards of pending events
+    - half of that
+    - how many events a second can be delivered beside that half
     """
     world = DeadWorld(503, "", no_headers)
     world.fail()
@@ -168,8 +188,9 @@ def outage_rows() -> Iterator[Sequence[object]]:
         ("three days", 3 * DAY_SECONDS),
     ):
         units = world.index_units_within(seconds)
-        alone = shards_units / units
-        # An event that is delivered at once writes its row and deletes it.
+        fills_shards = shards_units / units
+        # The other half of the units is left. An event that is delivered at once takes two: it
+        # writes its row and deletes it.
         delivered = shards_units / 2 / 2
         attempts = world.attempts_within(seconds)
         fills_lane = REFUSED_A_SECOND / attempts
@@ -178,42 +199,48 @@ def outage_rows() -> Iterator[Sequence[object]]:
             attempts,
             f"{fills_lane:.0f}",
             units,
-            f"{alone:.0f}",
-            f"{alone / 2:.0f}",
+            f"{fills_shards:.0f}",
+            f"{fills_shards / 2:.0f}",
             f"{delivered:,.0f}",
         )
 
 
 def backlog_rows() -> Iterator[Sequence[object]]:
-    """Yield, for each rate of events, how many wait after an outage of an hour, and how many hours
-    the sweep and a catch-up take to queue them.
+    """Yield a row for each rate of events: the rate, how many events wait after an outage of an
+    hour, and how many hours the sweep takes to queue them, and how many a catch-up does.
     """
+    # Events a second.
     swept = SHARDS * MAX_SWEPT / SWEEP_PERIOD_SECONDS
     caught_up = MAX_EVENTS / SWEEP_PERIOD_SECONDS
     for events_a_second in (1, 10, 100, 1_000, 2_000):
         waiting = events_a_second * HOUR
-        by_sweep, by_catch_up = (waiting / rate / HOUR for rate in (swept, caught_up))
-        yield f"{events_a_second:,}", f"{waiting:,}", f"{by_sweep:.1f}", f"{by_catch_up:.1f}"
+        sweep_hours = waiting / swept / HOUR
+        catch_up_hours = waiting / caught_up / HOUR
+        yield f"{events_a_second:,}", f"{waiting:,}", f"{sweep_hours:.1f}", f"{catch_up_hours:.1f}"
 
 
 def shard_rows() -> Iterator[Sequence[object]]:
-    """Yield, for several numbers of shards, how many events a second they can store, and how many
-    queries a page of all events makes.
+    """Yield a row for each of several numbers of shards, which are the partitions of the index for
+    one status: how many events a second can be stored with so many shards, the number of shards,
+    and how many queries read a page of all events.
     """
     statuses = (Status.PENDING, Status.DELIVERED, Status.FAILED)
     keys = len(partitions(*statuses)) + len(partitions(*statuses, of_copies=True))
+    # SHARDS partitions for each status, and some for replayed events, whose number stays the same.
     replayed = keys % SHARDS
     for times in (1, 10, 100, 1_000):
         queries = (keys - replayed) * times + replayed
+        # The present number of shards stores 2,000 events a second.
         yield f"{2_000 * times:,}", f"{SHARDS * times:,}", f"{queries:,}"
 
 
 def copies_rows() -> Iterator[Sequence[object]]:
-    """Yield each number of copies of an event at which its index row begins to take more write
-    units, with these units, and the same for 200 copies.
+    """Yield a row for each number of copies of an event, up to 200, from which on the event's row
+    in the index of statuses takes more write units: the number of copies, and the units. The last
+    row is that for 200 copies.
     """
-    _, projected = indexes()[BY_STATUS]
-    known = 0
+    _partition, projected = indexes()[BY_STATUS]
+    previous_units = 0
     for copies in range(201):
         event = Event(
             event_id=f"evt_{0:032x}",
@@ -234,9 +261,9 @@ def copies_rows() -> Iterator[Sequence[object]]:
             name: value for name, value in to_attributes(event).items() if value is not None
         }
         units = write_units.units(write_units.row(present, "status_shard", projected))
-        if units != known or copies == 200:
+        if units != previous_units or copies == 200:
             yield copies, units
-        known = units
+        previous_units = units
 
 
 TABLES: list[tuple[Sequence[str], Callable[[], Iterator[Sequence[object]]]]] = [

@@ -22,14 +22,17 @@ from tests.support.world import START, Clock, call
 
 READ_UNIT_BYTES = 4096
 PAGE_ROWS = 4_000  # of an index: about 1 MB
-FAILED = 3  # copies of each tenant, the newest
+FAILED = 3  # how many copies of each tenant have failed: the newest
 SINCE = rfc3339(START - DAY_SECONDS)
+# The query of each list of events, besides `tenant`, by the name of its row.
 LISTS = {
     "`GET /events?tenant=`": "",
     "`GET /events?tenant=&status=failed`": "&status=failed",
     "a page of `make erase TENANT=`": "&include=payload&limit=100&order=oldest",
 }
 
+# The name of a request, the tenant, how many events it examined or responded with, and the read
+# units that it took.
 Row = tuple[str, str, int, float]
 
 
@@ -54,29 +57,33 @@ def fill(services: Services, tenant: str, count: int, subscription_id: str) -> N
             expires_at=int(START) + DAY_SECONDS,
             response_bytes=100,
         )
-        copied = copy_id(event, subscription_id)
+        id_of_copy = copy_id(event, subscription_id)
         copy = replace(
             event,
-            event_id=copied,
+            event_id=id_of_copy,
             source_event_id=event.event_id,
             subscription_id=subscription_id,
             status=Status.FAILED if number < FAILED else Status.DELIVERED,
         )
-        for stored in (copy, replace(event, copies=(copied,))):
+        event_with_copy = replace(event, copies=(id_of_copy,))
+        for stored in (copy, event_with_copy):
             services.store.put(stored, compressed(stored))
 
 
-def _units(*read: Item) -> int:
-    """Return the read units of one consistent read of items or rows, by the sum of their sizes."""
-    return math.ceil(sum(map(size, read)) / READ_UNIT_BYTES)
+def _units(*items: Item) -> int:
+    """Return the read units of one consistent read of items, or of the rows of one query: one unit
+    for each begun 4 KB of the sum of their sizes.
+    """
+    return math.ceil(sum(map(size, items)) / READ_UNIT_BYTES)
 
 
 def measure(many: int = 20_000) -> Iterator[Row]:
-    """Store the events, and yield for each request of the API its name, the tenant, the number of
-    events in its response, and the read units that it takes.
+    """Store the events of two tenants, `few` and `many`, and yield a row for each request of the
+    API. Its tenant is `none` if the request is about a subscription without a tenant.
 
     :param many: How many events the larger tenant has.
     """
+    # How many events each tenant has.
     counts = {"few": 2, "many": many}
     clock = Clock()
     dynamodb = FakeDynamoDB(clock)
@@ -90,31 +97,42 @@ def measure(many: int = 20_000) -> Iterator[Row]:
         clock=clock,
     )
     deps.use(services)
+    # The path of the subscription of each tenant.
     paths = {}
     for tenant in (*counts, "none"):
         body = {
             "target_url": "https://example.com/",
             "tenant": None if tenant == "none" else tenant,
         }
-        made = call(clock, "POST", "/subscriptions", body)
-        paths[tenant] = made.location
+        created = call(clock, "POST", "/subscriptions", body)
+        paths[tenant] = created.location
         if tenant in counts:
-            fill(services, tenant, counts[tenant], made.json["subscription_id"])
+            fill(services, tenant, counts[tenant], created.json["subscription_id"])
+    # The units of each read that a request makes.
     units: list[float] = []
-    # eventually consistent: that costs half
+    # Queries of an index are eventually consistent, and take half of the units.
     dynamodb.on_query = lambda rows: units.append(_units(*rows) / 2)
     dynamodb.on_get = lambda items: units.extend(map(_units, items))
 
-    def read(what: str, tenant: str, path: str, body: Json | None = None) -> Row:
-        """Make a request, a GET without a body or a POST with one; return its row."""
+    def read(name: str, tenant: str, path: str, body: Json | None = None) -> Row:
+        """Make a request, and return its row.
+
+        :param body: The body of a POST; None: the request is a GET.
+        """
         units.clear()
-        answer = call(clock, "GET" if body is None else "POST", path, body).json
-        events = answer.get("examined") or len(answer.get("events", [answer]))
-        return what, tenant, events, sum(units)
+        response = call(clock, "GET" if body is None else "POST", path, body).json
+        if response.get("examined"):
+            # `missed` and `recover` examine more events than their responses have.
+            events = response["examined"]
+        elif "events" in response:
+            events = len(response["events"])
+        else:  # one subscription, or a `recover` that found nothing to examine
+            events = 1
+        return name, tenant, events, sum(units)
 
     for tenant in counts:
-        for what, query in LISTS.items():
-            yield read(what, tenant, f"/events?tenant={tenant}{query}")
+        for name, query in LISTS.items():
+            yield read(name, tenant, f"/events?tenant={tenant}{query}")
     for tenant, path in paths.items():
         yield read("`missed`", tenant, f"{path}/missed")
         yield read("`missed` with `since`", tenant, f"{path}/missed?since={SINCE}")

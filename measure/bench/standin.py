@@ -1,6 +1,7 @@
 """DynamoDB, SQS, Secrets Manager and a receiver in a process of their own.
 
-They answer at once, so that our own time shows, and count what they are asked for.
+They respond at once, or after a set time, so that the time that the app takes shows. They count
+what calls and pushes use.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import re
 import socket
 import time
 from collections import Counter, deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import urllib3
 from botocore import xform_name
@@ -27,13 +28,27 @@ from tools import api_key, local_aws
 API_KEY = "bench-key"
 
 
+class Reading(NamedTuple):
+    """What calls and pushes have used since the previous reading."""
+
+    # `table_units`, `table_bytes`, `index_units` and `index_bytes` of writes; `sqs_requests`;
+    # `pushed_bytes`; and `waited_us`, the microseconds in which a response was waited for.
+    used: Counter[str]
+    # At most 20 of the latest calls of AWS, the oldest first: the operation and the parameters.
+    calls: list[tuple[str, Json]]
+
+
 class StandIn:
     """Tables in memory and the responses to calls of AWS, with counts of what the calls use."""
 
     def __init__(self) -> None:
+        """Begin without tables, and with all counts at 0."""
         self._tables: dict[str, FakeDynamoDB] = {}
-        self._calls: deque[tuple[str, Json]] = deque(maxlen=20)
+        # The `used` and the `calls` of the next reading.
         self._used = Counter[str]()
+        self._calls: deque[tuple[str, Json]] = deque(maxlen=20)
+        # How many waits are under way, and the time.monotonic() since which there has been one
+        # without an interruption.
         self._waiting = 0
         self._waits_since = 0.0
 
@@ -47,31 +62,45 @@ class StandIn:
         await asyncio.sleep(seconds)
         self._waiting -= 1
         if not self._waiting:
-            self._used["waited_us"] += round((time.monotonic() - self._waits_since) * 1e6)
+            waited_seconds = time.monotonic() - self._waits_since
+            self._used["waited_us"] += round(waited_seconds * 1e6)
 
-    def take_push(self, size: int) -> None:
+    def count_push(self, size: int) -> None:
         """Count the bytes of a push."""
         self._used["pushed_bytes"] += size
 
-    def meter(self) -> tuple[Counter[str], list[Any]]:
-        """Return the counts since the previous call of this method, and at most 20 of the latest
-        calls of AWS since then, each as its operation and parameters; begin to count anew.
-        """
-        used = self._used
-        calls = [*self._calls]
+    def meter(self) -> Reading:
+        """Return what was used since the previous call of this method, and begin to count anew."""
+        reading = Reading(self._used, [*self._calls])
         self._used = Counter()
         self._calls = deque(maxlen=20)
-        return used, calls
+        return reading
 
     def answer(self, operation: str, parameters: Json) -> tuple[int, Any]:
-        """Return the status code and the body of the response to a call."""
+        """Let a call of AWS take effect, and count it; return the status code and the body of the
+        response.
+
+        Calls of DynamoDB have a table: by TableName or, in a batch, as the only member of
+        RequestItems. (Transactions, which would have it elsewhere, are not measured.) Any other
+        call is one of SQS or Secrets Manager, has no effect, and gets a response that serves for
+        both.
+
+        :param operation: The name of the operation, such as `PutItem`.
+        """
         self._calls.append((operation, parameters))
-        table = parameters.get("TableName") or next(iter(parameters.get("RequestItems", ())), None)
-        if table is None:  # SQS or Secrets Manager
-            self._used["sqs_requests"] += "QueueUrl" in parameters
+        if "TableName" in parameters:
+            table_name = parameters["TableName"]
+        elif "RequestItems" in parameters:
+            [table_name] = parameters["RequestItems"]
+        else:
+            table_name = None
+        if table_name is None:
+            if "QueueUrl" in parameters:
+                self._used["sqs_requests"] += 1
             return 200, {"MessageId": "id", "SecretString": "ZAPIER_WEBHOOK_URL=none"}
+        method = getattr(self._table(table_name), xform_name(operation))
         try:
-            return 200, getattr(self._table(table), xform_name(operation))(**parameters)
+            return 200, method(**parameters)
         except ClientError as error:
             return 400, {
                 "__type": error.response["Error"]["Code"],
@@ -80,22 +109,35 @@ class StandIn:
             }
 
     def _table(self, name: str) -> FakeDynamoDB:
-        """Return the table of a name, and count its writes; make the table if it is missing."""
+        """Return the table with a name, whose writes are counted; make it if it is missing."""
         if name not in self._tables:
-            self._tables[name] = FakeDynamoDB(time.time)
-            self._tables[name].page_rows = 3_000  # about 1 MB
-            self._tables[name].on_write = lambda before, after: self._used.update(
-                consumed(before or {}, after or {})
-            )
+            table = FakeDynamoDB(time.time)
+            table.page_rows = 3_000  # about 1 MB, after which DynamoDB ends a page
+            table.on_write = self._count_write
+            self._tables[name] = table
         return self._tables[name]
+
+    def _count_write(self, before: Json | None, after: Json | None) -> None:
+        """Count the write units and stored bytes of a write.
+
+        :param before: The item before the write; None: it did not exist.
+        :param after: The item after the write; None: it was deleted.
+        """
+        self._used.update(consumed(before or {}, after or {}))
 
 
 def decode(text: str | bytes) -> Any:
-    """Parse JSON as DynamoDB has it: return it with binary values as bytes."""
-    return json.loads(
-        text,
-        object_hook=lambda part: {"B": base64.b64decode(part["B"])} if [*part] == ["B"] else part,
-    )
+    """Parse the JSON of a call of DynamoDB; return it with binary values as bytes."""
+
+    def decode_binary(json_object: Json) -> Json:
+        """Return an object that is a binary value, `{"B": "<Base64>"}`, with bytes in place of the
+        text; return any other object unchanged.
+        """
+        if json_object.keys() == {"B"}:
+            return {"B": base64.b64decode(json_object["B"])}
+        return json_object
+
+    return json.loads(text, object_hook=decode_binary)
 
 
 def encode(content: Any) -> bytes:
@@ -104,8 +146,8 @@ def encode(content: Any) -> bytes:
 
 
 async def serve(listener: socket.socket, call_seconds: float, push_seconds: float) -> None:
-    """Serve HTTP for ever: calls of AWS by their X-Amz-Target, `POST /meter` with the counts, and
-    any other request as a push, to which the response is 200.
+    """Serve HTTP for ever: respond to a request with X-Amz-Target as a call of AWS, to `POST
+    /meter` with a `Reading`, and to any other request as a push, with 200.
 
     :param listener: A socket that listens.
     :param call_seconds: How long to wait before the response to a call of AWS.
@@ -114,30 +156,36 @@ async def serve(listener: socket.socket, call_seconds: float, push_seconds: floa
     stand_in = StandIn()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Respond to the requests of a connection, until the client closes it."""
+        """Respond to the requests of a connection, until the client closes it.
+
+        The body of a response is JSON: that of the call, the reading, or `null` for a push.
+        """
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 length = re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
                 body = await reader.readexactly(int(length[1]) if length else 0)
+                # `X-Amz-Target: DynamoDB_20120810.PutItem`
+                operation = re.search(r"x-amz-target: *\S+\.(\w+)", head, re.IGNORECASE)
                 status_code = 200
-                answer = None
-                if target := re.search(r"x-amz-target: *\S+\.(\w+)", head, re.IGNORECASE):
+                answer: Any = None
+                if operation:
                     await stand_in.wait(call_seconds)
-                    status_code, answer = stand_in.answer(target[1], decode(body))
+                    status_code, answer = stand_in.answer(operation[1], decode(body))
                 elif head.startswith("POST /meter"):
                     answer = stand_in.meter()
                 else:
                     await stand_in.wait(push_seconds)
-                    stand_in.take_push(len(head) + len(body))
+                    stand_in.count_push(len(head) + len(body))
                 content = encode(answer)
-                writer.write(
-                    f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n".encode()
-                    + content
+                response_head = (
+                    f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n"
                 )
+                writer.write(response_head.encode() + content)
         writer.close()
 
-    await (await asyncio.start_server(handle, sock=listener)).serve_forever()
+    server = await asyncio.start_server(handle, sock=listener)
+    await server.serve_forever()
 
 
 def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
@@ -148,9 +196,13 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
     :param push_seconds: How long it waits before its response to a push.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-    multiprocessing.get_context("fork").Process(
-        target=lambda: asyncio.run(serve(listener, call_seconds, push_seconds)), daemon=True
-    ).start()
+
+    def run() -> None:
+        """Serve in the new process."""
+        asyncio.run(serve(listener, call_seconds, push_seconds))
+
+    # Forked, because the process needs the listener, and a function like this cannot be sent to it.
+    multiprocessing.get_context("fork").Process(target=run, daemon=True).start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     local_aws.use(url)
     os.environ |= {
@@ -163,12 +215,13 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
         "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
         "SUBSCRIPTION_HOSTS": "127.0.0.1",
     }
-    deps.use(None)
+    deps.use(None)  # so that the app makes new clients, which use the stand-in
 
 
-def meter() -> Any:
-    """Return the pair that `StandIn.meter` of the stand-in's process returns: the counts since the
-    previous call of this function, and at most 20 of the latest calls of AWS since then, each as
-    its operation and parameters.
+def meter() -> Reading:
+    """Return what calls and pushes have used since the previous call of this function, as the
+    process of the stand-in counts it.
     """
-    return decode(urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/meter").data)
+    response = urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/meter")
+    used, calls = decode(response.data)
+    return Reading(Counter(used), [(operation, parameters) for operation, parameters in calls])

@@ -85,7 +85,7 @@ def test_many_destinations_that_hang_hold_up_no_other() -> None:
 def test_a_target_that_hung_is_not_held_up_by_another_tenants_that_hang() -> None:
     world = TenantsWorld(1, 10, hangs_seconds=60, seconds=1200, posts=20, seed=1)
     world.run(per_second=0.2)
-    waits = world.delivered_after()
+    waits = world.delivery_seconds()
     assert len(waits) == 20
     assert statistics.median(waits) < 180
     assert max(waits) < 900
@@ -94,7 +94,7 @@ def test_a_target_that_hung_is_not_held_up_by_another_tenants_that_hang() -> Non
 def test_a_target_with_the_url_of_another_tenants_that_hangs_gets_its_copies_inline() -> None:
     world = TenantsWorld(1, 1, hangs_seconds=0, seconds=120, posts=20, seed=1)
     world.run(per_second=0.2, queues_posts=False)
-    waits = world.delivered_after()
+    waits = world.delivery_seconds()
     assert len(waits) == 20
     assert statistics.median(waits) < 1
     assert max(waits) < 900
@@ -110,7 +110,7 @@ def test_what_is_slow_for_some_events_delivers_all() -> None:
 def test_what_waits_for_a_destination_arrives_within_minutes_of_its_repair(
     *, recovers: bool
 ) -> None:
-    world = RepairWorld(12, asks=Container.recover if recovers else None)
+    world = RepairWorld(12, act_after_repair=Container.recover if recovers else None)
     world.run(per_second=1)
     half, last = world.arrivals()
     assert half < (105 if recovers else 450)  # *Recover* comes 5 s after the repair
@@ -119,7 +119,7 @@ def test_what_waits_for_a_destination_arrives_within_minutes_of_its_repair(
 
 
 def test_a_destination_that_dies_again_is_left_alone() -> None:
-    world = RepairWorld(100, responds=dies_again, limit_seconds=600)
+    world = RepairWorld(100, respond_after_repair=dies_again, limit_seconds=600)
     world.run(per_second=1)
     assert max(world.pushes[key] for key in world.waiting) <= 3
     assert world.healthy_waits().p95 < 3

@@ -20,7 +20,8 @@ from tests.support.in_memory_aws import typed
 from tests.support.world import Json
 
 NEVER = rfc3339(0)
-# acknowledged after its claim
+# The status and `delivered_via` of a stored event while a push of it is made. The second is that of
+# an event that a consumer acknowledged after it was claimed for the push.
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))
 
 Item = Json
@@ -34,10 +35,13 @@ class ViolationError(AssertionError):
 class Push:
     """A push that reached the receiver."""
 
+    # The event as the invocation had it.
     event: Event
+    # The invocation that made the push.
     invocation: object
+    # When the push reached the receiver.
     started: float
-    # How often the event had been stored or replayed.
+    # How often the event had been stored or replayed then.
     replay_number: int = 0
     # None: the receiver did not respond.
     status_code: int | None = None
@@ -48,54 +52,87 @@ class Push:
 
     @property
     def arrived(self) -> bool:
+        """Whether the receiver responded with a status code from 200 to 299."""
         return self.status_code is not None and 200 <= self.status_code < 300
 
 
 class History:
     """What callers, consumers, the receiver and the table saw.
 
-    :param item: Returns the item that the table has under a key, or None.
+    In all methods, events include copies, and times are Unix seconds.
     """
 
     def __init__(self, item: Callable[[str], Json | None]) -> None:
+        """Begin a history in which nothing was seen.
+
+        :param item: Returns the item that the table has under a key, or None.
+        """
         self.item = item
-        self.max_skew_seconds = 0.0  # how far the clock of a container may be off, either way
-        self.accepted = dict[str, float]()  # and when their POST began
+        # How far the clock of a container may be off, either way.
+        self.max_skew_seconds = 0.0
+        # When the POST of each accepted event began, by the id of the event.
+        self.accepted = dict[str, float]()
+        # The ids of the events that consumers acknowledged, or tried to.
         self.acknowledged = set[str]()
+        # The pushes of each event, by its id, the oldest first.
         self.pushes = defaultdict[str, list[Push]](list)
+        # The ids of the events a push of which is under way.
         self.running = set[str]()
-        self.replays = Counter[str]()  # of an event: how often it was stored or replayed
+        # How often each event was stored or replayed.
+        self.replays = Counter[str]()
+        # How many calls had a fault, and the invocations that made these calls.
         self.faults = 0
-        self.struck = set[object]()  # invocations with a fault
-        self.not_made = Counter[tuple[str, int]]()  # attempts without a push
+        self.struck = set[object]()
+        # How many attempts were counted without a push, by the event and its `replays` then.
+        self.not_made = Counter[tuple[str, int]]()
+        # The promises that were broken, in words.
         self.violations = list[str]()
-        self.leases = set[tuple[str, str]]()  # and their events, as the table took them
-        self.subscribed_at = dict[str, float]()  # of the subscriptions that there are
-        # of subscriptions that were deleted, for the last time
+        # The ids of an event and its lease, for each lease that was written to the table.
+        self.leases = set[tuple[str, str]]()
+        # When each subscription that exists was created.
+        self.subscribed_at = dict[str, float]()
+        # When each subscription that was deleted was deleted for the last time.
         self.ended_at = dict[str, float]()
-        # of subscriptions that were; infinity: they are
+        # Until when each subscription that was disabled was so; infinity: it is disabled.
         self.disabled_until = dict[str, float]()
-        self.stored_at = dict[str, float]()  # of events, for the last time
-        # of events: stored or replayed for the last time
+        # When each event was stored for the last time, and when it was stored or replayed.
+        self.stored_at = dict[str, float]()
         self.pending_since = dict[str, float]()
-        self.pushes_copies_alone = False  # by some container
-        self.moved_back = dict[tuple[str, str], float]()  # dead letters, and when
-        self.deleted = set[str]()  # copies
-        self.messages = Counter[str]()  # that were sent to a queue, by event
-        self.customers = set[str]()  # subscriptions with a tenant
-        self.logged = set[str]()  # events with a line of the log that says "dead letter"
-        self.sent = set[str]()  # copies that were made after their event
-        self.erased_at = dict[str, float]()  # of events, when the latest erasure began
-        self.erased_copies = set[tuple[str, str]]()  # their events and subscriptions
-        self.expected_copies = dict[tuple[str, str], float]()  # and when their POST began
+        # Whether a container has COPIES_ONLY as its webhook.
+        self.pushes_copies_alone = False
+        # When a dead letter was moved back to its queue, by its event and its time of failure.
+        self.moved_back = dict[tuple[str, str], float]()
+        # The ids of the copies that were deleted.
+        self.deleted = set[str]()
+        # How many messages about each event were sent to a queue.
+        self.messages = Counter[str]()
+        # The ids of the subscriptions with a tenant.
+        self.customers = set[str]()
+        # The ids of the events with a line of the log that says "dead letter".
+        self.logged = set[str]()
+        # The ids of the copies that were made by a send or a recover, after their event was stored.
+        self.sent = set[str]()
+        # When the latest erasure of each erased event began.
+        self.erased_at = dict[str, float]()
+        # The event and the subscription of each copy that was erased.
+        self.erased_copies = set[tuple[str, str]]()
+        # When the POST of the event began, by the event and the subscription of each copy that it
+        # should have made.
+        self.expected_copies = dict[tuple[str, str], float]()
 
     def forbid(self, is_broken: bool, violation: str) -> None:
-        """Note a violation; it is not raised, for the code under test catches exceptions."""
+        """Note a violation if a promise is broken. It is not raised, because the code under test
+        catches exceptions.
+        """
         if is_broken:
             self.violations.append(violation)
 
     def see_write(self, before: Item | None, after: Item | None, now: float) -> None:
-        """Check a write to the table."""
+        """Check a write of an item to the table, and note what it changes.
+
+        :param before: The item before the write; None: it did not exist.
+        :param after: The item after the write; None: it was deleted.
+        """
         item = after or before or {}
         event_id = item["event_id"]
         if event_id.startswith((MENDED, TESTED)):  # not an event
@@ -107,26 +144,36 @@ class History:
             self._see_deletion(item, now)
         elif (
             before is None
-            or before["sort_key"] != after["sort_key"]
+            or before["sort_key"] != after["sort_key"]  # has the creation: a new event
             or _is_sent_again(before, after)
         ):
-            # The same id may be stored again after it was deleted or has expired: its attempts
-            # begin anew.
-            is_free = before is None or before["expires_at"] <= now + self.max_skew_seconds
-            is_free = is_free or _is_sent_again(before, after)
-            self.forbid(not is_free, "an event was stored in place of another")
-            self.stored_at[event_id] = self.pending_since[event_id] = now
-            self.replays[event_id] += 1
-            self.deleted.discard(event_id)
-            self.sent.discard(event_id)
-            if "replayed_at" in after:
-                self._see_sent_copy(after)
+            self._see_new_event(event_id, before, after, now)
         else:
             self._see_change(event_id, before, after, now)
 
+    def _see_new_event(self, event_id: str, before: Item | None, after: Item, now: float) -> None:
+        """Check an event that was stored: not in place of another event, unless that had expired,
+        or was erased and is sent again. Its attempts begin anew.
+
+        :param before: The item before the write; None: it did not exist.
+        """
+        has_expired = before is not None and before["expires_at"] <= now + self.max_skew_seconds
+        is_free = before is None or has_expired or _is_sent_again(before, after)
+        self.forbid(not is_free, "an event was stored in place of another")
+        self.stored_at[event_id] = now
+        self.pending_since[event_id] = now
+        self.replays[event_id] += 1
+        self.deleted.discard(event_id)
+        self.sent.discard(event_id)
+        if "replayed_at" in after:  # from the start: a copy that a send or a recover made
+            self._see_sent_copy(after)
+
     def _see_undelivered(self, before: Item, after: Item) -> None:
-        """Check that a copy is in the index of what was not delivered from the record of its first
-        failure until it is delivered.
+        """Check a write of an event: that a copy is in the index of undelivered copies from the
+        record of its first failure until it is delivered, and that no other event is in it.
+
+        :param before: The item before the write; empty: it did not exist.
+        :param after: The item after the write; empty: it was deleted.
         """
         if not after.get("event_id", "").startswith(COPY_PREFIX):
             self.forbid("undelivered_key" in after, "an event is marked as a copy is")
@@ -140,7 +187,9 @@ class History:
         self.forbid(is_settled and is_marked, "a copy was delivered or erased and is marked")
 
     def _see_sent_copy(self, copy: Item) -> None:
-        """Check that a copy made after its event is in the list of that, which is not erased."""
+        """Check a copy that a send or a recover made: its event must list it, and must not be
+        erased.
+        """
         self.sent.add(copy["event_id"])
         source = self.item(copy["source_event_id"]) or {"status": Status.ERASED}
         is_listed = copy["event_id"] in source.get("copies", "")
@@ -148,61 +197,91 @@ class History:
         self.forbid(not is_right, "a copy was sent of an event that is erased or does not list it")
 
     def _see_change(self, event_id: str, before: Item, after: Item, now: float) -> None:
+        """Check a change of a stored event, and note what it was: an erasure, a replay, a lease, or
+        the record of an attempt.
+
+        :param before: The item before the write.
+        :param after: The item after the write.
+        """
         claim_id = after["claim_id"]
-        held_until = unix_seconds(before.get("claimed_until", NEVER))
         is_erased = after["status"] == Status.ERASED
-        is_taken = is_erased or (claim_id != before["claim_id"] and not _is_released(before, after))
-        if is_taken and now <= held_until - self.max_skew_seconds:
+        has_new_claim = claim_id != before["claim_id"] and not _is_released(before, after)
+        claimed_until = unix_seconds(before.get("claimed_until", NEVER))
+        was_claimed = now <= claimed_until - self.max_skew_seconds
+        if was_claimed and (is_erased or has_new_claim):
             self.violations.append("an event was taken from who held it")
         if is_erased:
             self._see_erasure(after, now)
             return
         self.forbid(before["status"] == Status.ERASED, "an erased event was changed")
-        is_shorter = after["expires_at"] < before["expires_at"] - 2 * self.max_skew_seconds - 1
+        # Two clocks can be off, in opposite directions, and the expiry is in whole seconds.
+        tolerance_seconds = 2 * self.max_skew_seconds + 1
+        is_shorter = after["expires_at"] < before["expires_at"] - tolerance_seconds
         self.forbid(is_shorter, "an event ends earlier than it would have")
-        revived = before["status"] != Status.PENDING == after["status"]
-        if (
-            revived
-            or before.get("replayed_at") != after.get("replayed_at")
-            or before.get("delivery_attempts", 0) > 0
-        ):
-            self.replays[event_id] += after.get("delivery_attempts", 0) == 0
-        if before.get("replayed_at") != after.get("replayed_at"):
-            self.pending_since[event_id] = now
-        if before.get("reason") != after.get("reason") == Reason.DISABLED:
-            self._see_quiet_failure(after)
-        if revived and after.get("delivery_attempts", 0) > 0:
-            self.violations.append(f"{before['status']} became pending without a replay")
+        self._see_replay(event_id, before, after, now)
+        if after.get("reason") == Reason.DISABLED and before.get("reason") != Reason.DISABLED:
+            self._see_failure_as_disabled(after)
         if before.get("lease_count", 0) < after.get("lease_count", 0):
             self.leases.add((event_id, claim_id))
             self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
+        self._see_attempt(event_id, before, after)
+        became_delivered_via = after.get("delivered_via")
+        if before.get("delivered_via") != became_delivered_via:
+            self.forbid(
+                became_delivered_via == DeliveredVia.SUBSCRIPTIONS,
+                "an event that was stored already became delivered via subscriptions",
+            )
+
+    def _see_replay(self, event_id: str, before: Item, after: Item, now: float) -> None:
+        """Note a replay of an event, whose attempts begin anew; check that an event that was
+        delivered or had failed becomes pending by a replay alone.
+        """
+        attempts_before = before.get("delivery_attempts", 0)
+        attempts = after.get("delivery_attempts", 0)
+        became_pending = before["status"] != Status.PENDING and after["status"] == Status.PENDING
+        has_new_replay = before.get("replayed_at") != after.get("replayed_at")
+        may_be_replay = became_pending or has_new_replay or attempts_before > 0
+        if may_be_replay and attempts == 0:
+            self.replays[event_id] += 1
+        if has_new_replay:
+            self.pending_since[event_id] = now
+        if became_pending and attempts > 0:
+            self.violations.append(f"{before['status']} became pending without a replay")
+
+    def _see_attempt(self, event_id: str, before: Item, after: Item) -> None:
+        """Note in `not_made` an attempt that was recorded without a push, because the breaker was
+        open, and an attempt of a catch-up, whose push does not count as an attempt.
+        """
         attempt = newest_attempt(after)
         is_recorded = attempt != newest_attempt(before)
+        key = (event_id, self.replays[event_id])
         if is_recorded and attempt.get("error") == BREAKER_OPEN:
-            self.not_made[event_id, self.replays[event_id]] += 1
-        counted = after.get("delivery_attempts", 0)
-        if is_recorded and 0 < counted < before.get("delivery_attempts", 0):
-            # It was one of a catch-up, which does not count.
-            self.not_made[event_id, self.replays[event_id]] -= 1
-        became_so = (
-            DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
-        )
-        self.forbid(
-            became_so, "an event that was stored already became delivered via subscriptions"
-        )
+            self.not_made[key] += 1
+        # The claim counted the attempt, and the record of a catch-up takes the count back.
+        is_uncounted = 0 < after.get("delivery_attempts", 0) < before.get("delivery_attempts", 0)
+        if is_recorded and is_uncounted:
+            self.not_made[key] -= 1
 
-    def _see_quiet_failure(self, event: Item) -> None:
-        """Check that the subscription of a copy was disabled since the copy was to be pushed."""
-        subscription_id = event["subscription_id"]
-        since = self.pending_since[event["event_id"]]
-        # not made again since
-        was_there = self.subscribed_at.get(subscription_id, math.inf) <= since
-        if self.disabled_until.get(subscription_id, 0.0) < since and was_there:
+    def _see_failure_as_disabled(self, copy: Item) -> None:
+        """Check that the subscription of a copy, which failed for this reason, was disabled at some
+        time since the copy became pending, or was created again since.
+        """
+        subscription_id = copy["subscription_id"]
+        since = self.pending_since[copy["event_id"]]
+        is_same = self.subscribed_at.get(subscription_id, math.inf) <= since
+        was_enabled = self.disabled_until.get(subscription_id, 0.0) < since
+        if is_same and was_enabled:
             self.violations.append("a copy failed as disabled, though its subscription was not")
 
     def _see_subscription(
         self, subscription_id: str, before: Item | None, after: Item | None, now: float
     ) -> None:
+        """Note whether a subscription has a tenant, until when it was disabled, and when it was
+        created or deleted.
+
+        :param before: The item before the write; None: it did not exist.
+        :param after: The item after the write; None: it was deleted.
+        """
         if after and "tenant" in after:
             self.customers.add(subscription_id)
         if after and "disabled_at" in after:
@@ -212,10 +291,12 @@ class History:
         if after is None and self.subscribed_at.pop(subscription_id, 0.0):
             self.ended_at[subscription_id] = now
         elif after and (before is None or before["sort_key"] != after["sort_key"]):
-            self.subscribed_at[subscription_id] = now
+            self.subscribed_at[subscription_id] = now  # `sort_key` has the creation
 
     def _see_erasure(self, event: Item, now: float) -> None:
-        """Check that the mark of an erased event has nothing of the event's content."""
+        """Note the erasure of an event. Check that the mark, the item that is left of the event,
+        has nothing of its content.
+        """
         self.erased_at[event["event_id"]] = now
         if event["event_id"].startswith(COPY_PREFIX):
             self.erased_copies.add((event["source_event_id"], event["subscription_id"]))
@@ -231,8 +312,8 @@ class History:
         self.forbid(bool(kept), "an erased event has its content, or is listed")
 
     def _see_deletion(self, event: Item, now: float) -> None:
-        """Check that it has expired, or is a copy, whose event was erased or does not list it, or
-        whose subscription is gone.
+        """Check that an event that was deleted has expired, or is a copy whose event was erased or
+        does not list the copy, or whose subscription was deleted, or created after the copy.
         """
         if event["expires_at"] <= now + self.max_skew_seconds:
             return
@@ -252,18 +333,26 @@ class History:
         )
 
     def see_sent(self, event_id: str, group_id: str) -> None:
+        """Count a message about an event; check that its MessageGroupId is its destination's."""
         self.messages[event_id] += 1
         item = self.item(event_id)
         if item and group_id != item.get("subscription_id", "webhook"):
             self.violations.append(f"a message about {event_id} is in the group {group_id!r}")
 
     def see_leased(self, leased: Iterable[tuple[str, str]]) -> None:
+        """Check that each event that a consumer was given has the lease in the table.
+
+        :param leased: The ids of each event and of its lease.
+        """
         self.forbid(
             not self.leases.issuperset(leased), "a consumer was given an event without a lease"
         )
 
     def see_erased(self, event_id: str, replay_number: int) -> None:
-        """Check that an event is gone, or was stored anew after its number of replays was noted."""
+        """Check that an event is gone after a complete erasure, or was stored again meanwhile.
+
+        :param replay_number: The `replays` of the event before the call that erased it.
+        """
         is_there = (self.item(event_id) or {}).get("status", Status.ERASED) != Status.ERASED
         if is_there and self.replays[event_id] == replay_number:
             self.violations.append("an event is there whose erasure was said to be complete")
@@ -271,39 +360,54 @@ class History:
     def see_accepted(
         self, event_id: str, payload: str, subscription_ids: set[str], began: float
     ) -> None:
-        """Note an accepted event; each of the subscriptions is to get a copy, unless it ends
-        meanwhile.
+        """Note an accepted event, and that each of some subscriptions must get a copy, unless it is
+        deleted meanwhile. Check that the event is stored with the accepted payload.
+
+        :param payload: The payload in the POST, as JSON.
+        :param subscription_ids: The ids of the subscriptions.
+        :param began: When the POST began.
         """
         self.accepted[event_id] = began
-        self.expected_copies |= dict.fromkeys(
-            ((event_id, each) for each in subscription_ids), began
-        )
+        for subscription_id in subscription_ids:
+            self.expected_copies[event_id, subscription_id] = began
         item = self.item(event_id)
-        is_same = self.erased_at.get(event_id, 0) < began
-        if item and is_same and from_item(typed(item)).payload != payload:
+        was_erased_since = self.erased_at.get(event_id, 0) >= began
+        if item and not was_erased_since and from_item(typed(item)).payload != payload:
             self.violations.append("a body was accepted, and another is stored")
 
     def see_moved_back(self, body: str, now: float) -> None:
+        """Note that a message of the DLQ was moved back to its queue. A message whose body is not
+        JSON is not about an event.
+        """
         if body.startswith("{"):
-            letter = json.loads(body)
-            self.moved_back[letter["event_id"], letter["failed_at"]] = now
+            dead_letter = json.loads(body)
+            self.moved_back[dead_letter["event_id"], dead_letter["failed_at"]] = now
 
     def may_be_dropped(self, event: Event) -> bool:
-        """Return whether its dead letter may have been moved back while it, or its subscription,
-        was not pushed.
+        """Return whether the dead letter of a failed event may be gone from the DLQ without a push:
+        it was moved back while events were not pushed or, for a copy, before its subscription was
+        last disabled, deleted or created. Return False if it was not moved back.
         """
         moved_at = self.moved_back.get((event.event_id, event.failed_at or ""))
+        if moved_at is None:
+            return False
         if not event.is_copy:
-            return moved_at is not None and self.pushes_copies_alone
-        until = max(
-            each.get(event.subscription_id or "", 0.0)
-            for each in (self.disabled_until, self.ended_at)
+            return self.pushes_copies_alone
+        subscription_id = event.subscription_id or ""
+        not_pushed_until = max(
+            self.disabled_until.get(subscription_id, 0.0),
+            self.ended_at.get(subscription_id, 0.0),
+            # Infinity: the subscription does not exist.
+            self.subscribed_at.get(subscription_id, math.inf),
         )
-        until = max(until, self.subscribed_at.get(event.subscription_id or "", math.inf))
-        return moved_at is not None and moved_at <= until
+        return moved_at <= not_pushed_until
 
     def subscriptions_at(self, time: float, tenant: str | None) -> set[str]:
-        """Return the subscriptions to events of a tenant that there have been since a time."""
+        """Return the ids of the subscriptions that have existed since a time and get the events of
+        a tenant: those of the tenant, and those without a tenant.
+
+        :param tenant: The tenant; None: the events have none.
+        """
         return {
             key
             for key, subscribed_at in self.subscribed_at.items()
@@ -311,7 +415,10 @@ class History:
         }
 
     def see_push(self, push: Push, stored: Item | None) -> None:
-        """Check a push that begins; `stored` is what the table has of the event at this moment."""
+        """Note a push that begins, and check that it may be made.
+
+        :param stored: The item of the event at this moment; None: there is none.
+        """
         event = push.event
         push.replay_number = self.replays[event.event_id]
         self.forbid(event.event_id in self.running, "two pushes of one event at the same time")
@@ -337,27 +444,33 @@ class History:
         self.pushes[event.event_id].append(push)
 
     def see_record(self, event_id: str, invocation: object) -> None:
-        """Note a write that was answered: what the invocation pushed, unless its response was lost,
-        is recorded.
+        """Note that an invocation wrote a record of an event, and got the response to this write.
+        Its pushes of the event are recorded by it, unless their responses were lost.
         """
         for push in self.pushes.get(event_id, ()):
             if push.invocation is invocation and event_id not in self.running and not push.is_lost:
                 push.is_recorded = True
 
     def see_fault(self, invocation: object) -> None:
+        """Note that a call of an invocation had a fault, which excuses the invocation."""
         self.faults += 1
         self.struck.add(invocation)
 
     def see_lost(self, event_id: str, invocation: object) -> None:
-        """Note that an invocation does not see the response to its latest push of an event."""
-        for push in self.pushes[event_id][-1:]:
-            push.is_lost |= push.invocation is invocation
+        """Note that an invocation does not see the response to its latest push of an event. Do
+        nothing if the latest push is one of another invocation, or there is none.
+        """
+        pushes = self.pushes[event_id]
+        if pushes and pushes[-1].invocation is invocation:
+            pushes[-1].is_lost = True
 
     def may_be_unlisted(self, copy: Event) -> bool:
-        """Return whether the POST that stored a copy could not delete it.
+        """Return whether a copy may exist that its event does not list, because the POST that
+        stored the copy and then failed could not delete it.
 
-        That is after a fault, and if somebody replayed the copy meanwhile: the POST deletes it
-        under its claim, which a replay takes, and a replay that was answered is a promise to push.
+        This can be so after a fault, and if somebody replayed the copy meanwhile: the POST deletes
+        the copy under its own claim, which a replay ends, and the response to a replay promises a
+        push.
         """
         if copy.event_type.startswith(RESERVED_PREFIX):  # reports are made at best effort
             return True
@@ -365,7 +478,12 @@ class History:
 
 
 def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Json]) -> None:
-    """Raise ViolationError unless a settled world kept its promises."""
+    """Check that a settled world kept its promises; raise ViolationError with the first violation
+    if it did not.
+
+    :param stored: The events and copies that are stored, by their ids, without erased ones.
+    :param dead_letters: The bodies of the messages in the DLQ.
+    """
     dead_letter_keys = {
         (dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters
     }
@@ -377,27 +495,29 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
         _check_attempts(event, history)
         lost = {copy_id for copy_id in event.copies if copy_id not in stored} - history.deleted
         history.forbid(bool(lost), f"copies that were not stored: {lost}")
-        source = stored.get(event.source_event_id or "")
-        is_listed = not event.is_copy or (source is not None and event.event_id in source.copies)
-        may_be = is_listed or history.may_be_unlisted(event)
-        may_be = may_be and (is_listed or event.event_id not in history.sent)
-        history.forbid(not may_be, f"{event.event_id} is a copy that no event lists")
-    copies = {
-        (event.source_event_id, event.subscription_id) for event in stored.values()
-    } | history.erased_copies
+        if event.is_copy:
+            source = stored.get(event.source_event_id or "")
+            is_listed = source is not None and event.event_id in source.copies
+            # A send or a recover lists a copy in the same transaction in which it stores the copy.
+            may_be_unlisted = history.may_be_unlisted(event) and event.event_id not in history.sent
+            is_right = is_listed or may_be_unlisted
+            history.forbid(not is_right, f"{event.event_id} is a copy that no event lists")
+    copies = {(event.source_event_id, event.subscription_id) for event in stored.values()}
+    copies |= history.erased_copies
     for (event_id, subscription_id), began in history.expected_copies.items():
         is_missing = event_id in stored and (event_id, subscription_id) not in copies
         has_ended = history.ended_at.get(subscription_id, 0) >= began
         history.forbid(is_missing and not has_ended, f"{event_id} was accepted without a copy")
-    for violation in history.violations:
-        raise ViolationError(violation)
+    if history.violations:
+        raise ViolationError(history.violations[0])
 
 
 def newest_attempt(event: Item) -> Json:
-    """Return the members by which the newest attempt of a stored event is known, or none.
+    """Return some members of the newest attempt of a stored event, by which it can be told from
+    another attempt; an empty dict if there is no attempt.
 
-    The attempts before it may go without a new one: 1.0.0 drops those that this version stored in
-    it, compressed, when it writes an event.
+    Its other members can change without a new attempt: this version stores the earlier attempts in
+    one of them, compressed, and 1.0.0 drops this member when it writes the event.
     """
     [*_, newest] = json.loads(event.get("attempts") or "[{}]")
     names = ("at", "outcome", "status_code", "error", "duration_ms")
@@ -405,17 +525,23 @@ def newest_attempt(event: Item) -> Json:
 
 
 def _is_sent_again(before: Item | None, after: Item) -> bool:
-    """Return whether a copy was made in place of the mark of its own erasure."""
+    """Return whether a write stores a copy in place of the mark of its own erasure, as a send or a
+    recover does.
+
+    :param before: The item before the write; None: it did not exist.
+    """
     was_erased = before is not None and before["status"] == Status.ERASED
     is_made = was_erased and after["status"] != Status.ERASED
     return is_made and bool(after["event_id"].startswith(COPY_PREFIX))
 
 
 def _check_end(event: Event, history: History, dead_letter_keys: set[tuple[Any, Any]]) -> None:
-    """Check that an event is delivered or failed, also if its POST was answered with 503, and that
-    a failed one was announced.
+    """Check that an event is delivered or has failed, also if its POST was answered with 503. Check
+    that a failure was announced: by a dead letter or, for a copy of a customer's subscription, by a
+    line in the log. And check that a delivered event was delivered as it says.
 
-    :param dead_letter_keys: Ids and times of failure of the messages in the dead letter queue.
+    :param dead_letter_keys: The id of the event and the time of its failure, for each message in
+        the DLQ.
     """
     history.forbid(event.status is Status.PENDING, "pending for ever")
     has_letter = (event.event_id, event.failed_at) in dead_letter_keys
@@ -442,20 +568,26 @@ def _check_end(event: Event, history: History, dead_letter_keys: set[tuple[Any, 
 
 
 def _is_released(before: Item, after: Item) -> bool:
-    """Return whether a consumer gave up its lease, and nothing else of the event was changed."""
-    ended = {"claim_id", "claimed_until", "requeue_at"}
+    """Return whether a change of an event is the release of its lease by the consumer: only the
+    attributes of the claim changed, and no claim is left.
+    """
+    of_claim = {"claim_id", "claimed_until", "requeue_at"}
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     was_leased = before["claim_id"].startswith("lse_")
-    return was_leased and "claimed_until" not in after and changed <= ended
+    return was_leased and "claimed_until" not in after and changed <= of_claim
 
 
 def _check_attempts(event: Event, history: History) -> None:
+    """Check that an event counts as many attempts since its latest replay as there were: pushes,
+    and attempts without a push. It may count one more for each fault.
+    """
     replay_number = history.replays[event.event_id]
     seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
     seen += history.not_made[event.event_id, replay_number]
     counted = event.delivery_attempts
     faults = history.faults
-    # A claim counts an attempt. If no push follows, the count is taken back, unless the event was
-    # acknowledged since.
-    is_right = seen <= counted <= seen + faults + (event.delivered_via is DeliveredVia.PULL)
+    # A claim counts an attempt. If no push follows, the count is taken back, unless a consumer has
+    # acknowledged the event since.
+    not_taken_back = 1 if event.delivered_via is DeliveredVia.PULL else 0
+    is_right = seen <= counted <= seen + faults + not_taken_back
     history.forbid(not is_right, f"{counted} attempts counted, {seen} seen, {faults} faults")

@@ -15,7 +15,8 @@ ROUND_SECONDS = 450.0
 # Between the two rounds of a storm, so that marks of events erased in the first round expire in the
 # middle of the second.
 PAUSE_SECONDS = ERASED_SECONDS - ROUND_SECONDS / 2
-# How a target responds; None is no response.
+# The ways in which a destination responds: for each push, one of these status codes is chosen at
+# random; None: no response.
 BEHAVIOURS = {
     "well": (200,),
     "flaky": (200, 503, 500, 429, None, 204),
@@ -25,6 +26,7 @@ BEHAVIOURS = {
     "leaving": (200, 200, 503, 410),
     "dead and hanging": (None,),
 }
+# What is pushed, as the variable of the webhook has it: all events, no event, or copies alone.
 MODES = tuple(
     {"ZAPIER_WEBHOOK_URL": value}
     for value in (ENVIRON["ZAPIER_WEBHOOK_URL"], PULL_ONLY, COPIES_ONLY)
@@ -33,40 +35,61 @@ MAX_WORKERS = 3
 
 
 class StormWorld(SimulatedWorld):
-    """Everybody acts at the same time and anything may fail, in two rounds with the same
-    idempotency keys.
+    """A storm: all kinds of users and functions act at the same time and any call may fail, in two
+    rounds with the same idempotency keys. The seed decides what happens.
     """
 
     def __init__(self, seed: int, versions: Sequence[Version] = (PRESENT,)) -> None:
-        # Of ten storms, two have containers that disagree about where events go, as for a while
-        # after a change.
-        disagree = seed % 10 in (7, 8)
-        last = MODES[seed // 10 % 3] if disagree else MODES[{6: 2, 9: 1}.get(seed % 10, 0)]
+        """Decide by the seed what the storm is like, without beginning it.
+
+        :param seed: The seed of all random choices. Its last digits also choose what is pushed, and
+            after how many days a subscription is disabled, so that all combinations occur.
+        :param versions: The versions of the code that run beside each other.
+        """
+        # Of ten storms, two have containers whose settings disagree about what is pushed, as for a
+        # while after a change. Of the others, one pushes copies alone, and one pushes nothing.
+        last_digit = seed % 10
+        disagree = last_digit in (7, 8)
+        mode_number = seed // 10 % 3 if disagree else {6: 2, 9: 1}.get(last_digit, 0)
+        final_mode = MODES[mode_number]
         disable_days = ("0", "0.001", "3")[seed % 3]
         environ = {
             "MAX_DELIVERY_ATTEMPTS": "6",
             "BACKOFF_CAP_SECONDS": "120",
             "SUBSCRIPTION_DISABLE_DAYS": disable_days,
         }
-        super().__init__({**environ, **last}, seed=seed, versions=versions)
+        super().__init__({**environ, **final_mode}, seed=seed, versions=versions)
         draw = self.random.choice
-        self._modes = MODES if disagree else (last,)
+        # The modes of the containers during the storm.
+        self._modes = MODES if disagree else (final_mode,)
         self.sqs.duplicate_probability = draw((0.0, 0.05, 0.2))
         self.dynamodb.index_lag_seconds = draw((0.0, 1.0, 10.0))
+        # The probability that a call has a fault, and how long a call takes at most.
         self._fault_rate = draw((0.0, 0.02, 0.1, 0.25))
         self._max_latency_seconds = draw((0.0, 0.1, 2.0, 7.0))
-        self._max_skew_seconds = self.history.max_skew_seconds = draw((0.0, 5.0))
+        # How far the clock of a container is off at most.
+        self._max_skew_seconds = draw((0.0, 5.0))
+        self.history.max_skew_seconds = self._max_skew_seconds
+        # How many targets there are, and how many of them are subscribed at the same time.
         self._targets, self._most_subscriptions = draw(((4, 2), (12, 8)))
+        # The shortest and the longest time between two redrives.
         self._redrive_seconds = draw(((60.0, 300.0), (1.0, 10.0)))
+        # Names in BEHAVIOURS; those of targets by their URLs.
         self._webhook_behaviour = "well"
         self._target_behaviours: dict[str, str] = {}
+        # When the present round ends, in Unix seconds.
         self._end = 0.0
+        # How many workers run now.
         self._working = 0
 
     def choose(self, count: int) -> int:
+        """Return the index of the actor that goes on, of so many that are ready, at random."""
         return self.random.randrange(count)
 
     def start(self, version: Version = PRESENT) -> Container:
+        """Start a container of a version, whose calls may have faults, whose clock may be off, and
+        whose mode is one of those of the storm.
+        """
         container = Container(self, self._fault, self.random.choice(self._modes), version)
         container.skew_seconds = self.random.uniform(
             -self._max_skew_seconds, self._max_skew_seconds
@@ -74,12 +97,17 @@ class StormWorld(SimulatedWorld):
         return container
 
     def latency(self) -> tuple[float, float]:
+        """Return, at random, how many seconds the next call takes before it takes effect, and
+        after that.
+        """
         total = self.random.uniform(0, self._max_latency_seconds)
         before = self.random.uniform(0, total)
         return before, total - before
 
     def live(self) -> None:
-        """Run two rounds, then let everything settle without faults, and check the promises."""
+        """Simulate two rounds, let everything settle without faults, and check the promises. Raise
+        ViolationError if a promise was broken.
+        """
         ends = (Container.acknowledge, Container.replay)
         subscribed = self.history.subscribed_at
         actors: list[Callable[[], None]] = [
@@ -87,6 +115,7 @@ class StormWorld(SimulatedWorld):
             self._callers,
             self._event_source,
             self._sweeps,
+            # Acknowledge or replay an event, and enable a subscription.
             partial(self._now_and_then, 5, 60, ends, self.items),
             partial(self._now_and_then, 5, 100, (Container.enable,), lambda: subscribed),
             self._leasing_consumer,
@@ -112,43 +141,59 @@ class StormWorld(SimulatedWorld):
         self.check()
 
     def answer(self, event: Event, url: str) -> Response:
-        statuses = BEHAVIOURS[self._target_behaviours.get(url, self._webhook_behaviour)]
-        return Response(self.random.choice(statuses), self.random.choice((0.01, 0.3, 4.0)))
+        """Return a response at random, of those that the destination gives at present."""
+        behaviour = self._target_behaviours.get(url, self._webhook_behaviour)
+        status_codes = BEHAVIOURS[behaviour]
+        return Response(self.random.choice(status_codes), self.random.choice((0.01, 0.3, 4.0)))
 
     def _fault(self, label: str) -> Fault | None:
+        """Return the fault of the next call, at random; None: it has none.
+
+        :param label: The service and the operation, which do not matter.
+        """
         return self.random.choice(list(Fault)) if self.random.random() < self._fault_rate else None
 
     def _every(self, least: float, most: float) -> Iterable[None]:
-        """Yield now and then while the round lasts."""
+        """Sleep between `least` and `most` seconds, and yield, again and again until the round
+        ends.
+        """
         while self.clock() < self._end:
             self.hub.sleep(self.random.uniform(least, most))
             yield
 
     def _callers(self) -> None:
+        """Post events. Half of the time, with an idempotency key: then another caller posts with
+        the same key at the same time, perhaps another body, and a refused POST is repeated once.
+        """
         for number, _ in enumerate(self._every(1, 40)):
             key = {"idempotency_key": f"key-{number // 2}"}
             headers = self.random.choice(
                 ({}, {"prefer": "respond-async"}, key, key | {"prefer": "respond-async"})
             )
-            payload, other = self.random.choices(('{"n":1}', '{"n":2}'), k=2)
-            if "idempotency_key" in headers:  # at the same time
-                self._spawn(Container.post, other, **headers)
+            payload, other_payload = self.random.choices(('{"n":1}', '{"n":2}'), k=2)
+            if "idempotency_key" in headers:
+                self._spawn(Container.post, other_payload, **headers)
             accepted = self.use(Container.post, payload, **headers)
             if accepted is None and "idempotency_key" in headers:
                 self.use(Container.post, payload, **headers)
 
     def _event_source(self) -> None:
+        """Start workers, while fewer than MAX_WORKERS run."""
         for _ in self._every(0.1, 3):
             if self._working < MAX_WORKERS:
                 self._working += 1
                 self.hub.spawn(self._work)
 
     def _work(self) -> None:
+        """Let a worker process one batch."""
         self.use(Container.work, max_messages=self.random.randint(1, 10))
         self._working -= 1
 
     def _sweeps(self) -> None:
-        for _ in self._every(30, 60):  # two may run at the same time
+        """Run the sweep now and then, each time in a new container. Two sweeps may run at the same
+        time.
+        """
+        for _ in self._every(30, 60):
             self.hub.spawn(self.start(self.draw_version()).sweep)
 
     def _now_and_then(
@@ -158,41 +203,54 @@ class StormWorld(SimulatedWorld):
         acts: Sequence[Callable[..., Any]],
         subjects: Callable[[], Iterable[str]],
     ) -> None:
-        """Let a container call one of `acts` with one of `subjects`, every `least` to `most`
-        seconds.
+        """Let a container call one of `acts` with one of `subjects`, both chosen at random, every
+        `least` to `most` seconds.
+
+        :param acts: Methods of Container.
+        :param subjects: Returns the ids of the events or subscriptions of which one is chosen; if
+            there are none, nothing is called.
         """
         for _ in self._every(least, most):
-            if found := sorted(subjects()):
-                self._spawn(self.random.choice(acts), self.random.choice(found))
+            ids = sorted(subjects())
+            if ids:
+                self._spawn(self.random.choice(acts), self.random.choice(ids))
 
     def _erasers(self) -> None:
-        """Erase an event several times at once; its idempotency key may be in use again."""
+        """Erase an event or a copy, up to three times at once. Meanwhile its idempotency key may be
+        used again.
+        """
         for _ in self._every(10, 90):
-            if events := sorted(
+            event_ids = sorted(
                 key for key in self.dynamodb.items if key.startswith(("evt_", "cpy_"))
-            ):
-                event_id = self.random.choice(events)
-                for _ in range(self.random.randint(1, 3)):
-                    self._spawn(Container.erase, event_id)
-                    self.hub.sleep(self.random.uniform(0, 10))
+            )
+            if not event_ids:
+                continue
+            event_id = self.random.choice(event_ids)
+            for _ in range(self.random.randint(1, 3)):
+                self._spawn(Container.erase, event_id)
+                self.hub.sleep(self.random.uniform(0, 10))
 
     def _senders(self) -> None:
-        """Send an event to a subscription, to several at once, or recover what one missed."""
+        """Send an event up to three times at once, each time to a subscription chosen at random;
+        or recover the events that a subscription missed.
+        """
         for _ in self._every(5, 60):
             subscription_ids = sorted(self.history.subscribed_at)
-            events = sorted(key for key in self.dynamodb.items if key.startswith("evt_"))
-            if not subscription_ids or not events:
+            event_ids = sorted(key for key in self.dynamodb.items if key.startswith("evt_"))
+            if not subscription_ids or not event_ids:
                 continue
             if self.random.random() < 0.4:
                 since = self.random.choice((None, rfc3339(0)))
                 self._spawn(Container.recover, self.random.choice(subscription_ids), since)
                 continue
-            event_id = self.random.choice(events)
+            event_id = self.random.choice(event_ids)
             for _ in range(self.random.randint(1, 3)):
                 self._spawn(Container.send, self.random.choice(subscription_ids), event_id)
 
     def _leasing_consumer(self) -> None:
-        """Lease events; acknowledge each at once or late, release it, replay it, or forget it."""
+        """Lease events. Acknowledge or release each lease, at once or so late that the lease may
+        have ended; or replay the event; or do nothing more with it.
+        """
         for _ in self._every(5, 60):
             limit = self.random.randint(1, 5)
             seconds = self.random.choice((30, 60, 120))
@@ -208,21 +266,25 @@ class StormWorld(SimulatedWorld):
                     self._spawn(Container.replay, event_id)
 
     def _subscriber(self) -> None:
-        """Subscribe targets, end subscriptions, and subscribe the same targets again."""
+        """Create a subscription for a target now and then, which may have one already. Delete the
+        oldest subscription if there are too many, or by chance.
+        """
         for _ in self._every(5, 100):
             url = f"https://hooks.zapier.com/{self.random.randrange(self._targets)}"
             self._target_behaviours.setdefault(url, self.random.choice(list(BEHAVIOURS)))
-            self.use(Container.subscribe, url, *self.random.choice(((), ("a", "triggers.*"))))
+            event_types = self.random.choice(((), ("a", "triggers.*")))
+            self.use(Container.subscribe, url, *event_types)
             active = list(self.history.subscribed_at)
             if active and (len(active) > self._most_subscriptions or self.random.random() < 0.3):
                 self._spawn(Container.unsubscribe, active[0])
 
     def _spawn(self, act: Callable[..., Any], *parameters: Any, **options: str) -> None:
+        """Let an actor of its own call a method of Container."""
         self.hub.spawn(partial(self.use, act, *parameters, **options))
 
     def _operator(self) -> None:
-        """Move dead letters back now and then, or all the time; one in ten also stays in the
-        queue.
+        """Move the dead letters back to the work queue, now and then or every few seconds, as the
+        storm has it. One in ten is not deleted from the DLQ, so that it is moved back twice.
         """
         for _ in self._every(*self._redrive_seconds):
             for message in self.receive(DLQ):
@@ -232,7 +294,7 @@ class StormWorld(SimulatedWorld):
                     self.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
     def _webhook_changes(self) -> None:
-        """Change how the webhook responds."""
+        """Change how the webhook responds, now and then."""
         for _ in self._every(20, 200):
             self._webhook_behaviour = self.random.choice(
                 ("well", "well", "flaky", "down", "refusing", "hanging")

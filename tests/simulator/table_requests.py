@@ -32,71 +32,88 @@ FUNCTIONS = ("attribute_exists", "attribute_not_exists", "begins_with")
 
 @dataclass(frozen=True)
 class Request:
-    """A request that the product made.
+    """A request that the product made."""
 
-    `items` has the item that each write concerned before it, or a row of the partition that was
-    queried; None: there was no item.
-    """
-
+    # The operation as boto3 names it, such as `put_item`.
     operation: str
     parameters: Json
+    # For a write, or each write of a transaction, the item before the write; None: there was none.
+    # For a query, one row of the partition that was queried.
     items: Sequence[Item | None]
 
     @property
     def writes(self) -> list[Json]:
-        """The parameters of each write of a transaction; else those of the request alone."""
-        parts = self.parameters.get("TransactItems", [{"": self.parameters}])
-        return [write for part in parts for write in part.values()]
+        """The parameters of each write of a transaction; for any other request, its own parameters
+        alone, also those of a query.
+        """
+        transact_items = self.parameters.get("TransactItems")
+        if transact_items is None:
+            return [self.parameters]
+        # Each has one member: `Put` or `Update`, with the parameters.
+        return [write for transact_item in transact_items for write in transact_item.values()]
 
     @property
     def keys(self) -> list[Item]:
-        """The key of each item."""
-        concerned = self.items if self.operation == "query" else self.writes
-        return [_key_of(item) for item in concerned if item]
+        """The key of the item of each write or, for a query, the key of its row."""
+        if self.operation == "query":
+            return [_key_of(item) for item in self.items if item]
+        return [_key_of(write) for write in self.writes]
 
     @property
     def conditions(self) -> tuple[str, ...]:
+        """The condition of each write or of the query, as `condition_of` returns it."""
         return tuple(map(condition_of, self.writes))
 
     @property
     def updates(self) -> tuple[str, ...]:
+        """The update expression of each write; "": it has none."""
         return tuple(write.get("UpdateExpression", "") for write in self.writes)
 
     def variants(self, random: Random) -> Iterator[list[Item | None]]:
-        """Yield the items with other values of the attributes that the conditions read: of one
-        attribute, or of two.
+        """Yield lists of items like `items`, in which one item is different: as it was, absent, or
+        with other values of one or two of the attributes that the condition of its write reads.
+
+        :param random: Chooses the pairs of attributes, PAIRS for each item.
         """
-        for place, write in enumerate(self.writes):
-            item = self.items[place] or write.get("Item") or {SORT: {"S": "0"}, **write["Key"]}
+        for index, write in enumerate(self.writes):
+            original = self.items[index]
+            item = original or write.get("Item") or {SORT: {"S": "0"}, **write["Key"]}
             changes = [*changes_of(write)]
             pairs = [*itertools.combinations(changes, 2)]
             random.shuffle(pairs)
-            variants: list[Item | None] = [self.items[place], None]
+            variants: list[Item | None] = [original, None]
             variants += [{**item, **change} for change in changes]
-            variants += [{**item, **one, **other} for one, other in pairs[:PAIRS]]
+            variants += [{**item, **first, **second} for first, second in pairs[:PAIRS]]
             for variant in variants:
-                yield [*self.items[:place], _without_none(variant), *self.items[place + 1 :]]
+                yield [*self.items[:index], _without_none(variant), *self.items[index + 1 :]]
 
 
-def _key_of(given: Json) -> Item:
+def _key_of(item_or_write: Json) -> Item:
     """Return the key in an item, or in the parameters of a write."""
-    item = given.get("Key") or given.get("Item") or given
+    item = item_or_write.get("Key") or item_or_write.get("Item") or item_or_write
     return {KEY: item[KEY]}
 
 
 def condition_of(write: Json) -> str:
+    """Return all conditions in the parameters of a write or a query, joined by AND; "" if there are
+    none.
+    """
     return " AND ".join(write[name] for name in CONDITIONS if name in write)
 
 
 def changes_of(write: Json) -> Iterator[dict[str, Json | None]]:
-    """Yield a change of each attribute that a condition reads to each value that may matter: absent
-    (None), that to which it is compared, the next lower and the next higher one.
+    """Yield changes of an item, one for each attribute that a condition reads and each of its
+    values that may matter: no value (None), the value to which the attribute is compared, the next
+    lower value, and the next higher value.
     """
     values = write.get("ExpressionAttributeValues", {})
     attribute = ""
+    # Names of attributes and functions, and placeholders of values. A value is compared to the
+    # attribute before it.
     for word in re.findall(r":?\b[a-z]\w+", condition_of(write)):
         if word.startswith(":"):
-            yield from ({attribute: near} for near in _around(values[word]))
+            for value in _around(values[word]):
+                yield {attribute: value}
         elif word not in FUNCTIONS:
             attribute = word
             if attribute not in (KEY, SORT):  # every item has these
@@ -104,48 +121,68 @@ def changes_of(write: Json) -> Iterator[dict[str, Json | None]]:
 
 
 def _around(value: Json) -> list[Json | None]:
+    """Return the next lower value, the value itself, and the next higher value of an attribute."""
     if "N" in value:
         return [{"N": str(int(value["N"]) + step)} for step in (-1, 0, 1)]
     text = value["S"]
+    # A space sorts before the last character, and a text before the same with a digit after it.
     return [{"S": f"{text[:-1]} "}, {"S": text}, {"S": f"{text}0"}]
 
 
 def _without_none(item: Item | None) -> Item | None:
-    return item and {name: value for name, value in item.items() if value}
+    """Return an item without the attributes whose value is None, or None if there is no item."""
+    if item is None:
+        return None
+    return {name: value for name, value in item.items() if value}
 
 
 class Recorder:
-    """A table in memory that keeps one request for each combination of expressions and kind of
-    result.
+    """A table in memory that records the requests that are made to it: the first of each kind. A
+    kind has an operation, conditions, updates, and whether the request succeeded (for a query,
+    whether it found rows).
     """
 
     def __init__(self, table: FakeDynamoDB, requests: dict[object, Request]) -> None:
+        """Wrap a table.
+
+        :param requests: The dict to which the requests are added, by their kinds.
+        """
         self._table = table
         self._requests = requests
 
     def __getattr__(self, name: str) -> Any:
-        call = getattr(self._table, name)
-        return (lambda **given: self._record(name, given)) if name in OPERATIONS else call
+        """Return a method of the table that records its call, for a name in OPERATIONS, or any
+        other attribute of the table.
+        """
+        if name in OPERATIONS:
+            return lambda **parameters: self._record(name, parameters)
+        return getattr(self._table, name)
 
     def _record(self, operation: str, parameters: Json) -> Any:
-        request = Request(operation, parameters, ())
+        """Make a request to the table, and record it if it is the first of its kind, also if it
+        raises; return the response.
+        """
+        request = Request(operation, parameters, items=())
         items = [self._row(parameters)] if operation == "query" else self._items(request)
-        applied = False
+        has_succeeded = False
         try:
             response = getattr(self._table, operation)(**parameters)
-            applied = bool(response.get("Items", True))
+            has_succeeded = bool(response.get("Items", True))  # a query responds with Items
             return response
         finally:
-            kind = (operation, request.conditions, request.updates, applied)
+            kind = (operation, request.conditions, request.updates, has_succeeded)
             self._requests.setdefault(kind, Request(operation, parameters, items))
 
     def _items(self, request: Request) -> list[Item | None]:
-        found = [self._table.items.get(key[KEY]["S"]) for key in request.keys]
-        return [item and typed(item) for item in found]
+        """Return the present item of each write of a request; None: there is none."""
+        items = [self._table.items.get(key[KEY]["S"]) for key in request.keys]
+        return [None if item is None else typed(item) for item in items]
 
     def _row(self, parameters: Json) -> Item:
-        """Return an item of the partition that is read, or an item that is moved there."""
-        partition, _ = indexes()[parameters["IndexName"]]
+        """Return an item of the partition that a query reads. If it has none, return another item,
+        or one that is made up, with this partition.
+        """
+        partition, _projected = indexes()[parameters["IndexName"]]
         value = parameters["ExpressionAttributeValues"][":partition"]
         items = [*map(typed, self._table.items.values())] or [{KEY: {"S": "a"}, SORT: {"S": "0"}}]
         rows = [item for item in items if item.get(partition) == value]
@@ -153,7 +190,9 @@ class Recorder:
 
 
 def record() -> list[Request]:
-    """Return the requests of as many storms as it takes until every condition occurred."""
+    """Simulate storms until every condition of the product has occurred in a request, at most those
+    in STORMS; return one request of each kind.
+    """
     requests: dict[object, Request] = {}
     for seed in STORMS:
         world = StormWorld(seed)
@@ -167,10 +206,11 @@ def record() -> list[Request]:
 
 
 def _do_the_rest(world: StormWorld) -> None:
-    """Make the calls that no storm makes, or few do."""
+    """Make the calls that no storm makes, or few do, at the end of a storm."""
     publish_depths(Container(world).services)
-    for more in ("*", "&subject=s", "&tenant=a"):
-        Container(world).call("GET", f"/events?status=failed&event_type=a{more}")
+    # A prefix of event types, a subject, and a tenant.
+    for rest_of_query in ("*", "&subject=s", "&tenant=a"):
+        Container(world).call("GET", f"/events?status=failed&event_type=a{rest_of_query}")
     Container(world).subscribe("https://hooks.zapier.com/new")
     [*_, subscription_id] = world.history.subscribed_at
     store = Container(world).services.store
@@ -180,19 +220,24 @@ def _do_the_rest(world: StormWorld) -> None:
     store.start_catch_up(subscription_id)
     world.clock.sleep(2 * RESTART_SECONDS)
     store = Container(world).services.store
-    store.start_catch_up(subscription_id)  # while the other is under way: it follows
-    for _ in range(2):
+    # While the other catch-up is under way: its mark notes that another one follows.
+    store.start_catch_up(subscription_id)
+    for _ in range(2):  # the first catch-up, and the one that follows
         for mark in store.catch_ups():
             store.end_catch_up(mark)
 
 
 def missing(requests: Sequence[Request]) -> list[str]:
-    """Return the texts of chalicelib that are a condition or a part of one, and in no request."""
-    made = "\n".join(text for made in requests for text in (*made.conditions, *made.updates))
-    return [part for part in _parts() if part not in made]
+    """Return the texts in the code of chalicelib that are a condition of DynamoDB, or a part of a
+    condition, and do not occur in a request.
+    """
+    texts = [text for request in requests for text in (*request.conditions, *request.updates)]
+    all_texts = "\n".join(texts)
+    return [part for part in _parts() if part not in all_texts]
 
 
 def _parts() -> Iterator[str]:
+    """Yield the texts in the code of chalicelib that match PART."""
     for path in (ROOT / "chalicelib").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             text = node.value if isinstance(node, ast.Constant) else None
@@ -201,36 +246,42 @@ def _parts() -> Iterator[str]:
 
 
 def differences(requests: Sequence[Request], client: Any) -> list[str]:
-    """Make the requests to the table in memory and to another one, over generated items; return
-    where a response, or an item after it, differs.
+    """Make the requests to a table in memory and to a table of another emulator, over generated
+    items. Return a text for each difference of a response, or of an item after a request.
 
-    :param client: A boto3 client that has no table yet.
+    :param client: A boto3 client of the emulator, in which the table is created.
     """
-    table = read_template("dev")["Resources"]["EventsTable"]["Properties"]
-    keys = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-    client.create_table(TableName=TABLE, **{key: table[key] for key in keys})
+    properties = read_template("dev")["Resources"]["EventsTable"]["Properties"]
+    names = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+    client.create_table(TableName=TABLE, **{name: properties[name] for name in names})
     memory = FakeDynamoDB(Clock())
     random = Random(0)
     tried = set[object]()
-    found = []
+    differing = []
     for request in requests:
-        # With conditions that were tried, the update alone is new.
+        # If the conditions were tried in another request, only the update is new, and needs no
+        # variants of the items.
         kind = (request.operation, request.conditions)
         all_items = [request.items] if kind in tried else request.variants(random)
         tried.add(kind)
         for items in all_items:
-            expected, got = (_respond(table, request, items) for table in (memory, client))
-            if expected != got:
-                found.append(f"{request}\nover {items}:\n{expected}, not\n{got}")
+            in_memory = _respond(memory, request, items)
+            in_emulator = _respond(client, request, items)
+            if in_memory != in_emulator:
+                differing.append(f"{request}\nover {items}:\n{in_memory}, not\n{in_emulator}")
         for table in (memory, client):
             for key in request.keys:
                 _store(table, key, None)
-    return found
+    return differing
 
 
 def _respond(client: Any, request: Request, items: Sequence[Item | None]) -> Json:
-    """Store the items, and make the request; return what the product reads of the response or of
-    the error, and the items after it.
+    """Store items, and make a request. Return a dict with what the product reads of the response or
+    of the error (`Attributes`, `Items`, `Item`, `Code` and `Reasons`; None or empty if it is
+    absent) and, but for a query, the items after the request (`after`).
+
+    :param client: A boto3 client, or a FakeDynamoDB.
+    :param items: The item of each write or, for a query, one row; None: there is no item.
     """
     for key, item in zip(request.keys, items, strict=True):
         _store(client, key, item)
@@ -254,7 +305,10 @@ def _respond(client: Any, request: Request, items: Sequence[Item | None]) -> Jso
 
 
 def _store(client: Any, key: Item, item: Item | None) -> None:
-    """Store an item, or delete the one that is there if it is None."""
+    """Store an item.
+
+    :param item: The item; None: the item with the key is deleted.
+    """
     if item:
         client.put_item(TableName=TABLE, Item=item)
     else:

@@ -72,7 +72,8 @@ class Console:
         return expect(self.page.locator(selector))
 
     def reads(self, selector: str, text: Any) -> None:
-        """Expect the elements of a CSS selector to have exactly these texts.
+        """Expect the elements of a CSS selector to have exactly these texts, within the time for
+        which Playwright waits.
 
         :param text: The text of the only element, or a list with the text of each element.
         """
@@ -186,8 +187,9 @@ class Console:
         self.faults.clear()
 
     def check_looks(self, name: str, axe: str) -> None:
-        """Check that the page is not wider than the window and that axe-core finds no fault: by all
-        of its rules in light colors, and by the rule for contrast in dark colors.
+        """Check that the page is not wider than the window, and that axe-core, which tests
+        accessibility, finds no fault: by all of its rules in light colors, and by the rule for
+        contrast in dark colors.
 
         If the environment variable PICTURES is set, store a screenshot in build/screenshots.
 

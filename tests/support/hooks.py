@@ -7,7 +7,7 @@ from typing import Any
 
 from chalicelib.infra.times import unix_seconds
 from tests.support.receiver import Answers, Receiver
-from tests.support.world import Answer, Json, World, assert_has
+from tests.support.world import KEY, Answer, Json, World, assert_has
 
 
 class Copy:
@@ -100,12 +100,12 @@ class Hook:
         """Change members of the subscription; return the response."""
         return self.world.call("PATCH", self.path, changes)
 
-    def send(self, event: Json, **key: str) -> Answer:
+    def send(self, event: Json, *, key: str = KEY) -> Answer:
         """Send a stored event to the subscription; return the response.
 
-        :param key: The argument `key`, if another API key than KEY makes the call.
+        :param key: The API key of the call.
         """
-        return self.world.send_to(self.id, event["event_id"], **key)
+        return self.world.send_to(self.id, event["event_id"], key=key)
 
     def send_during(self, once: Callable[..., None], event: Json) -> None:
         """Arrange that the event is sent to the subscription during the next call that sends or

@@ -75,8 +75,10 @@ class FakeDynamoDB:
         self._store([(key, item)])
 
     def expire(self, late_seconds: float) -> None:
-        """Delete the items that expired at least so many seconds ago, as TTL does. TTL may be two
-        days late.
+        """Delete the items that have expired, as the TTL of DynamoDB does, which may be two days
+        late.
+
+        :param late_seconds: How long ago an item must have expired.
         """
         until = self._clock() - late_seconds
         for key, item in [*self.items.items()]:
@@ -480,8 +482,10 @@ class FakeSQS:
         self._redrives[url] = redrive
 
     def expire(self, url: str, retention_seconds: float) -> None:
-        """Delete the messages of a queue that were sent at least so many seconds ago. The age of a
-        message counts from its first queue, as in SQS.
+        """Delete the old messages of a queue. The age of a message counts from when it was sent to
+        its first queue, as in SQS: a move to the DLQ does not change it.
+
+        :param retention_seconds: The age from which on messages are deleted; 0: all are.
         """
         since = self._clock() - retention_seconds
         for key, message in [*self._queues[url].items()]:
@@ -592,8 +596,9 @@ class FakeSQS:
         return {"Attributes": {VISIBLE: str(len(self.visible(QueueUrl)))}}
 
     def _is_repeated(self, message: _Message) -> bool:
-        """Decide by chance whether a message will be received once more before its visibility
-        timeout ends; if so, hide it until then, and return True.
+        """Decide by chance whether a message that is received or deleted now is received once more
+        before its visibility timeout would end; return the decision. If it is, let it become
+        visible again at a random moment within this time.
         """
         if self._shuffle is None or self._shuffle.random() >= self.duplicate_probability:
             return False

@@ -43,8 +43,8 @@ class Container:
     """A process of one function, which is started at once and handles one event at a time."""
 
     def __init__(self, folder: Path, name: str, configuration: Json, aws_url: str) -> None:
-        """Start the process of a function and the server of its Runtime API. The function is
-        imported meanwhile.
+        """Start the server of the Runtime API, and the process of a function, which imports the
+        function and then asks for an event. Do not wait for that.
 
         :param folder: The folder that has the unpacked package in `task`, and gets the log of the
             container.

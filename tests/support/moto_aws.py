@@ -28,9 +28,9 @@ class MotoQueues:
     """The queues of moto, read and cleared without calls of SQS."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """Read the queues of the block `moto_aws` in which this is called.
+        """Refer to the queues that moto has until the end of the present block of `moto_aws`.
 
-        :param clock: The clock of that block.
+        :param clock: Returns the time of SQS in that block, in Unix seconds.
         """
         self._clock = clock
 

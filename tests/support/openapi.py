@@ -59,6 +59,7 @@ def assert_described(method: str, route: str, answer: Answer) -> None:
     for name in actual:
         value = answer.headers[name]
         schema = described_headers[name]["schema"]
+        # The value of a header is a text; the schema describes what the text stands for.
         assert_fits(int(value) if schema["type"] == "integer" else value, schema)
     if content_type and content_type.endswith("json"):
         schema = content[content_type]["schema"]

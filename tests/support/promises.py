@@ -44,6 +44,7 @@ class Promises:
         self.document = document
         self.places: set[Place] = set()
         for root in ("paths", "webhooks"):
+            # `find_places` needs two names, so that an empty one comes before the first.
             self.places.update(self.find_places(document[root], ("", root), frozenset()))
 
     def find_lost_places(self, later: "Promises") -> list[Place]:

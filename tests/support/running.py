@@ -120,7 +120,7 @@ class Run:
         return self.process.wait(timeout=5)
 
     def close(self) -> None:
-        """Kill the process and all that it started, and wait for the end of its output."""
+        """Kill the process and all processes that it started; wait for the end of its output."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

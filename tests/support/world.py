@@ -195,7 +195,9 @@ def find_route(path: str, version: Version = PRESENT) -> tuple[str, dict[str, st
 
 
 def sqs_record(message: Json) -> Json:
-    """Return a message that boto3 received in the form in which Lambda passes it to the worker."""
+    """Return a message that boto3 received, in the form of a record that Lambda passes to the
+    worker.
+    """
     attributes = {}
     for name, value in message.get("MessageAttributes", {}).items():
         attributes[name] = {"stringValue": value["StringValue"], "dataType": value["DataType"]}
@@ -430,8 +432,8 @@ class World(Caller):
     def restart(self, *, version: Version = PRESENT, **environ: str) -> None:
         """Stop the container, and start a new one.
 
-        :param version: The version of its code.
-        :param environ: The environment variables that change.
+        :param version: The version of the code of the new container.
+        :param environ: The environment variables that change; the others stay as they are.
         """
         self.stop()
         self.version = version
@@ -457,10 +459,11 @@ class World(Caller):
         close_connections(self.services.push)
 
     def forget(self, **environ: str) -> None:
-        """Empty the table and the queues, reset the clock, and start a new container. This is
-        faster than another world.
+        """Empty the table and the queues, set the clock to START, and start a new container of the
+        present version. This is faster than creating another world.
 
-        :param environ: Variables that differ from those with which the world was created.
+        :param environ: Environment variables that differ from those with which the world was
+            created.
         """
         self.environ = {**self._first_environ}
         empty_table(self.environ["EVENTS_TABLE_NAME"])
@@ -542,8 +545,10 @@ class World(Caller):
         self.version.app.check_dlq(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
-        """Let time pass, and run the worker and the sweep, until no event is pending and no message
-        is left. Raise AssertionError if that takes longer than `hours` of the world's time.
+        """Move the clock forward, and run the worker and the sweep, until no event is pending and
+        no message is left in the queues of both lanes.
+
+        Raise AssertionError if that takes longer than `hours` by the world's clock.
         """
         end = self.clock() + hours * 3600
         while self.clock() < end:
@@ -568,7 +573,7 @@ class World(Caller):
         return self.queues.messages(self.environ["INBOX_DLQ_URL"])
 
     def move_back(self) -> None:
-        """Move every message of the dead letter queue to the inbox queue, as SQS's own redrive
+        """Move every message of the dead letter queue back to the work queue, as SQS's own redrive
         does.
         """
         for message in self.dead_letters():
