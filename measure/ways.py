@@ -260,7 +260,7 @@ class Lab:
         interrupted stage, and destroy another copy. With FEW, do only one of the two: they take
         turns in the order of SIX.
 
-        :return: By the names `complete` and `destroy`, the error of what was tried; "": it
+        :returns: By the names `complete` and `destroy`, the error of what was tried; "": it
             succeeded.
         """
         errors = {}

@@ -355,7 +355,7 @@ class YearWorld(SimulatedWorld):
         and that no healthy target is marked as failing, slow or disabled.
 
         :param day: The number of the day, from 0.
-        :raise ViolationError: If a check fails.
+        :raises ViolationError: If a check fails.
         """
         if self.history.violations:
             raise ViolationError(self.history.violations[0])

@@ -98,8 +98,8 @@ class Api:
         """Read the URL and the key from the environment, and make the connection pool. If the
         variable STAGE is set, ask the API for its stage, and compare the two.
 
-        :raise ClickException: If TRIGGERS_URL or TRIGGERS_API_KEY is missing or unusable, or if the
-            API is of another stage. ApiCallError, a subclass, if the API cannot be called.
+        :raises ClickException: If TRIGGERS_URL or TRIGGERS_API_KEY is missing or unusable, or if
+            the API is of another stage. ApiCallError, a subclass, if the API cannot be called.
         """
         self.url = os.environ.get("TRIGGERS_URL", "").strip()
         key = os.environ.get("TRIGGERS_API_KEY", "").strip()

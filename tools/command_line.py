@@ -149,7 +149,7 @@ def parse_metadata(value: str) -> dict[str, str]:
     """Return the members of a text `name=value,name=value` or of a JSON object, with their values
     as texts.
 
-    :raise BadParameter: If the text is malformed or empty, if a name or a value is empty, if a
+    :raises BadParameter: If the text is malformed or empty, if a name or a value is empty, if a
         value is neither a string nor a number, or if a name occurs twice.
     """
     metadata = {}

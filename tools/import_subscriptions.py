@@ -76,7 +76,7 @@ class Importer:
         self._headers_by_tenant: dict[str, dict[str, str]] = {}
         if is_check:  # which makes no call
             return
-        me, _ = api.call("GET", "/me")
+        me = api.call("GET", "/me").content
         self._key_name = str(me["name"])
         for subscription in api.list_all("/subscriptions", tenant="*"):
             subscription_id = subscription["subscription_id"]
@@ -181,7 +181,7 @@ class Importer:
         """
         path = path_of(subscription_id, "disable")
         try:
-            paused, _ = self._api.call("POST", path)
+            paused = self._api.call("POST", path).content
         except (KeyboardInterrupt, ApiCallError):
             click.echo(f"made, but not paused yet; trying once more: {path}", err=True)
             self._api.call("POST", path)

@@ -371,7 +371,7 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
     :param payload: Whether to print the payload and the metadata, too.
     """
     # The answer has no recipients if the event is a copy, or if the key lacks the scope.
-    _, content, _ = api.request("GET", f"/events/{event['event_id']}/recipients")
+    content = api.request("GET", f"/events/{event['event_id']}/recipients").content
     recipients = content.get("recipients")
     event = show_outcome({**event, "outcome": content.get("outcome")})
     print(
@@ -573,7 +573,7 @@ def erase(
     if not (metadata or tenant):
         raise click.UsageError("give --metadata or --tenant")
     api = Api()
-    me, _ = api.call("GET", "/me")
+    me = api.call("GET", "/me").content
     refusal = "" if "erase" in me["scopes"] else NO_ERASE
     if go and refusal:
         raise click.ClickException(refusal)
@@ -648,7 +648,8 @@ def token(tenant: str, expires_in: int) -> None:
     created it is removed from API_KEYS.
     """
     api = Api()
-    made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
+    body = {"tenant": tenant, "expires_in_seconds": expires_in}
+    made = api.call("POST", "/tokens", json=body).content
     print(made["token"])
     print(f"valid until {made['expires_at']}")
     print(f"{api.url.rstrip('/')}/#key={made['token']}")
@@ -705,7 +706,7 @@ def send(
         send_lines(api, file.read_bytes(), str(file.resolve()))
         return
     body = json.dumps({"event_type": event_type, "payload": {}, **given})
-    event, _ = api.post_event(body.encode(), secrets.token_hex(16))
+    event = api.post_event(body.encode(), secrets.token_hex(16)).event
     error = f" ({event['last_error']})" if event["last_error"] else ""
     print(printable(f"{event['event_id']}: {event['message']}{error}"))
 
@@ -732,8 +733,8 @@ def send_lines(api: Api, content: bytes, path: str) -> None:
             if own_key.isascii() and own_key.isprintable() and own_key:
                 key = own_key
                 line = json.dumps(event).encode()
-        _, is_repeated = api.post_event(line, key, Prefer="respond-async")
-        return "sent before" if is_repeated else "sent"
+        posted = api.post_event(line, key, Prefer="respond-async")
+        return "sent before" if posted.is_repeated else "sent"
 
     pool = ThreadPoolExecutor(MAX_CALLS)
     posts: dict[str, Future[str]] = {}

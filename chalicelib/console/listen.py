@@ -65,7 +65,7 @@ def get(path, **parameters):
 
     :param path: The path and no query, such as `/events`.
     :param parameters: The parameters of the query; those that are empty or None are left out.
-    :raise RefusedError: If the API refuses the call with another status.
+    :raises RefusedError: If the API refuses the call with another status.
     """
     query = urllib.parse.urlencode({name: text for name, text in parameters.items() if text})
     url = f"{os.environ['TRIGGERS_URL'].rstrip('/')}{path}?{query}"
@@ -107,7 +107,7 @@ def find_webhook(subscription_id):
 
     :param subscription_id: The id; None: return the only webhook that the key lists. An API key
         lists only webhooks without a tenant, so an id may name a webhook that is not listed.
-    :raise RefusedError: If there is no webhook with the id or, without an id, if no webhook is
+    :raises RefusedError: If there is no webhook with the id or, without an id, if no webhook is
         listed or several are.
     """
     if subscription_id:
@@ -270,7 +270,7 @@ def listen(options):
         None), `since` (the creation time of the oldest event to post; None: post only deliveries
         that are made from now on), `events` (types or patterns with `*`, joined by commas),
         `header` (the further headers) and `once`.
-    :raise RefusedError: If the webhook cannot be determined.
+    :raises RefusedError: If the webhook cannot be determined.
     """
     webhook = find_webhook(options.webhook)
     since, seen = start_of(webhook, options.since)
@@ -310,8 +310,8 @@ def moment(text):
     """Return a time in the format of the API (UTC), for the value of `--since`.
 
     :param text: A time in RFC 3339, or an age: a number and `s`, `m`, `h` or `d`, such as `10m`.
-    :raise ArgumentTypeError: If the time is out of range.
-    :raise ValueError: If the text is neither.
+    :raises ArgumentTypeError: If the time is out of range.
+    :raises ValueError: If the text is neither.
     """
     try:
         if text[:-1].isdigit() and text[-1] in SECONDS:
@@ -340,7 +340,7 @@ def header(text):
     """Return the name and the value of a header, for a value of `--header`.
 
     :param text: `Name: value`.
-    :raise ArgumentTypeError: If there is no colon.
+    :raises ArgumentTypeError: If there is no colon.
     """
     name, colon, value = text.partition(":")
     if not colon:

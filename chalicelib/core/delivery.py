@@ -297,9 +297,9 @@ def record(
     :param event: The claimed event, with the attempt if there was one.
     :param target: The target of the event; None: no subscription is changed, and a failure is the
         operator's.
-    :return: The result of the write, with the event after it. If the write was not applied, because
-        a consumer acknowledged the event or the claim expired, nothing follows the write, and the
-        result has the current event, or None if that is absent.
+    :returns: The result of the write, with the event after it. If the write was not applied,
+        because a consumer acknowledged the event or the claim expired, nothing follows the write,
+        and the result has the current event, or None if that is absent.
     """
     services = invocation.services
     store = services.store

@@ -219,7 +219,7 @@ class EventStore(Table):
         :param event: The event, with a new `claim_id`. If boto3 repeats the put because its
             response was lost, the stored `claim_id` shows that this call stored the event.
         :param content: Its payload and metadata, as `compressed` returns them.
-        :return: Applied if this call stored the event. Otherwise the result carries the event that
+        :returns: Applied if this call stored the event. Otherwise the result carries the event that
             is stored already or, if that was erased, `erased_until`.
         """
         item = serialize({**to_attributes(event), "content": content})
@@ -233,7 +233,7 @@ class EventStore(Table):
 
         :param copy: The copy (the event made for one subscription), with a new `claim_id`.
         :param original: The event of the copy, as it was read.
-        :return: Applied, with the copy, if both were written. Not applied, with the copy that is
+        :returns: Applied, with the copy, if both were written. Not applied, with the copy that is
             stored already, if there is one. Not applied, without a copy, if the event was changed
             since it was read, or another transaction is changing one of the two: read the event
             again, and repeat the call.
@@ -289,9 +289,9 @@ class EventStore(Table):
         attempt.
 
         :param claim_id: A new id for the claim.
-        :return: Applied, with the claimed event. Not applied if the event is not due, or is claimed
-            by a push or a lease: then the result carries the event as it is, or None if there is no
-            such event.
+        :returns: Applied, with the claimed event. Not applied if the event is not due, or is
+            claimed by a push or a lease: then the result carries the event as it is, or None if
+            there is no such event.
         """
         until = self._after(CLAIM_SECONDS)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": None}
@@ -304,7 +304,7 @@ class EventStore(Table):
 
         :param event: The event as `Event.after` returns it: with its new state, and with the
             `claim_id` of the claim that ends.
-        :return: Not applied, and logged, if a consumer acknowledged the event meanwhile, or if
+        :returns: Not applied, and logged, if a consumer acknowledged the event meanwhile, or if
             somebody else claimed it after the claim had expired.
         """
         is_kept_longer = event.expires_at > unix_seconds(event.created_at) + self._retention_seconds
@@ -334,7 +334,7 @@ class EventStore(Table):
 
         :param condition: A condition expression. It may also hold for an absent event.
         :param values: The values of its placeholders.
-        :return: Applied if the condition held. Otherwise the result carries the current event.
+        :returns: Applied if the condition held. Otherwise the result carries the current event.
         """
         return self._result(
             self._write("delete_item", condition, {"Key": key_of(event_id)}, values)
@@ -361,7 +361,7 @@ class EventStore(Table):
 
         :param destination: The id of a subscription, or WEBHOOK.
         :param cause: MENDED: a delivery ended long trouble. TESTED: a test event was delivered.
-        :return: Whether a catch-up with this cause is under way now.
+        :returns: Whether a catch-up with this cause is under way now.
         """
         mark: Json = {
             "undelivered_key": MENDED,
@@ -455,8 +455,8 @@ class EventStore(Table):
     def read(self, event_id: str) -> WriteResult:
         """Read an event consistently.
 
-        :return: A result that is not applied, since nothing is written. It carries the event or, if
-            that was erased, `erased_until`; neither if the event is absent or has expired.
+        :returns: A result that is not applied, since nothing is written. It carries the event or,
+            if that was erased, `erased_until`; neither if the event is absent or has expired.
         """
         item = self._get(event_id)
         return self._result(ItemResult(applied=False, item=item))
@@ -493,7 +493,7 @@ class EventStore(Table):
         :param returns_event: Whether the result carries the event as it is after the write; False:
             a result that is applied has no event. If the condition failed, the result carries the
             current event anyway.
-        :return: Applied if the condition held. Also applied if the condition failed and the event
+        :returns: Applied if the condition held. Also applied if the condition failed and the event
             has the `claim_id` of `changes`: then boto3's first try wrote it, and its response was
             lost.
         """
@@ -509,7 +509,7 @@ class EventStore(Table):
         :param new_claim_id: The `claim_id` that the write sets; empty: it sets none. If the
             condition failed and the event has this `claim_id`, boto3's first try wrote it: the
             write counts as applied, unless a consumer acknowledged the event since.
-        :return: Applied, with the event if the write returns the item. Not applied, with the
+        :returns: Applied, with the event if the write returns the item. Not applied, with the
             current event, with `erased_until` if it was erased, or with neither if there is none.
         """
         applied, item = written

@@ -69,7 +69,7 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
     :param expected: What the text must be, for the error: "must be {expected}".
     :param convert: Returns the value of a text that matches the pattern; raises ValueError or
         OverflowError if the text is unusable all the same.
-    :return: The parser: it returns the value of a text, and raises InvalidValueError for a text
+    :returns: The parser: it returns the value of a text, and raises InvalidValueError for a text
         that does not match or that `convert` refuses, and for any value that is no text.
     """
 

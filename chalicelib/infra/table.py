@@ -203,7 +203,7 @@ class Table:
         :param condition: A condition expression.
         :param parameters: The parameters of the operation besides table and condition.
         :param values: The values of the placeholders in all expressions.
-        :return: Whether the item was written, and an item: the current one if the condition failed
+        :returns: Whether the item was written, and an item: the current one if the condition failed
             and there is one; the written one if `parameters` ask for it by `ReturnValues`.
         """
         call = {

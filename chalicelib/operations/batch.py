@@ -31,7 +31,7 @@ def process(
 
     :param remaining_seconds: The time until Lambda ends the invocation.
     :param is_fast_lane: True: the messages are from the work queue; False: from the slow queue.
-    :raise BatchError: If a message failed. The other messages are deleted first, so that SQS
+    :raises BatchError: If a message failed. The other messages are deleted first, so that SQS
         delivers only the failed messages again.
     """
     deadline = services.clock() + remaining_seconds - JOIN_SECONDS

@@ -59,8 +59,8 @@ def publish_depths(services: CoreServices) -> None:
     SEARCH_SECONDS. Without a webhook URL it is 0, and no event is searched for, because the search
     would read the whole inbox.
 
-    :raise QueueUnavailableError: If SQS fails. The other metrics are published first.
-    :raise StorageUnavailableError: If DynamoDB fails or the search takes too long. The other
+    :raises QueueUnavailableError: If SQS fails. The other metrics are published first.
+    :raises StorageUnavailableError: If DynamoDB fails or the search takes too long. The other
         metrics are published first.
     """
     metrics: Json = {}
@@ -94,7 +94,7 @@ def _oldest_age(services: CoreServices, partition: str) -> float:
     fewer than STALLED_ATTEMPTS attempts; 0: there is no such event.
 
     :param partition: A partition of pending events.
-    :raise StorageUnavailableError: If DynamoDB fails, or no such event is found within
+    :raises StorageUnavailableError: If DynamoDB fails, or no such event is found within
         SEARCH_SECONDS and there are more pages.
     """
     deadline = services.clock() + SEARCH_SECONDS
@@ -125,9 +125,9 @@ def sweep(services: CoreServices) -> None:
     An event that stays overdue is queued again after one, two, four and eight minutes, then every
     MAX_MARK_SECONDS.
 
-    :raise StorageUnavailableError: If DynamoDB failed for a partition or an event. No message is
+    :raises StorageUnavailableError: If DynamoDB failed for a partition or an event. No message is
         sent for an event that could not be marked. All partitions are tried first.
-    :raise QueueUnavailableError: If SQS failed. All partitions are tried first.
+    :raises QueueUnavailableError: If SQS failed. All partitions are tried first.
     """
     searched = partitions(Status.PENDING, of_copies=True)
     if services.settings.webhook_url:
@@ -146,9 +146,9 @@ def _sweep_partition(services: CoreServices, limit: int, partition: str) -> int:
     An event is marked (`requeue_at`) before its message is sent, so that the next sweep does not
     queue it again. An event that was changed since it was read is neither marked nor queued.
 
-    :raise StorageUnavailableError: If DynamoDB fails. If it fails for the mark of an event, the
+    :raises StorageUnavailableError: If DynamoDB fails. If it fails for the mark of an event, the
         other events are queued first.
-    :raise QueueUnavailableError: If SQS fails.
+    :raises QueueUnavailableError: If SQS fails.
     """
     found = _find_overdue(services, limit, partition)
     services.map(services.store.delete_expired, found.expired_ids[:MAX_EXPIRED])
@@ -250,9 +250,9 @@ def _mark(services: CoreServices, delay_seconds: int, event: Event) -> Event | N
     been overdue, MAX_MARK_SECONDS at most. So the sweep waits twice as long after each message.
 
     :param delay_seconds: After how many seconds the event's message will become visible.
-    :return: The event as it was read; None: it is not marked, because another sweep marked it, or a
-        push claimed or recorded it, since it was read.
-    :raise StorageUnavailableError: If DynamoDB fails.
+    :returns: The event as it was read; None: it is not marked, because another sweep marked it, or
+        a push claimed or recorded it, since it was read.
+    :raises StorageUnavailableError: If DynamoDB fails.
     """
     now = services.clock()
     overdue_seconds = now - unix_seconds(str(event.next_attempt_at))

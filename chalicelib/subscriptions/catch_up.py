@@ -69,7 +69,7 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
     leave of their shares is divided among the destinations that have more events. A destination
     whose share suffices is served at once, and does not wait for the searches of the others.
 
-    :raise StorageUnavailableError: If DynamoDB failed for one of the destinations; the other
+    :raises StorageUnavailableError: If DynamoDB failed for one of the destinations; the other
         destinations are served first.
     """
     # A mark is an item that says since when a destination has a catch-up.

@@ -24,12 +24,12 @@ def read_deliveries(subscription: Subscription, services: CoreServices) -> Json:
 
     For a subscription without undelivered copies, this takes two queries.
 
-    :return: A dict. The numbers of copies that `failed` or are `waiting` are those of the oldest
+    :returns: A dict. The numbers of copies that `failed` or are `waiting` are those of the oldest
         page; `has_more` says whether there may be more of them. `oldest_missed_at` is the creation
         time of the oldest such copy, and `last_error` the error of the newest one counted (both
         None without such a copy). `last_at` is the creation time of the subscription's newest copy
         (None: it has none), and `recent` has the statuses of its newest copies, the newest first.
-    :raise StorageUnavailableError: If DynamoDB fails.
+    :raises StorageUnavailableError: If DynamoDB fails.
     """
     undelivered, has_more = _oldest_undelivered(subscription, services)
     newest = services.store.pages(

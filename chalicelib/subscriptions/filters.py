@@ -156,7 +156,7 @@ def find_mismatched_path(pattern: Json, payload: str) -> str | None:
 
     :param pattern: A filter in which `filter_fault` finds no fault.
     :param payload: The payload as a text of JSON.
-    :raise RecursionError: If the payload is nested too deep to be compared.
+    :raises RecursionError: If the payload is nested too deep to be compared.
     """
     return _find_mismatched_path(pattern, _values_of(payload), "")
 

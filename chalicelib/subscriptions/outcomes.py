@@ -79,7 +79,7 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
 
     :param event: The event, not a copy.
     :param recipients: All recipients of the event.
-    :return: A dict with the `state` of the webhook that decides (`no_webhook`: there is none), its
+    :returns: A dict with the `state` of the webhook that decides (`no_webhook`: there is none), its
         `error` and its `subscription_id` (None: the webhook in the settings); the numbers of the
         `tenant`'s and the `operator`'s subscriptions by state; and `own`, the status of the event's
         own push (None: the event itself is not pushed).

@@ -241,11 +241,11 @@ def send(
     The event types and the filter of the subscription do not matter.
 
     :param is_bulk: Whether the copy may be one of thousands, which go through the slow lane.
-    :raise EventNotFoundError: If there is no such event, if it belongs to another tenant than the
+    :raises EventNotFoundError: If there is no such event, if it belongs to another tenant than the
         subscription, or if the id is that of a copy.
-    :raise ApiError: 409, if the subscription is disabled or its host is not allowed, the event is a
-        report or has too many copies, or the copy is claimed.
-    :raise StorageUnavailableError: If DynamoDB fails, or the invocation has no time left.
+    :raises ApiError: 409, if the subscription is disabled or its host is not allowed, the event is
+        a report or has too many copies, or the copy is claimed.
+    :raises StorageUnavailableError: If DynamoDB fails, or the invocation has no time left.
     """
     _require_pushable(subscription, invocation.services)
     event = _read_original(event_id, subscription, invocation.services)
@@ -267,9 +267,9 @@ def _require_pushable(subscription: Subscription, services: CoreServices) -> Non
 def _read_original(event_id: str, subscription: Subscription, services: CoreServices) -> Event:
     """Return the event from which a copy for a subscription may be made, read consistently.
 
-    :raise EventNotFoundError: If there is no such event, the id is that of a copy, or the
+    :raises EventNotFoundError: If there is no such event, the id is that of a copy, or the
         subscription has a tenant and the event belongs to another one.
-    :raise ApiError: 409, if the event is a report.
+    :raises ApiError: 409, if the event is a report.
     """
     event = services.store.get(event_id) if EVENT_ID.fullmatch(event_id) else None
     if event is None or event.is_copy or subscription.tenant not in (None, event.tenant):
@@ -308,9 +308,9 @@ def _make_copy(
 
     :param event: The event as it was read.
     :param is_bulk: Whether the copy may be one of thousands, which go through the slow lane.
-    :raise ApiError: 409, if the copy exists but the event does not list it yet, or if the event has
-        MAX_COPIES copies. Also what `_read_original` raises, if the event was read again.
-    :raise StorageUnavailableError: If the time of the invocation does not suffice or DynamoDB
+    :raises ApiError: 409, if the copy exists but the event does not list it yet, or if the event
+        has MAX_COPIES copies. Also what `_read_original` raises, if the event was read again.
+    :raises StorageUnavailableError: If the time of the invocation does not suffice or DynamoDB
         fails.
     """
     services = invocation.services
@@ -413,8 +413,8 @@ def find_missed(
         can be recovered.
     :param cursor: The sort key after which the page begins; empty: at the oldest.
     :param limit: How many events or copies are examined at most, from 1 to 100; None: 100.
-    :return: The events, how many were examined, and the cursor of the next page.
-    :raise InvalidRequestError: If the cursor is of a call that examined copies and this call
+    :returns: The events, how many were examined, and the cursor of the next page.
+    :raises InvalidRequestError: If the cursor is of a call that examined copies and this call
         examines events, or the other way round.
     """
     examines_events = since is not None or subject is not None
@@ -516,11 +516,11 @@ def recover(
         None: only copies that failed or wait are examined.
     :param until: The creation time before which events are pushed (RFC 3339).
     :param cursor: The sort key after which the page begins; empty: at the oldest.
-    :return: How many were examined, and what was done with them.
-    :raise InvalidRequestError: If the cursor is of a call with `since` and this call has none, or
+    :returns: How many were examined, and what was done with them.
+    :raises InvalidRequestError: If the cursor is of a call with `since` and this call has none, or
         the other way round.
-    :raise ApiError: 409, if nothing can be pushed to the subscription.
-    :raise StorageUnavailableError: If DynamoDB fails; a repeated call completes what this one
+    :raises ApiError: 409, if nothing can be pushed to the subscription.
+    :raises StorageUnavailableError: If DynamoDB fails; a repeated call completes what this one
         began.
     """
     services = invocation.services
@@ -562,7 +562,7 @@ def _recover_event(
     the copy could not be made or changed, because another call was faster for example.
 
     :param now: Unix seconds.
-    :raise StorageUnavailableError: If DynamoDB fails.
+    :raises StorageUnavailableError: If DynamoDB fails.
     """
     copy = missed_event.copy
     try:

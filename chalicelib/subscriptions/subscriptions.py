@@ -121,10 +121,10 @@ class Subscriptions(Table):
         :param event_types: Event types, or prefixes followed by `*`; None: all.
         :param description: The other members that were given. Without a `secret`, a new
             subscription gets a random one.
-        :return: The subscription as it is stored, and whether this call stored it.
-        :raise ApiError: 409, if the tenant has MAX_SUBSCRIPTIONS (concurrent calls may exceed that
+        :returns: The subscription as it is stored, and whether this call stored it.
+        :raises ApiError: 409, if the tenant has MAX_SUBSCRIPTIONS (concurrent calls may exceed that
             slightly), or if the same subscription exists and another member differs.
-        :raise InvalidRequestError: If `check_headers` refuses the headers.
+        :raises InvalidRequestError: If `check_headers` refuses the headers.
         """
         check_headers(description.get("headers"), description.get("header_prefix"))
         # The index that lists the subscriptions may lag behind the table. So each listed
@@ -189,8 +189,8 @@ class Subscriptions(Table):
         :param known: The subscription as it was just read.
         :param identity: The text that `seed_of` returns for the subscription to be made.
         :param description: The members that the call has, besides those of the identity.
-        :return: The changed subscription; None: it has another identity or was deleted.
-        :raise ApiError: 409, if a member of the description other than the name differs from the
+        :returns: The changed subscription; None: it has another identity or was deleted.
+        :raises ApiError: 409, if a member of the description other than the name differs from the
             stored subscription, which is not changed. The error names these members.
         """
 
@@ -248,7 +248,7 @@ class Subscriptions(Table):
         :param current: The subscription as it was just read; None: it is gone.
         :param find_changes: A function that gets the subscription as it is now and returns the new
             values of fields, by name. If it returns None, nothing is changed and None is returned.
-        :raise InvalidRequestError: If `check_headers` refuses the changed headers. Errors of
+        :raises InvalidRequestError: If `check_headers` refuses the changed headers. Errors of
             `find_changes` are not caught.
         """
         while current:
@@ -282,9 +282,9 @@ class Subscriptions(Table):
         :param subscription: The subscription as it was read.
         :param edit: The new values of the members to change, by name. A `secret` becomes the
             signing secret as by `renew_secret`; without one, or with null, the secret stays.
-        :raise ApiError: 409, if the edit has headers and no URL, and another call has changed the
+        :raises ApiError: 409, if the edit has headers and no URL, and another call has changed the
             URL since the subscription was read.
-        :raise InvalidRequestError: If `check_headers` refuses the changed headers.
+        :raises InvalidRequestError: If `check_headers` refuses the changed headers.
         """
         changes: Json = {**edit}
         secret = changes.pop("secret", None)
@@ -577,7 +577,7 @@ class Subscriptions(Table):
         whose event types and filter match the event, and whose host is allowed. The lists of
         subscriptions come from a cache and are at most CACHE_SECONDS old.
 
-        :raise InvalidRequestError: If the payload is nested too deep for a filter: deeper than the
+        :raises InvalidRequestError: If the payload is nested too deep for a filter: deeper than the
             filter's recursion, which needs more calls on the stack than parsing the payload.
         """
         period = self._clock() // CACHE_SECONDS

@@ -265,7 +265,7 @@ class AllTargets:
         subscription, unless a test started one within RESTART_SECONDS.
 
         :param event: The copy, which is not stored: see `make_test_event`.
-        :return: A dict with the members of an attempt, `sent` (the headers and the body of the
+        :returns: A dict with the members of an attempt, `sent` (the headers and the body of the
             request; None: no request was made), and `catches_up` (whether a catch-up of the
             subscription is under way now).
         """

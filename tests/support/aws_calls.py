@@ -96,9 +96,9 @@ class Aws:
         :param model: botocore's model of the operation.
         :param context: botocore's data of this call, in which the fault is noted for the handlers
             of later events.
-        :return: The HTTP response and the parsed response that botocore uses instead of making the
+        :returns: The HTTP response and the parsed response that botocore uses instead of making the
             call, for REFUSED; None: botocore makes the call.
-        :raise EndpointConnectionError: For UNREACHED.
+        :raises EndpointConnectionError: For UNREACHED.
         """
         with self._lock:
             self.calls.append(model.name)
@@ -121,7 +121,7 @@ class Aws:
         send the call once more, although the response is good.
 
         :param attempts: How often the call was sent.
-        :return: The seconds until the call is sent again: 0; None: botocore decides.
+        :returns: The seconds until the call is sent again: 0; None: botocore decides.
         """
         is_repeated = request_dict["context"]["fault"] is Fault.REPEATED
         return 0.0 if is_repeated and attempts == 1 else None

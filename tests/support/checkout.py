@@ -173,8 +173,8 @@ class Checkout:
 
         :param status: The expected exit status: 0, or 1 for any positive one.
         :param variables: Environment variables of the command.
-        :raise AssertionError: If the command has another exit status, or was killed by a signal.
-        :raise TimeoutExpired: After two minutes.
+        :raises AssertionError: If the command has another exit status, or was killed by a signal.
+        :raises TimeoutExpired: After two minutes.
         """
         with self.started(command, **variables) as process:
             output, _ = process.communicate(timeout=120)

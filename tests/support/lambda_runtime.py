@@ -104,7 +104,7 @@ class Container:
     def invoke(self, event: Json) -> Any:
         """Hand over an event, and return the function's response to it.
 
-        :raise FunctionError: If the function raises or cannot be imported, or if its timeout
+        :raises FunctionError: If the function raises or cannot be imported, or if its timeout
             passes; in this case the container is killed before.
         """
         self._hand_over(event)
