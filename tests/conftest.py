@@ -216,5 +216,6 @@ class Output:
 
 @pytest.fixture
 def output(capsys: pytest.CaptureFixture[str]) -> Output:
+    telemetry.logger.handlers.clear()  # another version, which ran before, shares the logger
     telemetry.configure("INFO", "dev")
     return Output(capsys)
