@@ -145,7 +145,9 @@ def get_openapi() -> Response:
 
 @public("/listen.py")
 def get_listener() -> Response:
-    """Return the program that customers run to receive deliveries on their own machine."""
+    """Return the program that customers run to receive deliveries on their own machine. The request
+    needs no key, and may have no query parameters.
+    """
     try:
         validation.parse_query(routes.given_query(app.current_request), {})
     except InvalidRequestError as error:
@@ -205,19 +207,27 @@ def get_event(call: Call) -> Response:
 
 @route("GET", "/events/{event_id}/recipients", *CUSTOMERS)
 def list_recipients(call: Call) -> Response:
-    """Return the outcome of an event, and the subscriptions that got a copy of it or missed it."""
-    tenant = call.key.tenant
+    """Return the outcome of an event, and its recipients: the subscriptions that got a copy of it,
+    or could have got one. A token sees only the recipients of its tenant.
+    """
+    tenant = call.key.tenant  # None: the caller has an API key, and sees all recipients
     subscriptions = call.services.subscriptions
-    [event] = recipients.as_tenant_sees_them([call.read_original()], tenant, subscriptions)
-    found = recipients.read_recipients([event], call.services, subscriptions, tenant)
-    recipients_of_event = found[event.event_id]
-    shown = join_list(map(recipients.recipient_json, recipients_of_event))
-    return respond(join_object({"outcome": judge(event, recipients_of_event)}, recipients=shown))
+    original = call.read_original()
+    [event] = recipients.as_tenant_sees_them([original], tenant, subscriptions)
+    recipients_by_event = recipients.read_recipients([event], call.services, subscriptions, tenant)
+    of_event = recipients_by_event[event.event_id]
+    outcome = judge(event, of_event)
+    shown = [recipients.recipient_json(recipient) for recipient in of_event]
+    return respond(join_object({"outcome": outcome}, recipients=join_list(shown)))
 
 
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
 def list_events(call: Call) -> Response:
-    """Return a page of events and copies; with a token, only of events that it may see."""
+    """Return a page of events and copies; with a token, only of events that it may see.
+
+    A token may list the events of its tenant, if it asks for their outcomes by `include=outcome`,
+    and otherwise only the copies for one of its tenant's subscriptions.
+    """
     query = replace(listing.EVENTS, **call.query)
     if query.status == UNSETTLED and not query.subscription_id:
         fault = FieldFault("status", "must come with subscription_id if it is undelivered")
@@ -282,7 +292,11 @@ def replay_event(call: Call) -> Response:
 
 @route("POST", "/subscriptions", *CUSTOMERS)
 def create_subscription(call: Call) -> Response:
-    """Store a subscription; return it with its secret, or the same subscription if it exists."""
+    """Store a subscription; return it with its secret, or the same subscription if it exists.
+
+    If the host of the target URL is not allowed, the error message names the allowed hosts, but not
+    for a token.
+    """
     members = validation.parse_new_subscription(
         call.load_body(),
         call.services.settings.subscription_hosts,
@@ -334,7 +348,11 @@ def get_subscription(call: Call) -> Response:
 
 @route("PATCH", "/subscriptions/{subscription_id}", *CUSTOMERS)
 def edit_subscription(call: Call) -> Response:
-    """Change members of a subscription, and return it."""
+    """Change members of a subscription, and return it.
+
+    If the host of a new target URL is not allowed, the error message names the allowed hosts, but
+    not for a token.
+    """
     members = validation.parse_subscription_changes(
         call.load_body(),
         call.services.settings.subscription_hosts,
@@ -378,18 +396,24 @@ def enable_subscription(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
 def send_event(call: Call) -> Response:
-    """Make a copy of a stored event for a subscription, and queue it for a push."""
+    """Make a copy of a stored event for a subscription, and queue it for a push.
+
+    With a token, the copy goes through the slow lane, so that other events do not wait for it: a
+    customer may send thousands of events.
+    """
     members = call.parse_body(validation.SEND_MEMBERS, "event_id")
-    copy = recipients.send(
-        members["event_id"], call.read_subscription(), call, is_bulk=call.key.is_token
-    )
+    event_id = members["event_id"]
+    subscription = call.read_subscription()
+    copy = recipients.send(event_id, subscription, call, is_bulk=call.key.is_token)
     return respond(copy.summary_json(), 202, Location=call.locate(f"../../events/{copy.event_id}"))
 
 
 @route("GET", "/subscriptions/{subscription_id}/missed", *CUSTOMERS, **validation.MISSED_PARAMETERS)
 def list_missed(call: Call) -> Response:
-    """Return a page of the events that a subscription should have received and did not; the query
-    parameters limit the events by creation and subject.
+    """Return a page of the events that a subscription should have received and did not. With the
+    query parameter `subject`, return all events of this subject, each with what became of it.
+
+    The other query parameters limit the events by creation.
     """
     missed = recipients.find_missed(call.read_subscription(), call.services, **call.query)
     events = [event.to_json() for event in missed.missed]

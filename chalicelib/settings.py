@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib.infra.addresses import (
     EXPECTED_URL,
@@ -227,33 +227,49 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
         lines = dict(re.findall(r"^ *([A-Z_]+) *=(.*)$", text, re.MULTILINE))
         variables = _set_variables(lines) | variables
         _warn_about(*sorted(lines.keys() - PARSERS.keys()))
-    values, faults = parse(variables)
+    values, unusable = parse(variables)
+    # The parser of a required setting refuses None, and says what the variable must be.
     _, missing = parse_all(dict.fromkeys(REQUIRED - variables.keys()), PARSERS)
-    faults = [f"{fault.field} is missing: it {fault.message}" for fault in missing] + faults
+    faults = [f"{fault.field} is missing: it {fault.message}" for fault in missing]
+    faults += unusable
     if faults:
         raise SettingsError("; ".join(faults))
     return Settings(**values)
 
 
-def parse(environ: Variables) -> tuple[Json, list[str]]:
-    """Return the values of the settings that are set or have a default, by the name of the field,
-    and a sentence for each setting that is unusable.
+class ParsedSettings(NamedTuple):
+    """The result of parsing environment variables."""
 
-    Missing variables are no faults here. The catalogue is read from a file that is deployed with
-    the code.
+    # The values of the settings that are set or have a default, by the name of the field.
+    values: Json
+    # A sentence for each setting that is set and unusable.
+    unusable: list[str]
+
+
+def parse(environ: Variables) -> ParsedSettings:
+    """Return the values of settings, and a sentence for each setting that is unusable.
+
+    A variable that is not set has the default of its setting. If the setting has no default, it has
+    no value in the result; this is not reported. The catalogue is a setting, too, but its text is
+    read from a file that is deployed with the code, if that file exists.
+
+    :param environ: The texts of environment variables by name.
     """
     texts = _set_variables(environ)
-    unreadable = []
+    unreadable: list[FieldFault] = []
     try:
         texts[CATALOGUE.name] = CATALOGUE.read_bytes()
     except FileNotFoundError:
-        pass
+        pass  # there is no catalogue, and its default applies
     except OSError as error:  # a folder of this name
         unreadable.append(FieldFault(CATALOGUE.name, f"must be a file ({error.strerror})"))
-    values, faults = parse_all(texts, PARSERS)
-    faults += unreadable
-    given = {BY_VARIABLE[name].name: value for name, value in values.items()}
-    return DEFAULTS | given, [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
+    parsed, refused = parse_all(texts, PARSERS)  # by the names of the variables
+    values = {**DEFAULTS}
+    for variable, value in parsed.items():
+        values[BY_VARIABLE[variable].name] = value  # the name of the field
+    faults = [*refused, *unreadable]
+    unusable = [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
+    return ParsedSettings(values, unusable)
 
 
 @cache  # once for each container, which reads its settings again and again

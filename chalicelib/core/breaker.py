@@ -38,6 +38,11 @@ class _State:
     # From when on a trial may be made; 0: the breaker is closed.
     next_trial_at: float = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker is open, and a push may be made only as a trial."""
+        return self.next_trial_at > 0
+
 
 @dataclass
 class _Rest:
@@ -82,40 +87,45 @@ class Breaker:
         self._free_at = 0.0
 
     def acquire(self, target: Target, now: float, asked_at: float = 0.0) -> float:
-        """Return 0 if a push to a target may be made now, or else the seconds until its destination
-        may have a trial.
+        """Ask for one push to a target. Return 0 if it may be made now, or else the seconds after
+        which it is worth asking again.
 
-        A trial is the one push that is made while the breaker of a destination is open; its result
-        closes the breaker, or keeps it open. A container makes one trial at a time. After a trial
-        that failed, the owner of the destination rests: until the rest ends, the owner's
-        destinations get no trial, and no push if they hung since their last success.
+        While the breaker of the destination is closed, the push may be made. While it is open, the
+        push may be made only as a trial: the one push whose result closes the breaker, or keeps it
+        open. There is no trial before the breaker's `next_trial_at`, none during a rest of the
+        destination's owner, and none while the container makes another trial or pauses after it.
 
-        Call this once for each push. If it returns 0, it may have begun a trial, which `record`
-        ends, or `release_trial` if no push is made.
+        A rest of an owner begins whenever one of its breakers opens or a trial of it fails. During
+        a rest, a push to a destination whose breaker is closed must wait, too, if pushes to that
+        destination have hung since its last success.
+
+        If 0 is returned, make the push and call `record`, or call `release_trial`: if the push is a
+        trial, the container makes no other one before that, for up to MAX_TRIAL_SECONDS.
 
         :param now: Unix seconds.
         :param asked_at: When somebody asked for this push, by a replay for example (Unix seconds);
-            0: nobody did. If no push to the destination has failed since, this push is the
-            container's next trial, even during the owner's rest, because the destination may have
-            been repaired. Of two rests of an owner in a row only one is skipped like that: with a
-            hundred dead URLs an owner who asks all the time gets no more trials than with one.
+            0: nobody did. If no push to the destination has failed since, the destination may have
+            been repaired: then the push may be a trial before `next_trial_at` and during a rest. Of
+            two rests of an owner in a row only one is skipped like that: an owner with a hundred
+            dead URLs who asks all the time gets no more trials than an owner with one.
         """
         with self._lock:
             state = self._state(target)
             # An edited URL has its trial when the old one would have had it.
             state.url = target.url
             rest = self._rests.get(target.owner, _Rest())  # by default a rest that has ended
-            if not state.next_trial_at:  # the breaker is closed
-                # A destination that hung may be about to open: each of a hundred dead URLs would
-                # hold a thread until then. A destination that fails quickly holds nobody up.
-                is_in_doubt = state.wasted_seconds >= DOUBTFUL_SECONDS
-                return max(0.0, rest.ends_at - now) if is_in_doubt else 0.0
+            if not state.is_open:
+                # The breaker of a destination that hung may be about to open: each of a hundred
+                # dead URLs would hold a thread until then. A destination that fails quickly holds
+                # nobody up.
+                has_hung = state.wasted_seconds >= DOUBTFUL_SECONDS
+                return max(0.0, rest.ends_at - now) if has_hung else 0.0
             due_at = max(state.next_trial_at, rest.ends_at)
-            is_next = asked_at > state.last_failure_at and not rest.is_skipped
-            # No trial before `_free_at`, when the container has ended its latest trial.
-            wait_seconds = max(self._free_at, 0.0 if is_next else due_at) - now
-            if wait_seconds > 0:
-                return wait_seconds
+            need_not_be_due = asked_at > state.last_failure_at and not rest.is_skipped
+            # Before `_free_at`, the container makes another trial, or pauses after it.
+            trial_at = self._free_at if need_not_be_due else max(self._free_at, due_at)
+            if trial_at > now:
+                return trial_at - now
             # Begin the trial.
             rest.is_skipped = due_at > now
             # `record` recognizes a trial by its beginning, which is not before `next_trial_at`.
@@ -130,7 +140,7 @@ class Breaker:
         :param now: Unix seconds.
         """
         with self._lock:
-            if self._state(target).next_trial_at:  # the breaker is open: the push was a trial
+            if self._state(target).is_open:  # the push was to be a trial
                 self._free_at = now
 
     def has_failed_since(self, target: Target, asked_at: float) -> bool:
@@ -143,18 +153,20 @@ class Breaker:
     def record(
         self, target: Target, started: float, now: float, result: PushResult, open_seconds: float
     ) -> None:
-        """Count the result of a push that was made.
+        """Count the result of a push that was made, which may open or close the breaker of its
+        destination.
 
-        A success closes the breaker of the destination, and ends the rest of its owner if the
-        breaker was open. A failure opens the breaker when the failed pushes since the last success
-        have taken `patience_seconds` together; then the owner rests: its open destinations get no
-        push for a while. A push that was a trial (the one push while the breaker is open) is over,
-        and the container pauses before its next trial.
+        A success closes the breaker. If it was open, the rest of the destination's owner ends, in
+        which the owner's open destinations get no push. A failure is counted if the push began
+        after the latest success and after the breaker opened. When the failed pushes since the
+        latest success have taken `patience_seconds` together, the breaker opens (or stays open, if
+        the push was a trial: the one push while it is open), and a rest of the owner begins.
 
         A final refusal, which is not retried, counts as a success. A quick 429 counts as a success
         if the breaker is open, and not at all if it is closed. A push to a URL that was edited
         since is ignored, unless it failed while the breaker is closed: edits must not keep the
-        breaker closed.
+        breaker closed. Whatever the result of a trial, the container may make another trial after
+        it: at once after a success, otherwise after a pause.
 
         :param started: When the push began (Unix seconds).
         :param now: When the push ended (Unix seconds).
@@ -162,36 +174,39 @@ class Breaker:
         """
         with self._lock:
             state = self._state(target)
-            is_open = state.next_trial_at > 0  # 0: the breaker is closed
-            is_trial = is_open and started >= state.next_trial_at
+            was_open = state.is_open
+            is_trial = was_open and started >= state.next_trial_at
             seconds = now - started
             # Two to eight times as long as the push, so that trials of dead destinations hold one
             # thread for a third of the time at most. At random, so that not all containers try at
             # the same time.
             pause_seconds = seconds * (2 + 6 * self._random())
-            is_throttled = (
+            if is_trial:
+                self._free_at = now + pause_seconds
+            is_quick_429 = (
                 result.status_code == HTTPStatus.TOO_MANY_REQUESTS
                 and seconds < SLOW_REFUSAL_SECONDS
             )
-            if is_trial:
-                self._free_at = now + pause_seconds
-            is_success = result.outcome is not Outcome.RETRY or (is_throttled and is_open)
-            if state.url != target.url and (is_open or is_success):
+            is_success = result.outcome is not Outcome.RETRY or (is_quick_429 and was_open)
+            if state.url != target.url and (was_open or is_success):
                 return
             if is_success:
                 # A closed breaker, with no failures.
                 self._states[target.destination] = _State(target.url, last_success_at=now)
-                if is_open:
+                if was_open:
                     self._rests.pop(target.owner, None)
                     self._free_at = now
+                return
             # A push that began before the latest success, or before the breaker opened, says
             # nothing about the destination now.
-            elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
-                state.wasted_seconds += seconds
-                state.last_failure_at = max(state.last_failure_at, started)
-                if state.wasted_seconds >= self._patience_seconds:
-                    state.next_trial_at = now + min(open_seconds, MAX_RETRY_AFTER_SECONDS)
-                    self._rest(target.owner, now, pause_seconds)
+            is_outdated = started < max(state.last_success_at, state.next_trial_at)
+            if is_quick_429 or is_outdated:
+                return
+            state.wasted_seconds += seconds
+            state.last_failure_at = max(state.last_failure_at, started)
+            if state.wasted_seconds >= self._patience_seconds:
+                state.next_trial_at = now + min(open_seconds, MAX_RETRY_AFTER_SECONDS)
+                self._rest(target.owner, now, pause_seconds)
 
     def _rest(self, owner: str, now: float, pause_seconds: float) -> None:
         """Begin a rest of an owner, in which the owner's open destinations get no trial.
@@ -217,7 +232,7 @@ class Breaker:
         """
         state = self._states.setdefault(target.destination, _State(target.url))
         if len(self._states) > MAX_DESTINATIONS:
-            # `next` finds a closed breaker: `state` has just been added, and is closed.
-            states = self._states.items()
-            del self._states[next(name for name, known in states if not known.next_trial_at)]
+            # There is at least one closed breaker: `state` has just been added.
+            closed = (name for name, known in self._states.items() if not known.is_open)
+            del self._states[next(closed)]
         return state

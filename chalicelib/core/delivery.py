@@ -133,36 +133,49 @@ def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
 
 
 def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
-    """Push a claimed event in the worker, if the breaker of its target allows that, and record the
+    """Push a claimed event in the worker, unless the breaker of its target is open, and record the
     decision that follows; return the event after that.
 
-    If the breaker is open, there is no push. Then the attempt counts as failed, with one exception:
-    if somebody asked for a push of the event (by a replay, send or recover, or a catch-up did) and
-    no push to the target has failed since, the attempt does not count, and is put off.
+    If the breaker is open, there is no push, and the attempt counts as failed. It does not count,
+    and is only put off, if a push of the event was asked for (by a replay, send, recover or
+    catch-up), and no push to the target has failed since.
     """
     services = invocation.services
     breaker = services.worker_breaker
     started = services.clock()
-    # When somebody asked for this push; 0: nobody did. For somebody who asked, the breaker allows a
-    # trial (a push while it is open) earlier. Not for a catch-up: a trial that fails keeps the
-    # breaker open for longer.
+    # When somebody asked for this push (0: nobody did): the breaker then allows a trial, the one
+    # push that is made while it is open, earlier than otherwise. A catch-up, which only expects
+    # that the target works, gets none: a trial that fails keeps the breaker open for longer.
     asked_at = 0.0 if event.is_catching_up else event.asked_at
-    open_seconds = breaker.acquire(target, started, asked_at)
-    if not open_seconds:
+    wait_seconds = breaker.acquire(target, started, asked_at)  # 0: the push may be made
+    if not wait_seconds:
         timeout_seconds = FAST_PUSH_SECONDS if invocation.is_fast_lane else math.inf
         return push_and_record(event, target, breaker, timeout_seconds, invocation)
-    if not breaker.has_failed_since(target, event.asked_at):
-        # Somebody asked for this event, and no push has failed since: the push of another event is
-        # the trial, and it may succeed soon. Ask again after twice the time that the event has
-        # waited already, and at random, because thousands of events may wait with it.
-        seconds = max(services.settings.breaker_open_seconds, 2 * (started - event.asked_at))
-        delay_seconds = min(seconds * (1 + services.random()), MAX_DELAY_SECONDS)
-        # Not later than the attempt was due before the catch-up.
-        if event.is_catching_up and event.seconds_until_resumed(started) > 0:
-            delay_seconds = min(delay_seconds, event.seconds_until_resumed(started))
-        return _record_unpushed(event, Retry(delay_seconds), invocation)
-    result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
-    return _follow(event, target, started, result, invocation)
+    # Always so if no push of the event was asked for: then `event.asked_at` is 0.
+    if breaker.has_failed_since(target, event.asked_at):
+        refused = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=wait_seconds)
+        return _follow(event, target, started, refused, invocation)
+    return _record_unpushed(event, _put_off(event, started, services), invocation)
+
+
+def _put_off(event: Event, now: float, services: CoreServices) -> Retry:
+    """Return the retry of an event whose push was asked for, but is refused by an open breaker
+    because another push is the trial (the one push that is made while the breaker is open).
+
+    The delay is twice the time since the push was asked for, or the setting `breaker_open_seconds`
+    if that is longer. It is lengthened at random, up to twice, because thousands of events may be
+    put off together; MAX_DELAY_SECONDS is the limit. A catch-up never makes the event due later
+    than it was before.
+
+    :param now: Unix seconds.
+    """
+    waited_seconds = now - event.asked_at
+    seconds = max(services.settings.breaker_open_seconds, 2 * waited_seconds)
+    delay_seconds = min(seconds * (1 + services.random()), MAX_DELAY_SECONDS)
+    # The time at which the attempt was due before a catch-up made it due earlier.
+    if event.is_catching_up and event.seconds_until_resumed(now) > 0:
+        delay_seconds = min(delay_seconds, event.seconds_until_resumed(now))
+    return Retry(delay_seconds)
 
 
 def push_and_record(
@@ -304,21 +317,25 @@ def record(
     services = invocation.services
     store = services.store
     event = event.after(decision, services.clock())
+    is_dead_letter = isinstance(decision, DeadLetter)
     is_customers = target is not None and target.is_customers
-    is_operators_failure = isinstance(decision, DeadLetter) and not is_customers
-    # Send, then record: after a crash in between the dead letter is sent twice. The other way round
-    # it might never be sent.
-    if is_operators_failure:
+    # Before the record: after a crash in between, the failure is sent to the DLQ or logged twice.
+    # The other way round, neither might happen. For a customer's target, only the log line shows
+    # the failure.
+    if is_dead_letter and not is_customers:
         services.dlq.send(messages.dead_letter(event))
-    elif isinstance(decision, DeadLetter):
+    elif is_dead_letter:
         _log_dead_letter(event)
     write = store.delete_claimed if isinstance(decision, Dropped) else store.record
     recorded = invocation.retry_write(write, event)
     if not recorded.applied:
         return recorded
-    if is_operators_failure:
+    # After the record, so that the metric in the log line counts the failure once. If the line is
+    # missing after a crash, the message in the DLQ shows the failure.
+    if is_dead_letter and not is_customers:
         _log_dead_letter(event)
-    # With `due_at`, a message for this time was sent before the attempt, or the sweep sends it.
+    # With `due_at`, the event was due at this time before the attempt, too: its message was sent
+    # then, or the sweep sends it.
     if isinstance(decision, Retry) and decision.due_at is None:
         _enqueue_retry(event, decision.delay_seconds, invocation)
     if target:

@@ -353,42 +353,52 @@ class EventStore(Table):
         """Start a catch-up of a destination that delivers again: the sweep pushes the pending
         events of the destination before they are due.
 
-        Store a mark, an item by which the sweep finds the destination. There is one mark for each
-        destination and cause. If a catch-up is under way already, its mark notes that another one
-        follows. The mark of a catch-up that has ended stays until RESTART_SECONDS after the
-        catch-up began. Until then, MENDED lets the next catch-up begin when that time is over, and
-        TESTED does nothing.
+        The catch-up is stored as a mark, an item by which the sweep finds the destination. There is
+        one mark for each destination and cause. If there is one already, this depends on the mark:
+
+        * Its catch-up has not ended: another catch-up is noted in it, to follow that one.
+        * Its catch-up has ended, but began less than RESTART_SECONDS ago: with MENDED, another
+          catch-up is to begin when that time is over; with TESTED, nothing is done.
 
         :param destination: The id of a subscription, or WEBHOOK.
         :param cause: MENDED: a delivery ended long trouble. TESTED: a test event was delivered.
         :returns: Whether a catch-up with this cause is under way now.
         """
-        mark: Json = {
+        new_mark: Json = {
             "undelivered_key": MENDED,
             "sort_key": self._after(0),
             "expires_at": int(self._clock()) + DAY_SECONDS,
         }
         item_key = f"{cause}#{destination}"
-        item = serialize({"event_id": item_key, **mark})
+        item = serialize({"event_id": item_key, **new_mark})
         written = self._write("put_item", ABSENT, {"Item": item})
         # Without an item, the mark that was there expired after the condition had failed.
         if written.applied or written.item is None:
             return True
-        known = written.item
-        # Within its first minute no other catch-up is noted: events that failed in that minute have
-        # a backoff of a minute at most, and several containers may note one and the same delivery.
-        is_old = known["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS)
-        # A mark with `undelivered_key` is in the index: its catch-up has not ended.
-        if "undelivered_key" in known and is_old:
-            noted = self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
-            # If the condition failed, the catch-up has ended, and the item has no
-            # `undelivered_key`. After a write, `_update` returns no item.
-            known = noted.item or known
-        if "undelivered_key" not in known and cause == MENDED:
-            # `end_catch_up` let the mark expire when the next catch-up may begin.
-            mark["sort_key"] = rfc3339(int(known["expires_at"]["N"]))
-            self._update(item_key, f"NOT {IN_INDEX}", mark, NO_VALUES)
-        return self._is_under_way(known)
+        mark = written.item
+        if _is_in_index(mark):
+            mark = self._note_next_catch_up(item_key, mark)
+        if cause == MENDED and not _is_in_index(mark):
+            # The catch-up has ended. `end_catch_up` let its mark expire when the next may begin.
+            new_mark["sort_key"] = rfc3339(int(mark["expires_at"]["N"]))
+            self._update(item_key, f"NOT {IN_INDEX}", new_mark, NO_VALUES)
+        return self._is_under_way(mark)
+
+    def _note_next_catch_up(self, item_key: str, mark: Json) -> Json:
+        """Note in the mark of a catch-up that has not ended that another catch-up is to follow.
+
+        In the first minute of the catch-up nothing is noted: events that failed in that minute have
+        a backoff of a minute at most, and several containers may note one and the same delivery.
+
+        :param mark: The mark as it was read, in DynamoDB's format.
+        :returns: The mark. If the catch-up has ended since it was read, the mark as it is now.
+        """
+        is_old = mark["sort_key"]["S"] <= self._after(-SWEEP_PERIOD_SECONDS)
+        if not is_old:
+            return mark
+        noted = self._update(item_key, IN_INDEX, {"again_at": self._after(0)}, NO_VALUES)
+        # The result has an item only if the condition failed, because the catch-up has ended.
+        return noted.item or mark
 
     def is_catching_up(self, destination: str) -> bool:
         """Return whether a catch-up of a destination is under way, whatever its cause: a delivery
@@ -405,10 +415,9 @@ class EventStore(Table):
 
         :param mark: The item of the mark, in DynamoDB's format.
         """
-        is_in_index = "undelivered_key" in mark
         has_begun = mark["sort_key"]["S"] <= self._after(0)
         is_expired = int(mark["expires_at"]["N"]) <= self._clock()
-        return is_in_index and has_begun and not is_expired
+        return _is_in_index(mark) and has_begun and not is_expired
 
     def catch_ups(self) -> list[CatchUp]:
         """Return the marks of the catch-ups that are under way, the oldest first.
@@ -417,8 +426,9 @@ class EventStore(Table):
         pending events the sweep then pushes before they are due. One page of the index is read,
         1 MB with thousands of marks: the sweep calls this again each minute.
         """
-        values = {":high": self._after(0)}  # a later sort key: the catch-up has not begun
-        # The partition MENDED has the marks of both causes.
+        # The sort key of a mark is the time at which its catch-up begins, perhaps a later one.
+        values = {":high": self._after(0)}
+        # All marks are in the partition MENDED, whatever the cause of their catch-up.
         rows = next(self.pages(MENDED, values, index=UNDELIVERED, condition=NOT_EXPIRED))
         return [CatchUp(row["event_id"]["S"], row["sort_key"]["S"]) for row in rows["Items"]]
 
@@ -433,20 +443,21 @@ class EventStore(Table):
 
         :param mark: The mark as it was read.
         """
-        # Unix seconds.
-        restart_at = int(unix_seconds(mark.since)) + RESTART_SECONDS
+        as_read: Values = {":since": mark.since}
+        restart_at = int(unix_seconds(mark.since)) + RESTART_SECONDS  # Unix seconds
         ended: Values = {"undelivered_key": None, "expires_at": restart_at}
-        seen: Values = {":since": mark.since}
-        if self._update(mark.item_key, f"sort_key = :since AND NOT {AGAIN}", ended, seen).applied:
+        # AGAIN: another catch-up was noted in the mark after `:since`.
+        has_no_next = f"sort_key = :since AND NOT {AGAIN}"
+        if self._update(mark.item_key, has_no_next, ended, as_read).applied:
             return
         begins_at = self._clock()
         if mark.cause == TESTED:
             begins_at = max(begins_at, restart_at)
-        follows: Values = {
+        next_mark: Values = {
             "sort_key": rfc3339(begins_at),
             "expires_at": int(begins_at) + DAY_SECONDS,
         }
-        self._update(mark.item_key, f"sort_key = :since AND {AGAIN}", follows, seen)
+        self._update(mark.item_key, f"sort_key = :since AND {AGAIN}", next_mark, as_read)
 
     def get(self, event_id: str) -> Event | None:
         """Return an event or copy, read consistently; None: it is absent, expired or erased."""
@@ -543,6 +554,15 @@ def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
     if not of_copies:
         keys += [f"{REPLAYED}{status}" for status in statuses if status in UNSETTLED]
     return keys
+
+
+def _is_in_index(mark: Json) -> bool:
+    """Return whether the mark of a catch-up is in the index in which the sweep looks for marks: its
+    catch-up has not ended.
+
+    :param mark: The item of the mark, in DynamoDB's format.
+    """
+    return "undelivered_key" in mark
 
 
 def status_attributes(event_id: str, status: Status, *, kept_longer: bool = False) -> Values:

@@ -151,7 +151,8 @@ def read_outcomes(
     The page ends before the event with which the events of the page would have MAX_PAGE_COPIES
     copies or more together, so that not too many copies are read. Its cursor goes on there.
 
-    :param page: The events and copies. A copy has the outcome of the event from which it was made.
+    :param page: The events and copies. A copy has the outcome of the event from which it was made,
+        or None if that event is no longer there.
     :param tenant: The tenant of a token, whose events they are: they are returned and judged as the
         token may see them. None: an operator asks.
     """
@@ -161,12 +162,12 @@ def read_outcomes(
     missing = {event.origin_id for event in page.events} - known.keys()
     known |= services.store.get_many([*missing])
     originals: dict[str, Event] = {}
-    copies = 0
+    copy_count = 0
     for number, event in enumerate(page.events):
         original = known.get(event.origin_id)
         if original and original.event_id not in originals:
-            copies += len(original.copies)
-            if copies >= MAX_PAGE_COPIES:
+            copy_count += len(original.copies)
+            if copy_count >= MAX_PAGE_COPIES:
                 # No event alone has so many copies, so there is an event before this one.
                 page = Page(page.events[:number], page.events[number - 1].sort_key)
                 break
@@ -330,14 +331,15 @@ def _make_copy(
         if len(event.copies) >= MAX_COPIES and not is_listed:
             raise ApiError(409, "too_many_copies", f"The event has {MAX_COPIES} copies.")
         result = services.store.put_listed(copy, event)
+        stored = result.event  # the copy, whether this call stored it or an earlier one
         if result.applied:
             logger.info("sent", extra={"event_id": copy.event_id})
             replay.queue(copy, services)
-        elif result.event and not is_listed:
+        elif stored and not is_listed:
             raise EventClaimedError("A POST that is in progress stored the copy; try again.")
-        if result.event:
-            return MadeCopy(result.event, is_new=result.applied)
-        # Neither stored nor there: the event was changed since it was read.
+        if stored:
+            return MadeCopy(stored, is_new=result.applied)
+        # There is no copy, and none was stored: another call changed the event since it was read.
         if invocation.seconds_left() - wait_seconds < TRY_SECONDS:
             raise StorageUnavailableError
         services.sleep(wait_seconds)
@@ -418,44 +420,59 @@ def find_missed(
         examines events, or the other way round.
     """
     examines_events = since is not None or subject is not None
-    # A cursor is a sort key, `<creation time>#<id>`. A search that ended without a hit has the
-    # lowest id, FIRST_ID, whatever it examined.
-    id_prefix = "#evt_" if examines_events else "#cpy_"
-    if cursor and not (id_prefix in cursor or cursor.endswith(FIRST_ID)):
-        expected = "must be that of a call with since, if there is one, else of one without"
-        raise InvalidRequestError(FieldFault("cursor", expected))
+    _check_cursor(cursor, examines_events=examines_events)
     since = since or LOWEST
     if subject is None:
         # Leave out events that the owner dismissed.
         since = max(since, subscription.wanted_after)
-    query = replace(
-        ORIGINALS if examines_events else UNDELIVERED_COPIES,
-        since=since,
-        until=until,
-        subject=subject,
-        cursor=cursor,
-    )
+    if examines_events:
+        query = replace(ORIGINALS, tenant=subscription.tenant)
+    else:
+        query = replace(UNDELIVERED_COPIES, subscription_id=subscription.subscription_id)
+    query = replace(query, since=since, until=until, subject=subject, cursor=cursor)
     if limit is not None:
         query = replace(query, limit=limit)
-    copies: Sequence[Event | None]
+    page = read_page(services, query)
+    copies: Sequence[Event | None] = page.events
     if examines_events:
-        page = read_page(services, replace(query, tenant=subscription.tenant))
         copies = _read_copies(page.events, subscription, services)
-    else:
-        page = read_page(services, replace(query, subscription_id=subscription.subscription_id))
-        copies = page.events
     found = []
     for number, (event, copy) in enumerate(zip(page.events, copies, strict=True), 1):
-        if copy is None:
-            missed: MissReason | None = _find_miss_reason(subscription, event, services)
-        else:
-            # A copy that was delivered, or waits for its first attempt, is not missed.
-            state = state_of(copy)
-            missed = MissReason(state) if state in TROUBLE else None
+        missed = _find_why_missed(subscription, event, copy, services)
         is_recoverable = missed is not None and missed.reason in RECOVERABLE
         if is_recoverable or subject is not None:
             found.append(MissedEvent(number, event, copy, missed))
     return MissedPage(found, len(page.events), page.next_cursor)
+
+
+def _check_cursor(cursor: str, *, examines_events: bool) -> None:
+    """Raise InvalidRequestError if a cursor of `find_missed` is of a call that examined copies and
+    this call examines events, or the other way round.
+
+    :param cursor: The sort key after which the page begins; empty: the call has no cursor.
+    :param examines_events: Whether this call examines events; False: it examines copies.
+    """
+    # A sort key is `<creation time>#<id>`. If the time of a search ended before it found an event,
+    # the cursor has the lowest id, FIRST_ID, whatever was examined.
+    id_prefix = "#evt_" if examines_events else "#cpy_"
+    if cursor and not (id_prefix in cursor or cursor.endswith(FIRST_ID)):
+        expected = "must be that of a call with since, if there is one, else of one without"
+        raise InvalidRequestError(FieldFault("cursor", expected))
+
+
+def _find_why_missed(
+    subscription: Subscription, event: Event, copy: Event | None, services: CoreServices
+) -> MissReason | None:
+    """Return why a subscription did not get an event; None: it got the event, or is about to.
+
+    :param copy: The subscription's copy of the event, whose state is the reason if it failed or
+        waits for another attempt; None: there is no copy.
+    """
+    if copy is None:
+        return _find_miss_reason(subscription, event, services)
+    # A copy that was delivered, or waits for its first attempt, is not missed.
+    state = state_of(copy)
+    return MissReason(state) if state in TROUBLE else None
 
 
 def _read_copies(
@@ -505,7 +522,8 @@ def recover(
     until: str = HIGHEST,
     cursor: str = "",
 ) -> Recovered:
-    """Queue what a page of `find_missed` has for a push to a subscription, the oldest first.
+    """Queue events that a subscription missed for a push to it: the events of a page of
+    `find_missed`, the oldest first.
 
     Up to 100 events or copies are examined. Copies that failed or wait are pushed again and, with
     `since`, missing copies are made. All go through the slow lane: thousands in the fast lane would
@@ -516,7 +534,9 @@ def recover(
         None: only copies that failed or wait are examined.
     :param until: The creation time before which events are pushed (RFC 3339).
     :param cursor: The sort key after which the page begins; empty: at the oldest.
-    :returns: How many were examined, and what was done with them.
+    :returns: How many events or copies were examined, how many copies were made (`sent`), are
+        pushed again (`replayed`), or were left because they were tried or recovered a moment ago
+        (`left`), and the cursor of the next call.
     :raises InvalidRequestError: If the cursor is of a call with `since` and this call has none, or
         the other way round.
     :raises ApiError: 409, if nothing can be pushed to the subscription.
@@ -553,35 +573,48 @@ LEFT_SECONDS = 60  # a copy that was tried so recently waits: a loop of calls wo
 def _recover_event(
     subscription: Subscription, invocation: Invocation, now: float, missed_event: MissedEvent
 ) -> Recovery:
-    """Make the missing copy of an event for a subscription, or let its copy be pushed again, in
-    the slow lane; return what was done.
+    """Make the missing copy of an event for a subscription or, if there is a copy, let it be pushed
+    again, in both cases in the slow lane; return what was done.
 
-    A copy that is being pushed, or that was recovered within the last LEFT_SECONDS and not tried
-    since, is not changed. A copy that was tried within the last LEFT_SECONDS is pushed after
-    LEFT_SECONDS, or earlier if it was due earlier. Both results are LEFT. The result is NOTHING if
-    the copy could not be made or changed, because another call was faster for example.
+    The result is NOTHING if the copy could not be made or changed, because another call was faster
+    for example.
 
     :param now: Unix seconds.
     :raises StorageUnavailableError: If DynamoDB fails.
     """
     copy = missed_event.copy
     try:
-        if copy is None:
-            made = _make_copy(missed_event.examined, subscription, invocation, is_bulk=True)
-            return Recovery.SENT if made.is_new else Recovery.NOTHING
-        just_now = rfc3339(now - LEFT_SECONDS)
-        # A copy that failed because the subscription was disabled was not pushed.
-        tried_at = "" if copy.reason is Reason.DISABLED else copy.attempted_at
-        recovered_at = copy.recovered_at or ""
-        is_due = copy.is_waiting and recovered_at > max(tried_at, just_now)
-        if copy.is_claimed(now) or is_due:
-            return Recovery.LEFT
-        if tried_at > just_now:
-            replay.push_later(copy, LEFT_SECONDS, invocation.services)
-            return Recovery.LEFT
-        replay.push_later(copy, 0, invocation.services)
-        return Recovery.REPLAYED
-    except StorageUnavailableError:
+        if copy:
+            return _recover_copy(copy, now, invocation.services)
+        made = _make_copy(missed_event.examined, subscription, invocation, is_bulk=True)
+        return Recovery.SENT if made.is_new else Recovery.NOTHING
+    except StorageUnavailableError:  # an ApiError, too, but not for this event alone
         raise
     except ApiError:
         return Recovery.NOTHING
+
+
+def _recover_copy(copy: Event, now: float, services: CoreServices) -> Recovery:
+    """Let a copy that failed or waits be pushed again, in the slow lane; return REPLAYED if it is
+    due now, or LEFT if it must wait.
+
+    A copy that is being pushed, or that was recovered within the last LEFT_SECONDS and not tried
+    since, is not changed. A copy that was tried within the last LEFT_SECONDS is pushed after
+    LEFT_SECONDS, or earlier if it was due earlier.
+
+    :param now: Unix seconds.
+    """
+    # Texts in RFC 3339, which compare as times do; empty: never.
+    just_now = rfc3339(now - LEFT_SECONDS)
+    tried_at = copy.attempted_at
+    if copy.reason is Reason.DISABLED:
+        tried_at = ""  # it failed because the subscription was disabled, and was not pushed
+    recovered_at = copy.recovered_at or ""
+    was_just_recovered = copy.is_waiting and recovered_at > max(tried_at, just_now)
+    if copy.is_claimed(now) or was_just_recovered:
+        return Recovery.LEFT
+    if tried_at > just_now:
+        replay.push_later(copy, LEFT_SECONDS, services)
+        return Recovery.LEFT
+    replay.push_later(copy, 0, services)
+    return Recovery.REPLAYED

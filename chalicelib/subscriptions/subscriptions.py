@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from operator import attrgetter
 from typing import NamedTuple
@@ -183,55 +183,66 @@ class Subscriptions(Table):
     def _make_again(
         self, known: Subscription, identity: str, description: Description
     ) -> Subscription | None:
-        """Change a stored subscription as a call that makes it again asks for, if it has the given
-        identity: enable it, unless it was disabled by hand, and set its name, if one is given.
+        """Enable and rename a stored subscription, because a call would create the same one again;
+        return the changed subscription.
+
+        It is renamed only if the call has a name, and not enabled if it was disabled by hand.
+        Nothing is changed if its identity is not the given one: then it is not the same.
 
         :param known: The subscription as it was just read.
-        :param identity: The text that `seed_of` returns for the subscription to be made.
+        :param identity: The text that `seed_of` returns for the subscription to be created.
         :param description: The members that the call has, besides those of the identity.
-        :returns: The changed subscription; None: it has another identity or was deleted.
+        :returns: None if the subscription has another identity or was deleted.
         :raises ApiError: 409, if a member of the description other than the name differs from the
             stored subscription, which is not changed. The error names these members.
         """
-
-        def find_changes(current: Subscription) -> Json | None:
-            """Return the new values of fields, by name: the name, if one is given, and what enables
-            a disabled subscription. None: the identity is another. Raise ApiError 409 if another
-            member of the description differs.
-            """
-            types = current.event_types
-            if seed_of(current.created_by, current.target_url, current.tenant, types) != identity:
-                return None
-            differs = self._differences(current, description)
-            if differs:
-                there = {"subscription_id": current.subscription_id, "differs": differs}
-                detail = (
-                    f"{current.subscription_id} has this URL and these types, but differs in"
-                    f" {', '.join(differs)}: edit it by its id."
-                )
-                raise ApiError(409, "subscription_exists", detail, members=there)
-            renamed = {"name": description.get("name") or current.name}
-            # ENABLE also clears the errors. A subscription disabled by hand has the state `paused`.
-            return ENABLE | renamed if current.state == "disabled" else renamed
-
+        find_changes = partial(self._find_repeat_changes, identity, description)
         return self._edit(known, find_changes)
+
+    def _find_repeat_changes(
+        self, identity: str, description: Description, current: Subscription
+    ) -> Json | None:
+        """Return the new values of the fields that change, by name, when a call would create a
+        subscription that exists: its name and, if it is disabled but not paused by hand, the fields
+        that enable it. None: the subscription has another identity.
+
+        :param identity: The text that `seed_of` returns for the subscription to be created.
+        :param description: The members that the call has, besides those of the identity.
+        :param current: The stored subscription.
+        :raises ApiError: 409, as `_make_again` does.
+        """
+        types = current.event_types
+        if seed_of(current.created_by, current.target_url, current.tenant, types) != identity:
+            return None
+        differing = self._differences(current, description)
+        if differing:
+            members = {"subscription_id": current.subscription_id, "differs": differing}
+            detail = (
+                f"{current.subscription_id} has this URL and these types, but differs in"
+                f" {', '.join(differing)}: edit it by its id."
+            )
+            raise ApiError(409, "subscription_exists", detail, members=members)
+        changes = {"name": description.get("name") or current.name}
+        # ENABLE also clears the errors. A subscription disabled by hand has the state `paused`.
+        return ENABLE | changes if current.state == "disabled" else changes
 
     def _differences(self, current: Subscription, description: Description) -> list[str]:
         """Return the names of the members of a description in which a subscription differs.
 
-        A name never differs, nor does a member of the description that is null, nor a secret that
-        signs the subscription's pushes now (after a renewal, two secrets do).
+        A `name` never differs, nor does a member of the description that is null, nor a `secret`
+        that signs the subscription's pushes now (after a renewal, two secrets do).
         """
-        # What each member is compared with: the name with itself, an unknown secret with null.
-        compared: Json = {**vars(current), "name": description.get("name"), "secret": None}
-        secret = description.get("secret")
-        if secret in current.secrets(self._clock()):
-            compared["secret"] = secret
         differing = []
         for member, value in description.items():
-            # An empty object, such as headers without a header, means the same as null.
-            is_same = comparable(value or None) == comparable(compared[member] or None)
-            if value is not None and not is_same:
+            if value is None or member == "name":
+                continue
+            if member == "secret":
+                is_same = value in current.secrets(self._clock())
+            else:
+                # An empty object, such as headers without a header, means the same as null.
+                stored = getattr(current, member)
+                is_same = comparable(value or None) == comparable(stored or None)
+            if not is_same:
                 differing.append(member)
         return differing
 
@@ -288,12 +299,14 @@ class Subscriptions(Table):
         """
         changes: Json = {**edit}
         secret = changes.pop("secret", None)
+        # Without a URL, the headers are for the URL that the caller has seen.
         has_headers_alone = "headers" in edit and "target_url" not in edit
 
         def find_changes(current: Subscription) -> Json:
-            """Return the new values of fields, by name: those of the edit and, if it has a secret,
-            those of the renewal. Raise ApiError 409 if the edit has headers alone and the URL is
-            not the one that was read, to which the headers belong.
+            """Return the new values of fields, by name: those of the edit (`changes`) and, if it
+            has a new secret, the fields that the renewal of the secret changes.
+
+            Raise ApiError 409 if `has_headers_alone` and the URL is not the one that was read.
             """
             if has_headers_alone and current.target_url != subscription.target_url:
                 raise ApiError(
