@@ -110,13 +110,14 @@ def find_queues(stage: str) -> StageQueues:
     print_place(stage)
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
-    urls = []
-    try:
-        for name in (f"{prefix}queue", f"{prefix}dlq"):
-            urls.append(sqs.get_queue_url(QueueName=name)["QueueUrl"])
-    except sqs.exceptions.QueueDoesNotExist as error:
-        raise click.ClickException(f"there is no queue {name}") from error
-    return StageQueues(sqs, *urls)
+    urls = {}
+    for name in ("queue", "dlq"):
+        queue_name = f"{prefix}{name}"
+        try:
+            urls[name] = sqs.get_queue_url(QueueName=queue_name)["QueueUrl"]
+        except sqs.exceptions.QueueDoesNotExist as error:
+            raise click.ClickException(f"there is no queue {queue_name}") from error
+    return StageQueues(sqs, work_queue_url=urls["queue"], dlq_url=urls["dlq"])
 
 
 class Depth(NamedTuple):
@@ -152,12 +153,19 @@ def dlq(stage: str, limit: int) -> None:
 
     The destination is the webhook or a subscription. Nothing is removed: the command receives the
     messages of the sample and makes them visible again at once.
+
+    \f
+    :param limit: The size of the sample, at most.
     """
     queues = find_queues(stage)
     depth = read_depth(queues.sqs, queues.dlq_url)
-    sample = peek(queues.sqs, queues.dlq_url, min(limit, depth.total - depth.in_flight))
+    # Messages in flight cannot be received.
+    receivable = depth.total - depth.in_flight
+    sample = peek(queues.sqs, queues.dlq_url, min(limit, receivable))
+    # How many messages of the sample each group has, and the latest one of each group.
     counts = Counter[tuple[str, str]]()
     latest: dict[tuple[str, str], DeadLetter] = {}
+    # By destination, reason and time of failure, so that the latest message of a group is the last.
     for letter in sorted(map(describe, sample)):
         group = (letter.destination, letter.reason)
         counts[group] += 1
@@ -247,22 +255,27 @@ class DeadLetter(NamedTuple):
 
 
 def describe(message: Message) -> DeadLetter:
-    """Return the destination, the reason and the event of a message in the dead letter queue."""
-    content: Json = {}
+    """Return the destination, the reason and the event of a message in the dead letter queue. If
+    the body of the message is not a JSON object, the reason is `malformed`.
+    """
     try:
-        content |= json.loads(message.body)
-    except (ValueError, RecursionError, TypeError):
-        content["reason"] = "malformed"
+        content = dict(json.loads(message.body))
+    except (ValueError, RecursionError, TypeError):  # TypeError: not an object
+        content = {"reason": "malformed"}
 
     def text(name: str, default: str = "") -> str:
+        """Return a member of the body as text, or a default if it is missing or empty."""
         return str(content.get(name) or default)
 
+    # The body has no reason if SQS itself moved the message, which the worker had received too
+    # often without finishing.
+    default_reason = message.attributes.get("Reason", "unprocessed")
     return DeadLetter(
-        destination=text("subscription_id", message.group_id),
-        # SQS moves a message without a reason if the worker received it too often without finishing
-        reason=text("reason", message.attributes.get("Reason", "unprocessed")),
+        # The group of a message is its subscription or the webhook.
+        destination=text("subscription_id", default=message.group_id),
+        reason=text("reason", default=default_reason),
         failed_at=text("failed_at"),
-        event_id=text("event_id", f"message {message.message_id}"),
+        event_id=text("event_id", default=f"message {message.message_id}"),
         attempts=text("delivery_attempts"),
         last_error=text("last_error"),
     )
@@ -278,6 +291,9 @@ def redrive(stage: str, rate: float) -> None:
     deletes a message only after it sent the message on, and an event whose message was sent twice
     is pushed once. The worker drops messages of events that were replayed or acknowledged
     meanwhile, and returns messages that it cannot read.
+
+    \f
+    :param rate: How many messages are moved in a second, at most.
     """
     queues = find_queues(stage)
     work_queue = Queue(queues.sqs, queues.work_queue_url)
@@ -285,18 +301,29 @@ def redrive(stage: str, rate: float) -> None:
     total = read_depth(queues.sqs, queues.dlq_url).total
 
     def move(message: Message) -> str:
+        """Send a message to the work queue, and delete it from the dead letter queue; return the
+        outcome in words.
+        """
         work_queue.send_many([message])
         dead_letters.delete_many([message.receipt_handle])
         return f"moved from {dead_letters.name} to {work_queue.name}"
 
-    per_second = min(BATCH_SIZE, max(1, int(rate)))
+    def how_to_move_rest(_moved: int) -> str:
+        """Return the command that moves the remaining messages. The messages that were received but
+        not moved become visible again when 30 s have passed.
+        """
+        return f"To move the rest (in flight for 30 s): {again()}"
+
+    # At most the messages of one second are received at a time, so that none of them becomes
+    # visible again before it is moved. SQS returns at most BATCH_SIZE messages.
+    per_second = max(1, int(rate))
     act_on_each(
         "message",
-        receive(dead_letters, total, per_second),
+        receive(dead_letters, total, batch_size=min(BATCH_SIZE, per_second)),
         move,
         total=total,
         rate=rate,
-        rest=lambda _: f"To move the rest (in flight for 30 s): {again()}",
+        rest=how_to_move_rest,
     )
 
 
@@ -317,43 +344,56 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
 
     The beginning of an id is enough. The command searches the newest 1,000 events and copies, or
     all subscriptions, and prints a list if several match.
+
+    \f
+    :param event_id: The id of an event, a copy or a subscription, or its beginning; empty:
+        `subject` is given.
+    :param subject: The subject of the events to show; None: `event_id` is given.
+    :param payload: Whether to print the payload and the metadata of an event, too.
     """
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
     api = Api()
+    is_subscription = event_id.startswith("sub_")
     path = "/events"
+    id_name = "event_id"
     columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
     query = {"limit": "100", "subject": subject, "include": "outcome" if subject else None}
     max_searched: int | None = MAX_SEARCHED
-    if event_id.startswith("sub_"):
+    if is_subscription:
         path = "/subscriptions"
+        id_name = "subscription_id"
         columns = COLUMNS
         query = {"tenant": "*"}
-        max_searched = None
-    id_name = columns[0]
+        max_searched = None  # all subscriptions are searched
     if len(event_id) >= ID_LENGTH:
-        found: list[Json] = [{id_name: event_id}]
-    else:  # the beginning of an id, or nothing with --subject, with which every id begins
+        found_ids = [event_id]
+    else:  # the beginning of an id or, with --subject, "": every id begins with it
         items = islice(api.list_all(path, **query), max_searched)
         found = [item for item in items if item[id_name].startswith(event_id)]
-    if not found:
+        if len(found) > 1:
+            print_items(columns, map(show_outcome, found))
+            return
+        found_ids = [item[id_name] for item in found]
+    if not found_ids:
         searched_for = event_id or subject
         raise click.ClickException(
             printable(f"nothing found: {searched_for} (ids begin with evt_, cpy_ or sub_)")
         )
-    if len(found) > 1:
-        print_items(columns, map(show_outcome, found))
-        return
-    item = api.get(path, found[0][id_name])
-    if path == "/events":
-        print_event(api, item, payload=payload)
-    else:
+    item = api.get(path, found_ids[0])
+    if is_subscription:
         print(json.dumps(item, indent=2))
+    else:
+        print_event(api, item, payload=payload)
 
 
 def show_outcome(event: Json) -> Json:
     """Return an event with the state and error of its outcome as its status and last error; return
     it unchanged if it has no outcome.
+
+    :param event: An event as the API returns it. Its `outcome`, which summarizes what became of the
+        event and its copies, is missing or None if the API was not asked for it. A subscription has
+        no outcome, either.
     """
     outcome = event.get("outcome")
     if not outcome:
@@ -366,11 +406,14 @@ def show_outcome(event: Json) -> Json:
 
 
 def print_event(api: Api, event: Json, *, payload: bool) -> None:
-    """Print the timeline of an event, and a line for each recipient.
+    """Print the timeline of an event or a copy, and a line for each recipient of an event. A
+    recipient is a subscription that got a copy of the event, or could have got one.
 
+    :param event: The event or the copy as `GET /events/{id}` returns it.
     :param payload: Whether to print the payload and the metadata, too.
     """
-    # The answer has no recipients if the event is a copy, or if the key lacks the scope.
+    # An error is no reason to stop: the API refuses a copy, which has no recipients, and a key that
+    # lacks the scope. The content is that of the error then, without recipients and outcome.
     content = api.request("GET", f"/events/{event['event_id']}/recipients").content
     recipients = content.get("recipients")
     event = show_outcome({**event, "outcome": content.get("outcome")})
@@ -378,6 +421,7 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
         f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by "
         f"{event['created_by']}"
     )
+    # The message is about the push to the webhook alone, and the status about the copies, too.
     print(f"{'The event itself: ' if recipients else ''}{event['message']}")
     for name in (
         "tenant",
@@ -397,10 +441,12 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
         answer = attempt["status_code"] or attempt["error"]
         # The API of version 1.0 has no response headers.
         headers = attempt.get("response_headers") or {}
-        shown_headers = ", ".join(f"{name}: {value}" for name, value in headers.items())
+        shown_headers = ", ".join(f"{header}: {value}" for header, value in headers.items())
         rows.append((attempt["at"], what, duration, answer, attempt["response"], shown_headers))
     if event["next_attempt_at"]:
         rows.append((event["next_attempt_at"], "next attempt"))
+    # These deliveries have no attempt: a consumer acknowledged the event, or only subscriptions get
+    # events.
     if event["delivered_via"] in ("pull", "subscriptions"):
         rows.append((event["delivered_at"], f"delivered by {event['delivered_via']}"))
     print()
@@ -414,17 +460,27 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
 
 def recipient_row(recipient: Json) -> tuple[object, ...]:
     """Return the row of a recipient: its name with the state of its copy or the reason why there is
-    no copy, the id of the subscription, and the id of the copy.
+    no copy, the id of the subscription, and the id of the copy or None.
+
+    :param recipient: A subscription as `GET /events/{id}/recipients` lists it. Its `copy` is None
+        if there is no copy. Its `member` is the path of the member of the payload that the
+        subscription's filter does not match, or None. A deleted subscription has neither name nor
+        host, only the state `gone`.
     """
-    text = recipient["name"] or recipient["target_host"] or recipient["state"]
+    name = recipient["name"] or recipient["target_host"] or recipient["state"]
     if recipient["tenant"]:
-        text += f" ({recipient['tenant']})"
+        name += f" ({recipient['tenant']})"
     copy = recipient["copy"]
-    state = [copy["status"], copy["last_error"]] if copy else ["no copy", recipient["reason"]]
-    text = ": ".join([text, *filter(None, state)])
+    if copy:
+        copy_id = copy["event_id"]
+        parts = [name, copy["status"], copy["last_error"]]
+    else:
+        copy_id = None
+        parts = [name, "no copy", recipient["reason"]]
+    text = ": ".join(part for part in parts if part)
     if recipient["member"]:
         text += f", {recipient['member']}"
-    return text, recipient["subscription_id"], copy and copy["event_id"]
+    return text, recipient["subscription_id"], copy_id
 
 
 @cli.command(short_help="Count events, or push them again (--go).")
@@ -467,6 +523,18 @@ def replay(
     When the command is stopped, it prints the command that continues. Events that are being pushed
     or are leased are skipped and named. The messages of replayed events stay in the dead letter
     queue until a redrive, which drops them.
+
+    \f
+    :param event_id: The ids of events and copies; empty: `since` is given.
+    :param since: The start of the period in which the events were created, RFC 3339; None:
+        `event_id` is given. Only with `since`, the next five parameters choose the events.
+    :param until: The end of the period, RFC 3339.
+    :param tenant: The tenant of the events; None: any, or none.
+    :param status: The status of the events.
+    :param event_type: Their type, or a prefix of it such as `order.*`; None: any.
+    :param subscription_id: The subscription of the copies; None: events and copies of any.
+    :param rate: How many events are pushed in a second, at most.
+    :param go: Whether the events are pushed. Otherwise they are only counted.
     """
     if bool(event_id) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
@@ -486,11 +554,14 @@ def replay(
     event_ids = [event["event_id"] for event in found]
 
     def how_to_push_from(first: int) -> str:
-        """Return the command that pushes the events from a position in the list on."""
-        rest = {"event_id": " ".join(event_ids[first:])}
+        """Return the command that pushes the events from a position in the list on: the same
+        command with the remaining ids or, if a period was given, with a later start.
+
+        :param first: The index of the first event that is not pushed yet.
+        """
         if since:
-            rest = {"since": found[first]["created_at"]}
-        return f"To push them: {again(**rest, go='1')}"
+            return f"To push them: {again(since=found[first]['created_at'], go='1')}"
+        return f"To push them: {again(event_id=' '.join(event_ids[first:]), go='1')}"
 
     if not event_ids:
         print("0 events would be replayed")
@@ -502,6 +573,7 @@ def replay(
         return
 
     def push(pushed_id: str) -> str:
+        """Let the worker push an event or a copy once more; return the outcome in words."""
         # The call is not repeated when its response is lost: it would push again an event that was
         # delivered meanwhile.
         api.call("POST", f"/events/{quote(pushed_id, safe='')}/replay", read_retries=0)
@@ -521,23 +593,26 @@ def find_matching(
     api: Api, metadata: dict[str, str], query: Mapping[str, str | None], erased: Set[str]
 ) -> dict[str, list[str]]:
     """Return the ids of the matching events and copies, grouped by the id of the original event.
+    The original of a copy is the event from which it was made; an event is its own original.
 
     Copies are searched, too: a copy can exist without its event, if the event expired or its
     erasure was interrupted.
 
-    :param metadata: Members that the event's metadata must have; empty: any metadata matches.
-    :param query: Parameters of `GET /events`.
+    :param metadata: Members that the event's metadata must have, with their values as texts; empty:
+        any metadata matches.
+    :param query: Parameters of `GET /events`. Parameters that are None are left out.
     :param erased: Ids to leave out, because lists show erased events for some seconds.
     """
     found: dict[str, list[str]] = {}
     for event in api.list_all("/events", **OLDEST_FIRST, **query, include="payload"):
         texts = {}
         for name, value in (event["metadata"] or {}).items():
-            if type(value) in COMPARABLE:
+            if type(value) in COMPARABLE:  # strings and numbers; not `isinstance`: no booleans
                 texts[name] = str(value)
         event_id = event["event_id"]
         if metadata.items() <= texts.items() and event_id not in erased:
-            found.setdefault(event["source_event_id"] or event_id, []).append(event_id)
+            original_id = event["source_event_id"] or event_id
+            found.setdefault(original_id, []).append(event_id)
     return found
 
 
@@ -569,18 +644,30 @@ def erase(
     Lists lag behind by some seconds, so the command searches again until it finds nothing new.
     Events that are being pushed or are leased are skipped and named: repeat the command, which is
     safe. The API key needs the scopes consume and erase.
+
+    \f
+    :param metadata: Members that the metadata of each event must have, with their values as texts;
+        None: `tenant` alone chooses the events.
+    :param tenant: The tenant of the events; None: any, or none.
+    :param since: The start of the period in which the events were created, RFC 3339; None: no
+        start.
+    :param until: The end of the period, RFC 3339.
+    :param rate: How many events and subscriptions are erased in a second, at most.
+    :param go: Whether they are erased. Otherwise they are only listed and counted.
     """
     if not (metadata or tenant):
         raise click.UsageError("give --metadata or --tenant")
     api = Api()
     me = api.call("GET", "/me").content
-    refusal = "" if "erase" in me["scopes"] else NO_ERASE
-    if go and refusal:
-        raise click.ClickException(refusal)
+    may_erase = "erase" in me["scopes"]
+    if go and not may_erase:
+        raise click.ClickException(NO_ERASE)
     query = {"tenant": tenant, "since": since, "until": until}
+    # The ids of the events, copies and subscriptions that this run has erased.
     erased: set[str] = set()
     command = again(metadata=json.dumps(metadata) if metadata else "", go="1")
     while True:
+        # The ids of events and copies, by the id of the original event.
         found = find_matching(api, metadata or {}, query, erased)
         listed = [] if metadata else api.list_all("/subscriptions", tenant=tenant)
         subscriptions = [row for row in listed if row["subscription_id"] not in erased]
@@ -594,12 +681,14 @@ def erase(
             f"matching: events {len(event_ids) - copies:,}, copies {copies:,}, "
             f"subscriptions {len(subscriptions):,}"
         )
+        # Subscriptions first, so that no more copies are made for them; then each original event,
+        # with which `remove_item` erases its copies.
         items = [subscription["subscription_id"] for subscription in subscriptions]
-        items += found
+        items += found.keys()
         if not items:
             return
         if not go:
-            print(refusal or f"To erase them: {command}")
+            print(f"To erase them: {command}" if may_erase else NO_ERASE)
             return
         act_on_each(
             "item",
@@ -607,7 +696,7 @@ def erase(
             partial(remove_item, api, found),
             total=len(items),
             rate=rate,
-            rest=lambda _: f"To complete it: {command}",
+            rest=lambda _erased: f"To complete it: {command}",
         )
         erased.update(items, event_ids)
 
@@ -621,6 +710,7 @@ def remove_item(api: Api, found: Mapping[str, Sequence[str]], item: str) -> str:
     if item.startswith("sub_"):
         api.call("DELETE", f"/subscriptions/{item}")
         return "erased"
+    # The original event is among the found ids only if it matched, too. No id is deleted twice.
     for event_id in dict.fromkeys([item, *found[item]]):
         api.call("DELETE", f"/events/{event_id}")
     return "erased"
@@ -646,6 +736,10 @@ def token(tenant: str, expires_in: int) -> None:
 
     A single token cannot be revoked. It is valid until it expires, or until the API key that
     created it is removed from API_KEYS.
+
+    \f
+    :param tenant: The tenant whose subscriptions the token manages.
+    :param expires_in: How long the token is valid, in seconds.
     """
     api = Api()
     body = {"tenant": tenant, "expires_in_seconds": expires_in}
@@ -653,8 +747,8 @@ def token(tenant: str, expires_in: int) -> None:
     print(made["token"])
     print(f"valid until {made['expires_at']}")
     print(f"{api.url.rstrip('/')}/#key={made['token']}")
-    count = sum(1 for _ in api.list_all("/subscriptions", tenant=tenant))
-    print(f"{tenant} has {counted(count, 'webhook')}")
+    subscriptions = [*api.list_all("/subscriptions", tenant=tenant)]
+    print(f"{tenant} has {counted(len(subscriptions), 'webhook')}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
@@ -694,6 +788,14 @@ def send(
     "idempotency_key". Otherwise its key is made from the file's path and the line's text, so that
     running the command again sends only the lines that were not sent before. Lines that the API
     refuses are named, the others are sent, and the exit status is 1.
+
+    \f
+    :param event_type: The type of the event; None: `file` is given, and all others are None.
+    :param payload: The parsed JSON of the payload; None: the payload is `{}`.
+    :param metadata: The parsed JSON of the metadata; None: the event has none.
+    :param tenant: The tenant of the event; None: the event has none.
+    :param subject: The subject of the event; None: the event has none.
+    :param file: The path of the file; None: `event_type` is given.
     """
     members = {"payload": payload, "metadata": metadata, "tenant": tenant, "subject": subject}
     given = {name: value for name, value in members.items() if value is not None}
@@ -706,31 +808,40 @@ def send(
         send_lines(api, file.read_bytes(), str(file.resolve()))
         return
     body = json.dumps({"event_type": event_type, "payload": {}, **given})
-    event = api.post_event(body.encode(), secrets.token_hex(16)).event
+    # A random key, with which Api repeats a request whose response is lost.
+    idempotency_key = secrets.token_hex(16)
+    event = api.post_event(body.encode(), idempotency_key).event
     error = f" ({event['last_error']})" if event["last_error"] else ""
     print(printable(f"{event['event_id']}: {event['message']}{error}"))
 
 
 def send_lines(api: Api, content: bytes, path: str) -> None:
-    """Post each line that is not blank, MAX_CALLS lines at a time.
+    """Post an event for each line of a file that is not blank, MAX_CALLS events at a time.
 
     A line may have an `idempotency_key` of its own. The key of any other line is made from the path
     of the file, the line, and how often the line has occurred: equal lines are different events,
     and a repeated command sends only what was not sent before. A line that the API refuses is
     named, and the others are posted; any other error ends the command.
 
+    :param content: The content of the file: an event as JSON in each line.
     :param path: The path of the file.
     """
     lines = numbered_lines(content)
     occurrences = Counter[bytes]()
 
     def post(line: bytes, count: int) -> str:
+        """Post the event of a line; return the outcome in words.
+
+        :param count: How often the line has occurred, with this time.
+        """
         counted_line = f"{path}\n{count}\n".encode() + line
         key = f"ops-{hashlib.sha256(counted_line).hexdigest()}"
-        with suppress(ValueError, AttributeError):  # the API says what is wrong with the line
+        # A malformed line is posted as it is: the API says what is wrong with it.
+        with suppress(ValueError, AttributeError):
             event = json.loads(line)
             own_key = event.pop("idempotency_key", "")
-            if own_key.isascii() and own_key.isprintable() and own_key:
+            is_usable = own_key and own_key.isascii() and own_key.isprintable()
+            if is_usable:
                 key = own_key
                 line = json.dumps(event).encode()
         posted = api.post_event(line, key, Prefer="respond-async")
@@ -743,6 +854,7 @@ def send_lines(api: Api, content: bytes, path: str) -> None:
         posts[name] = pool.submit(post, line, occurrences[line])
 
     def wait(name: str) -> str:
+        """Wait for the post of the line with a name; return its outcome, or raise its error."""
         return posts[name].result()
 
     try:
@@ -751,7 +863,7 @@ def send_lines(api: Api, content: bytes, path: str) -> None:
             posts,
             wait,
             total=len(posts),
-            rest=lambda _: "To send the rest, repeat the command.",
+            rest=lambda _sent: "To send the rest, repeat the command.",
         )
     finally:
         pool.shutdown(cancel_futures=True)
