@@ -20,14 +20,16 @@ def new_signing_secret() -> str:
 
 
 def entry(name: str, key: str, scopes: str = "") -> str:
-    """Return the entry of API_KEYS for a key; raise ValueError if the name or the scopes are
-    unusable.
+    """Return the entry of API_KEYS for a key: `name:digest` or `name:digest:scopes`. Raise
+    ValueError if the name or the scopes are unusable.
 
-    :param scopes: Joined by `+`; empty: produce and consume.
+    :param scopes: The scopes of the key, joined by `+`; empty: produce and consume.
     """
     digest = hashlib.sha256(key.encode()).hexdigest()
+    # The parser of the setting returns the entries of a text. A usable name makes one entry, with
+    # this name; a name with a comma, for example, would make two.
     try:
-        names = [named.name for named in PARSERS["API_KEYS"](f"{name}:{digest}")]
+        names = [parsed.name for parsed in PARSERS["API_KEYS"](f"{name}:{digest}")]
     except ValueError:
         names = []
     if names != [name] or name != name.strip():
@@ -35,7 +37,7 @@ def entry(name: str, key: str, scopes: str = "") -> str:
             "NAME is unusable: it must be 1 to 64 characters without colons and commas, as in: "
             "make api-key NAME=acme"
         )
-    made = f"{name}:{digest}:{scopes}".rstrip(":")
+    made = f"{name}:{digest}:{scopes}".rstrip(":")  # no colon at the end without scopes
     try:
         PARSERS["API_KEYS"](made)
     except ValueError as error:
@@ -44,7 +46,11 @@ def entry(name: str, key: str, scopes: str = "") -> str:
 
 
 def main(name: str = "", scopes: str = "") -> None:
-    """Print a new key and its entry; exit with an error if the name or the scopes are unusable."""
+    """Print a new key and its entry; exit with an error if the name or the scopes are unusable.
+
+    :param name: The name of the key, which must not be empty.
+    :param scopes: The scopes of the key, joined by `+`; empty: produce and consume.
+    """
     key = new_key()
     try:
         made = shlex.quote(entry(name, key, scopes))  # a name may have spaces

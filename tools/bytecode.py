@@ -40,13 +40,16 @@ def write() -> None:
     A file that is up to date is not written again: compiled twice, a module can have different
     bytes, and Chalice would upload a package in which nothing changed.
     """
+    # The patterns of the source files in the package, each with the folder in which it is searched.
     packaged = [(ROOT, pattern) for pattern in OWN]
-    packaged += [(_folder_of(pattern.partition("/")[0]), pattern) for pattern in LIBRARIES]
-    sources = {
-        _bytecode_path(source.relative_to(folder)): (folder, source)
-        for folder, pattern in packaged
-        for source in folder.glob(pattern)
-    }
+    for pattern in LIBRARIES:
+        library = pattern.partition("/")[0]
+        packaged.append((_folder_of(library), pattern))
+    # Each source file with the folder in which its pattern found it, by the path of its bytecode.
+    sources = {}
+    for folder, pattern in packaged:
+        for source in folder.glob(pattern):
+            sources[_bytecode_path(source.relative_to(folder))] = (folder, source)
     written = {path for pattern in WRITTEN for path in VENDOR.glob(pattern)}
     for path in written - sources.keys():
         path.unlink()
@@ -59,9 +62,9 @@ def write() -> None:
                 continue
             complete = Path(scratch, path.name)
             write_bytecode(
-                str(source),
-                str(complete),
-                str(DEPLOYED / source.relative_to(folder)),
+                file=str(source),
+                cfile=str(complete),
+                dfile=str(DEPLOYED / source.relative_to(folder)),  # the path in tracebacks
                 doraise=True,
                 invalidation_mode=PycInvalidationMode.CHECKED_HASH,
             )
@@ -70,13 +73,15 @@ def write() -> None:
 
 
 def _folder_of(library: str) -> Path:
-    """Return the folder from which a library is imported, without importing it, which takes longer
-    than all that is done here; raise ModuleNotFoundError if it is not installed.
+    """Return the folder that has a library's package, such as `site-packages`; raise
+    ModuleNotFoundError if the library is not installed.
+
+    The library is not imported: that would take longer than the rest of this module.
     """
     spec = find_spec(library)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(library)
-    return Path(spec.origin).parent.parent
+    return Path(spec.origin).parent.parent  # of site-packages/urllib3/__init__.py
 
 
 def _bytecode_path(module: Path) -> Path:
@@ -84,7 +89,8 @@ def _bytecode_path(module: Path) -> Path:
 
     :param module: The path of the module's source in the package.
     """
-    # Of the name alone: PYTHONPYCACHEPREFIX would move the folder elsewhere.
+    # Only the name of the bytecode file is used. Its folder would be elsewhere with
+    # PYTHONPYCACHEPREFIX.
     name = Path(cache_from_source(module.name)).name
     return VENDOR / module.parent / "__pycache__" / name
 
@@ -92,7 +98,12 @@ def _bytecode_path(module: Path) -> Path:
 def _is_up_to_date(path: Path, source: Path) -> bool:
     """Return whether a bytecode file exists, for this version of Python, with the hash of its
     source.
+
+    :param path: The path of the bytecode file.
+    :param source: The path of the source file.
     """
+    # The header of a bytecode file that has the hash of its source (PEP 552): the version of
+    # Python, two flags, and the hash.
     is_hash_based_and_checked = 0b11
     header = (
         MAGIC_NUMBER

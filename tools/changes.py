@@ -63,7 +63,7 @@ class KeyRemoval:
 
 
 def remove_keys(removed: str, in_use: str, previous: str) -> KeyRemoval:
-    """Return the entries of API_KEYS that stay and that are taken out.
+    """Divide the entries of API_KEYS into the entries to keep and the entries to take out.
 
     An entry that the latest change took out already is accepted, because the same command may have
     been interrupted. Raise UnconfirmedError with the names in use if there is no such entry.
@@ -75,7 +75,9 @@ def remove_keys(removed: str, in_use: str, previous: str) -> KeyRemoval:
     """
     left = split_names(in_use)
     taken_out: list[str] = []
-    for key in re.split(" *, *", removed.strip(", ")) if removed else ():
+    keys = re.split(" *, *", removed.strip(", ")) if removed else []
+    for key in keys:
+        # The colon after a name makes sure that it is the whole name of an entry.
         beginning = key if ":" in key else f"{key}:"
         named = [entry for entry in left if entry.startswith(beginning)]
         if not named:
@@ -89,21 +91,22 @@ def remove_keys(removed: str, in_use: str, previous: str) -> KeyRemoval:
 
 
 def add_keys(given: str, removal: KeyRemoval) -> str:
-    """Return a value of API_KEYS with the given entries and the entries that stay. Given entries
-    replace all entries of the same name. Names that are not given keep their entries, and are
-    printed.
+    """Return a value of API_KEYS with the given entries and the entries that are left in use. Given
+    entries replace all entries of the same name. Names that are not given keep their entries, and
+    are printed if any entry is given.
 
     Entries that are taken out are also removed from the given entries, because the shell may still
     export API_KEYS with a key that has leaked.
 
-    :param given: The value of API_KEYS in the environment.
+    :param given: The value of API_KEYS in the environment; empty: no entries are given.
+    :param removal: The entries in use, divided into those left in use and those taken out.
     """
     removed_keys = [_key_of(entry) for entry in removal.taken_out]
     given_entries = [entry for entry in split_names(given) if _key_of(entry) not in removed_keys]
-    names = set(map(_name_of, given_entries))
-    kept_entries = [entry for entry in removal.left if _name_of(entry) not in names]
-    kept = ",".join(sorted(set(map(_name_of, kept_entries))))
-    if names and kept:
+    given_names = {_name_of(entry) for entry in given_entries}
+    kept_entries = [entry for entry in removal.left if _name_of(entry) not in given_names]
+    kept = ",".join(sorted({_name_of(entry) for entry in kept_entries}))
+    if given_names and kept:
         print(f"not in API_KEYS, and kept: {kept} (to take them out: REMOVE_KEY='{kept}')")
     return ",".join(kept_entries + given_entries)
 
@@ -121,9 +124,12 @@ def find_undone_keys(before: str, after: str, in_use: str) -> set[str]:
     :param after: The value of API_KEYS after the change.
     :param in_use: The present value of API_KEYS.
     """
+    entries_before = {*split_names(before)}
     entries_after = {*split_names(after)}
-    changed = {*split_names(before)} ^ entries_after
-    return changed & ({*split_names(in_use)} ^ entries_after)
+    entries_in_use = {*split_names(in_use)}
+    added = entries_after - entries_before
+    taken_out = entries_before - entries_after
+    return (added - entries_in_use) | (taken_out & entries_in_use)
 
 
 def name_keys(keys: str) -> str:
@@ -156,18 +162,22 @@ def find_changes(given: dict[str, str], values: dict[str, str]) -> list[str]:
     :param values: The present values of the stage, by variable. A missing variable belongs to an
         event source that does not exist yet, and is no change.
     """
-    return [
-        f"{name}: {difference}"
-        for name, value in given.items()
-        if (difference := _difference(name, value, values.get(name, value)))
-    ]
+    lines = []
+    for name, new_value in given.items():
+        if name in values:
+            difference = _difference(name, new_value, values[name])
+            if difference:
+                lines.append(f"{name}: {difference}")
+    return lines
 
 
 def read_settings(stage: str, version: str = "AWSCURRENT") -> dict[str, str]:
     """Return the settings in the stage's secret, by variable; raise ClientError if the secret or
-    the version does not exist.
+    the version does not exist. The secret is a text with a line `VARIABLE = value` for each
+    setting; other lines are ignored.
 
-    :param version: AWSPREVIOUS for the settings before the latest change.
+    :param version: AWSCURRENT for the present settings, AWSPREVIOUS for the settings before the
+        latest change.
     """
     client = boto3.client("secretsmanager")
     name = f"triggers-api-{stage}-settings"
@@ -191,11 +201,17 @@ def read_values(stage: str, stack: Json, secret: dict[str, str]) -> dict[str, st
     """Return the settings of a stage, by variable: the parameters of its stack, the settings in its
     secret, which CloudFormation does not show, and the values of its alarm topic and event sources.
 
+    A setting without a value is empty; a variable of an event source that does not exist is
+    missing.
+
+    :param stack: The stage's stack, as CloudFormation describes it.
     :param secret: The settings in the stage's secret, by variable.
     """
     values = dict.fromkeys(PARAMETERS.values(), "")
     for parameter in stack["Parameters"]:
-        values[PARAMETERS.get(parameter["ParameterKey"], "")] = parameter["ParameterValue"]
+        variable_name = PARAMETERS.get(parameter["ParameterKey"])
+        if variable_name:  # the stage's name is a parameter that no variable of the settings sets
+            values[variable_name] = parameter["ParameterValue"]
     values |= secret
     topics = boto3.client("sns").get_paginator("list_subscriptions_by_topic")
     subscribed = topics.paginate(TopicArn=outputs_of(stack)["DLQAlarmTopicArn"])
@@ -205,7 +221,8 @@ def read_values(stage: str, stack: Json, secret: dict[str, str]) -> dict[str, st
     for variable, (function, member) in OF_EVENT_SOURCES.items():
         name = f":triggers-api-{stage}-{function}"
         path = f"EventSourceMappings[?ends_with(FunctionArn, '{name}')].{member}"
-        values |= [(variable, str(value)) for value in sources.search(path)]
+        for value in sources.search(path):  # one value, or none
+            values[variable] = str(value)
     return values
 
 
@@ -217,9 +234,12 @@ def outputs_of(stack: Json) -> dict[str, str]:
 def _difference(name: str, new: str, old: str) -> str:
     """Return the difference between a new and an old value in words; empty if they are equal.
 
-    Of API keys, the names of what is added and removed are shown, of suspended tenants the tenants.
-    Tags and the values of names in SHOWN are shown. Of a webhook's URL, it is shown that the host
-    is another, or that there is no URL any more. Of any other value, nothing is shown.
+    Of API keys, the names of added and removed keys are shown; of suspended tenants, the added and
+    removed tenants. Tags and the values of names in SHOWN are shown. Of a webhook's URL, it is
+    shown that the host is another, or that there is no webhook any more. Of any other value, only
+    the fact that it changes is shown, because it may be secret.
+
+    :param name: The name of the setting or, after the prefix TAG, of the tag.
     """
     if new == old:
         return ""
@@ -234,6 +254,10 @@ def _difference(name: str, new: str, old: str) -> str:
         return f"{old or NOT_SET} \N{RIGHTWARDS ARROW} {new or NOT_SET}"
     if not new:
         return "removed"
-    if name == "ZAPIER_WEBHOOK_URL" and new.split("/")[:3] != old.split("/")[:3]:
-        return new if new in (PULL_ONLY, COPIES_ONLY) else "another host"
+    if name == "ZAPIER_WEBHOOK_URL":
+        if new in (PULL_ONLY, COPIES_ONLY):  # words that stand for no webhook
+            return new
+        # The first three parts of https://host/path are those up to the host.
+        if new.split("/")[:3] != old.split("/")[:3]:
+            return "another host"
     return "another value"

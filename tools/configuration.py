@@ -31,8 +31,8 @@ def load_config(stage: str) -> Json:
         raise click.ClickException(f".chalice/config.json is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise click.ClickException(".chalice/config.json must be a JSON object")
-    of_stage = _member(_member(config, "stages"), stage)
-    for level in (config, of_stage):
+    of_stage = _member(_member(config, "stages"), stage)  # empty if the file lacks the stage
+    for level in (config, of_stage):  # both can have the same members
         _member(level, "environment_variables")
         _member(level, "tags")
         functions = _member(level, "lambda_functions")
@@ -79,8 +79,10 @@ def read_config(stage: str) -> dict[str, str]:
     for function in FUNCTION_NAMES.values():
         own = Config(stage, function, config_from_disk=config).environment_variables
         faults += [f"{function}: {fault}" for fault in _find_faults(own) if fault not in faults]
-    # STAGE is part of the queues' names.
-    text = json.dumps([{"STAGE": settings.DEFAULTS["stage"], **configured}, stages[stage]])
+    # Members that name another stage, or a resource of another stage, are searched in the JSON of
+    # the stage's configuration. STAGE, which is part of the queues' names, has a default.
+    variables = {"STAGE": settings.DEFAULTS["stage"], **configured}
+    text = json.dumps([variables, stages[stage]])
     others = "|".join(stages.keys() - {stage})
     foreign = {*re.findall(OTHER_STAGE.format(stage=stage, others=others), text)}
     faults += [f"in the stage {stage}, {member} is of another stage" for member in sorted(foreign)]
@@ -97,7 +99,10 @@ LEAST_LIKENESS = 0.8
 
 
 def _find_faults(variables: Json) -> list[str]:
-    """Return the faults in the environment variables of a function, each as a sentence."""
+    """Return the faults in the environment variables of a function, each as a sentence.
+
+    :param variables: The variables by name. A value may have any type that JSON has.
+    """
     faults = [
         f"{name}: write its value in quotes"
         for name, value in variables.items()

@@ -27,28 +27,32 @@ def export_subscriptions(variables: Variables) -> None:
     :param variables: The environment variables of the stage's functions. With AWS_ENDPOINT_URL,
         which `make run` prints, the variables of this process replace them.
     """
-    if stat.S_ISREG(os.fstat(1).st_mode):
-        os.fchmod(1, 0o600)
+    stdout = 1  # its file descriptor
+    if stat.S_ISREG(os.fstat(stdout).st_mode):
+        os.fchmod(stdout, 0o600)
     if "AWS_ENDPOINT_URL" in os.environ:
         variables = {**variables, **os.environ}
     try:
         services = Services(stage_settings.load(variables, read_secret), make_client=boto3.client)
         for subscription in read_all(services.subscriptions):
+            # The members that the API does not show.
             members = {
                 "target_url": subscription.target_url,
                 "headers": subscription.headers,
                 "secret": subscription.secret,
+                # Until a day after a renewal, the previous secret signs pushes, too.
                 "signs_with": subscription.secrets(services.clock()),
             }
             print(subscription.to_json(members))
     except (SettingsError, StorageUnavailableError) as error:
-        # The error of AWS names the action that was denied.
+        # The error of AWS, which is the context of this one, names the action that was denied.
         raise click.ClickException(str(error.__context__ or error)) from None
 
 
 def read_all(subscriptions: Subscriptions) -> Iterator[Subscription]:
     """Yield all subscriptions of a stage, the oldest first."""
-    cursor: str | None = ""
+    cursor: str | None = ""  # the beginning of the list
     while cursor is not None:
-        page, cursor = subscriptions.page("*", cursor=cursor)
-        yield from page
+        page = subscriptions.page(tenant="*", cursor=cursor)
+        yield from page.subscriptions
+        cursor = page.next_cursor

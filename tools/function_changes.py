@@ -35,7 +35,7 @@ merge(
 # A pattern of the descriptions that `make deploy` writes: the catalogue's name, and the beginning
 # of its SHA-256. Version 1.0 writes no SHA-256, and keeps the SHA-256 of this version when it is
 # deployed again. A description that does not match was written by hand.
-DESCRIPTION = rf"({re.escape(CATALOGUE.name)})?(:[0-9a-f]{{8}})?"
+DESCRIPTION = rf"(?P<catalogue>{re.escape(CATALOGUE.name)})?(?P<digest>:[0-9a-f]{{8}})?"
 
 
 def print_function_changes(stage: str) -> bool:
@@ -77,7 +77,11 @@ def describe_catalogue() -> str:
 
 
 def _find_setting_changes(function: Json, config: Config) -> list[str]:
-    """Return a line for each setting of a deployed function that would change."""
+    """Return a line for each setting of a deployed function that would change.
+
+    :param function: The deployed function as Lambda lists it.
+    :param config: Chalice's configuration of this function, in this checkout.
+    """
     read_concurrency = boto3.client("lambda").get_function_concurrency
     reserved = read_concurrency(FunctionName=function["FunctionName"])
     live = jmespath.search(SETTINGS, function | reserved)
@@ -92,16 +96,24 @@ def _find_setting_changes(function: Json, config: Config) -> list[str]:
         "ReservedConcurrentExecutions": config.reserved_concurrency,
     }
     own = jmespath.search(SETTINGS, described)
-    names = dict.fromkeys(live | own, "")
-    return find_changes(names | own, names | live)
+    # A variable that only one of the two has is empty in the other.
+    all_empty = dict.fromkeys(live | own, "")
+    return find_changes(given=all_empty | own, values=all_empty | live)
 
 
 def _find_tag_changes(function: Json, config: Config) -> list[str]:
-    """Return a line for each tag of a deployed function that would change or be removed."""
+    """Return a line for each tag of a deployed function that would change or be removed. Tags that
+    this checkout adds are not listed.
+
+    :param function: The deployed function as Lambda lists it.
+    :param config: Chalice's configuration of this function, in this checkout.
+    """
     tags = boto3.client("lambda").list_tags(Resource=function["FunctionArn"])["Tags"]
+    # Without the tags that Chalice and AWS set themselves.
     names = [name for name in tags if name != "aws-chalice" and not name.startswith("aws:")]
     own = {f"{TAG}{name}": config.tags.get(name, "") for name in names}
-    return find_changes(own, {f"{TAG}{name}": tags[name] for name in names})
+    live = {f"{TAG}{name}": tags[name] for name in names}
+    return find_changes(given=own, values=live)
 
 
 def _find_catalogue_change(description: str) -> list[str]:
@@ -110,20 +122,24 @@ def _find_catalogue_change(description: str) -> list[str]:
 
     :param description: The description of the deployed function.
     """
-    noted = re.fullmatch(DESCRIPTION, description)
-    if not noted or not noted[1]:
-        return []  # a first catalogue replaces nothing
+    deployed = re.fullmatch(DESCRIPTION, description)
+    if not deployed:
+        return []  # the description was written by hand
+    if not deployed["catalogue"]:
+        return []  # the function has no catalogue, and a first one replaces nothing
     own = describe_catalogue()
-    if own and not noted[2]:
+    if own and not deployed["digest"]:
         return []  # version 1.0 deployed it, and did not write its SHA-256
-    return find_changes({CATALOGUE.name: own}, {CATALOGUE.name: description})
+    return find_changes(given={CATALOGUE.name: own}, values={CATALOGUE.name: description})
 
 
 def _find_lost_permissions(live: Json, config: Config) -> list[str]:
     """Return a line for each resource with permissions in the policy of a function's role that the
-    policy of this checkout lacks. Permissions that this checkout adds are not listed.
+    policy of this checkout lacks. Permissions that this checkout adds are not listed. Raise
+    ClickException if the policy of this checkout cannot be read.
 
     :param live: The deployed policy of the role; empty: there is none.
+    :param config: Chalice's configuration of the function, in this checkout.
     """
     if not live:
         return []
@@ -134,28 +150,35 @@ def _find_lost_permissions(live: Json, config: Config) -> list[str]:
         raise click.ClickException(f".chalice/{file} cannot be read: {error}") from error
     own_actions = _actions_of(own)
     lines = []
-    for scope, actions in _actions_of(live).items():
-        lost = sorted(actions - own_actions[scope])
+    for resource, actions in _actions_of(live).items():
+        lost = sorted(actions - own_actions[resource])
         if lost:
-            lines.append(f"policy: \N{MINUS SIGN} {', '.join(lost)} on {scope}")
+            lines.append(f"policy: \N{MINUS SIGN} {', '.join(lost)} on {resource}")
     return lines
 
 
 def _actions_of(policy: Json) -> defaultdict[str, set[str]]:
     """Return the actions in a policy's statements, by resource. Other members of a statement, such
-    as its condition, are appended to the resource.
+    as its condition, are appended to the resource as JSON, so that two statements are compared only
+    if these are the same.
+
+    A statement can have NotAction in place of Action, and NotResource in place of Resource. Then
+    the word `NotAction` stands for the actions or `NotResource` for the resource, and the member
+    itself is among the members that are appended.
     """
-    actions = defaultdict[str, set[str]](set)
+    actions_by_resource = defaultdict[str, set[str]](set)
     for statement in _listed(policy["Statement"]):
-        terms = {
+        actions = _listed(statement.get("Action", "NotAction"))
+        resources = _listed(statement.get("Resource", "NotResource"))
+        other_members = {
             name: value
             for name, value in statement.items()
             if name not in ("Sid", "Action", "Resource") and (name, value) != ("Effect", "Allow")
         }
-        suffix = f" {json.dumps(terms, sort_keys=True)}" if terms else ""
-        for resource in _listed(statement.get("Resource", "NotResource")):
-            actions[f"{resource}{suffix}"] |= {*_listed(statement.get("Action", "NotAction"))}
-    return actions
+        suffix = f" {json.dumps(other_members, sort_keys=True)}" if other_members else ""
+        for resource in resources:
+            actions_by_resource[f"{resource}{suffix}"].update(actions)
+    return actions_by_resource
 
 
 def _listed(value: Any) -> list[Any]:

@@ -44,9 +44,13 @@ RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 
 def _response(status: int, title: str, detail: str, code: str, *, retry_after: str = "") -> Json:
-    """Return a gateway response, as OpenAPI and boto3 spell it.
+    """Return the response with which API Gateway answers a request itself, as OpenAPI and boto3
+    spell it: a problem document (RFC 9457).
 
-    :param retry_after: The seconds of the header; empty: there is none.
+    :param detail: A sentence for people. It may have a variable of API Gateway, such as
+        `$context.error.responseType`.
+    :param code: The member `code` of the document, by which programs recognize the problem.
+    :param retry_after: The seconds in the header Retry-After; empty: there is no such header.
     """
     document: Json = {
         "type": "about:blank",
@@ -55,6 +59,7 @@ def _response(status: int, title: str, detail: str, code: str, *, retry_after: s
         "detail": detail,
         "code": code,
     }
+    # API Gateway writes a fixed value of a header in quotes.
     parameters = {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
     if retry_after:
         parameters["gatewayresponse.header.Retry-After"] = f"'{retry_after}'"
@@ -130,11 +135,11 @@ def main(stage: str) -> None:
     """Configure the functions and the API that `chalice deploy` made, deploy the API once more, and
     print its URL, then each SQS trigger that is disabled.
     """
-    patches = [
-        {"op": "replace", "path": f"/{method}/throttling/{name}", "value": str(value)}
-        for method, limits in LIMITS.items()
-        for name, value in zip(("rateLimit", "burstLimit"), limits, strict=True)
-    ]
+    patches = []
+    for method, (rate, burst) in LIMITS.items():
+        for name, value in (("rateLimit", rate), ("burstLimit", burst)):
+            path = f"/{method}/throttling/{name}"
+            patches.append({"op": "replace", "path": path, "value": str(value)})
     api_stage = api_stage_name(stage)
     try:
         await_functions(stage)
@@ -145,7 +150,8 @@ def main(stage: str) -> None:
             functions.put_function_recursion_config(FunctionName=name, RecursiveLoop="Allow")
             functions.put_function_event_invoke_config(FunctionName=name, **ONCE)
             description = function["Description"]
-            if re.fullmatch(DESCRIPTION, description):  # not written by hand
+            # A description that was written by hand, and so does not match, is kept.
+            if re.fullmatch(DESCRIPTION, description):
                 description = describe_catalogue()
             functions.update_function_configuration(
                 FunctionName=name, LoggingConfig=LOGGING, Description=description

@@ -25,13 +25,13 @@ OUT = ROOT / "build" / "package"
 def package(stage: str, out: Path = OUT) -> None:
     """Write sam.json and deployment.zip of a stage.
 
-    Raises ClickException if the configuration of the stage or this Python is unusable, and
+    Raise ClickException if the configuration of the stage or this Python is unusable, and
     CalledProcessError if Chalice fails, after it printed why.
 
     :param out: The folder to write to, which is made if it is missing.
     """
-    own_runtime()
-    read_config(stage)
+    own_runtime()  # raises if this Python is unusable
+    read_config(stage)  # raises if the configuration is unusable
     template = resources_and_additions(stage)
     bytecode.write()
     chalice = Path(sys.executable).with_name("chalice")
@@ -66,15 +66,17 @@ def resources_and_additions(stage: str) -> Json:
             "EventInvokeConfig": gateway.ONCE,
         }
         resources[function] = {"Properties": properties}
-    # References, so that the queues are created first. Chalice has Fn::Sub here, too: another would
-    # be merged beside it.
+    # The event sources refer to the queues, so that CloudFormation creates the queues first. The
+    # reference is a Fn::Sub, because it replaces the Fn::Sub that Chalice's template has here;
+    # another function, such as Fn::GetAtt, would be merged beside that one.
     for function, queue in (("Worker", "InboxQueue"), ("SlowWorker", "SlowQueue")):
         source = {"Properties": {"Queue": {"Fn::Sub": f"${{{queue}.Arn}}"}}}
         resources[function]["Properties"]["Events"] = {f"{function}SqsEventSource": source}
     api = {
         # Without it the SAM transform makes a second, public API stage, which is named Stage.
         "OpenApiVersion": "2.0",
-        # Not resources of their own, which each update of the definition would undo.
+        # The gateway responses are part of the definition: an update of the definition would undo
+        # gateway responses that are resources of their own.
         "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway.RESPONSES},
         "MethodSettings": method_settings(),
         "Tags": tags_of(stage),
@@ -85,9 +87,12 @@ def resources_and_additions(stage: str) -> Json:
 
 
 def method_settings() -> list[Json]:
-    """Return the limits of the API's methods as CloudFormation writes them."""
+    """Return the limits of the API's methods as CloudFormation writes them: calls a second, and
+    calls at once (the burst).
+    """
     settings = []
     for key, (rate, burst) in gateway.LIMITS.items():
+        # Such as `~1events~1batch` and `POST`: API Gateway writes `~1` for a slash in the path.
         path, method = key.split("/")
         settings.append(
             {

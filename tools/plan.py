@@ -64,36 +64,44 @@ def plan_update(
     """Compare the environment with the stage's settings and, if `chalice deploy` follows, this
     checkout with the deployed functions; return the changes to make.
 
-    A key that REMOVE_KEY names is taken out without confirmation. Nothing else is changed then.
-    Raise UnconfirmedError if there are differences without confirmation, SettingsError if a value
-    is unusable, and ClickException if a required setting is missing.
+    A key that REMOVE_KEY names is taken out of API_KEYS without confirmation. Without confirmation,
+    nothing else is changed in the same run: other differences are printed, and if `chalice deploy`
+    would apply them, the returned plan has a refusal.
+
+    Raise UnconfirmedError if there are differences without confirmation and without REMOVE_KEY,
+    SettingsError if a value is unusable, and ClickException if a required setting is missing.
 
     :param stack: The stack of the stage's resources; None: it is created.
-    :param secret: The settings in the stage's secret, by variable.
+    :param secret: The settings in the stage's secret, by variable; empty if the stack is None.
     :param is_deploying: Whether `chalice deploy` follows.
     :param is_confirmed: Whether differences are applied. Otherwise they are refused.
     """
     given = _read_environment(stage)
     removed = os.environ.get("REMOVE_KEY", "")
     is_removal_alone = bool(removed) and not is_confirmed
+    # A variable that is not applied may have an unusable value.
     to_check = {} if is_removal_alone else given
     deps.load_checked({**STAND_INS, **read_config(stage), **to_check})
-    values = read_values(stage, stack, secret) if stack and (given or removed) else {}
+    # The stage's present settings; empty if there are none, or if there is nothing to compare.
+    values: dict[str, str] = {}
+    if stack and (given or removed):
+        values = read_values(stage, stack, secret)
     has_function_changes = is_deploying and print_function_changes(stage)
     keys_before = values.get("API_KEYS", "")
     removal = remove_keys(removed, keys_before, read_previous_keys(stage) if removed else "")
     if removed or "API_KEYS" in given:
         keys = add_keys(given.get("API_KEYS", ""), removal)
+        # The same entries in another order are no change.
         given["API_KEYS"] = keys_before if have_same_entries(keys, keys_before) else keys
     missing = [name for name in REQUIRED if name not in given.keys() | variables_of(stack)]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     if not is_removal_alone:
         changes = find_changes(given, values)
-        refusal = _explain(stage, changes, has_function_changes, "nothing was changed")
+        refusal = _explain(stage, changes, has_function_changes, done="nothing was changed")
         if refusal and not is_confirmed:
             raise UnconfirmedError(refusal)
-        return Plan(given, changes, keys_before, refusal="")
+        return Plan(applied=given, changes=changes, keys_before=keys_before, refusal="")
     applied = {"API_KEYS": ",".join(removal.left)}
     for change in find_changes(given, values | applied):
         print(f"left as it is: {change}")
@@ -101,8 +109,9 @@ def plan_update(
     read_by_chalice = {name: given[name] for name in OF_EVENT_SOURCES if name in given}
     unconfirmed = find_changes(read_by_chalice, values) if is_deploying else []
     only_removed = "no function was deployed; only REMOVE_KEY was applied"
-    refusal = _explain(stage, unconfirmed, has_function_changes, only_removed)
-    return Plan(applied, find_changes(applied, values), keys_before, refusal)
+    refusal = _explain(stage, unconfirmed, has_function_changes, done=only_removed)
+    changes = find_changes(applied, values)
+    return Plan(applied=applied, changes=changes, keys_before=keys_before, refusal=refusal)
 
 
 ENVIRONMENT_DIFFERS = """\
@@ -120,7 +129,7 @@ def _explain(stage: str, changes: list[str], has_function_changes: bool, done: s
 
     :param changes: A line for each setting of the environment that differs from the stage.
     :param has_function_changes: Whether the deployed functions differ from this checkout.
-    :param done: The beginning of the text, which says what the run has done or not done.
+    :param done: The beginning of the text, such as "nothing was changed".
     """
     explanations = []
     if changes:
@@ -145,12 +154,18 @@ NEVER_EMPTY = ("ZAPIER_WEBHOOK_URL", "QUIET_ALARM_HOURS", "DASHBOARD", *OF_EVENT
 def _read_environment(stage: str) -> dict[str, str]:
     """Return the variables of the environment that set parameters of the template or of event
     sources, with their values; raise ClickException if .chalice/config.json is unusable.
+
+    An empty variable is returned, because it removes its setting, unless it is in NEVER_EMPTY: then
+    it counts as not set. Runs of whitespace in a value become one space.
     """
     given = {}
-    # Chalice sets the variables of its configuration itself before it imports the app.
+    # Variables in .chalice/config.json are left out: Chalice sets them itself before it imports the
+    # app, in place of the environment's.
     of_event_sources = OF_EVENT_SOURCES.keys() - read_config(stage).keys()
     for variable in (*PARAMETERS.values(), *of_event_sources):
-        value = " ".join(os.environ.get(variable, "").split())
-        if value or (variable in os.environ and variable not in NEVER_EMPTY):
+        if variable not in os.environ:
+            continue
+        value = " ".join(os.environ[variable].split())
+        if value or variable not in NEVER_EMPTY:
             given[variable] = value
     return given

@@ -75,7 +75,10 @@ def update_stage(
     cloudformation: Any,
 ) -> None:
     """Create or update the stage's stack, protect it from deletion, and correct Chalice's record.
-    Raise ClickException, SettingsError, or an error of boto3.
+
+    Raise UnconfirmedError if nothing was changed because settings differ, or if `chalice deploy`
+    must not follow. Raise ClickException or SettingsError if something is unusable or failed, or an
+    error of boto3.
 
     :param stack: The present stack; None: the stack is created.
     :param is_deploying: Whether `chalice deploy` follows.
@@ -98,7 +101,7 @@ def update_stage(
     check_alarms(outputs_of(stack)["DLQAlarmTopicArn"])
     if "API_KEYS" in plan.applied:
         check_keys(stage, plan.applied["API_KEYS"], plan.keys_before)
-    if plan.refusal:
+    if plan.refusal:  # a key was taken out, but other differences were not confirmed
         raise UnconfirmedError(plan.refusal)
     check_indexes(stage, waits=is_deploying)
 
@@ -123,9 +126,10 @@ def apply_template(
     change_set = _create_change_set(stage, template, applied, known, cloudformation)
     if change_set is None:
         print(f"stack {stack_name(stage)}: no changes")
-        return stack or {}
+        return stack or {}  # never {}: the creation of a stack is a change
     print("\n  ".join([f"stack {stack_name(stage)}", *changes]))
     pages = cloudformation.get_paginator("describe_change_set").paginate(**change_set)
+    # What is done to each resource that changes, such as `Add`, by the resource's logical id.
     actions = {}
     for change in pages.search("Changes[].ResourceChange"):
         name = change["LogicalResourceId"]
@@ -155,9 +159,9 @@ After that, create it again. CloudFormation has kept the values that `make resou
 def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[str, str]:
     """Return the settings in the stage's secret, by variable.
 
-    If the secret was deleted for good and the variable NEW_SECRET is set, the secret is created
-    again, with the values of the stack's parameters, by two updates of the stack. Raises
-    ClickException if the secret is to be deleted, or was deleted and NEW_SECRET is not set.
+    If the secret was deleted for good and the variable NEW_SECRET is set, create the secret again,
+    with the values of the stack's parameters, by two updates of the stack. Raise ClickException if
+    the secret is scheduled for deletion, or was deleted and NEW_SECRET is not set.
 
     :param stack: The description of the stage's stack.
     """
@@ -175,10 +179,10 @@ def _read_or_make_secret(stage: str, stack: Json, cloudformation: Any) -> dict[s
     settings = template["Resources"].pop("Settings")
     # CloudFormation does not notice the deletion. It creates the secret only after an update that
     # removed it from the stack.
-    present_parameters: dict[str, str] = {}  # which keeps the value of each
-    apply_template(stage, template, stack, cloudformation, applied=present_parameters, changes=[])
+    keep_parameters: dict[str, str] = {}  # no new values, and so no changes of settings to print
+    apply_template(stage, template, stack, cloudformation, applied=keep_parameters, changes=[])
     template["Resources"]["Settings"] = settings
-    apply_template(stage, template, stack, cloudformation, applied=present_parameters, changes=[])
+    apply_template(stage, template, stack, cloudformation, applied=keep_parameters, changes=[])
     return read_settings(stage)
 
 
@@ -194,12 +198,15 @@ def check_keys(stage: str, meant: str, before: str) -> None:
     changes undid the other.
 
     :param meant: The API_KEYS that this run set.
-    :param before: The API_KEYS that this run had read.
+    :param before: The API_KEYS that this run had read. They are the same if it changed none.
     """
     in_use = read_settings(stage)["API_KEYS"]
+    # If the other run's update was the later one: the part of this run's change that it undid.
     undone = find_undone_keys(before, meant, in_use)
     if not have_same_entries(before, meant):
-        # This run's update replaced the previous keys: those that it had read, or another run's.
+        # If this run's update was the later one, it replaced the keys of the other run, which are
+        # the previous keys now: the part of the other run's change that this run undid. If there
+        # was no other run, the previous keys are those before this run, and nothing was undone.
         undone |= find_undone_keys(before, read_previous_keys(stage), in_use)
     if undone:
         names = name_keys(",".join(sorted(undone)))
@@ -256,7 +263,8 @@ def await_indexes(table_name: str, *, waits: bool = True) -> dict[str, str]:
         table = dynamodb.describe_table(TableName=table_name)["Table"]
         states = {"table": table["TableStatus"]}
         for index in table.get("GlobalSecondaryIndexes", ()):
-            states[index["IndexName"]] = index.get("IndexStatus", "ACTIVE")  # of emulators
+            # Some emulators leave the status out.
+            states[index["IndexName"]] = index.get("IndexStatus", "ACTIVE")
         unfinished = [f"{name} {state}" for name, state in states.items() if state != "ACTIVE"]
         if not (unfinished and waits):
             break
@@ -283,7 +291,8 @@ def _create_change_set(
     stage: str, template: Any, given: dict[str, str], known: set[str], cloudformation: Any
 ) -> dict[str, str] | None:
     """Create a change set, and return the parameters that name it in calls of CloudFormation;
-    return None if nothing would change. Raise ClickException with CloudFormation's reason.
+    return None if nothing would change. If it cannot be created, raise ClickException with
+    CloudFormation's reason.
 
     A new stack imports the table and the log groups that a deleted stack left behind.
 
@@ -317,7 +326,10 @@ def _create_change_set(
     except WaiterError as error:
         if known:
             cloudformation.delete_change_set(**change_set)
-        elif "Error" not in error.last_response:  # an empty stack is left, which is in review
+        elif "Error" not in error.last_response:
+            # The last response describes a change set that failed. It leaves an empty stack in
+            # review. An error in place of the description shows that somebody else has deleted the
+            # change set or the stack.
             cloudformation.delete_stack(StackName=created["StackId"])
         reason = error.last_response.get("StatusReason") or BUSY.format(error=error)
         if any(text in reason for text in NO_CHANGES):
@@ -422,13 +434,13 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> Json:
         time.sleep(1)
     if stack["StackStatus"] in wanted:
         return stack  # type: ignore[no-any-return]
-    # CloudFormation lists the newest events first, and the user began the present operation.
+    # CloudFormation lists the newest events first. The present operation began with the newest
+    # event that the user initiated, and its first failure is the last one that this loop finds.
     events = cloudformation.describe_stack_events(StackName=stack_id)["StackEvents"]
-    latest = itertools.takewhile(
-        lambda event: event.get("ResourceStatusReason") != "User Initiated", events
-    )
     reason = "see the events of the stack"
-    for event in latest:
+    for event in events:
+        if event.get("ResourceStatusReason") == "User Initiated":
+            break
         if event["ResourceStatus"].endswith("_FAILED"):
             reason = f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
     raise click.ClickException(f"{stack['StackStatus']}: {reason}")
@@ -456,11 +468,14 @@ def main(stage: str, act: str, go: bool) -> None:
     The argument ACT is `update` for `make resources`, `deploy` if `chalice deploy` follows, `check`
     before and `delete` after `chalice delete`, and `export` for `make export-subscriptions`.
 
-    Before anything else, the account of AWS and `.chalice/config.json` are checked. `check` also
-    wants the variable CONFIRM with the name of the stage, and restores Chalice's record of what it
-    deployed, by which `chalice delete` deletes.
+    Before anything else, the account of AWS and `.chalice/config.json` are checked (for `export`,
+    only the latter). `check` also requires the variable CONFIRM with the name of the stage, and
+    corrects Chalice's record of the resources that it deployed, because `chalice delete` deletes
+    what the record names.
 
-    :param go: Whether changes that need a confirmation are made without asking.
+    \f
+    :param go: Whether the user has confirmed the changes that need a confirmation (GO=1). Otherwise
+        these changes are refused.
     """
     try:
         cloudformation = boto3.client("cloudformation")

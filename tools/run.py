@@ -12,7 +12,10 @@ import time
 def end(status: int) -> None:
     """End the process without waiting for its threads, and print the name of the log file, if there
     is one.
+
+    :param status: The exit status of the process.
     """
+    # If standard output is a terminal, `local.start` has replaced sys.stdout by the log file.
     if sys.stdout is not sys.__stdout__:
         print(f"logs: {sys.stdout.name}", file=sys.stderr, flush=True)
     os._exit(status)
@@ -22,8 +25,9 @@ def main() -> int:
     """Start the system, and let it run until a signal ends the process; return 1 if it cannot
     start.
     """
-    # SIGINT is set, too, because a shell lets a background process ignore it. After the next start
-    # the sweep finds what was in progress.
+    # A signal ends the process in the middle of its work: after the next start, the sweep finds the
+    # events that were in progress. SIGINT gets a handler, too, because a shell lets a background
+    # process ignore it. The handlers are set before the imports below, which take a while.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end(0))
     import click

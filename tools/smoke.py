@@ -38,21 +38,24 @@ def check(
     while its status is 409 or its response lacks the expected text. Raise ClickException if the
     response is never as expected.
 
-    :param statuses: The expected status codes.
+    :param statuses: The expected status codes, at least one.
     :param expect: A text that the JSON must contain; empty: the JSON is not checked.
     :param options: Keyword arguments of `Api.request`.
     """
-    for pause in PAUSES_SECONDS:
-        time.sleep(pause)
+    for pause_seconds in PAUSES_SECONDS:
+        time.sleep(pause_seconds)
         started = time.monotonic()
-        status, content, _ = api.request(method, path, **options)
+        response = api.request(method, path, **options)
         duration_ms = 1000 * (time.monotonic() - started)
-        line = f"{status} {duration_ms:6,.0f} ms  {method} {path}"
-        if status in statuses and expect in json.dumps(content):
+        line = f"{response.status} {duration_ms:6,.0f} ms  {method} {path}"
+        if response.status in statuses and expect in json.dumps(response.content):
             print(f"ok  {line}", flush=True)
-            return content
-        if status not in (409, *statuses):
+            return response.content
+        if response.status not in (409, *statuses):
             break
+    # The last response was not as expected. An error of the API has a `detail`, an error of API
+    # Gateway a `message`.
+    content = response.content
     detail = content.get("detail") or content.get("message", content)
     raise click.ClickException(printable(f"{line}, not {expect or statuses[0]}: {detail}"))
 
@@ -60,16 +63,20 @@ def check(
 @click.command()
 def main() -> None:
     """Make all checks, and delete the event and the webhook that they created. If the variable
-    TARGET_URL is set, check that pushes arrive at that URL.
+    TARGET_URL is set, check that pushes arrive at that URL. Raise ClickException at the first check
+    that fails, after the deletions.
     """
+    # Its arguments are a method, a path, and the expected status codes.
     smoke = partial(check, Api())
+    # The tenant, the event type and the idempotency key, which no other run has.
     name = f"smoke-{secrets.token_hex(8)}"
     target_url = os.environ.get("TARGET_URL", "")
     smoke("GET", "/health", 200)
     scopes = smoke("GET", "/me", 200, expect="consume")["scopes"]
     with ExitStack() as cleanup:
         if target_url:
-            # The webhook comes before the event, so that POST makes the copy.
+            # The webhook (a subscription) is created before the event, so that the POST of the
+            # event makes a copy for it, which the worker pushes.
             hook = {"target_url": target_url, "tenant": name, "event_types": [name]}
             created = smoke("POST", "/subscriptions", 201, 200, json=hook)
             path = f"/subscriptions/{created['subscription_id']}"
@@ -88,15 +95,15 @@ def main() -> None:
         # A short lease, because a leased event cannot be erased if the command is stopped here.
         lease = {"event_type": name, "lease_seconds": 10}
         leased = smoke("POST", "/inbox/lease", 200, json=lease)["events"]
-        if leased:
+        if leased:  # otherwise the event was pushed before
             body = {"lease_id": leased[0]["lease_id"], "event_ids": [event_id]}
             expected = f'"acknowledged": ["{event_id}"]'
             smoke("POST", "/inbox/acknowledge", 200, json=body, expect=expected)
-        post(expect=event_id)
+        post(expect=event_id)  # with the same key, which returns the first event
         smoke("GET", f"/events/{event_id}", 200, expect=DELIVERED)
         if target_url:
             own = {"subscription_id": created["subscription_id"]}
-            smoke("GET", "/events", 200, fields=own, expect=DELIVERED)
+            smoke("GET", "/events", 200, fields=own, expect=DELIVERED)  # the copy
     if not target_url:
         print(UNCHECKED)
 

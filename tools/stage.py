@@ -42,14 +42,19 @@ def chalice_folder() -> Path:
 def read_template(stage: str) -> Any:
     """Return the CloudFormation template of a stage's resources, with this version in an output.
 
-    The stage replaces `Fn::Sub` in names, because CloudFormation does not import a resource whose
-    name has `Fn::Sub`.
+    A `Fn::Sub` that refers only to the stage is replaced by its text, because CloudFormation does
+    not import a resource whose name has `Fn::Sub`.
     """
 
     def spell_out(part: Json) -> Any:
-        """Return the text of a `Fn::Sub` that refers only to the stage, or else the part itself."""
-        name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
-        return part if "${" in name else name
+        """Return the text of an object `{"Fn::Sub": "..."}` with the name of the stage inserted.
+        Return any other object, or one that refers to something else, unchanged.
+        """
+        if "Fn::Sub" not in part:
+            return part
+        text = str(part["Fn::Sub"]).replace("${Stage}", stage)
+        refers_to_others = "${" in text
+        return part if refers_to_others else text
 
     template = json.loads((ROOT / "resources.json").read_text(), object_hook=spell_out)
     template["Outputs"]["Version"] = {"Value": __version__}
@@ -67,9 +72,10 @@ def stack_name(stage: str) -> str:
 
 
 def find_functions(stage: str, region: str | None = None) -> Json:
-    """Return the configurations of the stage's deployed functions, by name.
+    """Return the configurations of the stage's deployed functions, as Lambda lists them, by the
+    name of the function.
 
-    :param region: None for the region of the environment.
+    :param region: The region of the functions; None: the region of the environment.
     """
     names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
     client = boto3.client("lambda", region_name=region)
@@ -109,10 +115,13 @@ def find_roles(stage: str) -> Json:
 
 
 def read_policy(stage: str, suffix: str) -> Json:
-    """Return the inline policy that Chalice gave the role of a function, empty if there is none."""
-    name = role_name(stage, suffix)  # of the role, and of its policy
-    call = boto3.client("iam").get_role_policy
-    policy: Json = describe(call, RoleName=name, PolicyName=name).get("PolicyDocument", {})
+    """Return the inline policy that Chalice gave the role of a function, empty if there is none.
+
+    :param suffix: The end of the function's name, such as `-worker`, as FUNCTION_SUFFIXES has it.
+    """
+    name = role_name(stage, suffix)  # the name of the role and of its policy
+    get_policy = boto3.client("iam").get_role_policy
+    policy: Json = describe(get_policy, RoleName=name, PolicyName=name).get("PolicyDocument", {})
     return policy
 
 
@@ -143,12 +152,18 @@ the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. 
 
 def check_runtime(stage: str) -> None:
     """Raise ClickException if a deployment would change the runtime of functions, and the variable
-    RUNTIME does not name the new one.
+    RUNTIME does not name the new one; also raise it if RUNTIME names another runtime than that of
+    this process, which the deployment would use.
     """
     own = own_runtime()
     named = os.environ.get("RUNTIME")
     deployed = sorted({function["Runtime"] for function in find_functions(stage).values()})
-    wanted = [named] if named else deployed or [own]
+    if named:
+        wanted = [named]
+    elif deployed:
+        wanted = deployed  # several, if a deployment was interrupted
+    else:
+        wanted = [own]  # at the first deployment
     if wanted != [own]:
         raise click.ClickException(
             OTHER_PYTHON.format(
@@ -169,10 +184,11 @@ def check_account(stage: str) -> None:
     record of the stage names another account.
     """
     account = print_place(stage)
-    for recorded in set(re.findall(r":lambda:[^:]+:(\d+):", read_record(stage))) - {account}:
-        raise click.ClickException(
-            OTHER_ACCOUNT.format(stage=stage, recorded=recorded, account=account)
-        )
+    for recorded in re.findall(r":lambda:[^:]+:(\d+):", read_record(stage)):
+        if recorded != account:
+            raise click.ClickException(
+                OTHER_ACCOUNT.format(stage=stage, recorded=recorded, account=account)
+            )
 
 
 # The tag with which CloudFormation marks the resources of a stack.
@@ -200,14 +216,18 @@ def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
     roles = find_roles(stage)
     arns = [function["FunctionArn"] for function in functions.values()]
     tags_by_function = [client.list_tags(Resource=arn)["Tags"] for arn in arns]
+    # The stacks that created functions: those of `make package`, since Chalice uses no stack.
     owners = {tags[STACK_TAG] for tags in tags_by_function if STACK_TAG in tags}
     here = client.meta.region_name
     recorded = re.findall(":lambda:([^:]+):", read_record(stage))
-    # IAM shows only the region in which a role was last used.
+    # The other regions in which the stage may be. IAM shows only the region in which a role was
+    # last used.
     regions = {*jmespath.search("*.RoleLastUsed.Region", roles), *recorded} - {here}
     is_elsewhere = any(find_functions(stage, region) for region in regions)
-    # Plain `chalice deploy` makes functions before there is a stack.
-    is_made_here = has_stack or (functions and not is_deleting) or not roles
+    # Plain `chalice deploy` makes functions before there is a stack. They may be updated, but not
+    # deleted. Roles alone may belong to a stage in a region that is not known here.
+    has_own_functions = functions and not is_deleting
+    is_made_here = has_stack or has_own_functions or not roles
     if owners or is_elsewhere or not is_made_here:
         raise click.ClickException(
             NOT_MADE_HERE.format(
@@ -221,8 +241,11 @@ def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
 
 
 def role_name(stage: str, suffix: str) -> str:
-    """Return the name of a function's role. The names of its inline policy and its EventBridge rule
-    begin with it.
+    """Return the name of a function's role. The names of the role's inline policy and of the
+    function's EventBridge rule begin with it.
+
+    :param suffix: The end of the function's name, such as `-worker`; empty for the function of the
+        API, whose name has no such end.
     """
     return f"triggers-api-{stage}-{FUNCTION_NAMES[suffix]}"
 
