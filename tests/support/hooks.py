@@ -32,6 +32,11 @@ class Copy:
         """The present status of the copy."""
         return self.now["status"]
 
+    @property
+    def due_at(self) -> float:
+        """When the next attempt is due (Unix seconds)."""
+        return unix_seconds(self.now["next_attempt_at"])
+
     def has(self, **members: object) -> None:
         """Assert that some members of the copy have these values now."""
         assert_has(self.now, **members)
@@ -44,8 +49,7 @@ class Copy:
         """Let time pass until a second after the next attempt is due, and let the worker make the
         attempt.
         """
-        due_at = unix_seconds(self.now["next_attempt_at"])
-        seconds_until_due = max(0, due_at - self.world.clock())
+        seconds_until_due = max(0, self.due_at - self.world.clock())
         self.world.sleep(seconds_until_due + 1)
         self.world.empty_inbox()
 
