@@ -42,7 +42,8 @@ _lock = Lock()
 
 
 def use(services: Services | None) -> None:
-    """Make `get` return the given services from now on, for tests and for local runs.
+    """Make `get` return the given services from now on, for tests and for local runs. Their
+    settings are not read again.
 
     :param services: None: the next `get` creates services from the environment.
     """

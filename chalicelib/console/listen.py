@@ -61,7 +61,8 @@ def get(path, **parameters):
     """Return the JSON of the API's response to a GET request.
 
     While there is no response, or one of 429 or 5xx, the call is repeated for ever, after a wait
-    that doubles up to LONGEST_BACKOFF seconds and is at least as long as the API's Retry-After.
+    that doubles up to LONGEST_BACKOFF seconds and is at least as long as the API's Retry-After asks
+    for, if that is not longer than LONGEST_BACKOFF.
 
     :param path: The path and no query, such as `/events`.
     :param parameters: The parameters of the query; those that are empty or None are left out.
@@ -277,12 +278,13 @@ def listen(options):
     name = webhook["name"] or webhook["subscription_id"]
     print(f"what {name} ({webhook['state']}) gets goes to {options.url}", file=sys.stderr)
     types = options.events.split(",")
-    wait = FIRST_WAIT
+    wait = FIRST_WAIT  # seconds
     if not (options.since or options.once):
-        time.sleep(wait)
+        time.sleep(wait)  # no delivery that exists now is to be posted
     while True:
-        new = failed = 0
-        secret = ""
+        new = 0  # deliveries that were posted
+        failed = 0
+        secret = ""  # read once for all deliveries of a call, since it may be renewed
         try:
             listed = list(list_deliveries(webhook, since))
             for event in listed:
@@ -294,7 +296,9 @@ def listen(options):
                     secret = secret or get(path)["secret"]
                     failed += not forward(event, webhook, secret, options)
                 seen.add(event["event_id"])
-            since = next_start(since, listed, is_settled=wait >= LONGEST_WAIT and not new)
+            # The longest wait is reached after several calls without a new delivery.
+            is_settled = wait >= LONGEST_WAIT and not new
+            since = next_start(since, listed, is_settled)
         # For example, the key has expired, or another server than the API responded. Deliveries
         # that are not in `seen` are tried again.
         except (RefusedError, LookupError, TypeError, ValueError) as error:

@@ -95,9 +95,9 @@ class Breaker:
         open. There is no trial before the breaker's `next_trial_at`, none during a rest of the
         destination's owner, and none while the container makes another trial or pauses after it.
 
-        A rest of an owner begins whenever one of its breakers opens or a trial of it fails. During
-        a rest, a push to a destination whose breaker is closed must wait, too, if pushes to that
-        destination have hung since its last success.
+        A rest of an owner begins when the breaker of one of its destinations opens, or a trial of
+        such a destination fails. During a rest, a push to a destination whose breaker is closed
+        must wait, too, if pushes to that destination have hung since its last success.
 
         If 0 is returned, make the push and call `record`, or call `release_trial`: if the push is a
         trial, the container makes no other one before that, for up to MAX_TRIAL_SECONDS.

@@ -341,6 +341,7 @@ class Event:
         event = replace(self, claimed_until=None, next_attempt_at=None)
         match decision:
             case Retry(delay_seconds, due_at):
+                # `due_at`: the exact time, if it is known; otherwise after the delay.
                 return replace(event, next_attempt_at=due_at or rfc3339(now + delay_seconds))
             case Delivered():
                 return replace(

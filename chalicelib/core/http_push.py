@@ -78,7 +78,8 @@ class PushClient:
         made_once = cache(tls_context)
         # A manager of connections to any address, and one of connections to public addresses alone.
         self._managers = {
-            only: pool_manager(clock, made_once, public_only=only) for only in (False, True)
+            public_only: pool_manager(clock, made_once, public_only=public_only)
+            for public_only in (False, True)
         }
 
     def send(
@@ -108,6 +109,7 @@ class PushClient:
         try:
             url = parse_url(target.url)
             uri = url.request_uri
+            # The timeout of the pool limits connecting, the timeout of `urlopen` all of the push.
             pool = self._managers[target.public_only].connection_from_host(
                 url.host, url.port, url.scheme, {"timeout": connect_timeout_seconds}
             )
@@ -299,5 +301,6 @@ def _retry_after_seconds(response: urllib3.BaseHTTPResponse) -> float:
     """
     with suppress(HTTPError, ValueError, OverflowError):  # neither seconds nor a date
         if response.status in (429, 503):
+            # RETRY_AFTER, a Retry of urllib3, returns MAX_RETRY_AFTER_SECONDS at most.
             return RETRY_AFTER.get_retry_after(response) or 0.0
     return 0.0

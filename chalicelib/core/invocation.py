@@ -164,9 +164,9 @@ class Invocation:
     def waits_for(self, event: Event) -> bool:
         """Return whether the invocation waits for the next attempt of an event and makes it itself.
 
-        It does not wait for an event that is never due or belongs in the slow lane, after a 429, or
-        if the attempt is due so late that no time would be left for it, or that other messages
-        would wait.
+        It does not wait for an event that is never due or belongs in the slow lane, after a 429, if
+        the attempt is due so late that there would be no time left for it, or if it is due later
+        than the invocation may wait, because other messages would have to wait, too.
 
         As time passes, the result may become True, but not False: if it is True when the retry is
         recorded, no queue message is sent, so it must still be True when the invocation begins to

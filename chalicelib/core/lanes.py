@@ -177,9 +177,10 @@ class Lanes:
             busy_seconds = seconds if in_fast_lane else 0.0
             if seconds >= SLOW_SECONDS or has_timed_out:
                 # Many destinations that begin to hang at once are marked at their first timeout.
-                # `_slow` counts the slow pushes of all destinations.
-                is_crowded = self._slow.crowds(busy_seconds, now) and has_timed_out
-                pace.count_slow(started, now, needed=1 if is_crowded else SLOW_PUSHES)
+                # `_slow` counts the slow pushes of all destinations, this one included.
+                are_crowding = self._slow.crowds(busy_seconds, now)
+                is_marked_at_once = are_crowding and has_timed_out
+                pace.count_slow(started, now, needed=1 if is_marked_at_once else SLOW_PUSHES)
                 return
             is_crowding = pace.crowds(busy_seconds, now)
             if is_crowding and seconds >= QUICK_SECONDS:

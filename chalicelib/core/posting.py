@@ -111,10 +111,11 @@ def post_plan(plan: Plan, invocation: Invocation) -> None:
 
 def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: Invocation) -> Plan:
     """Store an event and a copy for each matching subscription; return the plan as it is stored:
-    the event, then the copies, those that are to be pushed at once claimed for that.
+    the event, then its copies. Nothing is pushed or queued yet, but the event and copies that the
+    caller is to push are stored with a claim.
 
-    If an earlier call with the same Idempotency-Key and body stored the event, the plan has that
-    event, which is not new.
+    If an earlier call with the same Idempotency-Key and body stored the event, return a plan of
+    that event alone, which is not new.
 
     :param created_by: The name of the API key.
     :param inline_left: How many of the event and its copies may be pushed while the caller waits.
@@ -134,12 +135,12 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
     elif webhook != PULL_ONLY:
         # In pull-only mode the event has no `next_attempt_at`, and waits for a consumer.
         event = replace(event, next_attempt_at=event.created_at)
-    plan = make_plan(event, services)
+    plan = make_plan(event, services)  # the event is the first entry
     earlier = _find_earlier(plan[0].event, services)
     if earlier:
         plan[0].event = earlier
         return plan[:1]
-    # To read the subscriptions and an earlier event may have taken 15 s.
+    # Reading the subscriptions and an earlier event may have taken 15 s.
     if invocation.seconds_left() < BEGIN_SECONDS:
         raise OutOfTimeError
     _claim_inline(plan, inline_left, services)
@@ -147,6 +148,8 @@ def _store(new_event: NewEvent, created_by: str, inline_left: int, invocation: I
     try:
         stored = _store_plan(plan, invocation)
     finally:
+        # For the events and copies that are claimed for a push and not stored as new: no push is
+        # made, and a breaker that waits for its result must know that.
         _release_trials(plan, stored, services)
     return stored
 
@@ -230,8 +233,9 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
     call did, or without a look-up if the event has no Idempotency-Key or no copies.
 
     The put of an event without copies finds the earlier event by itself. Copies are put before
-    their event: without this look-up, a copy that was deleted since would be stored and pushed
-    again, and so would the copies of an erased event if this call ended before it deleted them.
+    their event: without this look-up, a repeated call would store and push a copy again that was
+    deleted since. After an erasure, it would store all copies, and leave them if it ended before
+    the put of the event was refused.
 
     :raises ApiError: 422 if the earlier call had another body, 409 if its event was erased.
     """
@@ -245,15 +249,15 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
 
 def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
     """Claim up to `inline_left` events and copies of a plan for a push while the caller waits: set
-    `is_inline`, and the claim in the event that will be stored.
+    `is_inline`, and the claim in the event that will be stored. Nothing is stored here.
 
     Events for a target that is slow, not enabled, or whose breaker is open are left to the workers.
-    The breaker may begin a trial, a push to a target that failed, which must be made or released.
+    If the breaker allows a push, the push may be its trial: the one push while it is open. The
+    caller makes each allowed push, or says that it does not (`_release_trials`).
     """
     until = rfc3339(services.clock() + CLAIM_SECONDS)
     for planned in plan:
-        # The breaker comes last, and `acquire` is called once: it may begin a trial. It returns 0
-        # if the push may be made.
+        # `acquire` comes last, since it may begin a trial. It returns 0 if the push may be made.
         if (
             inline_left > 0
             and planned.target.is_enabled
@@ -286,9 +290,9 @@ def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
     that it lists.
 
     `is_new` of each is set to whether this call stored it. If an earlier call stored the event, the
-    stored event may list fewer copies than the plan; the others are deleted. Raises
-    StorageUnavailableError if DynamoDB fails, and ApiError if the stored event has another body, or
-    was erased.
+    stored event may list fewer copies than the plan: the other copies of the plan are deleted, and
+    are not in the result. Raises StorageUnavailableError if DynamoDB fails, and ApiError if the
+    stored event has another body, or was erased.
     """
     services = invocation.services
     original, *copies = plan
@@ -303,6 +307,7 @@ def _store_plan(plan: Plan, invocation: Invocation) -> Plan:
     services.map(put, copies)
     result = put(original)
     if not result.applied:
+        # The event that is stored. Copies that it does not list are deleted by this call.
         original.event = _find_stored(plan, result, invocation)
     listed = original.event.copies
     return [original, *(copy for copy in copies if copy.event.event_id in listed)]
@@ -394,11 +399,11 @@ def _send(queue: Queue, events: Sequence[Event], invocation: Invocation) -> None
 
     :param events: 1 to BATCH_SIZE events and copies. All of them belong to the same report (an
         event that the system posts about an event or subscription), or none belongs to a report.
+    :param invocation: For a report it never has time left, so that no write of the report is tried
+        again. The messages of a report are sent all the same, since no caller waits for them.
     """
-    # A report is posted with an invocation that has no time left: writes are repeated only while
-    # there is time, and those of a report must not be. Its messages are sent anyway, since no
-    # caller waits for them.
     is_report = events[0].is_report
+    has_time = invocation.seconds_left() >= CALL_SECONDS
     with errors_left_to_sweep(*events):
-        if is_report or invocation.seconds_left() >= CALL_SECONDS:
+        if is_report or has_time:
             queue.send_many([messages.push_message(event) for event in events])

@@ -263,6 +263,7 @@ class EventStore(Table):
         # `_result` says "applied" if the stored copy is the one that a lost try of boto3 wrote.
         put_result = ItemResult(applied=False, item=reason_of_put.get("Item"))
         result = self._result(put_result, copy.claim_id)
+        # DynamoDB's text "None": the update of the event was not the cause.
         is_event_as_read = reason_of_update["Code"] == "None"
         if result.applied or is_event_as_read:
             return result
@@ -275,12 +276,14 @@ class EventStore(Table):
         event, so the event must not expire before its copies. Nothing happens if the event has
         expired. Raises EventNotFoundError if it was erased.
         """
-        # The condition fails if the event was changed after it was read: read it again.
+        # The condition fails if the event was changed after it was read: read it again. The loop
+        # ends without a write if the event is absent, or expires late enough already.
         while (event := self.get(event_id)) and event.expires_at < expires_at:
             values = _kept_longer(event)
             changes = {"expires_at": expires_at, "status_shard": values[":shard"]}
             if self.change(event_id, KEPT_LONGER, changes, values).applied:
                 return
+        # An absent event has expired, or was erased.
         if event is None and self.read(event_id).erased_until:
             raise EventNotFoundError
 
@@ -546,8 +549,9 @@ class EventStore(Table):
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
     """Return the keys of the partitions of `status-index` that have the events with some statuses.
 
-    :param of_copies: True: the partitions of copies are returned. False: those of other events,
-        including the partitions of replayed events, which pending and failed events alone have.
+    :param of_copies: True: the partitions of copies are returned. False: the partitions of other
+        events, among them those of events that are kept longer than the retention period, such as
+        replayed events. Only pending and failed events that are kept longer have such partitions.
     """
     prefix = COPY if of_copies else ""
     keys = [f"{prefix}{status}#{shard}" for status in statuses for shard in range(SHARDS)]
@@ -678,6 +682,8 @@ def _decode_attempts(text: str) -> tuple[Attempt, ...]:
     are ignored.
     """
     documents = json.loads(text)
+    # The last attempt of the list has the compressed JSON list of the attempts before it; the
+    # dictionary of the compression is the JSON of that last attempt without this member.
     compressed_earlier = documents[-1].pop(EARLIER, None)
     if compressed_earlier:
         decompressor = zlib.decompressobj(zdict=dumps(documents[-1]).encode())

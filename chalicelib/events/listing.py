@@ -196,10 +196,9 @@ def search(services: CoreServices, query: Query) -> Iterator[Event | SearchEnd]:
     """Yield the events of a query in order, with the attributes that their index projects.
 
     The rows that a page needs are read from all partitions in parallel; further rows are read when
-    the caller asks for another event. After PAGE_SECONDS, no more rows are read: then the search
-    ends where the first partition was not read any further, and the last value is a SearchEnd with
-    this place. Up to MAX_EXPIRED rows that have expired are deleted. Raises
-    StorageUnavailableError.
+    the caller asks for another event. After PAGE_SECONDS, no more rows are read, and the last value
+    that is yielded is a SearchEnd: the place in the order up to which all partitions were read. Up
+    to MAX_EXPIRED rows that have expired are deleted. Raises StorageUnavailableError.
     """
     deadline = services.clock() + PAGE_SECONDS
     # One row is the event of the cursor, another one shows whether there is a next page.
@@ -233,7 +232,7 @@ def search(services: CoreServices, query: Query) -> Iterator[Event | SearchEnd]:
 
 def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Json]]:
     """Return, for each partition of a query, an iterator of DynamoDB's responses, which have the
-    rows after the query's cursor that its conditions allow.
+    rows from the query's cursor on that meet its conditions.
 
     :param page_rows: The largest number of rows of the first response of a partition.
     """
@@ -249,6 +248,7 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
         ":reserved": RESERVED_PREFIX,
         ":waiting": f"{COPY}{Status.PENDING}",
     }
+    # The rows begin at the cursor, if there is one (otherwise it is empty).
     if query.order == "newest":
         values[":high"] = min(query.until, query.cursor or HIGHEST)
     else:
@@ -262,6 +262,7 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
     filters.pop(PARTITION_KEYS[index], None)  # DynamoDB refuses to filter by a key
     conditions += filters.values()
     if query.is_waiting:
+        # How a row shows that its event waits for another attempt depends on the index.
         conditions.append(WAITING[index])
     return [
         store.pages(
@@ -325,7 +326,7 @@ def _first_page(rows: Iterator[Event | SearchEnd], query: Query) -> Page:
         if len(events) == query.limit or size > MAX_PAGE_BYTES:
             return Page(events, events[-1].sort_key)
         events.append(row)
-    return Page(events, None)
+    return Page(events, next_cursor=None)
 
 
 def _cursor_after_timeout(sort_key: str, events: list[Event], query: Query) -> str:

@@ -60,10 +60,11 @@ def push_later(
     :raises EventClaimedError: If somebody claimed, replayed or settled the event since it was read.
     """
     now = services.clock()
-    # The new `claim_id` lets only one of two calls that read the same event change it.
-    changes: Json = {"claim_id": services.new_id()}
     if event.status is Status.FAILED:
         changes = _begin_replay(event, services)
+    else:
+        # The new `claim_id` lets only one of two calls that read the same event change it.
+        changes = {"claim_id": services.new_id()}
     later = rfc3339(now + delay_seconds)
     # After the delay, or when the event was due before if that is earlier, but not in the past.
     due_at = max(rfc3339(now), min(event.next_attempt_at or later, later))
@@ -163,15 +164,18 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
         services.store.renew(event.source_event_id, expires_at)
     is_pushed = event.is_copy or services.settings.webhook_url is not None
     now = rfc3339(services.clock())
-    # An acknowledged event keeps its last error. It is removed, because a pending event with an
-    # error counts as waiting for another attempt.
-    outdated = ("last_error",) if event.status is Status.DELIVERED else ()
+    removed = [*SETTLED_MEMBERS]
+    if event.status is Status.DELIVERED:
+        # A consumer may have acknowledged the event after a failed push, whose error it still has.
+        # A pending event with an error would count as one that waits for another attempt.
+        removed.append("last_error")
     return {
-        **dict.fromkeys((*SETTLED_MEMBERS, *outdated)),  # None removes a member
+        **dict.fromkeys(removed),  # None removes a member
         "next_attempt_at": now if is_pushed else None,
         "requeue_at": None,
         "resume_at": None,
         **status_attributes(event.event_id, Status.PENDING, kept_longer=True),
+        # A push whose claim has expired cannot record its result any more.
         "claim_id": services.new_id(),
         "delivery_attempts": 0,
         "replayed_at": now,

@@ -47,7 +47,10 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
         finally:
             gc.enable()
     events = made.meta.events
+    # So that Lambda does not take the retries that the worker sends to its own queue for a loop.
     events.register("before-call", _remove_trace_header)
+    # Called after each try of a call: the first handler keeps the waits between tries short, the
+    # other one asks for another try if a transaction is changing the item.
     needs_retry = f"needs-retry.{made.meta.service_model.service_id.hyphenize()}"
     events.register_first(needs_retry, _remove_retry_after)
     events.register(needs_retry, _retry_conflict)

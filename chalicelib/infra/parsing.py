@@ -105,7 +105,12 @@ def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Parser:
     """Return a parser that returns a value unchanged if `is_valid` returns True for it, and raises
     InvalidValueError with the text "must be {expected}" otherwise.
     """
-    return without_fault(lambda value: None if is_valid(value) else f"must be {expected}")
+
+    def find_fault(value: Any) -> str | None:
+        """Return the error message for a value, or None if the value is valid."""
+        return None if is_valid(value) else f"must be {expected}"
+
+    return without_fault(find_fault)
 
 
 def is_list(value: Any, maximum: int) -> bool:

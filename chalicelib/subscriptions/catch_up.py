@@ -76,22 +76,23 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
     marks = services.store.catch_ups()
     # A set: a destination has two marks if both a delivery and a test started a catch-up.
     known = subscriptions.get_many({mark.destination for mark in marks})
-    left = MAX_EVENTS
+    events_left = MAX_EVENTS  # in this minute
     failure: StorageUnavailableError | None = None
-    # Each round serves the destinations whose share suffices, and divides the rest anew.
+    # Each round pushes the events of the destinations whose share suffices, and divides the events
+    # that are left among the other destinations.
     while marks:
-        share = max(1, left // len(marks))
+        share = max(1, events_left // len(marks))
         serve = partial(_find_and_push, share, known, services)
         found, error = services.try_map(serve, marks)
         failure = failure or error
-        wanting = [events for events in found if events.needs_more]
-        left -= sum(len(events.page.events) for events in found if not events.needs_more)
-        if wanting and left // len(wanting) <= share:
+        unserved = [events for events in found if events.needs_more]
+        events_left -= sum(len(events.page.events) for events in found if not events.needs_more)
+        if unserved and events_left // len(unserved) <= share:
             # Another round would not give them larger shares: push what was found for them.
-            _, error = services.try_map(partial(_push, services), wanting)
+            _, error = services.try_map(partial(_push, services), unserved)
             failure = failure or error
             break
-        marks = [events.mark for events in wanting]
+        marks = [events.mark for events in unserved]
     if failure:
         raise failure
 
@@ -99,10 +100,11 @@ def catch_up(services: CoreServices, subscriptions: Subscriptions) -> None:
 def _find_and_push(
     share: int, known: Mapping[str, Subscription], services: CoreServices, mark: CatchUp
 ) -> Found:
-    """Find the events that wait for the destination of a mark, up to a share; return the events.
+    """Find events that wait for one destination, at most its share, and push them, unless the
+    destination could use a larger share; return the found events.
 
-    They are pushed, unless the destination could use a larger share: then the caller finds them
-    again with a larger share, or pushes them.
+    If it could (`Found.needs_more`), the caller calls this again with a larger share, or pushes the
+    found events itself.
 
     :param share: How many events the destination may have in this minute.
     :param known: The subscriptions among the destinations by id; a deleted one has no entry.
@@ -151,7 +153,7 @@ def _find(mark: CatchUp, query: Query | None, share: int, services: CoreServices
     minutes = (services.clock() - unix_seconds(mark.since)) / SWEEP_PERIOD_SECONDS
     allowed = int(FIRST_EVENTS * 2 ** min(MAX_DOUBLINGS, minutes))
     limit = min(allowed, share)
-    page = Page([], None)
+    page = Page([], next_cursor=None)
     if query:
         page = _first_page_with_events(replace(query, limit=limit), services)
     return Found(mark, page, allowed, limit)
@@ -172,11 +174,11 @@ def _first_page_with_events(query: Query, services: CoreServices) -> Page:
 
 def _push(services: CoreServices, found: Found) -> None:
     """Push the events that were found for a destination, spread over SPREAD_SECONDS, or end its
-    catch-up if too many of them have failed again.
+    catch-up if too many of them have failed again since it began.
 
-    The catch-up ends if all events have failed again, or half as many as could be pushed in the
-    minute before. An event is not changed if it was replayed or made due by the catch-up already,
-    or is due within a minute anyway.
+    Too many have failed if all have, or half as many as could be pushed in the minute before. An
+    event is not pushed if its push was asked for since the catch-up began (by this catch-up or by a
+    replay), or if it is due within a minute anyway.
     """
     mark = found.mark
     now = services.clock()
@@ -187,17 +189,15 @@ def _push(services: CoreServices, found: Found) -> None:
     # How many events could be pushed in the minute before: half of what this minute allows, unless
     # the share of the destination was lower. That share is not known. If the present share does not
     # suffice, it is taken for that of the minute before.
-    most_before = found.limit if found.page.next_cursor else MAX_EVENTS
-    allowed_before = min(found.allowed // 2, most_before)
-    if have_all_failed or 2 * len(failed_again) >= allowed_before:
+    share_before = found.limit if found.page.next_cursor else MAX_EVENTS
+    possible_before = min(found.allowed // 2, share_before)
+    if have_all_failed or 2 * len(failed_again) >= possible_before:
         services.store.end_catch_up(mark)
         return
+    # `asked_at` is the time at which the latest push was asked for.
+    not_asked_for = [event for event in waiting if event.asked_at < began]
     soon = rfc3339(now + SWEEP_PERIOD_SECONDS)
-    due = [
-        event
-        for event in waiting
-        if event.asked_at < began and (event.next_attempt_at or "") > soon
-    ]
+    due = [event for event in not_asked_for if (event.next_attempt_at or "") > soon]
 
     def push(number: int) -> None:
         """Let an event of `due` be pushed after a delay that grows with its number."""

@@ -42,7 +42,7 @@ def filter_fault(pattern: Any) -> str | None:
 
     :param pattern: The filter: any value of JSON, as the caller gave it.
     """
-    fault = _fault(pattern, "", MAX_LEVELS)
+    fault = _fault(pattern, path="", levels=MAX_LEVELS)
     if fault is None and len(dumps(pattern).encode()) > MAX_BYTES:
         return f"must have at most {MAX_BYTES} bytes as compact JSON"
     return fault
@@ -99,10 +99,12 @@ def _is_entry(entry: Any) -> bool:
             return is_list(values, MAX_ENTRIES) and all(
                 isinstance(value, SCALARS) for value in values
             )
-        # Every other term is an operator, and the operators are one of the RANGES.
+        # Every other term, from the first on, is an operator. RANGES has the lists of operators
+        # that are allowed.
         case {"numeric": [*terms]} if terms[::2] in RANGES:
             # Each operator has a number after it, the last one, too.
-            return [type(term) in NUMBERS for term in terms] == [False, True] * len(terms[::2])
+            are_numbers = [type(term) in NUMBERS for term in terms]
+            return are_numbers == [False, True] * len(terms[::2])
     return isinstance(entry, SCALARS)
 
 
@@ -158,7 +160,7 @@ def find_mismatched_path(pattern: Json, payload: str) -> str | None:
     :param payload: The payload as a text of JSON.
     :raises RecursionError: If the payload is nested too deep to be compared.
     """
-    return _find_mismatched_path(pattern, _values_of(payload), "")
+    return _find_mismatched_path(pattern, _values_of(payload), path="")
 
 
 def _find_mismatched_path(pattern: Any, values: _Values, path: str) -> str | None:

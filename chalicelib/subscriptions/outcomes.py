@@ -84,25 +84,27 @@ def judge(event: Event, recipients: Iterable[Recipient]) -> Json:
         `tenant`'s and the `operator`'s subscriptions by state; and `own`, the status of the event's
         own push (None: the event itself is not pushed).
     """
-    tenant: list[WebhookOutcome] = []
-    operator: list[WebhookOutcome] = []
+    of_tenant: list[WebhookOutcome] = []
+    of_operator: list[WebhookOutcome] = []
     for recipient in recipients:
         subscription = recipient.subscription
-        side = tenant if subscription and subscription.tenant else operator
-        side.append(_outcome_for(recipient))
+        is_tenants = subscription is not None and subscription.tenant is not None
+        outcomes = of_tenant if is_tenants else of_operator
+        outcomes.append(_outcome_for(recipient))
     own: list[WebhookOutcome] = []
     if event.is_pushed_itself:
         own.append(WebhookOutcome(state_of(event), event.last_error, subscription_id=None))
     own_in_trouble = [outcome for outcome in own if outcome.state in TROUBLE]
-    candidates = tenant + own_in_trouble if tenant else operator + own
+    candidates = of_tenant + own_in_trouble if of_tenant else of_operator + own
     no_webhook = WebhookOutcome("no_webhook", error=None, subscription_id=None)
+    # The worst state has the lowest rank.
     deciding = min(candidates, key=_severity, default=no_webhook)
     return {
         "state": deciding.state,
         "error": deciding.error,
         "subscription_id": deciding.subscription_id,
-        "tenant": _count_states(tenant),
-        "operator": _count_states(operator),
+        "tenant": _count_states(of_tenant),
+        "operator": _count_states(of_operator),
         "own": event.status if own else None,
     }
 

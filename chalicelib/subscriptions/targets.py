@@ -80,7 +80,8 @@ class AllTargets:
         target = SubscriptionTarget(
             url=url,
             destination=subscription.subscription_id,
-            # Never the name WEBHOOK; subscriptions without a tenant have one owner together.
+            # Whose breakers rest together: the subscriptions of a tenant, or all subscriptions
+            # without a tenant. With the word before it, no tenant's name equals WEBHOOK.
             owner=f"tenant {subscription.tenant or ''}",
             secrets=tuple(map(decode_secret, subscription.secrets(now))),
             is_enabled=subscription.refusal(self.services.settings) is None,
@@ -188,7 +189,7 @@ class AllTargets:
             return
         match decision:
             case DeadLetter():
-                reports.event_failed(event, None, self.services)
+                reports.event_failed(event, tenant=None, services=self.services)
             case Delivered() if event.delivery_attempts > FAILING_ATTEMPTS:
                 with suppress(StorageUnavailableError):
                     self.services.store.start_catch_up(target.destination)

@@ -132,6 +132,7 @@ def headers_fault(headers: Any) -> str | None:
         return f"must be an object of at most {MAX_HEADERS} names and values"
     lowered = [name.lower() for name in headers]
     for name, value in headers.items():
+        # HEADER_NAME matches no name that is reserved.
         if not HEADER_NAME.fullmatch(name) or lowered.count(name.lower()) > 1:
             # The text after a colon is not shown: in the name `Authorization: ...` it is a secret.
             shown = name.partition(":")[0][:64]
@@ -278,7 +279,8 @@ def parse_new_event(
 ) -> NewEvent:
     """Return the new event of a JSON value.
 
-    :param idempotency_key: Of the header; None: the request has no such header.
+    :param idempotency_key: The value of the `Idempotency-Key` header; None: the request has no such
+        header. In a batch, the value is a member of the event instead.
     :param members: The members that the value may have: EVENT_MEMBERS; BATCHED_MEMBERS, which
         include the idempotency key; or TEST_MEMBERS.
     :raises InvalidRequestError: With every fault.
@@ -289,7 +291,8 @@ def parse_new_event(
     idempotency_key = document.pop("idempotency_key", idempotency_key)
     body_hash = None
     if idempotency_key is not None:
-        # Writing sorted JSON may reach Python's limit of nesting where parsing did not.
+        # By the hash, a later call with the same key shows whether it has the same body. Writing
+        # sorted JSON may reach Python's limit of nesting where parsing did not.
         with _must_be_json():
             compact = canonical(document).encode()
         body_hash = hashlib.sha256(compact).hexdigest()
