@@ -54,6 +54,7 @@ def interrupt(checkout: Checkout, case: "Case") -> None:
     after the write of the case.
     """
     command = DESTROY if case.way == DESTROYED else ("deploy",)
+    # Without the flags of the `make ways` that runs this process.
     checkout.interrupt([*MAKE, *command], number=case.number, MAKEFLAGS="", **GIVEN)
 
 
@@ -189,10 +190,12 @@ class Lab:
 
         At the first call, do the last step on a copy of the stage after the steps before it. Later
         calls with the same steps return the same stage.
+
+        :param steps: The steps in their order, as `do_step` describes them.
         """
         if steps not in self.reached:
             folder = self.folder / "stages" / ", ".join(steps or ["nothing"])
-            stage = Stage(folder, calls=[])
+            stage = Stage(folder, calls=[])  # `do_step` appends the calls that it makes
             self.reached[steps] = stage
             if steps:
                 before = self.reach(*steps[:-1])
@@ -208,7 +211,8 @@ class Lab:
 
         :param step: One of these, where a version is `now` (the present one) or `1.0.0`:
 
-            - a version: deploy it by `make deploy`; `now` must succeed as `complete` requires
+            - a version: deploy it by `make deploy`; after `now`, also compare the stage with the
+              first complete deployment
             - `undo to` a version: deploy this earlier version without changing the stack
             - `undo to` a version `with the record of` the same version: restore the record that
               Chalice wrote when the version was deployed, and do the same
@@ -239,7 +243,10 @@ class Lab:
 
     def find_cases(self, way: str) -> list[Case]:
         """Do the steps of a way and the command after it without an interruption; return the
-        places at which to interrupt this command.
+        places at which to interrupt this command: some of its writes to AWS.
+
+        :param way: The steps in one text, as WAYS has it. The command after the way DESTROYED is
+            `make destroy`, and after any other way `make deploy`.
         """
         command = DESTROYING if way == DESTROYED else NOW
         calls = self.reach(*split_into_steps(way), command).calls
@@ -250,10 +257,12 @@ class Lab:
     def copied(self, way: str) -> Iterator[Path]:
         """Copy the folder of the stage after a way; yield the copy, which is deleted at the end of
         the block with all folders beside it.
+
+        :param way: The steps in one text, as WAYS has it.
         """
-        before = self.reach(*split_into_steps(way)).folder
+        reached = self.reach(*split_into_steps(way)).folder
         with tempfile.TemporaryDirectory() as folder:
-            yield shutil.copytree(before, Path(folder, "stage"))
+            yield shutil.copytree(reached, Path(folder, "stage"))
 
     def try_case(self, case: Case) -> dict[str, str]:
         """Interrupt the command after a way; then complete the deployment of one copy of the
@@ -332,7 +341,10 @@ def resume(checkout: Checkout, act: Callable[[Checkout], None]) -> None:
 
     :param act: The function, which runs commands of the checkout.
     """
-    functions = checkout.aws.direct("lambda").list_functions()["Functions"]
+    # A client whose calls are neither recorded nor refused.
+    client = checkout.aws.direct("lambda")
+    functions = client.list_functions()["Functions"]
+    # The emulated AWS refuses changes of these functions.
     checkout.aws.unfinished = {function["FunctionName"] for function in functions}
     act(checkout)
 
@@ -349,8 +361,11 @@ def describe(checkout: Checkout) -> str:
     resources that Chalice recorded, without times and random ids; "" if there is nothing.
     """
     descriptions: list[Any] = []
+    # Patterns of the texts that differ between two runs.
     left_out = [rf'"({DIFFERENT_MEMBERS})": .*', DIFFERENT_PARTS]
     for line in DESCRIBED.strip().split("\n"):
+        # A line such as `iam list_roles Roles[].RoleName get_role RoleName`: list the roles, take
+        # the names at the path, and call `get_role` with each name as the parameter RoleName.
         service, list_call, path, describe_call, *parameters = line.split()
         client = checkout.aws.client(service)
         names = jmespath.search(path, getattr(client, list_call)())

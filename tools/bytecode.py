@@ -81,7 +81,8 @@ def _folder_of(library: str) -> Path:
     spec = find_spec(library)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(library)
-    return Path(spec.origin).parent.parent  # of site-packages/urllib3/__init__.py
+    package = Path(spec.origin).parent  # of site-packages/urllib3/__init__.py
+    return package.parent
 
 
 def _bytecode_path(module: Path) -> Path:

@@ -42,9 +42,11 @@ MEMBERS = {
 
 
 def parse_line(line: bytes) -> Json:
-    """Return the members of a line by name; raise ApiCallError if the API would refuse the line."""
+    """Return the members of a line of the file by name, parsed. Raise ApiCallError if the line is
+    not a JSON object, or if the API would refuse a member of it.
+    """
     try:
-        wanted = parse_object(load_json(line), MEMBERS, ("target_url",))
+        wanted = parse_object(load_json(line), MEMBERS, required=("target_url",))
         check_headers(wanted.get("headers"), wanted.get("header_prefix"))
     except InvalidRequestError as error:
         raise ApiCallError(400, str(error)) from error
@@ -63,8 +65,14 @@ class Importer:
     """
 
     def __init__(self, api: Api, *, is_check: bool) -> None:
+        """Read the name of the API key and all existing subscriptions, unless lines are only
+        checked. Raise ApiCallError if a call fails.
+
+        :param is_check: Whether lines are only checked, which makes no call.
+        """
         self._api = api
         self._is_check = is_check
+        # The name of the API key; empty if lines are only checked.
         self._key_name = ""
         # The subscriptions that existed before the import, by id.
         self._existing: dict[str, Json] = {}
@@ -74,7 +82,7 @@ class Importer:
         self._first_names: dict[str, str] = {}
         # The headers of calls by a tenant's customer, by tenant.
         self._headers_by_tenant: dict[str, dict[str, str]] = {}
-        if is_check:  # which makes no call
+        if is_check:
             return
         me = api.call("GET", "/me").content
         self._key_name = str(me["name"])
@@ -84,7 +92,9 @@ class Importer:
             self._ids_by_tenant.setdefault(subscription["tenant"], set()).add(subscription_id)
 
     def import_line(self, name: str, line: bytes) -> str:
-        """Create the subscription of a line, or check the line; return the outcome in words.
+        """Create the subscription of a line, and pause it if it was disabled; or only check the
+        line. Return the outcome in words. If the subscription exists already, only its name is
+        updated.
 
         Raise ApiCallError if the line is refused.
 
@@ -96,14 +106,16 @@ class Importer:
             click.echo(f"{name}: several secrets sign its pushes; only the present one is imported")
         self._require_no_duplicate(name, wanted)
         if self._is_check:
-            self._require_room(tenant, make_id(seed_of("", *identity(wanted))))
+            self._require_room(tenant, id_of(wanted, created_by=""))
             return "can be imported"
+        # A subscription that a customer created is created in the customer's name again, by a token
+        # in the headers. Its id depends on its creator.
         headers = self._authorize(wanted)
-        creator = f"tenant:{tenant}" if headers else self._key_name
-        subscription_id = make_id(seed_of(creator, *identity(wanted)))
+        created_by = f"tenant:{tenant}" if headers else self._key_name
+        subscription_id = id_of(wanted, created_by)
         self._require_room(tenant, subscription_id)
-        before = self._existing.get(subscription_id)
-        if before and before["state"] == "disabled":  # POST would enable it
+        existing = self._existing.get(subscription_id)
+        if existing and existing["state"] == "disabled":  # POST would enable it
             raise ApiCallError(409, f"{subscription_id} {DISABLED}")
         subscription = self._create(wanted, headers)
         created_id = subscription["subscription_id"]
@@ -122,15 +134,21 @@ class Importer:
         return outcome
 
     def _require_no_duplicate(self, name: str, wanted: Json) -> None:
-        """Raise ApiCallError if an earlier line has the same URL, tenant and types as this line."""
-        key = make_id(seed_of("", *identity(wanted)))
+        """Raise ApiCallError if an earlier line has the same URL, tenant and types as this line.
+
+        :param name: How messages call this line, such as `line 2`.
+        :param wanted: The members of this line.
+        """
+        # Only lines are compared, so the creator is left out.
+        key = id_of(wanted, created_by="")
         first_name = self._first_names.setdefault(key, name)
         if first_name != name:
             raise ApiCallError(400, f"has the URL, types and tenant of {first_name}")
 
     def _authorize(self, wanted: Json) -> dict[str, str]:
         """Return the headers of a call by the customer who created the subscription of a line;
-        empty: the API key creates it.
+        empty: the API key creates it, because the API key or another key created it before, or
+        because there are no tokens.
         """
         tenant = wanted.get("tenant")
         if not tenant or wanted.get("created_by") != f"tenant:{tenant}":
@@ -143,19 +161,25 @@ class Importer:
         """Return the header with a new token for a tenant; empty if the stage has no signing
         secrets, without which there are no tokens.
         """
-        status, made, _ = self._api.request("POST", "/tokens", json={"tenant": tenant})
-        if status == 409:
+        response = self._api.request("POST", "/tokens", json={"tenant": tenant})
+        if response.status == 409:  # there are no signing secrets
             message = (
                 "made by the API key, not by the customer, because tokens need "
                 "WEBHOOK_SIGNING_SECRETS"
             )
             click.echo(f"{tenant}: {message}", err=True)
             return {}
-        check(status, made)
-        return {"Authorization": f"Bearer {made['token']}"}
+        check(response.status, response.content)
+        return {"Authorization": f"Bearer {response.content['token']}"}
 
     def _require_room(self, tenant: str | None, subscription_id: str) -> None:
-        """Count a subscription of a tenant; raise ApiCallError if the tenant has no room for it."""
+        """Count the subscription of a line, and raise ApiCallError if its tenant would have more
+        than MAX_SUBSCRIPTIONS subscriptions. A subscription that exists already is not counted
+        twice.
+
+        :param tenant: The tenant; None: the subscription has none. The same limit applies to all
+            subscriptions without a tenant together.
+        """
         ids = self._ids_by_tenant.setdefault(tenant, set())
         ids.add(subscription_id)
         if len(ids) > MAX_SUBSCRIPTIONS:
@@ -165,15 +189,22 @@ class Importer:
             )
 
     def _create(self, wanted: Json, headers: dict[str, str]) -> Json:
-        """Create the subscription of a line, or update the name of an existing one; return it."""
+        """Create the subscription of a line, and return it. If it exists already, the API updates
+        its name and returns it. Raise ApiCallError if the API refuses it.
+
+        :param wanted: The members of the line.
+        :param headers: The authorization of the customer who creates it; empty: the API key creates
+            it.
+        """
         body = {member: wanted[member] for member in POSTED_MEMBERS if member in wanted}
-        status, content, _ = self._api.request("POST", "/subscriptions", json=body, headers=headers)
+        response = self._api.request("POST", "/subscriptions", json=body, headers=headers)
         try:
-            check(status, content)
-        except ApiCallError as error:  # the API does not name the setting to customers
+            check(response.status, response.content)
+        except ApiCallError as error:
+            # The API does not name the setting to customers, but this command is for operators.
             text = str(error).replace("allowed by the operator", "allowed by SUBSCRIPTION_HOSTS")
             raise ApiCallError(error.status, text) from error
-        return content
+        return response.content
 
     def _pause(self, subscription_id: str) -> Json:
         """Disable a new subscription, and return it. If the call fails or Ctrl-C interrupts it,
@@ -189,11 +220,16 @@ class Importer:
         return paused
 
 
-def identity(wanted: Json) -> tuple[str, str | None, list[str] | None]:
-    """Return the URL, tenant and event types of a line, by which the API finds a subscription that
-    its creator has already.
+def id_of(wanted: Json, created_by: str) -> str:
+    """Return the id that the API gives to the subscription of a line. It depends on the URL, the
+    tenant and the event types, and on who creates the subscription.
+
+    :param wanted: The members of the line.
+    :param created_by: The name of the API key, or `tenant:` and the tenant for a customer; empty:
+        the id is only compared with other such ids of lines.
     """
-    return wanted["target_url"], wanted.get("tenant"), wanted.get("event_types")
+    tenant = wanted.get("tenant")
+    return make_id(seed_of(created_by, wanted["target_url"], tenant, wanted.get("event_types")))
 
 
 @click.command(
@@ -215,14 +251,19 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
     A line is refused if its subscription is there with other members (the message names its id),
     or if its tenant would have more than 100 subscriptions. Refused lines are named, the others
     are imported, and the exit status is 1.
+
+    \f
+    :param file: The path of the file.
+    :param go: Whether the subscriptions are created. Otherwise the lines are only checked.
     """
     importer = Importer(Api(), is_check=not go)
     lines = numbered_lines(file.read_bytes())
 
     def import_line(name: str) -> str:
+        """Import or check the line with a name; return the outcome in words."""
         return importer.import_line(name, lines[name])
 
     how_to_import = f"To import all: {again(go='1')}"
-    act_on_each("line", lines, import_line, total=len(lines), rest=lambda _: how_to_import)
+    act_on_each("line", lines, import_line, total=len(lines), rest=lambda _done: how_to_import)
     if not go:
         print(how_to_import)

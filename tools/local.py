@@ -85,6 +85,9 @@ class Screen(logging.Handler):
         self.say(printable(f"{at}  {event_id:<36}  {text}"))
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a line about a log record if it is a warning or an error, or has an `event_id`;
+        ignore any other record.
+        """
         fields = vars(record)
         words = [record.getMessage()]
         words += [f"{name}={fields[name]}" for name in SHOWN_FIELDS if fields.get(name) is not None]
@@ -93,18 +96,21 @@ class Screen(logging.Handler):
 
 
 def _respond(api: LocalGateway, request: Request) -> Response:
-    """Return the app's response to a request or, if there is no route for its path and method, the
-    404 response of API Gateway.
+    """Return the app's response to a request or, if there is no route for its path and method, or a
+    header is not ASCII, the 404 response of API Gateway.
+
+    :param api: Chalice's stand-in for API Gateway and Lambda, which calls the app.
     """
-    path = request.environ["RAW_URI"]
-    body = request.get_data() or None
+    path_and_query = request.environ["RAW_URI"]
+    body = request.get_data() or None  # None: the request has no body
     try:
-        made = api.handle_request(request.method, path, dict(request.headers), body)
-    # The text of this error has the Authorization header. A header that is not ASCII raises
-    # UnicodeError.
+        made = api.handle_request(request.method, path_and_query, dict(request.headers), body)
+        has_route = made["statusCode"] != HTTPStatus.METHOD_NOT_ALLOWED
+    # A LocalGatewayException is not logged or returned: its text has the Authorization header.
+    # A header that is not ASCII raises UnicodeError.
     except (LocalGatewayException, UnicodeError):
-        made = {"statusCode": HTTPStatus.METHOD_NOT_ALLOWED}
-    if made["statusCode"] == HTTPStatus.METHOD_NOT_ALLOWED:
+        has_route = False
+    if not has_route:
         document = gateway.NOT_FOUND["responseTemplates"]["application/json"]
         return Response(document, HTTPStatus.NOT_FOUND, content_type="application/problem+json")
     return Response(made["body"], made["statusCode"], made["headers"])
@@ -117,17 +123,23 @@ def given(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
+CHECK_DLQ_SECONDS = 300  # as the schedule of the deployed function, in app.py
+
+
 def start() -> None:
     """Start the system in daemon threads, and print how to use it. Raise SettingsError if a setting
     is unusable, and ClickException if .chalice/config.json cannot be read.
+
+    Settings that the user has not set in the environment get values for this machine, unless the
+    user has set SETTINGS_SECRET, which names a secret with all of them.
     """
-    outside = [name for name in VARIABLES if given(name)]
+    set_by_user = [name for name in VARIABLES if given(name)]
     config = _read_config()
     _check_environment()
     server = _listen(config)
     url = f"http://{HOST}:{server.port}"
     screen = _open_screen()
-    key = ""
+    key = ""  # the API key, if one is created below
     _provide_aws()
     receiver = Receiver(screen.event)
     if not given("SETTINGS_SECRET"):
@@ -138,8 +150,8 @@ def start() -> None:
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
         hosts = (*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")
         _provide("SUBSCRIPTION_HOSTS", ",".join(hosts))
-    services.get()
-    screen.say(_usage(url, key, receiver, outside))
+    services.get()  # creates the clients, and raises if a setting is unusable
+    screen.say(_usage(url, key, receiver, set_by_user))
     _start_workers()
     _schedule("sweep", SWEEP_PERIOD_SECONDS, lambda: schedules.sweep(services.get()))
     _schedule(
@@ -147,7 +159,7 @@ def start() -> None:
         SWEEP_PERIOD_SECONDS,
         lambda: catch_up(services.get(), services.get().subscriptions),
     )
-    _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
+    _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.publish_depths(services.get()))
     Thread(target=server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 
@@ -180,13 +192,14 @@ def _listen(config: Config) -> BaseWSGIServer:
     api_config = config.scope(config.chalice_stage, "api_handler")
     port = given("PORT") or "8000"
     try:
-        # Chalice makes the app thread-safe, and opens the port.
-        local = create_local_server(app, api_config, HOST, int(port)).server
+        # Chalice's server is created, because this makes the app thread-safe and opens the port.
+        chalice_server = create_local_server(app, api_config, HOST, int(port)).server
     except (OSError, OverflowError, ValueError) as error:
         raise SettingsError(f"PORT {port}: {error}; make run PORT=0 chooses a free port") from error
-    # Chalice's own server cannot read chunked bodies.
+    # The returned server uses the same port in its place, because Chalice's server cannot read
+    # chunked bodies.
     respond = Request.application(partial(_respond, LocalGateway(app, api_config)))
-    return make_server(HOST, 0, respond, threaded=True, fd=local.fileno())
+    return make_server(HOST, 0, respond, threaded=True, fd=chalice_server.fileno())
 
 
 def _open_screen() -> Screen:
@@ -226,10 +239,15 @@ def _provide(name: str, value: str) -> None:
 
 
 def _start_workers() -> None:
-    """Start the workers of the fast lane and the slow lane."""
-    telemetry.logger.addFilter(
-        lambda record: record.levelno > logging.INFO or record.getMessage() != "sqs receive_message"
-    )
+    """Start the workers of the fast lane and the slow lane. Both wait for messages by repeated
+    calls of SQS, whose log records are left out of the log, except for warnings.
+    """
+
+    def is_logged(record: logging.LogRecord) -> bool:
+        """Return whether a record is not that of a successful call for messages."""
+        return record.levelno > logging.INFO or record.getMessage() != "sqs receive_message"
+
+    telemetry.logger.addFilter(is_logged)
     started = services.get()
     _start_worker("worker", started.work_queue, started.settings.worker_max_concurrency)
     _start_worker("slow_worker", started.slow_queue, started.settings.slow_max_concurrency)
@@ -243,12 +261,16 @@ def _start_worker(name: str, queue: Queue, threads: int) -> None:
     """Start the threads of a worker, which receive and process batches of messages. Only one thread
     receives at a time, and there is no batch window.
 
-    :param name: `worker` or `slow_worker`.
+    :param name: `worker` for the fast lane or `slow_worker` for the slow lane.
+    :param queue: The queue of the lane.
     :param threads: The number of batches that are processed at the same time.
     """
     receiving = Lock()
 
     def process_batch() -> None:
+        """Receive up to ten messages, process them, and delete them; do nothing if there is none.
+        Raise BatchError if a message is to be received again.
+        """
         messages: list[Message] = []
         with receiving, contextlib.suppress(QueueUnavailableError):  # Queue logs the error
             # Not a long poll: emulators give messages to clients that have left.
@@ -274,10 +296,11 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
     The first call is made at once, so that work that a crash left behind does not wait.
 
     :param name: The name of the thread and of the function in the log.
-    :param seconds: The pause after each call.
+    :param seconds: The pause after each call; 0: none.
     """
 
     def run() -> None:
+        """Call the function for ever. Each call has a request id of its own in the log."""
         while True:
             with telemetry.request_id(str(uuid.uuid4())):
                 try:
@@ -295,27 +318,34 @@ TOUR = ROOT / "tools" / "paste.sh"
 TOUR_OF_SUBSCRIPTIONS = ROOT / "tools" / "paste_subscriptions.sh"
 
 
-def _usage(url: str, key: str, receiver: Receiver, outside: list[str]) -> str:
+def _usage(url: str, key: str, receiver: Receiver, set_by_user: list[str]) -> str:
     """Return the commands that a user can paste into another terminal, and a summary of the system.
 
     :param url: The URL of the API.
     :param key: The API key that was created; empty: the user has set API_KEYS.
-    :param outside: The names of the variables that the user has set. The values of secret ones are
-        not printed.
+    :param receiver: The local receiver of pushes, to which the commands refer.
+    :param set_by_user: The names of the variables that the user has set. The values of secret ones
+        are not printed.
     """
     current = services.get().settings
-    hidden = [name for name in outside if name in SECRETS and given(name) != settings.COPIES_ONLY]
+    # The webhook URL is secret, but not if it is the word `subscriptions`, which is no URL.
+    hidden = [
+        name for name in set_by_user if name in SECRETS and given(name) != settings.COPIES_ONLY
+    ]
     variables = {name: given(name) for name in VARIABLES if given(name) and name not in hidden}
     exported = "export"
     for name, value in variables.items():
         exported += f" {name}={shlex.quote(value)}"
     if hidden:
+        # `:` is a command of the shell that does nothing, so the line can be pasted, too.
         exported += f'\n: "and, as they are set for make run: {" ".join(hidden)}"'
     pushes_copies_only = current.webhook == settings.COPIES_ONLY
-    is_pushed = pushes_copies_only or current.webhook == receiver.hook_url
-    tour_file = TOUR_OF_SUBSCRIPTIONS if pushes_copies_only else TOUR
-    blocks = tour_file.read_text().strip().split("\n\n")
-    blocks = [block for block in blocks if is_pushed or "RECEIVER" not in block]
+    # Whether anything is pushed to the local receiver. Otherwise the commands about it are left
+    # out: the blocks of the file, separated by blank lines, that have the word RECEIVER.
+    is_received = pushes_copies_only or current.webhook == receiver.hook_url
+    commands_file = TOUR_OF_SUBSCRIPTIONS if pushes_copies_only else TOUR
+    blocks = commands_file.read_text().strip().split("\n\n")
+    blocks = [block for block in blocks if is_received or "RECEIVER" not in block]
     tour = "\n\n".join(blocks).replace("VARIABLES", exported)
     tour = tour.replace("RECEIVER/HOOK", receiver.hook_url).replace("RECEIVER", receiver.url)
     own_key = f" TRIGGERS_API_KEY={key}" if key else ""

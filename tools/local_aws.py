@@ -72,7 +72,9 @@ def ensure(stage: str) -> dict[str, str]:
     sqs = boto3.client("sqs", config=config)
     for logical_id, variable in SETTINGS.items():
         queue = resources[logical_id]["Properties"]
-        variables[variable] = _ensure_queue(queue, variables.get("INBOX_DLQ_URL", ""), sqs)
+        # SETTINGS begins with the dead letter queue, which the policies of the others name.
+        dlq_url = variables.get("INBOX_DLQ_URL")
+        variables[variable] = _ensure_queue(queue, dlq_url, sqs)
     return variables
 
 
@@ -99,19 +101,21 @@ def _ensure_table(table: Json, dynamodb: Any) -> None:
     )
 
 
-def _ensure_queue(queue: Json, dlq_url: str, sqs: Any) -> str:
+def _ensure_queue(queue: Json, dlq_url: str | None, sqs: Any) -> str:
     """Create a queue unless it exists, and return its URL.
 
     :param queue: The properties of the queue in resources.json.
-    :param dlq_url: The URL of the dead letter queue, for a queue with a redrive policy.
+    :param dlq_url: The URL of the dead letter queue, for a queue with a redrive policy; None for
+        the dead letter queue itself.
     """
     name = queue["QueueName"]
     try:
         return str(sqs.get_queue_url(QueueName=name)["QueueUrl"])
     except sqs.exceptions.QueueDoesNotExist:
-        attributes = {
-            key: str(value).lower() for key, value in queue.items() if isinstance(value, int)
-        }
+        pass
+    # Numbers and booleans are attributes of SQS as they are, but written as text: 30, true. Other
+    # properties are the name, the tags and the redrive policy.
+    attributes = {key: str(value).lower() for key, value in queue.items() if isinstance(value, int)}
     if "RedrivePolicy" in queue:
         dlq = sqs.get_queue_attributes(QueueUrl=dlq_url, AttributeNames=["QueueArn"])["Attributes"]
         policy = {**queue["RedrivePolicy"], "deadLetterTargetArn": dlq["QueueArn"]}
@@ -121,14 +125,16 @@ def _ensure_queue(queue: Json, dlq_url: str, sqs: Any) -> str:
 
 def start_moto() -> str:
     """Start moto in a process of its own, and return its URL. The process of moto ends with this
-    process, even if this process is killed.
+    process, even if this process is killed: it ends when its standard input is closed.
     """
     command = [sys.executable, "-m", "tools.local_aws"]
     # In a session of its own, the process does not get the Ctrl-C of this process.
     options: Json = {"cwd": ROOT, "text": True, "start_new_session": True}
     moto = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # noqa: S603
     atexit.register(moto.communicate)  # holds a reference, which keeps the pipes open
-    return next(iter(moto.stdout or ())).strip()
+    lines = iter(moto.stdout or ())  # never None, since it is a pipe
+    url = next(lines)  # moto prints its URL once it listens
+    return url.strip()
 
 
 def serve_moto() -> None:

@@ -28,23 +28,31 @@ from tools.export import read_all
 def signature_verdict(headers: Headers, body: bytes) -> str:
     """Return `signature ok`, `signature wrong` or `not signed` for a push; raise KeyError or
     ValueError if a header is missing or malformed.
+
+    A push of an event is signed with each of the stage's signing secrets, and a push of a copy (an
+    event made for one subscription) with the secrets of the subscription. One right signature is
+    enough.
     """
     if "webhook-signature" not in headers:
         return "not signed"
     current = services.get()
     secrets = [*current.settings.signing_secrets]
     event_id = headers["webhook-id"]
-    if event_id.startswith("cpy_"):
+    is_copy = event_id.startswith("cpy_")
+    if is_copy:
         # The secrets of all subscriptions are tried: a test push is not stored, so its subscription
         # is not known.
         secrets.clear()
         for subscription in read_all(current.subscriptions):
-            secrets += map(decode_secret, subscription.secrets(current.clock()))
+            texts = subscription.secrets(current.clock())
+            secrets += [decode_secret(text) for text in texts]
     timestamp = int(headers["webhook-timestamp"])
-    expected = [signature([secret], event_id, timestamp, body) for secret in secrets]
-    signatures = headers["webhook-signature"].split()
-    is_genuine = any(hmac.compare_digest(one, other) for one in expected for other in signatures)
-    return f"signature {'ok' if is_genuine else 'wrong'}"
+    expected_signatures = [signature([secret], event_id, timestamp, body) for secret in secrets]
+    for given_signature in headers["webhook-signature"].split():
+        for expected in expected_signatures:
+            if hmac.compare_digest(expected, given_signature):
+                return "signature ok"
+    return "signature wrong"
 
 
 HOST = "127.0.0.1"
@@ -70,10 +78,12 @@ class Receiver:
         :param show: A function that is called for each delivery, with the event's id and a text.
         """
         self._show = show
-        self._failures: deque[int] = deque()  # status codes of the next responses
-        self._deliveries: deque[str] = deque(maxlen=50)  # texts
+        # The status codes of the next responses to pushes; empty: they succeed, with 200.
+        self._failures: deque[int] = deque()
+        # A line for each of the latest pushes.
+        self._deliveries: deque[str] = deque(maxlen=50)
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-        with _listen() as listener:
+        with _listen() as listener:  # the server makes a socket of its own from this one
             server = make_server(
                 HOST,
                 0,
@@ -87,7 +97,14 @@ class Receiver:
         Thread(target=server.serve_forever, name="receiver", daemon=True).start()
 
     def _respond(self, request: Request) -> Response:
-        """Return the response to a push, to `/fail`, or to a GET."""
+        """Return the response to a request:
+
+        - a GET of any path: the latest pushes, a line for each
+        - a push, which is a POST to the path of the webhook or to `/`: 200, or the status code of
+          the next failure
+        - a POST to `/fail?status=503&times=2`: the next two pushes will fail with 503
+        - any other request: 404; and 400 if a request is malformed
+        """
         try:
             if request.method == "GET":
                 return Response("\n".join(self._deliveries or ["no delivery yet"]) + "\n")
@@ -95,7 +112,7 @@ class Receiver:
                 return Response(status=self._receive(request.headers, request.get_data()))
             if request.path == "/fail":
                 status = int(request.args.get("status", 503))
-                times = int(request.args.get("times", 1))
+                times = int(request.args.get("times", 1))  # 0: pushes succeed again
                 self._failures = deque([status] * times)
                 text = f"responding {status} to the next {times}\n"
                 return Response(text if times else "responding 200\n")
@@ -104,17 +121,18 @@ class Receiver:
         return Response("post to the webhook URL, or to /fail?status=503&times=2\n", 404)
 
     def _receive(self, headers: Headers, body: bytes) -> int:
-        """Show a push, and return the status code of the response; raise KeyError, AttributeError
-        or ValueError if the push is malformed.
+        """Show a push, and return the status code of the response: that of the next failure, or
+        200. Raise KeyError, AttributeError or ValueError if the push is malformed.
         """
         event_id = headers["webhook-id"]
+        # The body is either the whole event or, as a subscription may ask for, its payload alone.
         payload = json.loads(body)
-        if payload.get("event_id") == event_id:  # else the body is the payload alone
+        if payload.get("event_id") == event_id:
             payload = payload["payload"]
-        payload = json.dumps(payload, ensure_ascii=False)
+        shown_payload = json.dumps(payload, ensure_ascii=False)
         verdict = signature_verdict(headers, body)
         status = self._failures.pop() if self._failures else 200
-        text = f"responded {status}, {verdict}: {payload}"
+        text = f"responded {status}, {verdict}: {shown_payload}"
         self._show(event_id, f"received     {text}")
         at = time.strftime("%H:%M:%S")
         self._deliveries.append(f"{at}  {event_id}  {text}")

@@ -406,11 +406,13 @@ def change(
     if bool(subscription_id) == bool(tenant):
         raise click.UsageError("give either --subscription-id or --tenant")
     api = Api()
-    changed_ids = [subscription_id or ""]  # empty only if a tenant is given: replaced below
-    if tenant:
+    if subscription_id:
+        changed_ids = [subscription_id]
+    else:
         listed = api.list_all("/subscriptions", tenant=tenant)
         # Only disabled subscriptions can be enabled, and only enabled ones disabled.
-        found = [row for row in listed if bool(row["disabled_at"]) is (verb == "enable")]
+        are_disabled = verb == "enable"
+        found = [row for row in listed if bool(row["disabled_at"]) == are_disabled]
         changed_ids = [row["subscription_id"] for row in found]
         if not (go and found):
             print_items(STATE_COLUMNS, found)

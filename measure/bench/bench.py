@@ -72,11 +72,11 @@ Row = tuple[Any, ...]
 
 def prepare_call(method: str, path: str, body: str = "", **headers: str) -> partial[Any]:
     """Return a function that makes one request to the API, as API Gateway and Lambda do: a partial
-    with the event and the context of the Lambda function as its arguments. It can be called once,
-    or again for the same request.
+    with the event and the context of the Lambda function as its `args`.
 
     :param path: The path, with the query.
     :param body: The body as JSON; "": the request has none.
+    :param headers: Headers of the request besides the authorization.
     """
     headers["authorization"] = f"Bearer {standin.API_KEY}"
     event = {**CONVERTER.create_lambda_event(method, path, headers), "body": body}
@@ -133,8 +133,9 @@ def bare_calls(ours: Prepare, push_at: int | None = None, *, untimed: int = 0) -
     http = urllib3.PoolManager(maxsize=10)
 
     def prepare() -> Act:
-        """Replace the id of the recorded event by a new one in all calls, and make the first
-        `untimed` calls; return a function that makes the others and the push.
+        """Replace the id of the recorded event (`event_id`) by a new one in all recorded calls
+        (`calls`), insert the push if there is one, and make the first `untimed` of them; return a
+        function that makes the others.
         """
         new_id = f"evt_{os.urandom(16).hex()}"
         acts: list[Act] = []
@@ -259,8 +260,11 @@ def measure() -> Iterator[Row]:
     post = partial(prepare_call, "POST", "/events", EVENT)
     queue = partial(post, **ASYNC)
     event_id = call("POST", "/events", EVENT)["event_id"]
+    # For each request: its name, the app's work, the index of the push among the bare calls (after
+    # the put; None: no push), the goal for the ratio of the times, and the goal for the difference
+    # of the CPU times in milliseconds.
     for name, ours, push_at, most, most_cpu_ms in (
-        ("POST /events, delivered", post, 1, 1.22, 0.50),  # the push follows the put
+        ("POST /events, delivered", post, 1, 1.22, 0.50),
         ("POST /events, respond-async", queue, None, 1.19, 0.33),
     ):
         floor = bare_calls(ours, push_at)
@@ -278,8 +282,8 @@ def measure() -> Iterator[Row]:
         yield compare("cold start", cold, "boto3, chalice, clients", floor, 1.15, rounds=40)
 
     standin.start(push_seconds=0.2)
-    # The calls are the put, the message, the claim and, after the push, the record. The put and the
-    # message are those of the POST, and untimed.
+    # The bare calls for one event are: put the event, send its message, claim the event, push it
+    # (the index 3), and record the result. The first two are those of the POST, and not timed.
     prepare_one = bare_calls(partial(prepare_worker, events=1), push_at=3, untimed=2)
 
     def prepare_ten() -> Act:

@@ -97,7 +97,7 @@ def deliver(*payloads: str) -> Counter[str]:
 
     :param payloads: The payload of each event, as JSON.
     """
-    standin.meter()  # leaves out what was used so far
+    standin.meter()  # resets the counts, so that earlier requests are not counted
     output = io.StringIO()
     events = [f'{{"event_type":"order.created","payload":{payload}}}' for payload in payloads]
     if len(events) == 1:
@@ -115,6 +115,7 @@ def deliver(*payloads: str) -> Counter[str]:
     waited_ms = used.pop("waited_us") / 1000
     used["requests"] = 1
     used["invocations"] = 1
+    # A function has only a part of a core, so its CPU time takes longer there than here.
     used["lambda_ms"] = round(cpu_ms / CORES + waited_ms + COLD_START_MS)
     used["log_bytes"] = len(log)  # Lambda writes nothing of its own: `LoggingConfig`
     used["metrics"] = len({*re.findall(r'"Name": ?"(\w+)"', log)})
@@ -141,7 +142,8 @@ def average(size: int, batch: int = 1) -> Counter[str]:
 
 def row(name: str, used: Counter[str], goal: float | None = None) -> Row:
     """Return the row of the table for one event: its name, the quantities in COLUMN_QUANTITIES, the
-    price of a million events, that of the metrics for a month, the goal, and whether it is met.
+    price of a million events, the price of its metrics for a month, the goal, and whether the goal
+    is met (None: there is no goal).
 
     :param name: The name of the row.
     :param used: What the event takes, as `average` returns it.

@@ -95,7 +95,7 @@ class DeadWorld(SimulatedWorld):
         observe_write = self.dynamodb.on_write  # the base class checks the promises with it
 
         def observe_and_count(before: Item | None, after: Item | None) -> None:
-            """Pass a write on to the base class, and count what it uses.
+            """Let the base class check a write of the table, and count the units that it uses.
 
             :param before: The item before the write; None: it did not exist.
             :param after: The item after the write; None: it was deleted.
@@ -103,7 +103,8 @@ class DeadWorld(SimulatedWorld):
             observe_write(before, after)
             used = write_units.consumed(before or {}, after or {})
             self.units.update(used)
-            self.index_writes.append((self.clock() - START, used["index_units"]))
+            seconds_since_start = self.clock() - START
+            self.index_writes.append((seconds_since_start, used["index_units"]))
 
         self.dynamodb.on_write = observe_and_count
 
@@ -130,10 +131,12 @@ class DeadWorld(SimulatedWorld):
         )
 
     def fail(self) -> Item:
-        """Post an event of 1,000 bytes, let all of its attempts fail, and return its item."""
+        """Post an event with a payload of 1,000 bytes, let all of its attempts fail, and return its
+        item.
+        """
         payload = order(1_000, Random(5))
         event_id = Container(self).post(payload, prefer="respond-async")
-        self.settle()
+        self.settle()  # runs the workers and the sweep until nothing is left to do
         return self.dynamodb.items[str(event_id)]
 
     def attempts_within(self, seconds: float) -> int:
@@ -141,7 +144,7 @@ class DeadWorld(SimulatedWorld):
         return sum(age <= seconds for age in self.attempted)
 
     def index_units_within(self, seconds: float) -> int:
-        """Return the write units of `status-index` in the first seconds after the event."""
+        """Return the write units of the indexes in the first seconds after the event."""
         return sum(units for age, units in self.index_writes if age <= seconds)
 
 
@@ -178,8 +181,9 @@ def outage_rows() -> Iterator[Sequence[object]]:
     - half of that
     - how many events a second can be delivered beside that half
     """
-    world = DeadWorld(503, "", no_headers)
-    world.fail()
+    world = DeadWorld(503, page="", headers=no_headers)
+    world.fail()  # one event, whose attempts and writes are counted below
+    # The write units a second of all shards (partitions of the index) of pending events.
     shards_units = SHARDS * PARTITION_UNITS
     for name, seconds in (
         ("a minute", 60),
@@ -187,11 +191,15 @@ def outage_rows() -> Iterator[Sequence[object]]:
         ("a day", DAY_SECONDS),
         ("three days", 3 * DAY_SECONDS),
     ):
+        # Each event takes these units within the outage. So at this rate, on average, all units of
+        # the shards are taken.
         units = world.index_units_within(seconds)
         fills_shards = shards_units / units
-        # The other half of the units is left. An event that is delivered at once takes two: it
-        # writes its row and deletes it.
+        # With half of that rate, the other half of the units is left. An event that is delivered at
+        # once takes two: it writes its row and deletes it.
         delivered = shards_units / 2 / 2
+        # Each event takes these attempts within the outage. At this rate the workers do nothing but
+        # attempts, without a push, because the breaker of the webhook is open.
         attempts = world.attempts_within(seconds)
         fills_lane = REFUSED_A_SECOND / attempts
         yield (
@@ -207,15 +215,17 @@ def outage_rows() -> Iterator[Sequence[object]]:
 
 def backlog_rows() -> Iterator[Sequence[object]]:
     """Yield a row for each rate of events: the rate, how many events wait after an outage of an
-    hour, and how many hours the sweep takes to queue them, and how many a catch-up does.
+    hour, how many hours the sweep takes to queue them, and how many hours the catch-ups of all
+    destinations together take to push them.
     """
-    # Events a second.
-    swept = SHARDS * MAX_SWEPT / SWEEP_PERIOD_SECONDS
-    caught_up = MAX_EVENTS / SWEEP_PERIOD_SECONDS
+    # The sweep runs every SWEEP_PERIOD_SECONDS, and queues up to MAX_SWEPT events of each shard.
+    # Catch-ups run as often, and push up to MAX_EVENTS events together.
+    swept_a_second = SHARDS * MAX_SWEPT / SWEEP_PERIOD_SECONDS
+    caught_up_a_second = MAX_EVENTS / SWEEP_PERIOD_SECONDS
     for events_a_second in (1, 10, 100, 1_000, 2_000):
         waiting = events_a_second * HOUR
-        sweep_hours = waiting / swept / HOUR
-        catch_up_hours = waiting / caught_up / HOUR
+        sweep_hours = waiting / swept_a_second / HOUR
+        catch_up_hours = waiting / caught_up_a_second / HOUR
         yield f"{events_a_second:,}", f"{waiting:,}", f"{sweep_hours:.1f}", f"{catch_up_hours:.1f}"
 
 
@@ -225,20 +235,23 @@ def shard_rows() -> Iterator[Sequence[object]]:
     and how many queries read a page of all events.
     """
     statuses = (Status.PENDING, Status.DELIVERED, Status.FAILED)
-    keys = len(partitions(*statuses)) + len(partitions(*statuses, of_copies=True))
-    # SHARDS partitions for each status, and some for replayed events, whose number stays the same.
-    replayed = keys % SHARDS
+    # A page of all events takes a query of each partition: those of events and those of copies.
+    present_queries = len(partitions(*statuses)) + len(partitions(*statuses, of_copies=True))
+    # There are SHARDS partitions for each status, and fewer than SHARDS for replayed events, whose
+    # number does not grow with the number of shards: the remainder.
+    of_replayed = present_queries % SHARDS
     for times in (1, 10, 100, 1_000):
-        queries = (keys - replayed) * times + replayed
+        queries = (present_queries - of_replayed) * times + of_replayed
         # The present number of shards stores 2,000 events a second.
         yield f"{2_000 * times:,}", f"{SHARDS * times:,}", f"{queries:,}"
 
 
 def copies_rows() -> Iterator[Sequence[object]]:
-    """Yield a row for each number of copies of an event, up to 200, from which on the event's row
-    in the index of statuses takes more write units: the number of copies, and the units. The last
-    row is that for 200 copies.
+    """Yield a row for each number of copies at which the row of a delivered event in the index of
+    statuses takes more write units than with one copy less: the number of copies, and the units.
+    The first row is for an event without copies, and the last one for 200 copies.
     """
+    # The names of the attributes in this index.
     _partition, projected = indexes()[BY_STATUS]
     previous_units = 0
     for copies in range(201):

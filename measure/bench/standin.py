@@ -26,6 +26,7 @@ from tests.support.in_memory_aws import FakeDynamoDB, Json
 from tools import api_key, local_aws
 
 API_KEY = "bench-key"
+MAX_CALLS_OF_READING = 20
 
 
 class Reading(NamedTuple):
@@ -34,7 +35,8 @@ class Reading(NamedTuple):
     # `table_units`, `table_bytes`, `index_units` and `index_bytes` of writes; `sqs_requests`;
     # `pushed_bytes`; and `waited_us`, the microseconds in which a response was waited for.
     used: Counter[str]
-    # At most 20 of the latest calls of AWS, the oldest first: the operation and the parameters.
+    # The latest calls of AWS, MAX_CALLS_OF_READING at most, the oldest first: the operation and the
+    # parameters.
     calls: list[tuple[str, Json]]
 
 
@@ -44,9 +46,10 @@ class StandIn:
     def __init__(self) -> None:
         """Begin without tables, and with all counts at 0."""
         self._tables: dict[str, FakeDynamoDB] = {}
-        # The `used` and the `calls` of the next reading.
+        # The `used` and the `calls` of the next reading. Of the calls only the latest are kept, so
+        # that many requests without a reading do not fill the memory.
         self._used = Counter[str]()
-        self._calls: deque[tuple[str, Json]] = deque(maxlen=20)
+        self._calls: deque[tuple[str, Json]] = deque(maxlen=MAX_CALLS_OF_READING)
         # How many waits are under way, and the time.monotonic() since which there has been one
         # without an interruption.
         self._waiting = 0
@@ -73,7 +76,7 @@ class StandIn:
         """Return what was used since the previous call of this method, and begin to count anew."""
         reading = Reading(self._used, [*self._calls])
         self._used = Counter()
-        self._calls = deque(maxlen=20)
+        self._calls = deque(maxlen=MAX_CALLS_OF_READING)
         return reading
 
     def answer(self, operation: str, parameters: Json) -> tuple[int, Any]:
@@ -215,7 +218,8 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
         "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
         "SUBSCRIPTION_HOSTS": "127.0.0.1",
     }
-    deps.use(None)  # so that the app makes new clients, which use the stand-in
+    # The app makes new clients at the next call, which use the stand-in.
+    deps.use(None)
 
 
 def meter() -> Reading:
