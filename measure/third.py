@@ -63,6 +63,7 @@ def localstack(folder: Path, dynamodb_url: str) -> Iterator[str]:
         "DYNAMODB_URL": dynamodb_url,
         "GATEWAY_LISTEN": address,
         "FILESYSTEM_ROOT": str(folder / "files"),
+        # No calls to the internet, and no DNS server.
         "SKIP_SSL_CERT_DOWNLOAD": "1",
         "DISABLE_EVENTS": "1",
         "DNS_ADDRESS": "0",

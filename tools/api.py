@@ -132,7 +132,11 @@ class Api:
         **options: Any,
     ) -> ApiResponse:
         """Make a call, and return its response, whatever its status code is. Raise ApiCallError if
-        there is no response, or if its body is not a JSON object.
+        there is no response, or if its body is not a JSON object. A body of a 204 is empty, and
+        returned as an empty object.
+
+        The call is repeated up to four times if no connection can be made, or if the status code is
+        429 or 503.
 
         :param path: The path of the call below TRIGGERS_URL, such as `/events`.
         :param read_retries: How often the call is repeated if its response is lost; 0: never.

@@ -127,10 +127,11 @@ def parse_duration(value: str) -> int:
 
 
 def parse_time(value: str) -> str:
-    """Return a time, or the time that is an age such as 15m ago, as the API writes it: RFC 3339 in
-    UTC with microseconds. Raise BadParameter if it is malformed.
+    """Return a time as the API writes it: RFC 3339 in UTC with microseconds. Raise BadParameter if
+    the given text is malformed.
 
-    :param value: A time without an offset is in UTC.
+    :param value: A time such as 2026-11-25T02:00Z, which is in UTC if it has no offset, or an age
+        such as 15m: the time 15 minutes ago.
     """
     try:
         if re.fullmatch(DURATION, value):
@@ -289,7 +290,7 @@ def act_on_each(
 
     :param unit: The noun for an item, in the singular.
     :param act: Handles an item, and returns the outcome in a few words, such as `sent`.
-    :param total: The expected number of items, for the progress.
+    :param total: The expected number of items, for the progress and for the summary at the end.
     :param rest: Returns the advice that is printed when the loop ends early, given the number of
         items that were handled.
     :param rate: How many items are handled in a second, at most; infinite: without a limit.

@@ -74,6 +74,7 @@ def read_config(stage: str) -> dict[str, str]:
     if stage not in stages:
         there_is = f"has {' and '.join(stages)}" if stages else "has no stages"
         raise click.ClickException(f"STAGE is unusable: .chalice/config.json {there_is}")
+    # Without the name of a function, these are the variables that all functions have.
     configured = Config(stage, "", config_from_disk=config).environment_variables
     faults = _find_faults(configured)
     for function in FUNCTION_NAMES.values():

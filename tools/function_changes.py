@@ -117,10 +117,10 @@ def _find_tag_changes(function: Json, config: Config) -> list[str]:
 
 
 def _find_catalogue_change(description: str) -> list[str]:
-    """Return a line if the deployment would replace or remove the catalogue that a function has;
-    empty if not, or if it is not known which catalogue the function has.
+    """Return a line if the deployment would replace or remove the catalogue of event types that a
+    function has; empty if not, or if it is not known which catalogue the function has.
 
-    :param description: The description of the deployed function.
+    :param description: The description of the deployed function, which identifies its catalogue.
     """
     deployed = re.fullmatch(DESCRIPTION, description)
     if not deployed:

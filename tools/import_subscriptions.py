@@ -115,7 +115,8 @@ class Importer:
         subscription_id = id_of(wanted, created_by)
         self._require_room(tenant, subscription_id)
         existing = self._existing.get(subscription_id)
-        if existing and existing["state"] == "disabled":  # POST would enable it
+        # It was disabled for failing, not paused by someone. POST would enable it.
+        if existing and existing["state"] == "disabled":
             raise ApiCallError(409, f"{subscription_id} {DISABLED}")
         subscription = self._create(wanted, headers)
         created_id = subscription["subscription_id"]

@@ -244,7 +244,7 @@ def _start_workers() -> None:
     """
 
     def is_logged(record: logging.LogRecord) -> bool:
-        """Return whether a record is not that of a successful call for messages."""
+        """Return False for the record of a call for messages that succeeded, or else True."""
         return record.levelno > logging.INFO or record.getMessage() != "sqs receive_message"
 
     telemetry.logger.addFilter(is_logged)
@@ -350,6 +350,7 @@ def _usage(url: str, key: str, receiver: Receiver, set_by_user: list[str]) -> st
     tour = tour.replace("RECEIVER/HOOK", receiver.hook_url).replace("RECEIVER", receiver.url)
     own_key = f" TRIGGERS_API_KEY={key}" if key else ""
     page = f"{url}/#key={key}" if key else f"{url}/"
+    # In place of a secret that the user has set, the summary has the word `yours`.
     return f"""export TRIGGERS_URL={url}{own_key}
 
 {tour}

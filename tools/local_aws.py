@@ -48,7 +48,8 @@ def use(url: str) -> None:
 
 def complete_given() -> None:
     """Set credentials and a region, which emulators require, if the user has none."""
-    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # the attempt takes seconds
+    # Without credentials, boto3 would try for seconds to get some from the metadata of EC2.
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     session = boto3.Session()
     if session.get_credentials() is None:
         os.environ.update(CREDENTIALS)

@@ -529,7 +529,7 @@ def replay(
     :param since: The start of the period in which the events were created, RFC 3339; None:
         `event_id` is given. Only with `since`, the next five parameters choose the events.
     :param until: The end of the period, RFC 3339.
-    :param tenant: The tenant of the events; None: any, or none.
+    :param tenant: The tenant of the events; None: events of all tenants, and without a tenant.
     :param status: The status of the events.
     :param event_type: Their type, or a prefix of it such as `order.*`; None: any.
     :param subscription_id: The subscription of the copies; None: events and copies of any.
@@ -648,7 +648,7 @@ def erase(
     \f
     :param metadata: Members that the metadata of each event must have, with their values as texts;
         None: `tenant` alone chooses the events.
-    :param tenant: The tenant of the events; None: any, or none.
+    :param tenant: The tenant of the events; None: events of all tenants, and without a tenant.
     :param since: The start of the period in which the events were created, RFC 3339; None: no
         start.
     :param until: The end of the period, RFC 3339.
@@ -830,9 +830,10 @@ def send_lines(api: Api, content: bytes, path: str) -> None:
     occurrences = Counter[bytes]()
 
     def post(line: bytes, count: int) -> str:
-        """Post the event of a line; return the outcome in words.
+        """Post the event of a line with the idempotency key that it has, or with a key made from
+        the path of the file, `count` and the line; return the outcome in words.
 
-        :param count: How often the line has occurred, with this time.
+        :param count: How often the line has occurred in the file so far, 1 at the first time.
         """
         counted_line = f"{path}\n{count}\n".encode() + line
         key = f"ops-{hashlib.sha256(counted_line).hexdigest()}"

@@ -400,9 +400,11 @@ def _find_stack(stage: str, cloudformation: Any) -> Json | None:
     try:
         [stack] = cloudformation.describe_stacks(StackName=stack_name(stage))["Stacks"]
     except ClientError as error:
+        # This is the code for a stack that does not exist.
         if error.response["Error"]["Code"] != "ValidationError":
             raise
         return None
+    # "0" is older than any version: a stack whose creation was not completed has no outputs.
     newer = outputs_of(stack).get("Version", "0")
     if _numbers(newer) > _numbers(__version__):
         raise click.ClickException(

@@ -143,7 +143,7 @@ def recover(subscription_id: str, since: str | None, until: str | None, *, go: b
 @click.pass_context
 def undelivered(context: click.Context, tenant: str | None, since: str) -> None:
     """List the copies that failed or that wait for another attempt, and count them for each
-    webhook.
+    webhook, that is, for each subscription.
 
     Dismissed copies and reports are left out. The exit status is 0 if everything that was sent
     arrived, and 1 if something did not arrive or if there is no webhook.
@@ -411,8 +411,8 @@ def change(
     else:
         listed = api.list_all("/subscriptions", tenant=tenant)
         # Only disabled subscriptions can be enabled, and only enabled ones disabled.
-        are_disabled = verb == "enable"
-        found = [row for row in listed if bool(row["disabled_at"]) == are_disabled]
+        must_be_disabled = verb == "enable"
+        found = [row for row in listed if bool(row["disabled_at"]) == must_be_disabled]
         changed_ids = [row["subscription_id"] for row in found]
         if not (go and found):
             print_items(STATE_COLUMNS, found)

@@ -69,12 +69,12 @@ def order(size: int, random: Random) -> str:
     """Return a random order as shops post them, as compact JSON of exactly `size` bytes: as many
     line items as fit and, for the rest, a note.
 
-    :param size: At least 500.
+    :param size: At least 200, so that an order without line items and note fits.
     """
     order_id = random.getrandbits(44)
     customer = random.getrandbits(40)
     words = TITLES.split()
-    note = " ".join(random.choices(words, k=100))  # longer than the rest can be
+    note = " ".join(random.choices(words, k=100))  # longer than a line item, the most that is left
     items: list[str] = []
     text = ORDER % (order_id, customer, "", "")
     while len(text) + MAX_LINE_ITEM < size:
