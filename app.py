@@ -552,7 +552,7 @@ def require_own_subscription(query: Query, call: Call) -> None:
     """Raise ApiError 403 unless the query is for the copies of a subscription of the token's
     tenant.
     """
-    visible_tenant(call.key, query.tenant)
+    visible_tenant(call.key, query.tenant)  # raises the error if the query has another tenant
     if not call.find_subscription(query.subscription_id):
         raise ApiError(
             403,

@@ -67,11 +67,12 @@ def initialize() -> None:
 def load_checked(environ: Variables, read_secret: SecretReader = read_secret) -> Settings:
     """Return the settings of environment variables and of the secret.
 
-    Raises SettingsError if a variable is missing or unusable, or if the retries of an event could
-    last longer than EVENT_RETENTION_DAYS.
+    Raises SettingsError if a variable is missing or unusable, or if EVENT_RETENTION_DAYS is not at
+    least a day longer than the retries of an event can last.
     """
     settings = environment.load(environ, read_secret)
-    days = math.ceil(longest_retry_seconds(settings) / DAY_SECONDS + 1)
+    retry_days = longest_retry_seconds(settings) / DAY_SECONDS
+    days = math.ceil(retry_days + 1)
     if days > settings.event_retention_days:
         raise SettingsError(
             f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days"

@@ -243,9 +243,9 @@ def start_of(webhook, since):
 def next_start(since, listed, is_settled):
     """Return the creation time from which deliveries are listed in the next call.
 
-    The newest LOOK_BACK deliveries are listed again, because a delivery may be added for an older
-    event. Unless `is_settled`, so are all that are up to OVERLAP older than the newest one. The
-    time never goes back.
+    The next call lists the newest LOOK_BACK deliveries again, because a delivery may be added for
+    an older event. Unless `is_settled`, it also lists the deliveries again that are up to OVERLAP
+    older than the newest one. The time is never earlier than `since`.
 
     :param since: The creation time from which `listed` was listed.
     :param listed: The deliveries of the latest call, the oldest first.
@@ -254,8 +254,11 @@ def next_start(since, listed, is_settled):
     """
     if len(listed) <= LOOK_BACK:
         return since  # all of them are among the newest
-    first = listed[-LOOK_BACK]["created_at"]
-    return max(since, first if is_settled else min(first, earlier(listed[-1]["created_at"])))
+    start = listed[-LOOK_BACK]["created_at"]
+    if not is_settled:
+        newest = listed[-1]["created_at"]
+        start = min(start, earlier(newest))
+    return max(since, start)
 
 
 def earlier(created_at):
@@ -294,7 +297,8 @@ def listen(options):
                     new += 1
                     path = f"/subscriptions/{webhook['subscription_id']}/secret"
                     secret = secret or get(path)["secret"]
-                    failed += not forward(event, webhook, secret, options)
+                    if not forward(event, webhook, secret, options):
+                        failed += 1
                 seen.add(event["event_id"])
             # The longest wait is reached after several calls without a new delivery.
             is_settled = wait >= LONGEST_WAIT and not new
@@ -303,7 +307,9 @@ def listen(options):
         # that are not in `seen` are tried again.
         except (RefusedError, LookupError, TypeError, ValueError) as error:
             print(f"{error}: trying again in {LONGEST_WAIT} s", file=sys.stderr, flush=True)
-            new, failed, wait = 0, 1, LONGEST_WAIT
+            new = 0
+            failed = 1
+            wait = LONGEST_WAIT
         if options.once:
             sys.exit(1 if failed else 0)
         wait = SHORTEST_WAIT if new else min(2 * wait, LONGEST_WAIT)

@@ -217,7 +217,8 @@ class Breaker:
         of such an owner lasts one pause again.
 
         :param now: Unix seconds.
-        :param pause_seconds: How long the container pauses after the trial that failed.
+        :param pause_seconds: The length of one pause: if the push that failed was a trial, how long
+            the container waits before its next trial.
         """
         since = now - TROUBLE_SECONDS
         self._rests = {name: rest for name, rest in self._rests.items() if rest.ends_at > since}

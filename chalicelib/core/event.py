@@ -334,8 +334,9 @@ class Event:
         """Return the claimed event as a decision leaves it at `now` (Unix seconds): without its
         claim, and with its new status or the time of its next attempt.
 
-        After Unscheduled, the event stays pending, and is never due. After Dropped, the event is
-        deleted, so that its state does not matter.
+        After Unscheduled, the event stays pending, and is never due. After KeptFailed, a copy has
+        failed because its subscription is disabled. After Dropped, the event is deleted, so that
+        its state does not matter.
         """
         at = rfc3339(now)
         event = replace(self, claimed_until=None, next_attempt_at=None)
@@ -355,6 +356,7 @@ class Event:
                 return replace(event, status=Status.FAILED, reason=reason, failed_at=at)
             case KeptFailed(error):
                 failed = self.after(DeadLetter(Reason.DISABLED), now)
+                # Without an error of the decision, that of the latest attempt remains.
                 return replace(failed, last_error=error or self.last_error)
         return event  # Unscheduled or Dropped
 

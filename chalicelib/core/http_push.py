@@ -145,8 +145,8 @@ class PushClient:
 
 
 def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> Json:
-    """Return the headers of a push besides the `headers` that its target has: content type, id,
-    timestamp, signature and event type.
+    """Return the headers of a push besides the `headers` that its target has: content type, user
+    agent, id, timestamp, signature and event type.
 
     There is no signature if the target has no secrets, and no event type if its own headers have
     one. With a `header_prefix`, id, timestamp and signature are there a second time, with names

@@ -9,6 +9,7 @@ The event's own put decides. Copies come before it, so that an event that is the
 copies, and their ids derive from the body, too, so that B deletes none of A's.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -265,6 +266,7 @@ def _claim_inline(plan: Plan, inline_left: int, services: CoreServices) -> None:
             and not services.inline_breaker.acquire(planned.target, services.clock())
         ):
             planned.is_inline = True
+            # A claim counts the attempt, as a claim by a worker does.
             planned.event = replace(planned.event, delivery_attempts=1, claimed_until=until)
             inline_left -= 1
 
@@ -375,7 +377,7 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
         for first in range(0, len(events), BATCH_SIZE)
     ]
     # At the same time: when all is stored, BEGIN_SECONDS may leave the time of one call.
-    services.map(lambda job: job(), jobs)
+    services.map(operator.call, jobs)
 
 
 def _push(planned: Planned, invocation: Invocation) -> None:

@@ -368,8 +368,8 @@ class EventStore(Table):
         :returns: Whether a catch-up with this cause is under way now.
         """
         new_mark: Json = {
-            "undelivered_key": MENDED,
-            "sort_key": self._after(0),
+            "undelivered_key": MENDED,  # the partition of all marks, whatever their cause
+            "sort_key": self._after(0),  # when the catch-up begins
             "expires_at": int(self._clock()) + DAY_SECONDS,
         }
         item_key = f"{cause}#{destination}"
@@ -625,6 +625,7 @@ def to_attributes(event: Event, *, kept_longer: bool = False) -> Values:
         "sort_key": event.sort_key,
         "lookup_key": lookup_key(event.subscription_id, event.subject),
         "undelivered_key": event.undelivered_key,
+        # The fields that are stored as texts of JSON, in place of their values in `kept`.
         **{name: encode(kept[name]) for name, encode in ENCODERS.items() if name in kept},
     }
 
@@ -644,6 +645,7 @@ def from_item(item: Json) -> Event:
     if "content" in values:  # as `compressed` makes it
         content = zlib.decompress(values["content"]).decode()
         values["payload"], values["metadata"] = content.split("\n")
+    # Attributes that have another form than the fields: texts of JSON, and members of enums.
     for name, decode in DECODERS.items():
         if name in values:
             values[name] = decode(values[name])

@@ -208,8 +208,12 @@ def search(services: CoreServices, query: Query) -> Iterator[Event | SearchEnd]:
         for pages in _pages(services.store, query, page_rows)
     ]
     rows = [partition.rows() for partition in partitions]
-    # Takes the first rows from each iterator, which goes on after them when it is asked again.
-    first_rows = services.map(lambda iterator: list(islice(iterator, page_rows)), rows)
+
+    def read_first_rows(partition_rows: Iterator[Event | SearchEnd]) -> list[Event | SearchEnd]:
+        """Return the rows of a partition that a page may need; its iterator goes on after them."""
+        return list(islice(partition_rows, page_rows))
+
+    first_rows = services.map(read_first_rows, rows)
     expired_ids = [*chain.from_iterable(partition.expired_ids for partition in partitions)]
     services.map(services.store.delete_expired, expired_ids[:MAX_EXPIRED])
     # For each partition, the rows that were read, then those that its iterator has not read yet.

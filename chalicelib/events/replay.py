@@ -137,6 +137,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
         event = services.store.change(event_id, REDRIVABLE, changes, returns_event=True).event
     # If the event is still failed, a claim prevented the replay, even if the claim has ended since.
     if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
+        # A second after the end of the claim, so that the claim has ended for certain.
         delay_seconds = max(0.0, event.claim_seconds_left(services.clock())) + 1
         invocation.queue.send(message, min(MAX_DELAY_SECONDS, delay_seconds))
     else:

@@ -110,8 +110,9 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     for network, bits in EMBEDDED_BITS.items():
         if ip in network:
-            # `bits` bits follow the 32 bits of the IPv4 address.
-            return is_public(str(ipaddress.IPv4Address(int(ip) >> bits & 0xFFFFFFFF)))
+            # The IPv4 address has 32 bits, and `bits` bits follow it.
+            embedded = (int(ip) >> bits) & 0xFFFFFFFF
+            return is_public(str(ipaddress.IPv4Address(embedded)))
     return ip.is_global and not any(ip in network for network in NOT_PUBLIC)
 
 

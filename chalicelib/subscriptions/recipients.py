@@ -67,9 +67,9 @@ def read_recipients(
 ) -> dict[str, list[Recipient]]:
     """Return the recipients of each event, by the event's id.
 
-    The recipients of an event are, the oldest first, the subscriptions of its tenant and those
-    without a tenant and then, without a `subscription`, each deleted subscription that has a copy
-    of the event.
+    The recipients of an event are the subscriptions of its tenant and the subscriptions without a
+    tenant, the oldest first. After them come the deleted subscriptions that have a copy of the
+    event: these recipients have no `subscription`.
 
     :param events: Events, not copies, each as the caller may see it: see `as_tenant_sees_them`.
     :param tenant: The tenant of a token, to which all events belong: subscriptions without a tenant

@@ -200,11 +200,12 @@ class AllTargets:
         """Do what follows from a decision about a copy that was recorded.
 
         The delivery of a copy for a subscription with `failing_since` clears that and starts a
-        catch-up. A retry after FAILING_ATTEMPTS or more attempts sets `failing_since`, unless a
-        copy created since this copy was delivered. A dead letter sets it, unless a copy created in
-        the last day was delivered; if the subscription is failing already, and for many days, the
-        dead letter disables it. `slow_since` is set or cleared. These changes, except of
-        `slow_since` and of a delivery, are reported, and so is the dead letter.
+        catch-up. A retry after FAILING_ATTEMPTS or more attempts sets `failing_since`, unless one
+        of the newest copies was delivered; copies that are older than this copy do not count. A
+        dead letter sets it, too, unless one of the newest copies of the last day was delivered; if
+        the subscription is failing already, and for many days, the dead letter disables it.
+        `slow_since` is set or cleared. These changes, except of `slow_since` and of a delivery, are
+        reported, and so is the dead letter.
 
         :param subscription: The subscription as it was read for the push.
         :param copy: The copy after the decision.
@@ -239,7 +240,8 @@ class AllTargets:
             new_event = NewEvent("test", payload, metadata="null", tenant=subscription.tenant)
         event = posting.make_event(new_event, subscription.created_by, self.services)
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
-        # Nobody could read the source event, which is not stored.
+        # Nobody could read the source event, which is not stored. The tenant is that of the
+        # subscription, whatever event the caller gives.
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
     def _store_pace(self, subscription: Subscription) -> None:
