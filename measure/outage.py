@@ -161,9 +161,9 @@ def make_and_describe_repair(make: Callable[[], RepairWorld]) -> str:
 
 
 def repairs() -> Iterator[Figure]:
-    """Yield a figure for each case of destinations that hung for two hours and are repaired: for
-    several numbers of copies that wait for a destination, with and without an operator who acts
-    after the repair.
+    """Yield a figure, which is a name and a function that simulates the figure, for each case of
+    destinations that hung for two hours and are repaired: for several numbers of copies that wait
+    for a destination, with and without an operator who acts after the repair.
     """
     cases = {}
     for waiting in (12, 60, 114, 2000, 12_000):
@@ -211,7 +211,9 @@ def outages() -> Iterator[tuple[str, Outage]]:
 
 
 def figures() -> Iterator[Figure]:
-    """Yield all figures. The figures that take longest to simulate come first."""
+    """Yield all figures: the name of each, and a function that simulates it and returns it as text.
+    The figures that take longest to simulate come first.
+    """
     yield from repairs()
     yield "median gap between a container's trials in each of 6 hours", describe_trials
     yield "slow for every second event", describe_some_slow

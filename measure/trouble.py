@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import PushResult
@@ -46,8 +46,20 @@ SOMETIMES = "hangs at 5 % of its pushes"
 THROTTLES = "answers 429"
 THROTTLES_LONG = "answers 429 with Retry-After: 8"
 USUAL = "answers 200 after 0.4 to 2 s at random"
-# How a destination in trouble responds, by a random number below 1 and the number of the push.
-TROUBLES: dict[str, Callable[[float, int], Response]] = {
+
+
+class Trouble(Protocol):
+    """How a destination in trouble responds."""
+
+    def __call__(self, random: float, number: int) -> Response:
+        """Return the response to a push.
+
+        :param random: A random number from 0 to below 1.
+        :param number: The number of the push, counted from 0 over all destinations in trouble.
+        """
+
+
+TROUBLES: dict[str, Trouble] = {
     REFUSES: lambda random, number: REFUSED,
     HANGING: lambda random, number: HANGS,
     SLOW_TO_FAIL: lambda random, number: Response(503, 2.0),
@@ -68,6 +80,17 @@ class Waits(NamedTuple):
 
     median: float
     p95: float
+
+
+class Arrivals(NamedTuple):
+    """When the copies that waited for a repair were delivered, in seconds since the repair;
+    infinity: they were not.
+    """
+
+    # When half of the copies were delivered.
+    half: float
+    # When all of them were.
+    last: float
 
 
 class BusyWorld(SimulatedWorld):
@@ -225,24 +248,31 @@ class OutageWorld(BusyWorld):
 
     def answer(self, event: Event, url: str) -> Response:
         """Return the response of a destination to a push: HEALTHY if it is not in trouble, or if
-        the trouble has ended.
+        the trouble has ended; otherwise the response of the trouble. Note in `_hung` an event to
+        which there is no response.
         """
         has_ended = self.clock() >= self.ends_at
+        # Copies are pushed to subscriptions, all other events to the webhook.
         is_in_trouble = event.is_copy != self.in_webhook
         if has_ended or not is_in_trouble:
             return HEALTHY
-        respond = TROUBLES[self.trouble]
-        response = respond(self.random.random(), next(self._numbers))
-        if response.status_code is None:
+        random = self.random.random()
+        number_of_push = next(self._numbers)
+        response = TROUBLES[self.trouble](random=random, number=number_of_push)
+        hangs = response.status_code is None
+        if hangs:
             self._hung.add(event.event_id)
         return response
 
     def is_healthy(self, item: Json) -> bool:
         """Return whether an event goes to a destination that is not in trouble; with SOMETIMES,
         whether no push of the event hung.
+
+        :param item: The event as the table stores it.
         """
         if self.trouble == SOMETIMES:
             return item["event_id"] not in self._hung
+        # Copies are healthy if the webhook is in trouble, and other events if it is not.
         is_copy = "subscription_id" in item
         return is_copy == self.in_webhook
 
@@ -313,13 +343,13 @@ class RecoveryWorld(OutageWorld):
     def __init__(
         self, trouble: str, *, seconds: float, in_webhook: bool = False, seed: int = 0
     ) -> None:
-        """Post the events of the tenant, and then create the tenant's subscription, which has
-        missed them. The simulation begins after that.
+        """Post as many events of a tenant as `missed` says, and then create the tenant's
+        subscription, which has missed them. The simulation begins after that.
 
         :param trouble: A name in TROUBLES that needs neither a random number nor a number of the
             push.
         :param seconds: For how many seconds callers post, once the simulation has begun.
-        :param in_webhook: Has no effect.
+        :param in_webhook: Has no effect: nothing is pushed to the webhook.
         :param seed: The seed of all random choices.
         """
         environ = {"ZAPIER_WEBHOOK_URL": COPIES_ONLY}
@@ -333,12 +363,14 @@ class RecoveryWorld(OutageWorld):
         self.ends_at = self.began + seconds
 
     def answer(self, event: Event, url: str) -> Response:
-        """Return the response to a copy: HEALTHY for one without a tenant; for others, that of a
-        target in trouble.
+        """Return the response to the push of a copy: HEALTHY for a copy without a tenant, or the
+        response of the trouble for a copy of the tenant that recovers. All targets respond alike,
+        whatever their URL.
         """
         if event.tenant is None:
             return HEALTHY
-        return TROUBLES[self.trouble](0, 0)  # these troubles use neither number
+        # The troubles that this class is used with need neither number.
+        return TROUBLES[self.trouble](random=0, number=0)
 
     def is_healthy(self, item: Json) -> bool:
         """Return whether an item is a copy without a tenant."""
@@ -377,11 +409,12 @@ class HiccupWorld(OutageWorld):
     def respond(
         self, event: Event, url: str, timeout_seconds: float, container: Container
     ) -> PushResult:
-        """Return the result of a push, as the base class does; before that, sleep for 2 s if it is
-        the slow push of the container.
+        """Return the result of a push, as the base class does. Before that, sleep for 2 s if this
+        is the first push of the container to the webhook, to which all events but copies are
+        pushed, since 3 s after the start.
         """
-        is_due = self.clock() > self.began + 3 and id(container) not in self._slow_once
-        if is_due and not event.is_copy:
+        was_slow = id(container) in self._slow_once
+        if self.clock() > self.began + 3 and not was_slow and not event.is_copy:
             self._slow_once |= {id(container)}
             container.sleep(2)
         return super().respond(event, url, timeout_seconds, container)
@@ -449,13 +482,16 @@ class TenantsWorld(BusyWorld):
 
     def _callers(self, every_seconds: float) -> None:
         """Post an event of each tenant every so many seconds, but only `posts` events of the tenant
-        `other`. Stop at `ends_at`, or when all of these are delivered, and set `ends_at` to now.
+        `other`. Stop at `ends_at`, or when all events of `other` are delivered, and set `ends_at`
+        to now. If `posts` is 0, stop at `ends_at` alone.
         """
         for number in itertools.count():
             tenants = [*self._tenants, "other"] if number < self._posts else self._tenants
             for tenant in tenants:
                 self.hub.spawn(partial(self.post, tenant))
             self.hub.sleep(every_seconds)
+            # Not yet in the first round without a post of `other`, in which its last event may
+            # still be on its way to the table.
             has_posted_all = 0 < self._posts < number
             is_delivered = has_posted_all and not self.has_healthy_pending()
             if self.clock() >= self.ends_at or is_delivered:
@@ -549,7 +585,10 @@ class RepairWorld(BusyWorld):
         self._not_arrived = {*self.waiting}
 
     def _post_during_the_outage(self, events_per_tenant: int) -> None:
-        """Set the clock back, and post events of each tenant at random times during the outage."""
+        """Post events of each tenant at random times during the outage, by setting the clock to
+        these times. The clock stays at the time of the last event, at least 5 s before the
+        simulation begins.
+        """
         ages = [self.random.uniform(5, self.outage_seconds) for _ in range(events_per_tenant)]
         for age in sorted(ages, reverse=True):
             self.clock.now = self.began - age
@@ -613,16 +652,20 @@ class RepairWorld(BusyWorld):
         return self.clock() - self.repaired_at
 
     def answer(self, event: Event, url: str) -> Response:
-        """Return the response to a push: HANGS for a target before its repair. After the repair,
-        count the push in `pushes`.
+        """Return the response to a push: HEALTHY from the target that is never in trouble, which is
+        not in `repaired`. From the others, which are repaired at the same time: HANGS before the
+        repair; after it, the response of `respond_after_repair`, or HEALTHY if that is None. Count
+        these pushes in `pushes`.
         """
         if event.subscription_id not in self.repaired:
             return HEALTHY
-        is_repaired = self.repaired_seconds >= 0
-        if not is_repaired:
+        is_before_repair = self.repaired_seconds < 0
+        if is_before_repair:
             return HANGS
         self.pushes[event.event_id] += 1
-        return self._respond_after_repair(self) if self._respond_after_repair else HEALTHY
+        if self._respond_after_repair is None:
+            return HEALTHY
+        return self._respond_after_repair(self)
 
     def is_healthy(self, item: Json) -> bool:
         """Return whether an item is a copy without a tenant."""
@@ -633,16 +676,19 @@ class RepairWorld(BusyWorld):
         return self.clock() >= self.ends_at
 
     def _callers(self, every_seconds: float) -> None:
-        """Post an event without a tenant every so many seconds, until `ends_at`; beside that, post
-        events of the tenants, and act after the repair.
+        """Post an event without a tenant every so many seconds, until `ends_at`. Beside that, let
+        three actors post events of the tenants, call `act_after_repair` once the targets are
+        repaired, and set `ends_at` to now once all waiting copies have arrived.
         """
         self.hub.spawn(self._end_when_all_arrived)
-        self.hub.spawn(self._act_on_each)
+        self.hub.spawn(self._act_for_each_subscription)
         self.hub.spawn(self._post_to_repaired)
         super()._callers(every_seconds)
 
     def _post_to_repaired(self) -> None:
-        """Post an event every 5 s, of each tenant in turn, until `is_over`."""
+        """Post an event every 5 s, each time of the next tenant whose target is repaired, until
+        `is_over`.
+        """
         for tenant in itertools.cycle(self._tenants):
             if self.is_over():
                 return
@@ -661,16 +707,16 @@ class RepairWorld(BusyWorld):
             self.hub.sleep(1)
         self.ends_at = self.clock()
 
-    def _act_on_each(self) -> None:
-        """Call `act_after_repair` for each subscription that is repaired, 5 s after the repair; do
-        nothing if it is None.
+    def _act_for_each_subscription(self) -> None:
+        """Call `act_after_repair` for each subscription whose target is repaired, 5 s after the
+        repair; do nothing if `act_after_repair` is None.
         """
         if self._act_after_repair:
             self.hub.sleep(self.repaired_after_seconds + 5)
             for subscription_id in self.repaired:
                 self.hub.spawn(partial(self.use, self._act_after_repair, subscription_id))
 
-    def arrivals(self) -> tuple[float, float]:
+    def arrivals(self) -> Arrivals:
         """Return after how many seconds from the repair half of the copies that waited at the start
         were delivered, and after how many all of them were; infinity: they were not. Copies that
         were delivered before the repair are left out.
@@ -683,4 +729,4 @@ class RepairWorld(BusyWorld):
             elif delivered_at > rfc3339(self.repaired_at):
                 seconds.append(unix_seconds(delivered_at) - self.repaired_at)
         seconds.sort()
-        return seconds[len(seconds) // 2], seconds[-1]
+        return Arrivals(half=seconds[len(seconds) // 2], last=seconds[-1])

@@ -97,9 +97,9 @@ CONDITIONS = {
 TARGET = "https://hooks.zapier.com/"
 TENANT = "shop"
 REFUSED = '{"n":-1}'  # the payload of an event that the webhook always refuses
-# The tenants whose targets all are at one provider, and how many targets each of them has.
-PROVIDED = [f"tenant-{number}" for number in range(224)]
-TARGETS_AT_PROVIDER = 9
+# The tenants whose targets are all at one provider, and how many targets each of them has.
+PROVIDER_TENANTS = [f"tenant-{number}" for number in range(224)]
+TARGETS_PER_PROVIDER_TENANT = 9
 BATCH_WINDOW_SECONDS = 5
 MOST_MESSAGES = 400  # about one event
 MOST_ITEMS = 6_500  # in the table, without the items for the events that `wait` posts
@@ -119,25 +119,27 @@ class YearWorld(SimulatedWorld):
         :param versions: The versions of the code whose functions run beside each other.
         """
         super().__init__(CONDITIONS, versions=versions)
-        # How often `wait` posts an event for each tenant of PROVIDED: twice for each version, since
-        # the second time shows whether a container has learned from the first.
+        # How many events `wait` posts for each tenant of PROVIDER_TENANTS: two for each version,
+        # since the second shows whether a container has learned from the first.
         self._rounds = 2 * len(versions)
-        self.clock.sleep(-self.clock() % DAY_SECONDS)
+        seconds_until_midnight = -self.clock() % DAY_SECONDS
+        self.clock.sleep(seconds_until_midnight)
         # How far the clocks of containers, as `start` sets them, may be off.
         self.history.max_skew_seconds = 1.0
         self.dynamodb.on_write = self._see_write
         self.dynamodb.on_query = lambda rows: self._used.update(rows=len(rows))
         self.sqs.on_send = self._see_message
         # How many `calls` of AWS were made, `messages` sent and `rows` of indexes read since
-        # midnight, and the same of the second day.
+        # midnight.
         self._used = Counter[str]()
-        self._used_at_first = self._used
+        # The same of the whole second day; empty until that day is over.
+        self._used_on_second_day = Counter[str]()
         # The `next_attempt_at` of each event that has one, by the key of the event.
         self._due: dict[str, str] = {}
         # The items that DynamoDB deleted because their TTL had passed, by their keys.
         self._expired: dict[str, Item] = {}
         # The bodies of all messages that were sent to the DLQ.
-        self._letters: list[Json] = []
+        self._dead_letters: list[Json] = []
         # How many workers run now, by the URL of their queue.
         self._working = Counter[str]()
         self._is_over = False
@@ -150,16 +152,20 @@ class YearWorld(SimulatedWorld):
 
     def answer(self, event: Event, url: str) -> Response:
         """Return the response of a destination to a push: 422 from the webhook for the payload
-        REFUSED, else that of the trouble that `environ` has for the destination, or HEALTHY without
-        a trouble.
+        REFUSED; otherwise the response of the trouble in which the destination is, or HEALTHY if it
+        is in no trouble.
+
+        `environ` has the name of the trouble, a key of TROUBLES, under the name of the destination:
+        the last part of the URL.
         """
         if event.payload == REFUSED and not event.is_copy:
             return Response(422, 0.1)
         destination = url.rsplit("/")[-1]
-        respond_in_trouble = TROUBLES.get(self.environ.get(destination, ""))
-        if respond_in_trouble is None:
+        trouble = self.environ.get(destination)
+        if trouble not in TROUBLES:
             return HEALTHY
-        return respond_in_trouble(0, 0)  # the troubles in MONTH and YEAR use neither number
+        # The troubles in MONTH and YEAR use neither number.
+        return TROUBLES[trouble](random=0, number=0)
 
     def _fault(self, label: str) -> Fault | None:
         """Count a call to AWS, and decide by chance whether it is throttled; return THROTTLED, or
@@ -195,7 +201,7 @@ class YearWorld(SimulatedWorld):
         """
         self._used["messages"] += 1
         if queue_url == DLQ:
-            self._letters.append(json.loads(body))
+            self._dead_letters.append(json.loads(body))
         else:
             self.hub.spawn(partial(self._work, queue_url, delay_seconds))
 
@@ -224,10 +230,11 @@ class YearWorld(SimulatedWorld):
             if any(due_at < overdue_before for due_at in self._due.values()):
                 self.use(Container.sweep)
 
-    def _days(self, days: int) -> None:
-        """Simulate the usage of some days: replace the containers and call GET /inbox each hour,
-        post events from 16:00 on, and at midnight check the day and delete expired items and
-        messages. Then let the sweeps end.
+    def _simulate_days(self, days: int) -> None:
+        """Simulate the usage of some days. Each hour, replace the containers, call GET /inbox and,
+        from 16:00 on, post events. At midnight, check the day, begin to count anew what the stage
+        uses (`_used`), and delete expired items and messages. After the last day, let the actor
+        `_sweeps` end, by `_is_over`.
         """
         for day, hour in itertools.product(range(days), range(24)):
             self._idle.clear()  # AWS replaces containers that are idle
@@ -238,21 +245,26 @@ class YearWorld(SimulatedWorld):
                 prefer = "respond-async" if number == 0 else ""
                 self.use(Container.post, tenant=TENANT, prefer=prefer)
                 self.hub.sleep(10)
-            self.hub.sleep(3600 - self.clock() % 3600)
-            if hour == 23:
+            seconds_until_next_hour = 3600 - self.clock() % 3600
+            self.hub.sleep(seconds_until_next_hour)
+            is_midnight = hour == 23
+            if is_midnight:
                 self._check_day(day)
                 self._used.clear()
-                self.dynamodb.expire(late_seconds=2 * DAY_SECONDS)
+                self.dynamodb.expire(late_seconds=2 * DAY_SECONDS)  # TTL can be two days late
                 for queue_url, retention_days in ((INBOX, 7), (SLOW, 7), (DLQ, 14)):
                     self.sqs.expire(queue_url, retention_days * DAY_SECONDS)
         self._is_over = True
 
-    def _change(self, day: float, name: str, value: str) -> None:
-        """Wait until a day; then call the method with a name or, if there is no such method, set
-        the condition with the name in `environ`, start new containers, and start a worker of each
-        queue, since none ran if the condition `workers` was 0.
+    def _change_at(self, day: float, name: str, value: str) -> None:
+        """Wait until a day; then make one change of the simulation.
+
+        If this class has a method with the name, call it with the value. Otherwise, the name is a
+        condition: set it in `environ`, start new containers, and start a worker of each queue,
+        since none ran if the condition `workers` was 0.
 
         :param day: Days from now, with a fraction for the time of the day.
+        :param name: The name of a method, such as `replay`, or of a condition, such as `workers`.
         :param value: The argument of the method, or the value of the condition; can be "".
         """
         self.hub.sleep(day * DAY_SECONDS)
@@ -265,9 +277,13 @@ class YearWorld(SimulatedWorld):
         for queue_url in WORKERS:
             self.hub.spawn(partial(self._work, queue_url, delay_seconds=0))
 
-    def erase(self, _name: str) -> None:
+    # The methods from here to `wait` are those that the programs MONTH and YEAR name.
+
+    def erase(self, _value: str) -> None:
         """Post an event, erase it while its copies are pushed, and again two hours later; raise
         ViolationError if the table has a copy of it after that.
+
+        :param _value: The value in the line of the program: "".
         """
         event_id = self.use(Container.post, tenant=TENANT, prefer="respond-async")
         for seconds in (BATCH_WINDOW_SECONDS + 1, 7200):
@@ -277,22 +293,30 @@ class YearWorld(SimulatedWorld):
         is_left = any(item.get("source_event_id") == event_id for item in items)
         self._require(not is_left, "a copy of an event that was erased is there")
 
-    def replay(self, _name: str) -> None:
-        """Post and replay sixty events that the webhook refuses both times."""
+    def replay(self, _value: str) -> None:
+        """Post and replay sixty events that the webhook refuses both times, because their payload
+        is REFUSED.
+
+        :param _value: The value in the line of the program: "".
+        """
         for _ in range(60):
             event_id = self.use(Container.post, REFUSED)
             self.use(Container.replay, event_id)
 
-    def recover(self, name: str) -> None:
+    def recover(self, target: str) -> None:
         """Enable the subscription of a target, and recover the events that it missed.
 
-        :param name: The letter of the target.
+        :param target: The letter of the target: `a`, `b`, `c` or `d`.
         """
-        self.use(Container.enable, self._targets[name])
-        self.use(Container.recover, self._targets[name])
+        subscription_id = self._subscription_ids[target]
+        self.use(Container.enable, subscription_id)
+        self.use(Container.recover, subscription_id)
 
-    def consume(self, _name: str) -> None:
-        """Lease and acknowledge events until no event in the inbox can be leased."""
+    def consume(self, _value: str) -> None:
+        """Lease and acknowledge events until no event in the inbox can be leased.
+
+        :param _value: The value in the line of the program: "".
+        """
         while True:
             leased = self.use(Container.lease, limit=100)
             if not leased:
@@ -300,55 +324,74 @@ class YearWorld(SimulatedWorld):
             for event_id, lease_id in leased:
                 self.use(Container.acknowledge, event_id, lease_id)
 
-    def wait(self, _name: str) -> None:
-        """Post an event of each tenant of PROVIDED, whose targets hang, in several rounds; raise
-        ViolationError if callers still wait for these targets in the last round.
+    def wait(self, _value: str) -> None:
+        """Post an event of each tenant of PROVIDER_TENANTS, whose targets hang, one event after
+        another. Repeat that, in two rounds for each version; raise ViolationError if callers still
+        wait for the targets in the last round.
 
-        There is one container of each version. In each of them, callers may wait once for a target.
+        There is one container of each version. Each may let callers wait once for a target that
+        hangs, and then leaves the pushes to this target to the worker; so in the last round, the
+        containers should know that all targets hang.
+
+        :param _value: The value in the line of the program: "".
         """
         for _ in range(self._rounds):
             started = self.clock()
-            for tenant in PROVIDED:
+            for tenant in PROVIDER_TENANTS:
                 self.use(Container.post, tenant=tenant)
-        waited_seconds = self.clock() - started  # in the last round
-        # While a push hangs, a caller waits 5 s. So this is short if few of the callers waited.
-        is_short = waited_seconds < len(PROVIDED)
-        self._require(is_short, f"callers wait again for targets that hang: {waited_seconds} s")
+        seconds_of_last_round = self.clock() - started
+        # A caller waits 5 s for a push that hangs, so that less than a second a caller on average
+        # means that only a few of the callers waited.
+        is_short = seconds_of_last_round < len(PROVIDER_TENANTS)
+        self._require(
+            is_short, f"callers wait again for targets that hang: {seconds_of_last_round} s"
+        )
 
     def live(self, months: int) -> None:
-        """Subscribe all targets, simulate some months and check the end; raise ViolationError when
-        a promise is broken.
+        """Create all subscriptions, simulate some months of 28 days, let all events settle, and
+        check the promises; raise ViolationError when a promise is broken.
+
+        One tenant, TENANT, has the four targets `a` to `d`. Each tenant of PROVIDER_TENANTS has
+        some targets at one provider. Three kinds of actors run at the same time: one posts events
+        and checks each day, one runs the sweep, and the others change the conditions: those of
+        MONTH in each month and, if there is more than one month, those of YEAR.
         """
-        for name in "abcd":
+        target_names = "abcd"
+        for name in target_names:
             self.use(Container.subscribe, TARGET + name, tenant=TENANT)
         # The ids of these subscriptions by the names of their targets.
-        self._targets = dict(zip("abcd", self.history.subscribed_at, strict=True))
-        for tenant, number in itertools.product(PROVIDED, range(TARGETS_AT_PROVIDER)):
-            self.use(Container.subscribe, f"{TARGET}{number}/provider", tenant=tenant)
+        self._subscription_ids = dict(zip(target_names, self.history.subscribed_at, strict=True))
+        for tenant in PROVIDER_TENANTS:
+            for number in range(TARGETS_PER_PROVIDER_TENANT):
+                self.use(Container.subscribe, f"{TARGET}{number}/provider", tenant=tenant)
         self.hub.spawn(self._sweeps)
-        self.hub.spawn(partial(self._days, months * MONTH_DAYS))
+        self.hub.spawn(partial(self._simulate_days, months * MONTH_DAYS))
         for month in range(months):
-            self._schedule(month * MONTH_DAYS, MONTH)
+            self._schedule_changes(MONTH, first_day=month * MONTH_DAYS)
         if months > 1:
-            self._schedule(0, YEAR)
-        self.hub.run()
+            self._schedule_changes(YEAR, first_day=0)
+        self.hub.run()  # until the last actor has ended
         self.settle()
         self.check()
 
-    def _schedule(self, first_day: int, program: str) -> None:
-        """Schedule each line of a program: a day, a name, and a value that can be empty.
+    def _schedule_changes(self, program: str, *, first_day: int) -> None:
+        """Start an actor for each line of a program, which makes the change in the line on the day
+        in the line. A line is `<day> <name> <value>`: the name of a method of this class or of a
+        condition, and its argument or value, which can be empty: `14.6 replay`, `17 workers 1`.
 
-        :param first_day: The number of days to add to the day of each line.
         :param program: MONTH or YEAR.
+        :param first_day: The day, from the start of the simulation, that is day 0 of the program.
         """
         for line in program.strip().splitlines():
             # With the space, a line without a value has three parts, too.
             day, name, value = f"{line} ".split(" ", 2)
-            self.hub.spawn(partial(self._change, first_day + float(day), name, value.strip()))
+            day_of_simulation = first_day + float(day)
+            self.hub.spawn(partial(self._change_at, day_of_simulation, name, value.strip()))
 
     def _check_day(self, day: int) -> None:
         """Check at the end of a day that no promise was broken, and that the messages about an
-        event and the items of the table stay below their limits.
+        event and the items of the table stay below their limits. On the second day, note what the
+        stage has used.
 
         Then, on a quiet day on which events were posted, check that the stage used at most a fifth
         more than on the second day, unless a destination is in trouble, that no event is scheduled,
@@ -362,30 +405,31 @@ class YearWorld(SimulatedWorld):
         messages = max(self.history.messages.values(), default=0)
         self._require(messages < MOST_MESSAGES, f"{messages} messages about an event")
         # Each event that `wait` posts has a copy for each target of its tenant.
-        items_of_wait = self._rounds * len(PROVIDED) * (1 + TARGETS_AT_PROVIDER)
+        items_of_wait = self._rounds * len(PROVIDER_TENANTS) * (1 + TARGETS_PER_PROVIDER_TENANT)
         most_items = MOST_ITEMS + items_of_wait
         self._require(len(self.dynamodb.items) < most_items, "the table grows")
         if day == 1:
-            self._used_at_first = self._used.copy()
+            self._used_on_second_day = self._used.copy()
         is_quiet = day % MONTH_DAYS in QUIET_DAYS
         if not is_quiet or self.environ["posts"] == "0":
             return
         # In the program YEAR, a target is dead and then disabled even on quiet days. Each event has
         # one more message then.
-        is_all_well = not TROUBLES.keys() & self.environ.values()
+        is_in_trouble = any(value in TROUBLES for value in self.environ.values())
         for name, used in self._used.items():
-            most = 1.2 * self._used_at_first[name]
-            is_much = is_all_well and used > most
-            self._require(not is_much, f"{used} {name} on a quiet day, at most {most} expected")
+            most = 1.2 * self._used_on_second_day[name]
+            is_within_limit = is_in_trouble or used <= most
+            self._require(is_within_limit, f"{used} {name} on a quiet day, at most {most} expected")
         self._require(not self._due, "an event is scheduled, and all is quiet")
-        for name, key in self._targets.items():
-            subscription = Subscription.from_item(typed(self.dynamodb.items[key]))
+        for target, subscription_id in self._subscription_ids.items():
+            item = self.dynamodb.items[subscription_id]
+            subscription = Subscription.from_item(typed(item))
             is_marked = (
                 subscription.disabled_at or subscription.failing_since or subscription.slow_since
             )
-            is_well = self.environ.get(name) not in TROUBLES
-            is_right = not (is_marked and is_well)
-            self._require(is_right, f"{name} is well, and marked: {subscription}")
+            is_target_well = self.environ.get(target) not in TROUBLES
+            is_right = not (is_marked and is_target_well)
+            self._require(is_right, f"{target} is well, and marked: {subscription}")
 
     def _require(self, is_kept: bool, violation: str) -> None:
         """Raise ViolationError, with the time and a text, unless a promise is kept."""
@@ -400,13 +444,14 @@ class YearWorld(SimulatedWorld):
         """
         events = {}
         for key, item in self._expired.items():
-            if key.startswith((MENDED, TESTED)):  # the mark of a catch-up, not an event
+            # The mark of a catch-up, which starts with the cause of the catch-up, is not an event.
+            if key.startswith((MENDED, TESTED)):
                 continue
             event = from_item(typed(item))
             if event.status != Status.ERASED:
                 events[key] = event
         events |= self.items()  # those that have not expired
-        check(self.history, events, self._letters)
+        check(self.history, events, self._dead_letters)
 
 
 def live(months: int, versions: Sequence[Version] = (PRESENT,)) -> str:
