@@ -54,14 +54,19 @@ class Hub:
         self._hub.switch()
 
     def run(self) -> None:
-        """Let actors act, one after another, until all have ended."""
+        """Let actors go on, one at a time, until all have ended: each time an actor that `choose`
+        chooses of those that are ready. If all of them sleep, move the clock to the time at which
+        the first of them wakes.
+        """
         while self._ready or self._sleeping:
             if not self._ready:
-                wakes_at, _, actor = heapq.heappop(self._sleeping)
+                wakes_at, _order, first_to_wake = heapq.heappop(self._sleeping)
                 self._clock.now = max(self._clock.now, wakes_at)
-                self._ready.append(actor)
-            chosen = self._choose(len(self._ready))
-            self._ready.pop(chosen).switch()
+                self._ready.append(first_to_wake)
+            index = self._choose(len(self._ready))
+            actor = self._ready.pop(index)
+            # This returns once the actor sleeps or has ended.
+            actor.switch()
 
     def _is_actor(self) -> bool:
         """Return whether the caller is an actor, not the test itself."""
@@ -82,30 +87,35 @@ class Hub:
         """
         arguments = list(values)
         caller = getcurrent()
-        numbers = iter(range(len(arguments)))  # shared: each number is for one of the actors
-        # The result or the error of each call that has ended.
-        outcomes: dict[int, tuple[Any, BaseException | None]] = {}
+        # The numbers of the arguments. The actors share this iterator, so that each argument is
+        # taken by one of them.
+        numbers = iter(range(len(arguments)))
+        # The result or the error of each call that has ended, by the number of its argument, in the
+        # order in which the calls ended.
+        results: dict[int, Any] = {}
+        errors: dict[int, BaseException] = {}
 
         def act() -> None:
-            """Call the function with the next value, until no value is left; then let the caller of
-            `map` go on.
+            """Call the function with the next argument that no other actor has taken, until none is
+            left. After the last call of all actors, make the caller of `map` ready.
             """
             for number in numbers:
                 try:
-                    outcomes[number] = function(arguments[number]), None
+                    results[number] = function(arguments[number])
                 except BaseException as error:  # noqa: BLE001  # also Killed, for the caller that waits
-                    outcomes[number] = None, error
-                has_all = len(outcomes) == len(arguments)
-                if has_all and caller is not self._hub:
+                    errors[number] = error
+                has_last_ended = len(results) + len(errors) == len(arguments)
+                # The test itself is not an actor, and does not wait to be chosen.
+                if has_last_ended and caller is not self._hub:
                     self._ready.append(caller)
 
         for _ in range(min(size, len(arguments))):
             self.spawn(act)
         if self._is_actor():
-            self._hub.switch()
+            self._hub.switch()  # returns once `act` has made this actor ready, and it is chosen
         else:
             self.run()
-        for _, error in outcomes.values():
-            if error:
-                raise error
-        return [outcomes[number][0] for number in range(len(arguments))]
+        if errors:
+            first_error = next(iter(errors.values()))
+            raise first_error
+        return [results[number] for number in range(len(arguments))]

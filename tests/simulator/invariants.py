@@ -15,11 +15,10 @@ from chalicelib.core.event import COPY_PREFIX, DeliveredVia, Event, Status
 from chalicelib.core.outcome import BREAKER_OPEN, Reason
 from chalicelib.core.store import MENDED, TESTED, from_item
 from chalicelib.infra.parsing import RESERVED_PREFIX
-from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.infra.times import unix_seconds
 from tests.support.in_memory_aws import typed
 from tests.support.world import Json
 
-NEVER = rfc3339(0)
 # The status and `delivered_via` of a stored event while a push of it is made. The second is that of
 # an event that a consumer acknowledged after it was claimed for the push.
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))
@@ -83,7 +82,8 @@ class History:
         # How many calls had a fault, and the invocations that made these calls.
         self.faults = 0
         self.struck = set[object]()
-        # How many attempts were counted without a push, by the event and its `replays` then.
+        # How many attempts were counted without a push, less the pushes that were not counted as
+        # attempts, by the id of the event and its `replays` then.
         self.not_made = Counter[tuple[str, int]]()
         # The promises that were broken, in words.
         self.violations = list[str]()
@@ -134,26 +134,24 @@ class History:
         :param after: The item after the write; None: it was deleted.
         """
         item = after or before or {}
-        event_id = item["event_id"]
-        if event_id.startswith((MENDED, TESTED)):  # not an event
+        key = item["event_id"]  # the key of each item, also of a subscription
+        is_mark_of_catch_up = key.startswith((MENDED, TESTED))
+        if is_mark_of_catch_up:
             return
         self._see_undelivered(before or {}, after or {})
-        if "status" not in item:
-            self._see_subscription(event_id, before, after, now)
+        is_subscription = "status" not in item  # only events have it
+        if is_subscription:
+            self._see_subscription(key, before, after, now)
         elif after is None:
             self._see_deletion(item, now)
-        elif (
-            before is None
-            or before["sort_key"] != after["sort_key"]  # has the creation: a new event
-            or _is_sent_again(before, after)
-        ):
-            self._see_new_event(event_id, before, after, now)
+        elif before is None or _is_created_anew(before, after) or _is_sent_again(before, after):
+            self._see_new_event(key, before, after, now)
         else:
-            self._see_change(event_id, before, after, now)
+            self._see_change(key, before, after, now)
 
     def _see_new_event(self, event_id: str, before: Item | None, after: Item, now: float) -> None:
         """Check an event that was stored: not in place of another event, unless that had expired,
-        or was erased and is sent again. Its attempts begin anew.
+        or was erased and is sent again. Note when it was stored, and that its attempts begin anew.
 
         :param before: The item before the write; None: it did not exist.
         """
@@ -169,36 +167,47 @@ class History:
             self._see_sent_copy(after)
 
     def _see_undelivered(self, before: Item, after: Item) -> None:
-        """Check a write of an event: that a copy is in the index of undelivered copies from the
-        record of its first failure until it is delivered, and that no other event is in it.
+        """Check a write of an event: that a copy is in the index of undelivered copies, which has
+        the items with the attribute `undelivered_key`, from the record of its first failure until
+        it is delivered or erased, and that no other item is in this index.
 
         :param before: The item before the write; empty: it did not exist.
         :param after: The item after the write; empty: it was deleted.
         """
-        if not after.get("event_id", "").startswith(COPY_PREFIX):
-            self.forbid("undelivered_key" in after, "an event is marked as a copy is")
+        is_in_index = "undelivered_key" in after
+        is_copy = after.get("event_id", "").startswith(COPY_PREFIX)
+        if not is_copy:
+            self.forbid(is_in_index, "an event is marked as a copy is")
             return
         status = after["status"]
-        is_marked = "undelivered_key" in after
-        is_attempted = newest_attempt(after) not in ({}, newest_attempt(before))
-        is_failure = status == Status.FAILED or (status == Status.PENDING and is_attempted)
-        self.forbid(is_failure and not is_marked, "a copy failed and is not marked")
+        attempt = newest_attempt(after)  # empty if there was none
+        is_attempt_recorded = bool(attempt) and attempt != newest_attempt(before)
+        # A copy that is pending after an attempt is retried.
+        has_failed = status == Status.FAILED or (status == Status.PENDING and is_attempt_recorded)
+        self.forbid(has_failed and not is_in_index, "a copy failed and is not marked")
         is_settled = status in (Status.DELIVERED, Status.ERASED)
-        self.forbid(is_settled and is_marked, "a copy was delivered or erased and is marked")
+        self.forbid(is_settled and is_in_index, "a copy was delivered or erased and is marked")
 
     def _see_sent_copy(self, copy: Item) -> None:
-        """Check a copy that a send or a recover made: its event must list it, and must not be
-        erased.
+        """Note a copy that a send or a recover made, and check it: its event, of which it is a
+        copy, must exist, must list the copy in `copies`, and must not be erased.
         """
         self.sent.add(copy["event_id"])
-        source = self.item(copy["source_event_id"]) or {"status": Status.ERASED}
-        is_listed = copy["event_id"] in source.get("copies", "")
-        is_right = is_listed and source["status"] != Status.ERASED
+        source = self.item(copy["source_event_id"])
+        is_right = (
+            source is not None
+            and source["status"] != Status.ERASED
+            and copy["event_id"] in source.get("copies", "")
+        )
         self.forbid(not is_right, "a copy was sent of an event that is erased or does not list it")
 
     def _see_change(self, event_id: str, before: Item, after: Item, now: float) -> None:
         """Check a change of a stored event, and note what it was: an erasure, a replay, a lease, or
         the record of an attempt.
+
+        These changes are forbidden: to erase an event or to claim it while it is claimed, to change
+        an erased event, to let an event expire earlier, to lease a delivered event, and to let an
+        event become delivered via subscriptions, which is decided when it is stored.
 
         :param before: The item before the write.
         :param after: The item after the write.
@@ -206,8 +215,11 @@ class History:
         claim_id = after["claim_id"]
         is_erased = after["status"] == Status.ERASED
         has_new_claim = claim_id != before["claim_id"] and not _is_released(before, after)
-        claimed_until = unix_seconds(before.get("claimed_until", NEVER))
-        was_claimed = now <= claimed_until - self.max_skew_seconds
+        was_claimed = False
+        if "claimed_until" in before:
+            # Until then, the claim has not ended by the clock of any container.
+            until = unix_seconds(before["claimed_until"]) - self.max_skew_seconds
+            was_claimed = now <= until
         if was_claimed and (is_erased or has_new_claim):
             self.violations.append("an event was taken from who held it")
         if is_erased:
@@ -221,8 +233,9 @@ class History:
         self._see_replay(event_id, before, after, now)
         if after.get("reason") == Reason.DISABLED and before.get("reason") != Reason.DISABLED:
             self._see_failure_as_disabled(after)
-        if before.get("lease_count", 0) < after.get("lease_count", 0):
-            self.leases.add((event_id, claim_id))
+        is_leased = after.get("lease_count", 0) > before.get("lease_count", 0)
+        if is_leased:
+            self.leases.add((event_id, claim_id))  # a lease is a claim, and has its id
             self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
         self._see_attempt(event_id, before, after)
         became_delivered_via = after.get("delivered_via")
@@ -233,15 +246,20 @@ class History:
             )
 
     def _see_replay(self, event_id: str, before: Item, after: Item, now: float) -> None:
-        """Note a replay of an event, whose attempts begin anew; check that an event that was
-        delivered or had failed becomes pending by a replay alone.
+        """Note if a change of an event is a replay, which sets the number of its attempts to 0.
+        Check that an event that was delivered or had failed becomes pending by a replay alone.
+
+        :param before: The item before the write.
+        :param after: The item after the write.
         """
         attempts_before = before.get("delivery_attempts", 0)
         attempts = after.get("delivery_attempts", 0)
         became_pending = before["status"] != Status.PENDING and after["status"] == Status.PENDING
         has_new_replay = before.get("replayed_at") != after.get("replayed_at")
-        may_be_replay = became_pending or has_new_replay or attempts_before > 0
-        if may_be_replay and attempts == 0:
+        # Without this condition, any other change of an event that has had no attempts, such as a
+        # lease, would count as a replay.
+        can_be_replay = became_pending or has_new_replay or attempts_before > 0
+        if can_be_replay and attempts == 0:
             self.replays[event_id] += 1
         if has_new_replay:
             self.pending_since[event_id] = now
@@ -249,17 +267,23 @@ class History:
             self.violations.append(f"{before['status']} became pending without a replay")
 
     def _see_attempt(self, event_id: str, before: Item, after: Item) -> None:
-        """Note in `not_made` an attempt that was recorded without a push, because the breaker was
-        open, and an attempt of a catch-up, whose push does not count as an attempt.
+        """Update `not_made` for a change of an event: the number of attempts without a push since
+        the latest replay. Add 1 for an attempt that was recorded without a push, because the
+        breaker was open; subtract 1 for a push by a catch-up, which does not count as an attempt.
+        At the end, the pushes and `not_made` together are compared with the attempts.
+
+        :param before: The item before the write.
+        :param after: The item after the write.
         """
         attempt = newest_attempt(after)
         is_recorded = attempt != newest_attempt(before)
         key = (event_id, self.replays[event_id])
         if is_recorded and attempt.get("error") == BREAKER_OPEN:
             self.not_made[key] += 1
-        # The claim counted the attempt, and the record of a catch-up takes the count back.
-        is_uncounted = 0 < after.get("delivery_attempts", 0) < before.get("delivery_attempts", 0)
-        if is_recorded and is_uncounted:
+        # The claim counted the attempt, and the record of a catch-up takes the count back. (A
+        # replay sets it to 0.)
+        is_taken_back = 0 < after.get("delivery_attempts", 0) < before.get("delivery_attempts", 0)
+        if is_recorded and is_taken_back:
             self.not_made[key] -= 1
 
     def _see_failure_as_disabled(self, copy: Item) -> None:
@@ -288,10 +312,12 @@ class History:
             self.disabled_until[subscription_id] = math.inf
         elif before and "disabled_at" in before:
             self.disabled_until[subscription_id] = now
-        if after is None and self.subscribed_at.pop(subscription_id, 0.0):
-            self.ended_at[subscription_id] = now
-        elif after and (before is None or before["sort_key"] != after["sort_key"]):
-            self.subscribed_at[subscription_id] = now  # `sort_key` has the creation
+        if after is None:
+            was_subscribed = self.subscribed_at.pop(subscription_id, None) is not None
+            if was_subscribed:
+                self.ended_at[subscription_id] = now
+        elif before is None or _is_created_anew(before, after):
+            self.subscribed_at[subscription_id] = now
 
     def _see_erasure(self, event: Item, now: float) -> None:
         """Note the erasure of an event. Check that the mark, the item that is left of the event,
@@ -312,23 +338,29 @@ class History:
         self.forbid(bool(kept), "an erased event has its content, or is listed")
 
     def _see_deletion(self, event: Item, now: float) -> None:
-        """Check that an event that was deleted has expired, or is a copy whose event was erased or
-        does not list the copy, or whose subscription was deleted, or created after the copy.
+        """Check the deletion of an event: the event must have expired, or be a copy that nobody
+        waits for. This is a copy whose event was erased or does not list the copy, or whose
+        subscription was deleted, or created again after the copy.
+
+        :param event: The item that was deleted.
         """
-        if event["expires_at"] <= now + self.max_skew_seconds:
+        has_expired = event["expires_at"] <= now + self.max_skew_seconds
+        if has_expired:
             return
         event_id = event["event_id"]
-        subscribed_at = self.subscribed_at.get(event.get("subscription_id", ""))
         self.forbid(event_id in self.running, "an event was deleted while it was pushed")
-        source = self.item(event.get("source_event_id", "")) or {}
-        if source.get("status") == Status.ERASED:
+        # The event of which the deleted one is a copy; None: it is no copy, or its event is gone.
+        source = self.item(event.get("source_event_id", ""))
+        if source and source["status"] == Status.ERASED:
             return
         self.deleted.add(event_id)
-        is_of_another = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
-        is_unlisted = source and event_id not in source.get("copies", "")
-        is_unwanted = event_id.startswith(COPY_PREFIX) and (is_of_another or is_unlisted)
+        # When the subscription of the copy was created; None: it does not exist now.
+        subscribed_at = self.subscribed_at.get(event.get("subscription_id", ""))
+        is_subscription_gone = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
+        is_unlisted = source is not None and event_id not in source.get("copies", "")
+        is_copy = event_id.startswith(COPY_PREFIX)
         self.forbid(
-            not is_unwanted,
+            not (is_copy and (is_subscription_gone or is_unlisted)),
             "an event was deleted that was no copy, or a copy that somebody waits for",
         )
 
@@ -353,8 +385,10 @@ class History:
 
         :param replay_number: The `replays` of the event before the call that erased it.
         """
-        is_there = (self.item(event_id) or {}).get("status", Status.ERASED) != Status.ERASED
-        if is_there and self.replays[event_id] == replay_number:
+        item = self.item(event_id)
+        is_there = item is not None and item["status"] != Status.ERASED
+        is_stored_again = self.replays[event_id] != replay_number
+        if is_there and not is_stored_again:
             self.violations.append("an event is there whose erasure was said to be complete")
 
     def see_accepted(
@@ -415,7 +449,9 @@ class History:
         }
 
     def see_push(self, push: Push, stored: Item | None) -> None:
-        """Note a push that begins, and check that it may be made.
+        """Note a push that begins, and check that it may be made: under the present claim of the
+        event, while the event is pending (or was acknowledged since it was claimed), not beside
+        another push of the event, and not after a push to which the receiver responded with 2xx.
 
         :param stored: The item of the event at this moment; None: there is none.
         """
@@ -424,20 +460,19 @@ class History:
         self.forbid(event.event_id in self.running, "two pushes of one event at the same time")
         if stored is None or stored["claim_id"] != event.claim_id:
             self.violations.append("a push under a claim that is not held")
-        elif (
-            event.status != Status.PENDING
-            or (stored["status"], stored.get("delivered_via")) not in MAY_BE_PUSHED
-        ):
-            self.violations.append(f"a push of a {stored['status']} event")
+        else:
+            state = (stored["status"], stored.get("delivered_via"))
+            may_be_pushed = event.status == Status.PENDING and state in MAY_BE_PUSHED
+            self.forbid(not may_be_pushed, f"a push of a {stored['status']} event")
+        # The event of which this one is a copy; None: it is no copy, or its event is gone.
         source = self.item(event.source_event_id or "")
-        if (
-            source
-            and event.event_id not in source.get("copies", "")
-            and not self.may_be_unlisted(event)
-        ):
+        is_unlisted = source is not None and event.event_id not in source.get("copies", "")
+        if is_unlisted and not self.may_be_unlisted(event):
             self.violations.append("a push of a copy that its event does not list")
         for earlier in self.pushes[event.event_id]:
-            if earlier.arrived and earlier.replay_number == push.replay_number:
+            is_replayed_since = earlier.replay_number != push.replay_number
+            if earlier.arrived and not is_replayed_since:
+                # A fault can have kept the earlier invocation from the record of its push.
                 is_excused = earlier.invocation in self.struck and not earlier.is_recorded
                 self.forbid(not is_excused, "pushed again after a 2xx that could be recorded")
         self.running.add(event.event_id)
@@ -445,10 +480,13 @@ class History:
 
     def see_record(self, event_id: str, invocation: object) -> None:
         """Note that an invocation wrote a record of an event, and got the response to this write.
-        Its pushes of the event are recorded by it, unless their responses were lost.
+        Mark as recorded its pushes of the event, unless their responses were lost. If a push of the
+        event is still under way, the record is not about a push: mark none.
         """
+        if event_id in self.running:
+            return
         for push in self.pushes.get(event_id, ()):
-            if push.invocation is invocation and event_id not in self.running and not push.is_lost:
+            if push.invocation is invocation and not push.is_lost:
                 push.is_recorded = True
 
     def see_fault(self, invocation: object) -> None:
@@ -488,7 +526,8 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
         (dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters
     }
     for event_id, began in history.accepted.items():
-        is_lost = event_id not in stored and history.erased_at.get(event_id, 0) < began
+        was_erased_since = history.erased_at.get(event_id, 0) >= began
+        is_lost = event_id not in stored and not was_erased_since
         history.forbid(is_lost, f"accepted and not stored: {event_id}")
     for event in stored.values():
         _check_end(event, history, dead_letter_keys)
@@ -502,12 +541,16 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
             may_be_unlisted = history.may_be_unlisted(event) and event.event_id not in history.sent
             is_right = is_listed or may_be_unlisted
             history.forbid(not is_right, f"{event.event_id} is a copy that no event lists")
+    # The event and the subscription of each copy that is or was stored.
     copies = {(event.source_event_id, event.subscription_id) for event in stored.values()}
     copies |= history.erased_copies
     for (event_id, subscription_id), began in history.expected_copies.items():
         is_missing = event_id in stored and (event_id, subscription_id) not in copies
-        has_ended = history.ended_at.get(subscription_id, 0) >= began
-        history.forbid(is_missing and not has_ended, f"{event_id} was accepted without a copy")
+        # If the subscription was deleted since the POST began, no copy is needed.
+        was_deleted_since = history.ended_at.get(subscription_id, 0) >= began
+        history.forbid(
+            is_missing and not was_deleted_since, f"{event_id} was accepted without a copy"
+        )
     if history.violations:
         raise ViolationError(history.violations[0])
 
@@ -524,6 +567,13 @@ def newest_attempt(event: Item) -> Json:
     return {name: newest[name] for name in names if name in newest}
 
 
+def _is_created_anew(before: Item, after: Item) -> bool:
+    """Return whether a write stores a new event or subscription in place of an item with the same
+    key: whether `sort_key`, which begins with the time of the creation, has changed.
+    """
+    return bool(before["sort_key"] != after["sort_key"])
+
+
 def _is_sent_again(before: Item | None, after: Item) -> bool:
     """Return whether a write stores a copy in place of the mark of its own erasure, as a send or a
     recover does.
@@ -536,23 +586,26 @@ def _is_sent_again(before: Item | None, after: Item) -> bool:
 
 
 def _check_end(event: Event, history: History, dead_letter_keys: set[tuple[Any, Any]]) -> None:
-    """Check that an event is delivered or has failed, also if its POST was answered with 503. Check
-    that a failure was announced: by a dead letter or, for a copy of a customer's subscription, by a
-    line in the log. And check that a delivered event was delivered as it says.
+    """Check the last state of an event: it is delivered or has failed, also if its POST was
+    answered with 503. A failure was announced: by a message in the DLQ or, for a copy of a
+    customer's subscription, by a line in the log. A delivery took place as `delivered_via` says.
 
     :param dead_letter_keys: The id of the event and the time of its failure, for each message in
         the DLQ.
     """
     history.forbid(event.status is Status.PENDING, "pending for ever")
-    has_letter = (event.event_id, event.failed_at) in dead_letter_keys
-    is_announced = has_letter or history.may_be_dropped(event)
-    if event.subscription_id in history.customers:
+    has_dead_letter = (event.event_id, event.failed_at) in dead_letter_keys
+    is_of_customer = event.subscription_id in history.customers  # of a subscription with a tenant
+    if is_of_customer:
+        history.forbid(has_dead_letter, "a customer's copy has a message in the dead letter queue")
         is_announced = event.event_id in history.logged
-        history.forbid(has_letter, "a customer's copy has a message in the dead letter queue")
-    is_silent = (
-        event.status is Status.FAILED and event.reason is not Reason.DISABLED and not is_announced
+    else:
+        is_announced = has_dead_letter or history.may_be_dropped(event)
+    # The failure of a copy whose subscription is disabled is not announced.
+    must_be_announced = event.status is Status.FAILED and event.reason is not Reason.DISABLED
+    history.forbid(
+        must_be_announced and not is_announced, f"{event.event_id} failed, and was not announced"
     )
-    history.forbid(is_silent, f"{event.event_id} failed, and was not announced")
     if event.delivered_via is DeliveredVia.PULL:
         history.forbid(
             event.event_id not in history.acknowledged, "delivered by pull, and nobody acknowledged"
@@ -561,6 +614,7 @@ def _check_end(event: Event, history: History, dead_letter_keys: set[tuple[Any, 
         has_arrived = any(push.arrived for push in history.pushes[event.event_id])
         history.forbid(not has_arrived, "delivered by push, and the receiver never answered 2xx")
     if event.delivered_via is DeliveredVia.SUBSCRIPTIONS:
+        # Such an event has copies and is not pushed itself, and a copy has no copies.
         history.forbid(
             event.is_copy or bool(event.attempts),
             "delivered via subscriptions, and a copy or pushed",

@@ -26,7 +26,7 @@ from chalicelib.core.target import Target
 from chalicelib.infra import telemetry
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.simulator.hub import Hub
-from tests.simulator.invariants import NEVER, History, Push, ViolationError, check
+from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
 from tests.support.versions import PRESENT, Version
 from tests.support.world import (
@@ -123,6 +123,7 @@ class Container:
         self.skew_seconds = 0.0
         self._fault_at = fault_at
         self._begin(API_SECONDS)
+        # Those of the world have been loaded by the present version.
         own_settings: Any = world.settings
         if environ or version != PRESENT:
             own_settings = version.module("settings").load({**world.environ, **environ})
@@ -136,6 +137,7 @@ class Container:
             thread_pool=world.hub.pool,
             push=SimpleNamespace(send=self._push),
         )
+        # The breakers of the product draw from the module `random`, not from the world's seed.
         breakers = version.module("core.breaker")
         make_breaker = partial(breakers.Breaker, random=world.random.random)
         self.services.inline_breaker = make_breaker(breakers.INLINE_PATIENCE_SECONDS)
@@ -149,14 +151,18 @@ class Container:
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but not for longer than until the timeout of the function, at which the container
-        is killed. Raise Killed if it is killed by then.
+        is killed. Raise Killed if the timeout has come, or if the container was killed meanwhile.
+
+        A function that runs into its timeout during a push has broken a promise, which is noted as
+        a violation, unless other actors have moved the clock on beyond the timeout.
         """
         seconds_left = max(0.0, self.ends_at - self.world.clock())
         self.world.hub.sleep(min(seconds, seconds_left))
-        is_over = self.world.clock() > self.ends_at  # other actors have moved the clock on
-        if (seconds > seconds_left or is_over) and not self.is_killed:
+        is_beyond_timeout = self.world.clock() > self.ends_at
+        is_timed_out = seconds > seconds_left or is_beyond_timeout
+        if is_timed_out and not self.is_killed:
             self.is_killed = True
-            if self._pushes and not is_over:
+            if self._pushes and not is_beyond_timeout:
                 self.world.history.violations.append(
                     "a function ran into its timeout during a push"
                 )
@@ -168,11 +174,12 @@ class Container:
         Killed if the container is killed before, during or after the call.
 
         :param label: The service and the operation, or `push`.
-        :param act: Makes the call.
+        :param act: Makes the call, and returns its result.
         :param fail: Called with the fault; returns or raises what the caller of this method gets
             instead of the result.
         """
-        fault = self._fault_at(label)
+        fault = self._fault_at(label)  # None: the call succeeds
+        # How long the call takes before it takes effect, and after that. A push sleeps by itself.
         before_seconds, after_seconds = (0.0, 0.0) if label == "push" else self.world.latency()
         try:
             if self.is_killed:  # by another of its threads
@@ -193,7 +200,8 @@ class Container:
             self.sleep(after_seconds)
             return fail(fault)
         except Killed:
-            fault = fault or Fault.DIES_AFTER
+            if fault is None:  # killed at the timeout, or by another thread
+                fault = Fault.DIES_AFTER
             raise
         finally:
             if fault is not None:
@@ -368,7 +376,10 @@ class Container:
         self.call("POST", f"/events/{event_id}/replay")
 
     def erase(self, event_id: str) -> None:
-        """Erase an event or a copy; after a 204, let the history check that it is gone."""
+        """Erase an event or a copy; after a 204, let the history check that it is gone, or was
+        stored again meanwhile.
+        """
+        # How often the event was stored or replayed: more often afterwards if it is stored again.
         replay_number = self.world.history.replays[event_id]
         answer = self.call("DELETE", f"/events/{event_id}")
         if answer.status_code == 204:
@@ -422,6 +433,7 @@ class Container:
         body = {"since": since}
         while True:
             answer = self.call("POST", f"/subscriptions/{subscription_id}/recover", body)
+            # The last page has null as its cursor, and the response to a refused call has none.
             body["cursor"] = answer.json.get("next_cursor")
             if body["cursor"] is None:
                 return
@@ -490,7 +502,7 @@ class _Client:
             sends and the record that it writes; return the response, or raise as boto3 does.
             """
             world = self.container.world
-            event_ids = _event_ids(parameters)
+            event_ids = _event_ids(parameters)  # a put or an update has at most one
             if operation == "transact_write_items":  # as botocore does
                 parameters["ClientRequestToken"] = world.new_id()
             if operation.startswith("send_message"):
@@ -499,17 +511,22 @@ class _Client:
                     world.history.see_sent(event_id, message["MessageGroupId"])
 
             def act() -> Any:
-                """Let the call take effect; return the response, or raise ClientError."""
+                """Let the call take effect; return the response, or raise ClientError. Let the
+                history see the call if it records an attempt, even if its condition fails: that is
+                a response, too.
+                """
                 service = getattr(world, self.service)
                 try:
                     return getattr(service, operation)(**parameters)
-                finally:  # also after a failed condition, which is a response
+                finally:
                     # Of all updates, only the record of an attempt has the condition that the event
                     # is under the claim of the writer. (Another thread of the invocation may change
                     # the same event for a redrive.)
                     condition = parameters.get("ConditionExpression", "")
-                    if event_ids and operation == "update_item" and ":mine" in condition:
-                        world.history.see_record(event_ids[0], self.container.invocation)
+                    is_record = operation == "update_item" and ":mine" in condition
+                    if is_record and event_ids:
+                        [event_id] = event_ids  # an update changes one item
+                        world.history.see_record(event_id, self.container.invocation)
 
             def fail(fault: Fault) -> Any:
                 """Return or raise what the caller of boto3 gets of a fault."""
@@ -521,6 +538,7 @@ class _Client:
                     raise ClientError({**canceled, "CancellationReasons": reasons}, operation)
                 if fault is Fault.THROTTLED:
                     raise ClientError({"Error": {"Code": "ThrottlingException"}}, operation)
+                # The call did not arrive, or its response was lost each time.
                 raise ReadTimeoutError(endpoint_url=self.service)
 
             return self.container.at(f"{self.service}.{operation}", act, fail)
@@ -667,18 +685,18 @@ class SimulatedWorld:
         :param timeout_seconds: How long the push may take.
         :param container: The container that makes the push.
         """
-        push = Push(event, container.invocation, self.clock())
+        push = Push(event, container.invocation, started=self.clock())
         self.history.see_push(push, self.dynamodb.items.get(event.event_id))
         response = self.answer(event, url)
         if response.status_code is None or response.seconds > timeout_seconds:
-            response = Response(None, timeout_seconds)
+            response = Response(status_code=None, seconds=timeout_seconds)
         try:
             container.sleep(response.seconds)
         finally:
             push.status_code = response.status_code
             self.history.running.discard(event.event_id)
         if response.status_code is None:
-            return PushResult(Outcome.RETRY, 0, error="timed out")
+            return PushResult(Outcome.RETRY, duration_ms=0, error="timed out")
         outcome = Outcome.of(response.status_code)
         return PushResult(
             outcome,
@@ -699,33 +717,32 @@ class SimulatedWorld:
         """
         body = message["Body"]
         attributes = message["MessageAttributes"]
+        system_attributes = message["Attributes"]  # such as MessageGroupId
         self.history.see_moved_back(body, self.clock())
         self.sqs.send_message(
-            QueueUrl=INBOX, MessageBody=body, MessageAttributes=attributes, **message["Attributes"]
+            QueueUrl=INBOX, MessageBody=body, MessageAttributes=attributes, **system_attributes
         )
 
     def settle(self, *, hours: float = 72) -> None:
         """Let time pass, in which nothing fails, until no event is pending and no message is left
-        in the queues. Run workers, and the sweep if an event is overdue; lease and acknowledge
-        events that are not pushed. Then repeat the erasures.
+        in the queues of the workers. Run workers, and the sweep if an event is overdue; lease and
+        acknowledge events that are not pushed. Then repeat the erasures.
 
-        Raise ViolationError if that takes longer than `hours`, or if messages are sent again and
-        again while no time passes.
+        Raise ViolationError if that takes longer than `hours` of simulated time, or if messages are
+        sent again and again while no time passes.
         """
-        end = self.clock() + hours * 3600
-        while self.clock() < end:
-            batches = 0
-            while Container(self).work():
-                batches += 1
-                if batches > MAX_BATCHES:
-                    raise ViolationError("a message is sent again and again")
+        ends_at = self.clock() + hours * 3600
+        while self.clock() < ends_at:
+            self._handle_visible_messages()
             pending = [
                 item
                 for item in self.dynamodb.items.values()
                 if item.get("status") == Status.PENDING
             ]
-            if not pending and not any(map(self.sqs.messages, WORKERS)):
-                break
+            has_messages = any(map(self.sqs.messages, WORKERS))
+            if not pending and not has_messages:
+                self.complete_erasures()
+                return
             self.clock.sleep(max(60, self._next_due_at(pending) - self.clock()))
             # The sweep leaves events alone that have been due for less than a minute or so.
             overdue_before = rfc3339(self.clock() - 50)
@@ -735,24 +752,35 @@ class SimulatedWorld:
             if any(due_at < overdue_before for due_at in scheduled_at):
                 Container(self).sweep()
             if not scheduled_at or not self.settings.webhook_url:
-                # Some events are not pushed, but wait for a consumer.
+                # No pending event will be pushed, or there is no webhook, to which events without
+                # copies would be pushed: they wait for a consumer.
                 consumer = Container(self)
                 for event_id, lease_id in consumer.lease(limit=100):
                     consumer.acknowledge(event_id, lease_id)
-        else:
-            raise ViolationError(
-                "something stays pending for ever, or a message stays in the queue"
-            )
-        self.complete_erasures()
+        raise ViolationError("something stays pending for ever, or a message stays in the queue")
+
+    def _handle_visible_messages(self) -> None:
+        """Let workers handle all messages that are visible now, and those that they send without a
+        delay; raise ViolationError if there is no end of them.
+        """
+        batches = 0
+        while Container(self).work():
+            batches += 1
+            if batches > MAX_BATCHES:
+                raise ViolationError("a message is sent again and again")
 
     def _next_due_at(self, pending: Sequence[Json]) -> float:
-        """Return when the next message can be received or the next push is due, in Unix seconds. An
-        event that is not pushed can be leased now: for it, return 1970.
+        """Return when the next message can be received or the next push is due, in Unix seconds;
+        0, which is in the past, if an event is pending that is not pushed, since it can be leased.
 
-        :param pending: The items of all pending events.
+        :param pending: The items of all pending events; an event that is pushed has the time of its
+            next push, `next_attempt_at`.
         """
-        due_at = [unix_seconds(item.get("next_attempt_at", NEVER)) for item in pending]
-        return min([*due_at, *map(self.sqs.next_visible_at, WORKERS)])
+        due_at = [self.sqs.next_visible_at(queue_url) for queue_url in WORKERS]
+        for item in pending:
+            is_pushed = "next_attempt_at" in item
+            due_at.append(unix_seconds(item["next_attempt_at"]) if is_pushed else 0.0)
+        return min(due_at)
 
     def complete_erasures(self) -> None:
         """Let a claim's time pass, so that all claims have ended; then repeat the DELETE of each

@@ -27,10 +27,10 @@ BEHAVIOURS = {
     "dead and hanging": (None,),
 }
 # What is pushed, as the variable of the webhook has it: all events, no event, or copies alone.
-MODES = tuple(
-    {"ZAPIER_WEBHOOK_URL": value}
-    for value in (ENVIRON["ZAPIER_WEBHOOK_URL"], PULL_ONLY, COPIES_ONLY)
-)
+ALL_PUSHED = {"ZAPIER_WEBHOOK_URL": ENVIRON["ZAPIER_WEBHOOK_URL"]}
+NONE_PUSHED = {"ZAPIER_WEBHOOK_URL": PULL_ONLY}
+COPIES_PUSHED = {"ZAPIER_WEBHOOK_URL": COPIES_ONLY}
+MODES = (ALL_PUSHED, NONE_PUSHED, COPIES_PUSHED)
 MAX_WORKERS = 3
 
 
@@ -46,12 +46,20 @@ class StormWorld(SimulatedWorld):
             after how many days a subscription is disabled, so that all combinations occur.
         :param versions: The versions of the code that run beside each other.
         """
-        # Of ten storms, two have containers whose settings disagree about what is pushed, as for a
-        # while after a change. Of the others, one pushes copies alone, and one pushes nothing.
+        # A mode of a container is what it pushes: all events, copies alone, or nothing. Of ten
+        # storms, two have containers of all modes, as for a while after a change of the settings;
+        # the last but one digit of the seed chooses the mode of the world, in which the storm ends.
+        # Of the others, one pushes copies alone, and one pushes nothing.
         last_digit = seed % 10
-        disagree = last_digit in (7, 8)
-        mode_number = seed // 10 % 3 if disagree else {6: 2, 9: 1}.get(last_digit, 0)
-        final_mode = MODES[mode_number]
+        has_all_modes = last_digit in (7, 8)
+        if has_all_modes:
+            final_mode = MODES[seed // 10 % 3]
+        elif last_digit == 6:
+            final_mode = COPIES_PUSHED
+        elif last_digit == 9:
+            final_mode = NONE_PUSHED
+        else:
+            final_mode = ALL_PUSHED
         disable_days = ("0", "0.001", "3")[seed % 3]
         environ = {
             "MAX_DELIVERY_ATTEMPTS": "6",
@@ -61,7 +69,7 @@ class StormWorld(SimulatedWorld):
         super().__init__({**environ, **final_mode}, seed=seed, versions=versions)
         draw = self.random.choice
         # The modes of the containers during the storm.
-        self._modes = MODES if disagree else (final_mode,)
+        self._modes = MODES if has_all_modes else (final_mode,)
         self.sqs.duplicate_probability = draw((0.0, 0.05, 0.2))
         self.dynamodb.index_lag_seconds = draw((0.0, 1.0, 10.0))
         # The probability that a call has a fault, and how long a call takes at most.
@@ -105,19 +113,29 @@ class StormWorld(SimulatedWorld):
         return before, total - before
 
     def live(self) -> None:
-        """Simulate two rounds, let everything settle without faults, and check the promises. Raise
-        ViolationError if a promise was broken.
+        """Simulate two rounds, in which all actors act at the same time, let everything settle
+        without faults, and check the promises. Raise ViolationError if a promise was broken.
         """
-        ends = (Container.acknowledge, Container.replay)
-        subscribed = self.history.subscribed_at
+        subscription_ids = self.history.subscribed_at  # of those that exist at the time
         actors: list[Callable[[], None]] = [
             self._callers,
             self._callers,
             self._event_source,
             self._sweeps,
-            # Acknowledge or replay an event, and enable a subscription.
-            partial(self._now_and_then, 5, 60, ends, self.items),
-            partial(self._now_and_then, 5, 100, (Container.enable,), lambda: subscribed),
+            partial(
+                self._call_at_random,
+                (Container.acknowledge, Container.replay),
+                self.items,
+                least_seconds=5,
+                most_seconds=60,
+            ),
+            partial(
+                self._call_at_random,
+                (Container.enable,),
+                lambda: subscription_ids,
+                least_seconds=5,
+                most_seconds=100,
+            ),
             self._leasing_consumer,
             self._leasing_consumer,
             self._subscriber,
@@ -153,33 +171,36 @@ class StormWorld(SimulatedWorld):
         """
         return self.random.choice(list(Fault)) if self.random.random() < self._fault_rate else None
 
-    def _every(self, least: float, most: float) -> Iterable[None]:
-        """Sleep between `least` and `most` seconds, and yield, again and again until the round
-        ends.
+    def _every_seconds(self, least: float, most: float) -> Iterable[None]:
+        """Sleep for a random number of seconds between `least` and `most`, and yield, again and
+        again until the round ends.
         """
         while self.clock() < self._end:
             self.hub.sleep(self.random.uniform(least, most))
             yield
 
     def _callers(self) -> None:
-        """Post events. Half of the time, with an idempotency key: then another caller posts with
-        the same key at the same time, perhaps another body, and a refused POST is repeated once.
+        """Post an event every 1 to 40 seconds. Half of the time, with an idempotency key: then
+        another caller posts with the same key at the same time, perhaps another body, and a refused
+        POST is repeated once. Each key is used for two events in succession.
         """
-        for number, _ in enumerate(self._every(1, 40)):
+        for number, _ in enumerate(self._every_seconds(1, 40)):
             key = {"idempotency_key": f"key-{number // 2}"}
             headers = self.random.choice(
                 ({}, {"prefer": "respond-async"}, key, key | {"prefer": "respond-async"})
             )
             payload, other_payload = self.random.choices(('{"n":1}', '{"n":2}'), k=2)
-            if "idempotency_key" in headers:
+            has_key = "idempotency_key" in headers
+            if has_key:
                 self._spawn(Container.post, other_payload, **headers)
-            accepted = self.use(Container.post, payload, **headers)
-            if accepted is None and "idempotency_key" in headers:
+            event_id = self.use(Container.post, payload, **headers)
+            is_refused = event_id is None
+            if is_refused and has_key:
                 self.use(Container.post, payload, **headers)
 
     def _event_source(self) -> None:
-        """Start workers, while fewer than MAX_WORKERS run."""
-        for _ in self._every(0.1, 3):
+        """Start a worker every 0.1 to 3 seconds, unless MAX_WORKERS run already."""
+        for _ in self._every_seconds(0.1, 3):
             if self._working < MAX_WORKERS:
                 self._working += 1
                 self.hub.spawn(self._work)
@@ -190,36 +211,40 @@ class StormWorld(SimulatedWorld):
         self._working -= 1
 
     def _sweeps(self) -> None:
-        """Run the sweep now and then, each time in a new container. Two sweeps may run at the same
-        time.
+        """Run the sweep every 30 to 60 seconds, each time in a new container. Two sweeps may run at
+        the same time.
         """
-        for _ in self._every(30, 60):
-            self.hub.spawn(self.start(self.draw_version()).sweep)
+        for _ in self._every_seconds(30, 60):
+            container = self.start(self.draw_version())
+            self.hub.spawn(container.sweep)
 
-    def _now_and_then(
+    def _call_at_random(
         self,
-        least: float,
-        most: float,
         acts: Sequence[Callable[..., Any]],
-        subjects: Callable[[], Iterable[str]],
+        list_ids: Callable[[], Iterable[str]],
+        *,
+        least_seconds: float,
+        most_seconds: float,
     ) -> None:
-        """Let a container call one of `acts` with one of `subjects`, both chosen at random, every
-        `least` to `most` seconds.
+        """Let a container call a method for an event or a subscription, both chosen at random,
+        every `least_seconds` to `most_seconds`.
 
-        :param acts: Methods of Container.
-        :param subjects: Returns the ids of the events or subscriptions of which one is chosen; if
-            there are none, nothing is called.
+        :param acts: The methods, as functions of Container. They take the id.
+        :param list_ids: Returns the ids of the events or subscriptions; if there are none, nothing
+            is called.
         """
-        for _ in self._every(least, most):
-            ids = sorted(subjects())
+        for _ in self._every_seconds(least_seconds, most_seconds):
+            ids = sorted(list_ids())
             if ids:
-                self._spawn(self.random.choice(acts), self.random.choice(ids))
+                act = self.random.choice(acts)
+                chosen_id = self.random.choice(ids)
+                self._spawn(act, chosen_id)
 
     def _erasers(self) -> None:
-        """Erase an event or a copy, up to three times at once. Meanwhile its idempotency key may be
-        used again.
+        """Erase an event or a copy every 10 to 90 seconds: one to three times, each within 10 s of
+        the time before. Meanwhile its idempotency key may be used again.
         """
-        for _ in self._every(10, 90):
+        for _ in self._every_seconds(10, 90):
             event_ids = sorted(
                 key for key in self.dynamodb.items if key.startswith(("evt_", "cpy_"))
             )
@@ -231,10 +256,11 @@ class StormWorld(SimulatedWorld):
                 self.hub.sleep(self.random.uniform(0, 10))
 
     def _senders(self) -> None:
-        """Send an event up to three times at once, each time to a subscription chosen at random;
-        or recover the events that a subscription missed.
+        """Every 5 to 60 seconds, send an event one to three times at once, each time to a
+        subscription chosen at random; or, in four of ten cases, recover the events that a
+        subscription missed: with 1970 as `since`, or without a time.
         """
-        for _ in self._every(5, 60):
+        for _ in self._every_seconds(5, 60):
             subscription_ids = sorted(self.history.subscribed_at)
             event_ids = sorted(key for key in self.dynamodb.items if key.startswith("evt_"))
             if not subscription_ids or not event_ids:
@@ -248,10 +274,10 @@ class StormWorld(SimulatedWorld):
                 self._spawn(Container.send, self.random.choice(subscription_ids), event_id)
 
     def _leasing_consumer(self) -> None:
-        """Lease events. Acknowledge or release each lease, at once or so late that the lease may
-        have ended; or replay the event; or do nothing more with it.
+        """Lease events every 5 to 60 seconds. Acknowledge or release each lease, at once or so late
+        that the lease may have ended; or replay the event; or do nothing more with it.
         """
-        for _ in self._every(5, 60):
+        for _ in self._every_seconds(5, 60):
             limit = self.random.randint(1, 5)
             seconds = self.random.choice((30, 60, 120))
             leased = self.use(Container.lease, limit=limit, seconds=seconds)
@@ -266,10 +292,11 @@ class StormWorld(SimulatedWorld):
                     self._spawn(Container.replay, event_id)
 
     def _subscriber(self) -> None:
-        """Create a subscription for a target now and then, which may have one already. Delete the
-        oldest subscription if there are too many, or by chance.
+        """Create a subscription every 5 to 100 seconds, for a target which may have one already,
+        and decide how a new target responds. Delete the oldest subscription if there are too many,
+        or by chance.
         """
-        for _ in self._every(5, 100):
+        for _ in self._every_seconds(5, 100):
             url = f"https://hooks.zapier.com/{self.random.randrange(self._targets)}"
             self._target_behaviours.setdefault(url, self.random.choice(list(BEHAVIOURS)))
             event_types = self.random.choice(((), ("a", "triggers.*")))
@@ -283,10 +310,12 @@ class StormWorld(SimulatedWorld):
         self.hub.spawn(partial(self.use, act, *parameters, **options))
 
     def _operator(self) -> None:
-        """Move the dead letters back to the work queue, now and then or every few seconds, as the
-        storm has it. One in ten is not deleted from the DLQ, so that it is moved back twice.
+        """Move up to ten dead letters back to the work queue, at intervals between the two numbers
+        of seconds in `_redrive_seconds`. One in ten is not deleted from the DLQ, so that it is
+        moved back twice.
         """
-        for _ in self._every(*self._redrive_seconds):
+        least_seconds, most_seconds = self._redrive_seconds
+        for _ in self._every_seconds(least_seconds, most_seconds):
             for message in self.receive(DLQ):
                 self.move_back(message)
                 self.hub.sleep(self.random.choice((0.0, 1.0)))
@@ -294,8 +323,8 @@ class StormWorld(SimulatedWorld):
                     self.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
     def _webhook_changes(self) -> None:
-        """Change how the webhook responds, now and then."""
-        for _ in self._every(20, 200):
+        """Choose anew how the webhook responds, every 20 to 200 seconds: a name in BEHAVIOURS."""
+        for _ in self._every_seconds(20, 200):
             self._webhook_behaviour = self.random.choice(
                 ("well", "well", "flaky", "down", "refusing", "hanging")
             )

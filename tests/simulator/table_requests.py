@@ -70,22 +70,30 @@ class Request:
         return tuple(write.get("UpdateExpression", "") for write in self.writes)
 
     def variants(self, random: Random) -> Iterator[list[Item | None]]:
-        """Yield lists of items like `items`, in which one item is different: as it was, absent, or
-        with other values of one or two of the attributes that the condition of its write reads.
+        """Yield lists like `items`, each with a variant of one of the items in its place: the item
+        unchanged, no item (None), and the item with one or two changes, as `changes_of` returns
+        them: other values of the attributes that the condition of its write reads.
 
-        :param random: Chooses the pairs of attributes, PAIRS for each item.
+        :param random: Chooses the pairs of changes, PAIRS for each item.
         """
         for index, write in enumerate(self.writes):
             original = self.items[index]
-            item = original or write.get("Item") or {SORT: {"S": "0"}, **write["Key"]}
+            if original:
+                item = original
+            elif "Item" in write:  # a put: the item that it stores
+                item = write["Item"]
+            else:
+                item = {SORT: {"S": "0"}, **write["Key"]}
             changes = [*changes_of(write)]
             pairs = [*itertools.combinations(changes, 2)]
             random.shuffle(pairs)
-            variants: list[Item | None] = [original, None]
-            variants += [{**item, **change} for change in changes]
-            variants += [{**item, **first, **second} for first, second in pairs[:PAIRS]]
-            for variant in variants:
-                yield [*self.items[:index], _without_none(variant), *self.items[index + 1 :]]
+            with_one_change = [{**item, **change} for change in changes]
+            with_two_changes = [{**item, **first, **second} for first, second in pairs[:PAIRS]]
+            for variant in (original, None, *with_one_change, *with_two_changes):
+                items = [*self.items]
+                # A change to None is the removal of the attribute.
+                items[index] = _without_none(variant)
+                yield items
 
 
 def _key_of(item_or_write: Json) -> Item:
@@ -102,9 +110,9 @@ def condition_of(write: Json) -> str:
 
 
 def changes_of(write: Json) -> Iterator[dict[str, Json | None]]:
-    """Yield changes of an item, one for each attribute that a condition reads and each of its
-    values that may matter: no value (None), the value to which the attribute is compared, the next
-    lower value, and the next higher value.
+    """Yield changes of an item: dicts with an attribute that the conditions of a write or a query
+    read, and a value of it that may matter. These values are: no value (None), the value to which
+    the attribute is compared, the next lower value, and the next higher value.
     """
     values = write.get("ExpressionAttributeValues", {})
     attribute = ""
@@ -121,7 +129,9 @@ def changes_of(write: Json) -> Iterator[dict[str, Json | None]]:
 
 
 def _around(value: Json) -> list[Json | None]:
-    """Return the next lower value, the value itself, and the next higher value of an attribute."""
+    """Return the next lower value, the value itself, and the next higher value of an attribute, in
+    DynamoDB's format, as `value` is.
+    """
     if "N" in value:
         return [{"N": str(int(value["N"]) + step)} for step in (-1, 0, 1)]
     text = value["S"]
@@ -160,14 +170,20 @@ class Recorder:
 
     def _record(self, operation: str, parameters: Json) -> Any:
         """Make a request to the table, and record it if it is the first of its kind, also if it
-        raises; return the response.
+        raises; return the response. Requests are of one kind if they have the same operation,
+        conditions and updates, and both succeed or both do not. A query without rows counts as not
+        successful.
+
+        :param operation: The name of the table's method.
+        :param parameters: The parameters of the method.
         """
         request = Request(operation, parameters, items=())
+        # The items before the request, with which it can be repeated.
         items = [self._row(parameters)] if operation == "query" else self._items(request)
         has_succeeded = False
         try:
             response = getattr(self._table, operation)(**parameters)
-            has_succeeded = bool(response.get("Items", True))  # a query responds with Items
+            has_succeeded = bool(response["Items"]) if operation == "query" else True
             return response
         finally:
             kind = (operation, request.conditions, request.updates, has_succeeded)
@@ -179,14 +195,21 @@ class Recorder:
         return [None if item is None else typed(item) for item in items]
 
     def _row(self, parameters: Json) -> Item:
-        """Return an item of the partition that a query reads. If it has none, return another item,
-        or one that is made up, with this partition.
+        """Return an item of the partition of an index that a query reads. If the partition has
+        none, return any item of the table, moved to the partition; if the table is empty, return an
+        item that is made up.
+
+        :param parameters: The parameters of the query.
         """
+        # The name of the index's partition key, and its value in the query.
         partition, _projected = indexes()[parameters["IndexName"]]
         value = parameters["ExpressionAttributeValues"][":partition"]
-        items = [*map(typed, self._table.items.values())] or [{KEY: {"S": "a"}, SORT: {"S": "0"}}]
+        items = [typed(item) for item in self._table.items.values()]
         rows = [item for item in items if item.get(partition) == value]
-        return {**(rows or items)[0], partition: value}
+        if rows:
+            return rows[0]
+        any_item = items[0] if items else {KEY: {"S": "a"}, SORT: {"S": "0"}}
+        return {**any_item, partition: value}
 
 
 def record() -> list[Request]:
@@ -199,20 +222,23 @@ def record() -> list[Request]:
         recorder: Any = Recorder(world.dynamodb, requests)
         world.dynamodb = recorder
         world.live()
-        _do_the_rest(world)
+        _make_remaining_requests(world)
         if not missing([*requests.values()]):
             break
     return [*requests.values()]
 
 
-def _do_the_rest(world: StormWorld) -> None:
-    """Make the calls that no storm makes, or few do, at the end of a storm."""
+def _make_remaining_requests(world: StormWorld) -> None:
+    """Make the requests to the table that no storm makes, or few do, at the end of a storm: those
+    of the metrics, of lists with a filter, and of catch-ups. In a catch-up, the sweep pushes the
+    pending events of a destination that delivers again, without waiting for the backoff of each.
+    """
     publish_depths(Container(world).services)
     # A prefix of event types, a subject, and a tenant.
     for rest_of_query in ("*", "&subject=s", "&tenant=a"):
         Container(world).call("GET", f"/events?status=failed&event_type=a{rest_of_query}")
     Container(world).subscribe("https://hooks.zapier.com/new")
-    [*_, subscription_id] = world.history.subscribed_at
+    subscription_id = list(world.history.subscribed_at)[-1]  # that of the new subscription
     store = Container(world).services.store
     for destination in (WEBHOOK, subscription_id):
         store.start_catch_up(destination)
@@ -237,11 +263,16 @@ def missing(requests: Sequence[Request]) -> list[str]:
 
 
 def _parts() -> Iterator[str]:
-    """Yield the texts in the code of chalicelib that match PART."""
+    """Yield the strings in the code of chalicelib that are conditions of DynamoDB, or parts of
+    conditions: they match PART, and have one line. (A docstring that has a condition as an example
+    has several lines.)
+    """
     for path in (ROOT / "chalicelib").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            text = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(text, str) and PART.search(text) and "\n" not in text:
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            text = node.value
+            if PART.search(text) and "\n" not in text:
                 yield text
 
 
@@ -286,6 +317,8 @@ def _respond(client: Any, request: Request, items: Sequence[Item | None]) -> Jso
     for key, item in zip(request.keys, items, strict=True):
         _store(client, key, item)
     parameters = dict(request.parameters)
+    # A query looks for the only row, wherever it is. With its token, a transaction that is made
+    # once more would do nothing.
     for name in ("Limit", "ExclusiveStartKey", "ClientRequestToken"):
         parameters.pop(name, None)
     try:
