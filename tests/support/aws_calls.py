@@ -65,14 +65,19 @@ class Aws:
         :param at: The number of the only call that fails, counted from 1 from now on over these
             operations; None: all of their calls fail.
         """
-        numbers = itertools.count(1)
+        numbers = itertools.count(1)  # of the calls of these operations
 
         def plan(operation: str) -> Fault | None:
-            """Return the fault of the next call of an operation; None: it succeeds."""
-            if operations and operation not in operations:
+            """Return the fault of the next call of an operation: that of `fail`, if the operation
+            is one of those that `fail` names and the call is the one with the number `at`; None:
+            the call succeeds.
+            """
+            is_named = not operations or operation in operations
+            if not is_named:
                 return None
             number = next(numbers)
-            return fault if at is None or at == number else None
+            is_chosen = at is None or number == at
+            return fault if is_chosen else None
 
         self.faults = 0
         self._plan = plan

@@ -193,11 +193,15 @@ class Checkout:
         :param number: The number of the write, counted from 1.
         :param variables: Environment variables of the command.
         """
-        numbers = itertools.count(1)
+        numbers = itertools.count(1)  # of the writes that are counted
         with self.started(command, **variables) as process:
 
             def kill_at_write(call: str) -> None:
-                """Cut off the network and kill the command if a call is the chosen write."""
+                """Cut off the network and kill the command if a call is the write with the `number`
+                among those whose operation begins with `operation`.
+
+                :param call: The operation, the path and the status code: `CreateRole / 200`.
+                """
                 is_counted = is_write(call) and call.startswith(operation)
                 if is_counted and next(numbers) == number:
                     self.aws.is_cut_off = True

@@ -17,7 +17,9 @@ class Ran:
     """
 
     def __init__(self, *arguments: str, status: int = 0, **variables: str) -> None:
-        """Run a command; raise AssertionError if its exit status is not the expected one.
+        """Run a command in this process, and note what it writes: in `output` its standard output
+        without the lines of the app's log, which are JSON objects, and in `errors` its standard
+        error. Raise AssertionError if its exit status is not the expected one.
 
         :param arguments: The name of the command and its arguments.
         :param status: The expected exit status.
@@ -43,4 +45,5 @@ def paste(text: str, words: str, *arguments: str) -> Ran:
     variables: Any = dict(assignment.split("=", 1) for assignment in assignments)
     if variables.pop("GO", ""):  # the Makefile passes it as this argument
         arguments = ("--go", *arguments)
-    return Ran(name, *arguments, MAKELEVEL="1", **variables)  # make sets MAKELEVEL
+    # The environment of a command of make has MAKELEVEL.
+    return Ran(name, *arguments, MAKELEVEL="1", **variables)

@@ -230,9 +230,11 @@ class Console:
         for name in names.split(","):
             for _ in range(60):
                 self.page.keyboard.press("Tab")
-                if name in self.page.evaluate(FOCUSED):
+                # The text and the ARIA label of the element that has the focus.
+                focused = self.page.evaluate(FOCUSED)
+                if name in focused:
                     break
-            assert name in self.page.evaluate(FOCUSED), f"Tab does not reach {name}"
+            assert name in focused, f"Tab does not reach {name}"
 
     def _check_message(self, message: ConsoleMessage) -> None:
         """Add an error or a warning in the browser's console to `faults`."""

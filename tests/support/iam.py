@@ -82,7 +82,9 @@ def requests_of(call: Call, functions: Json) -> Iterator[Request]:
         passed_to = {"iam:PassedToService": "lambda.amazonaws.com"}
         yield Request("iam:PassRole", parameters["Role"], passed_to)
     if call.service != "sts":  # which needs no permission
-        yield Request(f"{call.service}:{BATCHES.get(action, action)}", resource, context)
+        # The permission for a batch, such as `SendMessageBatch`, is that for one message.
+        permitted_action = BATCHES.get(action, action)
+        yield Request(f"{call.service}:{permitted_action}", resource, context)
 
 
 def _resource(call: Call, parameters: Json) -> str:

@@ -156,6 +156,7 @@ class Proxy(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if b"Action=ExecuteChangeSet" in body:
+            # The next calls of DescribeTable show that an index is being created.
             self.ministack.looks_left = self.ministack.index_looks
         status, headers, content = self._respond_instead(body) or self._forward(body)
         if self._is_deployment() and status == 201:
@@ -246,6 +247,7 @@ class Proxy(BaseHTTPRequestHandler):
         if self.path.startswith("/2015-03-31/functions"):
             content = self._correct_states(content)
         elif self.headers.get("X-Amz-Target", "").endswith(".DescribeTable"):
+            # For some calls after a change set, show that the last index is still being created.
             if self.ministack.looks_left:
                 self.ministack.looks_left -= 1
                 described = json.loads(content)

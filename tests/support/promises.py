@@ -45,20 +45,26 @@ class Promises:
         self.places: set[Place] = set()
         for root in ("paths", "webhooks"):
             # `find_places` needs two names, so that an empty one comes before the first.
-            self.places.update(self.find_places(document[root], ("", root), frozenset()))
+            place = ("", root)
+            self.places.update(self.find_places(document[root], place, followed=frozenset()))
 
     def find_lost_places(self, later: "Promises") -> list[Place]:
         """Return the places that a later document lacks, and the limits that it adds to a place of
-        this document, sorted.
+        this document, sorted. A limit that the later document drops is not lost.
         """
+        # `find_limited` returns the place that a limit restricts; it is empty for other places.
         lacking = [place for place in self.places - later.places if not find_limited(place)]
-        limits = [
-            place for place in later.places - self.places if find_limited(place) in self.places
-        ]
-        return sorted(lacking + limits)
+        added = later.places - self.places
+        added_limits = [place for place in added if find_limited(place) in self.places]
+        return sorted(lacking + added_limits)
 
     def find_places(self, part: Json, place: Place, followed: frozenset[str]) -> Iterator[Place]:
-        """Yield the place of an object of the document, and all places within the object.
+        """Yield the place of an object of the document, and all places within the object: those of
+        the members on which callers rely.
+
+        Callers rely on the members whose names are in PROMISED and, in a map such as `headers`
+        (MAPS), on all members. A member such as `allOf` (INLINED) has no place of its own: its
+        objects count as parts of the object that has the member. Other members are left out.
 
         :param part: The object, which may have a `$ref`.
         :param place: The place of the object; it has at least two names.
@@ -205,8 +211,9 @@ def _git(*arguments: str) -> str:
 
 
 def _find_metrics(commit: str) -> Iterator[str]:
-    """Yield the names of the metrics in chalicelib, a name possibly more than once: the strings
-    that match METRIC, in each function that has the string "metrics", too.
+    """Yield the names of the metrics in chalicelib, a name possibly more than once. A function that
+    records metrics has the string "metrics", and the strings in it that match METRIC (words in
+    CamelCase) are the names.
 
     :param commit: A commit of this repository; "" is the present code.
     """
@@ -244,6 +251,10 @@ def _strip_document(document: Json) -> Json:
 def _strip(value: Any, place: tuple[str, str]) -> Any:
     """Return a part of the document of the API without the members that `Promises` does not read.
 
+    It reads all members of a map such as `headers` (MAPS), members on which callers rely
+    (PROMISED), references to other objects and the names of parameters (FOLLOWED), and the objects
+    in members such as `allOf` (INLINED).
+
     :param value: The part: an object; a list, which is returned with each element stripped; or a
         text, a number, a boolean or None, which is returned unchanged.
     :param place: The last two names on the way from the root of the document to the part.
@@ -253,7 +264,7 @@ def _strip(value: Any, place: tuple[str, str]) -> Any:
     if not isinstance(value, dict):
         return value
     parent_name, own_name = place
-    # All members of a map are read, by whatever name; `examples` is a map of examples by name.
+    # `examples` is a map of examples by name. A property that is called like a map is none.
     is_map = own_name in {*MAPS, "examples"} and parent_name not in MAPS
     stripped = {}
     for name, member in value.items():
@@ -276,26 +287,27 @@ def _to_lines(value: Any, indent: str = "", before: str = "", after: str = "") -
     :param before: The text before the value in its first line.
     :param after: The text after the value in its last line.
     """
-    text = f"{before}{json.dumps(value)}{after}"
-    if len(indent + text) <= LINE_LENGTH or not isinstance(value, dict):
-        yield indent + text
+    one_line = f"{indent}{before}{json.dumps(value)}{after}"
+    if len(one_line) <= LINE_LENGTH or not isinstance(value, dict):
+        yield one_line
         return
     yield f"{indent}{before}{{"
-    inner = f"{indent} "
-    line = ""
+    inner_indent = f"{indent} "
+    line = ""  # the members that the next line has so far
     for number, (name, member) in enumerate(value.items(), 1):
         key = f"{json.dumps(name)}: "
-        end = "," if number < len(value) else f"}}{after}"
-        text = f"{key}{json.dumps(member)}{end}"
-        if line and len(f"{inner}{line} {text}") > LINE_LENGTH:
-            yield inner + line
+        is_last = number == len(value)
+        after_member = f"}}{after}" if is_last else ","
+        text = f"{key}{json.dumps(member)}{after_member}"
+        if line and len(f"{inner_indent}{line} {text}") > LINE_LENGTH:
+            yield inner_indent + line
             line = ""
-        if len(inner + text) > LINE_LENGTH:
-            yield from _to_lines(member, inner, key, end)
+        if len(inner_indent + text) > LINE_LENGTH:
+            yield from _to_lines(member, indent=inner_indent, before=key, after=after_member)
         else:
             line = f"{line} {text}".strip()
     if line:
-        yield inner + line
+        yield inner_indent + line
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ class Exchange(socketserver.StreamRequestHandler):
         self.connection.sendall(data)
 
     def pause(self, seconds: float) -> None:
-        """Wait for some seconds; raise ConnectionAbortedError if the client closes the connection
-        meanwhile.
+        """Wait for some seconds, but no longer than until the client sends data, which is
+        discarded; raise ConnectionAbortedError if the client closes the connection meanwhile.
         """
         if _is_readable(self.connection, seconds) and not self.connection.recv(65536):
             raise ConnectionAbortedError("the client left")
@@ -303,10 +303,12 @@ def endless(start: bytes, piece: bytes, interval: float = 0) -> Behaviour:
 
 
 def in_turn(*steps: Behaviour) -> Behaviour:
-    """Return a behaviour that takes several steps, one after another, for one request."""
+    """Return a behaviour that does what several behaviours do, one after another, for one
+    request.
+    """
 
     def behave(exchange: Exchange) -> None:
-        """Take each of the steps."""
+        """Respond to a request by calling each of the behaviours in turn."""
         for step in steps:
             step(exchange)
 
@@ -314,8 +316,8 @@ def in_turn(*steps: Behaviour) -> Behaviour:
 
 
 def when_all_are_here(number: int) -> Behaviour:
-    """Return a behaviour that responds with 200 once `number` requests wait for it; fail after a
-    minute.
+    """Return a behaviour that responds to requests with 200 once `number` of them wait for the
+    response. It raises threading.BrokenBarrierError after a minute.
     """
     barrier = threading.Barrier(number)
     return in_turn(lambda exchange: barrier.wait(60), status(200))
@@ -437,7 +439,8 @@ def _is_readable(connection: socket.socket, seconds: float) -> bool:
     """
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))  # milliseconds
+    milliseconds = seconds * 1000
+    return bool(poll.poll(milliseconds))
 
 
 def _reset_at_close(connection: socket.socket) -> None:

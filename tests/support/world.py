@@ -393,8 +393,8 @@ class Caller:
     def missed(self, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
         """List the events that a subscription missed; return the response.
 
-        :param query: Parameters of the query. One with the value None is left out of the request.
-            `since` is the beginning of 1970 unless `since` or `subject` is among them.
+        :param query: Parameters of the query; a parameter whose value is None is left out of the
+            request. `since` is the beginning of 1970 unless `since` or `subject` is among them.
         """
         if "subject" not in query:
             query.setdefault("since", rfc3339(0))
@@ -447,7 +447,8 @@ class World(Caller):
         settings = self.version.module("settings").load(self.environ)
         telemetry.logger.handlers.clear()  # those of a version that ran before
         telemetry.configure(settings.log_level, settings.stage)
-        # It makes the clients by their names: the attributes `dynamodb` and `sqs`.
+        # Services calls this with the names of its clients, `dynamodb` and `sqs`. They are
+        # attributes of this object.
         make_client = partial(getattr, self)
         self.services = deps.Services(
             settings, make_client=make_client, clock=self.clock, sleep=self.clock.sleep
@@ -626,6 +627,7 @@ class World(Caller):
         after the start of the clock.
 
         :param number: How many seconds after the start of the clock the copy was created.
+        :param state: The status of the copy.
         :param members: Other fields of the copy; its type is "a" unless `event_type` is one.
         """
         fields: Json = {"event_type": "a", **members}
@@ -707,4 +709,5 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
             yield system
         finally:
             system.stop()
-            PRESENT.module("deps").use(None)  # so that later code makes services of its own
+            # So that later code makes services of its own.
+            PRESENT.module("deps").use(None)
