@@ -202,7 +202,7 @@ class Recorder:
         :param parameters: The parameters of the query.
         """
         # The name of the index's partition key, and its value in the query.
-        partition, _projected = indexes()[parameters["IndexName"]]
+        partition = indexes()[parameters["IndexName"]].partition
         value = parameters["ExpressionAttributeValues"][":partition"]
         items = [typed(item) for item in self._table.items.values()]
         rows = [item for item in items if item.get(partition) == value]

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
@@ -61,7 +61,8 @@ class FakeDynamoDB:
         self.on_get: Callable[[list[Item]], None] = lambda items: None
         self._clock = clock
         self._indexes = {
-            name: _Index(partition, projected) for name, (partition, projected) in indexes().items()
+            name: _Index(attributes.partition, attributes.projected)
+            for name, attributes in indexes().items()
         }
         # The writes that the indexes do not show yet, each with the time from which on they do, the
         # key, and the item; None: the write deleted the item.
@@ -356,18 +357,25 @@ def _plain(item: Typed) -> Item:
     return values
 
 
+class IndexAttributes(NamedTuple):
+    """The names of the attributes of an index."""
+
+    # The partition key.
+    partition: str
+    # All attributes of its rows: the keys of the table and the index, and the projected attributes.
+    projected: list[str]
+
+
 @cache
-def indexes() -> dict[str, tuple[str, list[str]]]:
-    """Return, by the name of each index in resources.json, the name of its partition key, and the
-    names of all attributes that its rows have: the keys of the table and the index, and the
-    projected attributes.
-    """
+def indexes() -> dict[str, IndexAttributes]:
+    """Return the attributes of each index of the table in resources.json, by the index's name."""
     table = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]
     attributes = {}
     for index in table["GlobalSecondaryIndexes"]:
         partition = index["KeySchema"][0]["AttributeName"]
-        projected = index["Projection"]["NonKeyAttributes"]
-        attributes[index["IndexName"]] = (partition, [KEY, partition, SORT, *projected])
+        other_projected = index["Projection"]["NonKeyAttributes"]
+        projected = [KEY, partition, SORT, *other_projected]
+        attributes[index["IndexName"]] = IndexAttributes(partition, projected)
     return attributes
 
 

@@ -117,8 +117,8 @@ class Promises:
 
 
 def list_elements(value: Any, *, is_list: bool) -> list[Any]:
-    """Return the elements of a list; `["any"]` for an empty list, so that it has a place, too; and
-    for a value that is not a list, a list of the value alone.
+    """Return the elements of a list; `["any"]` for an empty list, so that it is compared with that
+    of another document, too; and for a value that is not a list, a list of the value alone.
 
     :param is_list: Whether an object counts as a list of the values of its members.
     """

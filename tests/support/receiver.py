@@ -124,12 +124,15 @@ class Receiver(socketserver.ThreadingTCPServer):
         :param on_accept: Called with each socket before TLS and HTTP; None: nothing is called. A
             connection that it leaves open is served as usual.
         """
+        # How a request is responded to while the script is empty: a status code or a behaviour.
         self.default: Answers = 200
         self.on_accept = on_accept
         # The number of connections that were accepted so far.
         self.connections = 0
         self._tls = tls
+        # All requests that were received, the oldest first.
         self.requests: list[Request] = []
+        # How the next requests are responded to, before `default` applies.
         self._script: deque[Answers] = deque()
         # For each open connection, by the accepted socket: the socket that is read, which is the
         # accepted socket itself or, with TLS, a socket around it.
@@ -165,8 +168,8 @@ class Receiver(socketserver.ThreadingTCPServer):
         """
 
         def have_left() -> bool:
-            """Return whether so few are open, and none waits: the listening socket is readable
-            while a connection waits to be accepted.
+            """Return whether at most `most` connections are open, and none waits to be accepted.
+            The listening socket is readable while one waits.
             """
             return len(self._open) <= most and not _is_readable(self.socket, 0)
 
@@ -219,7 +222,8 @@ class Receiver(socketserver.ThreadingTCPServer):
 
     def record(self, request: Request) -> Behaviour:
         """Record a request; return the behaviour that responds to it: the next of the script, which
-        is removed from the script, or `default` if the script is empty.
+        is removed from the script, or `default` if the script is empty. A status code among them
+        stands for a complete response with this code.
         """
         with self._changed:
             self.requests.append(request)
@@ -291,8 +295,8 @@ def endless(start: bytes, piece: bytes, interval: float = 0) -> Behaviour:
     """
 
     def behave(exchange: Exchange) -> None:
-        """Send the response, which never ends: an OSError ends the loop when the client leaves or
-        the receiver is closed.
+        """Send `start`, and then `piece` every `interval` seconds, without end: an OSError ends the
+        loop when the client leaves or the receiver is closed.
         """
         exchange.send(start)
         while True:
