@@ -56,7 +56,7 @@ def erase(event_id: str, services: CoreServices) -> None:
         """Delete a copy unless it is claimed; return False if it is."""
         return store.delete(copy_id, UNCLAIMED).applied
 
-    # The event may be about to expire while another call deletes its copies.
+    # If the event is about to expire, its mark must not expire while the copies are deleted.
     keep_mark(f"{IS_MARK} AND expires_at < :new_expires_at")
     if not all(services.map(delete, event.copies)):
         detail = "A copy of the event is claimed; repeat the call to complete the erasure."

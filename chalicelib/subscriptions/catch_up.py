@@ -215,11 +215,12 @@ def _push(services: CoreServices, found: Found) -> None:
 
 
 def _has_failed_since(event: Event, began: float) -> bool:
-    """Return whether an event that waits for another attempt was made due, by its catch-up or a
-    replay, since the catch-up began, and was attempted since.
+    """Return whether an event has failed again in its catch-up: since the catch-up began, a push of
+    the event was asked for (by the catch-up or by a replay) and made, and failed.
 
-    As it still waits, that attempt failed.
-
+    :param event: An event that waits for another attempt, so its latest attempt failed.
     :param began: When the catch-up began (Unix seconds).
     """
-    return began <= event.asked_at and rfc3339(event.asked_at) <= event.attempted_at
+    was_asked_for = event.asked_at >= began
+    was_attempted_since = event.attempted_at >= rfc3339(event.asked_at)
+    return was_asked_for and was_attempted_since
