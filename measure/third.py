@@ -136,7 +136,8 @@ def main() -> None:
         url = stack.enter_context(localstack(folder, dynamodb.direct_url))
         path = folder / "checkout"
         copy_repository(path)
-        # LocalStack has metric math, so it gets the alarms that `copy_repository` has simplified.
+        # `copy_repository` has simplified the alarms, for emulators without metric math. LocalStack
+        # has metric math, so it gets the original alarms.
         copy(ROOT / "resources.json", path)
         aws: Any = SimpleNamespace(url=url)  # in place of a Ministack; make uses its URL alone
         run_steps(Checkout(path, aws), boto3.client("sqs", endpoint_url=url, **ACCOUNT))

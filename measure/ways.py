@@ -182,6 +182,7 @@ class Lab:
             path = Path(folder, "checkout")
             shutil.copytree(self.folder / version, path, symlinks=True)
             checkout = Checkout(path, aws)
+            # Chalice writes its record into the folder of the stage.
             checkout.record.parent.symlink_to(stage_folder / "deployed")
             act(checkout)
 

@@ -62,6 +62,7 @@ def make_pool(url: str) -> urllib3.PoolManager:
 def is_loopback(host: str) -> bool:
     """Return whether the host of a URL is a loopback address or a name under localhost."""
     try:
+        # An IPv6 address is in brackets in a URL.
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")

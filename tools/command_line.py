@@ -44,7 +44,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that the arguments name, and return its result. Exit with 130 after
-        Ctrl-C. Raise ClickException, which click prints in one line, for an error of AWS.
+        Ctrl-C. Raise ClickException, which click prints in one line, for an error of AWS and, if
+        make runs the command, for wrong usage.
         """
         try:
             return super().invoke(ctx)

@@ -216,8 +216,9 @@ def _open_screen() -> Screen:
 
 
 def _provide_aws() -> None:
-    """Start an emulated AWS unless AWS_ENDPOINT_URL names one, create the missing table and queues,
-    and set the variables that name them. Raise SettingsError if AWS cannot be used.
+    """Start an emulated AWS unless AWS_ENDPOINT_URL names one. Unless SETTINGS_SECRET is set, also
+    create the missing table and queues, and set the variables that name them if they are not set.
+    Raise SettingsError if AWS cannot be used.
     """
     endpoint = given("AWS_ENDPOINT_URL")
     try:

@@ -205,7 +205,9 @@ def dlq(stage: str, limit: int) -> None:
 
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
-    """Receive up to `limit` messages from a queue, make them visible again, and return them."""
+    """Receive up to `limit` messages from a queue, make them visible again, and return them. After
+    an error, make the messages visible that were received before it.
+    """
     received: list[Message] = []
     try:
         received += receive(Queue(sqs, url), limit)

@@ -371,7 +371,9 @@ def delete(stage: str, stack: Json | None, cloudformation: Any) -> None:
     if stack is None:
         print(f"there is no stack {stack_name(stage)} in {cloudformation.meta.region_name}")
         return
-    if stack.get("EnableTerminationProtection"):  # CloudFormation refuses while it deletes
+    # An earlier run that was stopped may have turned the protection off. CloudFormation refuses to
+    # change it for a stack whose deletion has begun.
+    if stack.get("EnableTerminationProtection"):
         cloudformation.update_termination_protection(
             StackName=stack["StackId"], EnableTerminationProtection=False
         )

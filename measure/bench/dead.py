@@ -113,8 +113,8 @@ class DeadWorld(SimulatedWorld):
         return Response(self._status_code, 0.05)
 
     def respond(self, *push: Any) -> PushResult:
-        """Note when a push is made; return its result, with the body and the headers of the
-        response unless it timed out.
+        """Note when a push is made; return its result. Unless the push timed out, it has a random
+        duration, an error, and the body and the headers of the response.
 
         :param push: The arguments of the method of the base class.
         """
