@@ -536,7 +536,8 @@ def limit_to_tenant(query: Query, call: Call) -> Query:
     ApiError 403 if the query has another tenant, and InvalidRequestError if it has a status or a
     subscription.
     """
-    # The status of an event is the result of its push to the operator's webhook.
+    # The status of an event is the result of its push to the operator's webhook, which a tenant may
+    # not see.
     faults = [
         FieldFault(name, "must not be given together with include=outcome and a token")
         for name in ("status", "subscription_id")

@@ -133,12 +133,12 @@ def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
 
 
 def _attempt(event: Event, target: Target, invocation: Invocation) -> Event:
-    """Push a claimed event in the worker, unless the breaker of its target is open, and record the
-    decision that follows; return the event after that.
+    """Push a claimed event in the worker, unless the breaker of its target refuses that, and record
+    the decision that follows; return the event after that.
 
-    If the breaker is open, there is no push, and the attempt counts as failed. It does not count,
-    and is only put off, if a push of the event was asked for (by a replay, send, recover or
-    catch-up), and no push to the target has failed since.
+    If the breaker refuses the push, the attempt counts as failed. It does not count, and is only
+    put off, if a push of the event was asked for (by a replay, send, recover or catch-up), and no
+    push to the target has failed since.
     """
     services = invocation.services
     breaker = services.worker_breaker

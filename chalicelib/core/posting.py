@@ -376,7 +376,7 @@ def _start(plans: Sequence[Plan], invocation: Invocation) -> None:
         for queue, events in queued.items()
         for first in range(0, len(events), BATCH_SIZE)
     ]
-    # At the same time: when all is stored, BEGIN_SECONDS may leave the time of one call.
+    # All at the same time: when all is stored, only the time of one call may be left.
     services.map(operator.call, jobs)
 
 

@@ -124,6 +124,7 @@ class Query:
         if self.tenant and Status.DELIVERED in self.status:
             return IndexPartitions(BY_TENANT, [self.tenant])
         keys = partitions(*self.status)
+        # With a `source`, only original events are listed.
         if self.source is None:
             keys += partitions(*self.status, of_copies=True)
         return IndexPartitions(BY_STATUS, keys)

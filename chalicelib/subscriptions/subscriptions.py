@@ -325,6 +325,7 @@ class Subscriptions(Table):
         """Enable a subscription, also after a pause, and clear its errors; return it, or None if it
         is gone.
         """
+        # The same fields are set, whatever state the subscription has.
         return self._edit(subscription, lambda _: ENABLE)
 
     def pause(self, subscription: Subscription) -> Subscription | None:
@@ -407,6 +408,7 @@ class Subscriptions(Table):
             return None
         days = self._services.settings.subscription_disable_days
         is_broken = subscription.failing_since <= self._after(-days * DAY_SECONDS)
+        # LOWEST: the newest copies count whenever they were created.
         if is_broken and not self._delivers(subscription, LOWEST):
             return self._mark("disabled_at", subscription, error, FAILING)
         return None

@@ -80,8 +80,9 @@ class AllTargets:
         target = SubscriptionTarget(
             url=url,
             destination=subscription.subscription_id,
-            # Whose breakers rest together: the subscriptions of a tenant, or all subscriptions
-            # without a tenant. With the word before it, no tenant's name equals WEBHOOK.
+            # Destinations with the same owner share the rests of the breaker: the subscriptions of
+            # a tenant, or all subscriptions without a tenant. The word before the tenant's name
+            # keeps it apart from the owner WEBHOOK.
             owner=f"tenant {subscription.tenant or ''}",
             secrets=tuple(map(decode_secret, subscription.secrets(now))),
             is_enabled=subscription.refusal(self.services.settings) is None,
