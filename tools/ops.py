@@ -840,7 +840,7 @@ def send_lines(api: Api, content: bytes, path: str) -> None:
         counted_line = f"{path}\n{count}\n".encode() + line
         key = f"ops-{hashlib.sha256(counted_line).hexdigest()}"
         # A malformed line is posted as it is: the API says what is wrong with it.
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, AttributeError, TypeError):
             event = json.loads(line)
             own_key = event.pop("idempotency_key", "")
             is_usable = own_key and own_key.isascii() and own_key.isprintable()

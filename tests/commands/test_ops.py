@@ -488,6 +488,7 @@ def test_a_file_is_queued_once(world: World, receiver: Receiver, tmp_path: Path)
     assert Ran("send", "--file", str(elsewhere)).output == "1 of 1 line: 1 sent before\n"
     for text, error in (
         ("\n", "the file has no lines"),
+        ("[1]", "line 1: 400: body: must be a JSON object"),
         (own_key.replace("paid", "é"), "idempotency_key: is not one of"),
     ):
         file.write_text(text, encoding="utf-8")

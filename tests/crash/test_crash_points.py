@@ -332,7 +332,7 @@ class Path:
     last: Step = lambda world, container: None
 
 
-PAIRS = int(os.environ.get("PAIRS", "20"))  # so many of each path; `make chaos` takes all
+PAIRS = int(os.environ.get("PAIRS", "6"))  # so many of each path; `make chaos` takes all
 pytestmark = pytest.mark.timeout(300)
 SOME_FAULTS = (Fault.DIES_BEFORE, Fault.THROTTLED, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 WITH_WEBHOOK = {"ZAPIER_WEBHOOK_URL": ENVIRON["ZAPIER_WEBHOOK_URL"]}

@@ -375,15 +375,17 @@ class Container:
         """Replay an event or a copy."""
         self.call("POST", f"/events/{event_id}/replay")
 
-    def erase(self, event_id: str) -> None:
+    def erase(self, event_id: str) -> bool:
         """Erase an event or a copy; after a 204, let the history check that it is gone, or was
-        stored again meanwhile.
+        stored again meanwhile. Return whether the response was a 204.
         """
         # How often the event was stored or replayed: more often afterwards if it is stored again.
         replay_number = self.world.history.replays[event_id]
         answer = self.call("DELETE", f"/events/{event_id}")
-        if answer.status_code == 204:
+        is_erased = answer.status_code == 204
+        if is_erased:
             self.world.history.see_erased(event_id, replay_number)
+        return is_erased
 
     def subscribe(self, url: str, *event_types: str, tenant: str | None = None) -> None:
         """Create a subscription.
