@@ -126,7 +126,7 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 	$(say-python)
 	@exec $(PY) -m tools.package "$${STAGE-dev}"
 
-ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six, deployed again or destroyed by turns)
+ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write)
 	@exec $(PY) -m measure.ways
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it; run it under AWS's own runtime client

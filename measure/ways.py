@@ -7,8 +7,7 @@ complete, and leave the stage as a first deployment that is not interrupted does
 must leave nothing.
 
 After each way, the command is interrupted once for each operation that writes; with ALL=1, after
-each write; with FEW=1, at the six places in SIX, and `make deploy` and `make destroy` are tried by
-turns. The exit status is 1 if one of them fails.
+each write. The exit status is 1 if one of them fails.
 """
 
 import difflib
@@ -41,7 +40,6 @@ NOW = "now"  # the present version
 COMMITS = {NOW: "", "1.0.0": "1e0755a5"}  # of each version; "": the present files
 GIVEN: Any = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", api_key.new_key())}
 ALL = bool(os.environ.get("ALL"))
-FEW = bool(os.environ.get("FEW"))
 
 
 def deploy(checkout: Checkout) -> None:
@@ -83,15 +81,6 @@ WAYS = (
     "1.0.0, now, undo to 1.0.0",
     "1.0.0, now, undo to 1.0.0 with the record of 1.0.0",
     DESTROYED,
-)
-# The way and the operation of each interruption that is tried with FEW.
-SIX = (
-    ("nothing", "POST event-source-mappings"),
-    ("nothing", "POST functions"),
-    ("1.0.0", "ExecuteChangeSet"),
-    (DESTROYED, "DELETE restapis"),
-    ("1.0.0, now, undo to 1.0.0 with the record of 1.0.0", "PUT functions/code"),
-    (DESTROYED, "DeleteRole"),
 )
 # How to describe what a deployment makes and sets. Each line has a service, the call that lists
 # names (or ids), the JMESPath expression for the names in its response, the call that describes
@@ -267,20 +256,15 @@ class Lab:
 
     def try_case(self, case: Case) -> dict[str, str]:
         """Interrupt the command after a way; then complete the deployment of one copy of the
-        interrupted stage, and destroy another copy. With FEW, do only one of the two: they take
-        turns in the order of SIX.
+        interrupted stage, and destroy another copy.
 
         :returns: By the names `complete` and `destroy`, the error of what was tried; "": it
             succeeded.
         """
         errors = {}
-        acts = [self.complete, destroy]
-        if FEW:
-            turn = SIX.index((case.way, case.operation)) % len(acts)
-            acts = [acts[turn]]
         with self.copied(case.way) as interrupted:
             self.use_checkout(NOW, interrupted, partial(interrupt, case=case))
-            for act in acts:
+            for act in (self.complete, destroy):
                 stage_folder = interrupted.with_name(act.__name__)
                 shutil.copytree(interrupted, stage_folder)
                 try:
@@ -306,8 +290,7 @@ class Lab:
 
 def choose(way: str, operations: list[str]) -> Iterator[Case]:
     """Yield the places at which to interrupt the command after a way: after one write of each
-    operation; with ALL, after each write; with FEW, after one write of each operation that SIX has
-    for this way.
+    operation; with ALL, after each write.
 
     Of several writes with the same operation, the first is chosen for the first operation, the
     second for the second operation, and so on, beginning again after the last write.
@@ -317,10 +300,10 @@ def choose(way: str, operations: list[str]) -> Iterator[Case]:
     cases_by_operation: dict[str, list[Case]] = {}
     for number, operation in enumerate(operations, 1):
         cases_by_operation.setdefault(operation, []).append(Case(way, number, operation))
-    for turn, (operation, cases) in enumerate(cases_by_operation.items()):
+    for turn, cases in enumerate(cases_by_operation.values()):
         if ALL:
             yield from cases
-        elif not FEW or (way, operation) in SIX:
+        else:
             yield cases[turn % len(cases)]
 
 
@@ -397,7 +380,7 @@ def call_aws(call: Callable[..., Any], **parameters: str) -> Any:
 
 def main() -> int:
     """Try all interruptions, and print a table of the results. Return the exit status: 1 if a
-    command failed after an interruption or, without FEW, if a version is not in this clone; else 0.
+    command failed after an interruption, or if a version is not in this clone; else 0.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -409,10 +392,7 @@ def main() -> int:
             except subprocess.CalledProcessError:
                 missing_versions.add(version)
                 print(f"SKIPPED: what needs {version}: its commit {commit} is not in this clone")
-        wanted_ways = dict.fromkeys(way for way, _operation in SIX) if FEW else WAYS
-        ways = [
-            way for way in wanted_ways if not any(version in way for version in missing_versions)
-        ]
+        ways = [way for way in WAYS if not any(version in way for version in missing_versions)]
         cases = []
         for way in track(ways, "ways"):
             cases += lab.find_cases(way)
@@ -421,15 +401,14 @@ def main() -> int:
     rows = []
     for case, errors in zip(cases, results, strict=True):
         # "" is the error of what succeeded.
-        deployed = errors.get("complete", "not tried") or "done"
-        destroyed = errors.get("destroy", "not tried") or "done"
+        deployed = errors["complete"] or "done"
+        destroyed = errors["destroy"] or "done"
         rows.append((case.way, case.number, case.operation, deployed, destroyed))
     print_table(("after", "write", "interrupted after", "deployed again", "destroyed"), rows)
     failed = sum(any(errors.values()) for errors in results)
     minutes = (time.monotonic() - started) / 60
     print(f"{len(cases)} interruptions, {failed} failed, {minutes:.0f} min")
-    is_incomplete = bool(missing_versions) and not FEW
-    return 1 if failed or is_incomplete else 0
+    return 1 if failed or missing_versions else 0
 
 
 if __name__ == "__main__":
