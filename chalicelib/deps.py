@@ -54,14 +54,15 @@ def use(services: Services | None) -> None:
 
 def initialize() -> None:
     """Create the services and their AWS clients while Lambda initializes a function, because the
-    function has more CPU then than during a request.
+    function has more CPU then than during a request. The container keeps both for its requests.
 
     The secret is read with one short try, because Lambda limits the initialization to 10 s. Errors
-    are ignored: the first request creates the services again, and reports its own errors.
+    are ignored: the first request then tries to create what is missing, and reports its own errors.
     """
     with contextlib.suppress(SettingsError, *AWS_ERRORS):
+        services = get(READ_SECRET_ONCE)
         for service in ("dynamodb", "sqs"):
-            get(READ_SECRET_ONCE).make_client(service)
+            services.make_client(service)
 
 
 def load_checked(environ: Variables, read_secret: SecretReader = read_secret) -> Settings:

@@ -393,11 +393,12 @@ class YearWorld(SimulatedWorld):
     def _check_day(self, day: int) -> None:
         """Check at the end of a day that no promise was broken, and that the messages about an
         event and the items of the table stay below their limits. On the second day, note what the
-        stage has used.
+        stage has used: `_used` has the use of the day, and begins empty each day.
 
-        Then, on a quiet day on which events were posted, check that the stage used at most a fifth
-        more than on the second day, unless a destination is in trouble, that no event is scheduled,
-        and that no healthy target is marked as failing, slow or disabled.
+        Then, on a quiet day on which events were posted (no day before the second is quiet), check
+        that the stage used at most a fifth more than on the second day, unless a destination is in
+        trouble, that no event is scheduled, and that no healthy target is marked as failing, slow
+        or disabled.
 
         :param day: The number of the day, from 0.
         :raises ViolationError: If a check fails.

@@ -148,9 +148,9 @@ def own_headers(event: Event, target: Target, timestamp: int, body: bytes) -> Js
     """Return the headers of a push besides the `headers` that its target has: content type, user
     agent, id, timestamp, signature and event type.
 
-    There is no signature if the target has no secrets, and no event type if its own headers have
-    one. With a `header_prefix`, id, timestamp and signature are there a second time, with names
-    that begin with this prefix in place of `webhook`.
+    There is no signature if the target has no secrets, and no event type if its `headers` have one.
+    With a `header_prefix`, id, timestamp and signature are there a second time, with names that
+    begin with this prefix in place of `webhook`.
 
     :param timestamp: The time for which the push is signed (Unix seconds).
     :param body: The body of the push: exactly the bytes that are sent.

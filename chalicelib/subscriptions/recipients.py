@@ -361,7 +361,9 @@ class MissedEvent(NamedTuple):
     missed: MissReason | None
 
     def to_json(self) -> str:
-        """Return the event, the reason and the copy as an object of JSON, as callers see them."""
+        """Return, as a JSON object, what callers see: the event, why the subscription did not get
+        it (if it did not), and the subscription's copy of it (if there is one).
+        """
         members: Json = {
             "event_id": self.examined.origin_id,
             "event_type": self.examined.event_type,

@@ -114,7 +114,7 @@ def integer(maximum: int, minimum: int = 1) -> Parser:
 
 
 def _printable(text: str) -> str:
-    """Return the text; raise ValueError if it has control characters."""
+    """Return the text; raise ValueError if it has a character that is not printable."""
     if not text.isprintable():
         raise ValueError
     return text
@@ -204,7 +204,7 @@ def encode_cursor(sort_key: str | None) -> str | None:
 
 
 def _utc(timestamp: str) -> str:
-    """Return a timestamp of the form TIMESTAMP in UTC, as sort keys begin
+    """Return a timestamp of the form TIMESTAMP, which has an offset, in UTC, as sort keys begin
     (`2026-11-25T02:25:03.464098Z`); raise ValueError or OverflowError if there is no such time.
     """
     date = timestamp[:10]

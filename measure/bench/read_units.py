@@ -41,12 +41,12 @@ def fill(services: Services, tenant: str, count: int, subscription_id: str) -> N
 
     The newest FAILED copies have failed, and the others are delivered.
 
-    :param count: How many events are stored, which differs from tenant to tenant.
+    :param count: How many events are stored. It is at least twice, or at most half, the count of
+        any other tenant, because the ids of the events are `count` and the numbers after it.
     :param subscription_id: The subscription of the copies.
     """
     for number in range(count):
         event = Event(
-            # The ids begin at `count`, so that two tenants have no id in common.
             event_id=f"evt_{count + number:032x}",
             event_type="order.created",
             payload='{"order_id":"4711","total":"9.90"}',

@@ -58,7 +58,7 @@ class Aws:
             events.unregister(event_name, handler)
 
     def fail(self, *operations: str, fault: Fault = Fault.REFUSED, at: int | None = None) -> None:
-        """Let calls fail from now on, in place of an earlier `fail`.
+        """Let calls fail from now on, in place of an earlier `fail`, and count from 0 in `faults`.
 
         :param operations: The names of the operations that fail; without any, all operations fail.
         :param fault: How the calls fail.
