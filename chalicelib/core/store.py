@@ -667,7 +667,7 @@ def _encode_attempts(attempts: Sequence[Attempt]) -> str:
 
     :param attempts: At least one attempt, the oldest first.
     """
-    *earlier, newest = [vars(attempt) for attempt in attempts]
+    *earlier, newest = map(_stored_attempt, attempts)
     if not earlier:
         return dumps([newest])
     # Most attempts are alike: with the newest attempt as the dictionary, which the reader has, too,
@@ -675,6 +675,16 @@ def _encode_attempts(attempts: Sequence[Attempt]) -> str:
     compressor = zlib.compressobj(zdict=dumps(newest).encode())
     compressed_earlier = compressor.compress(dumps(earlier).encode()) + compressor.flush()
     return dumps([{**newest, EARLIER: base64.b85encode(compressed_earlier).decode()}])
+
+
+def _stored_attempt(attempt: Attempt) -> Json:
+    """Return the members of an attempt that are stored: `response_headers` only if it has some,
+    because each write pays for the bytes of each member, and version 1.0 does not read this one.
+    """
+    members = dict(vars(attempt))
+    if members["response_headers"] is None:
+        del members["response_headers"]
+    return members
 
 
 def _decode_attempts(text: str) -> tuple[Attempt, ...]:
