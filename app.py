@@ -512,7 +512,7 @@ def sweep(event: CloudWatchEvent) -> None:
         run(event, lambda services: catch_up(services, services.subscriptions))
 
 
-@app.schedule(Rate(5, unit=Rate.MINUTES))
+@app.schedule(Rate(schedules.CHECK_DLQ_SECONDS // 60, unit=Rate.MINUTES))
 def check_dlq(event: CloudWatchEvent) -> None:
     """Publish metrics of the queues and of the oldest pending event.
 

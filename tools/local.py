@@ -123,9 +123,6 @@ def given(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
-CHECK_DLQ_SECONDS = 300  # as the schedule of the deployed function, in app.py
-
-
 def start() -> None:
     """Start the system in daemon threads, and print how to use it. Raise SettingsError if a setting
     is unusable, and ClickException if .chalice/config.json cannot be read.
@@ -159,7 +156,9 @@ def start() -> None:
         SWEEP_PERIOD_SECONDS,
         lambda: catch_up(services.get(), services.get().subscriptions),
     )
-    _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.publish_depths(services.get()))
+    _schedule(
+        "check_dlq", schedules.CHECK_DLQ_SECONDS, lambda: schedules.publish_depths(services.get())
+    )
     Thread(target=server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 

@@ -162,7 +162,9 @@ class Lanes:
         The destination is marked as slow after SLOW_PUSHES slow pushes in a row. It is also marked
         by the first timeout if the slow pushes to all destinations together keep two threads busy,
         and by a push of QUICK_SECONDS or more if the pushes to the destination that are not slow
-        keep two threads busy. The mark ends after QUICK_DELIVERIES quick deliveries in a row.
+        keep two threads busy. The mark ends after QUICK_DELIVERIES quick deliveries in a row. A
+        push that is not slow ends a row of slow pushes, even if it fails. Any push but a quick
+        delivery ends a row of quick deliveries.
 
         :param started: When the push began (Unix seconds).
         :param now: When the push ended (Unix seconds).

@@ -288,8 +288,8 @@ class EventStore(Table):
             raise EventNotFoundError
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
-        """Claim a due event: take the exclusive right to push it for CLAIM_SECONDS, and count the
-        attempt.
+        """Claim a due event: take the exclusive right to push it for CLAIM_SECONDS, count the
+        attempt, and remove the mark of a sweep (`requeue_at`).
 
         :param claim_id: A new id for the claim.
         :returns: Applied, with the claimed event. Not applied if the event is not due, or is
@@ -614,9 +614,11 @@ def compressed(event: Event) -> bytes:
 
 def to_attributes(event: Event, *, kept_longer: bool = False) -> Values:
     """Return the attributes of the item that stores an event, without `content` (the compressed
-    payload and metadata). Fields whose value is None, 0 or empty are left out.
+    payload and metadata). Fields whose value is None, 0 or empty are left out. A key of an index in
+    which the event is not is None, and is left out when the item is written.
 
-    :param kept_longer: Whether the event is kept for longer than the retention period.
+    :param kept_longer: Whether the event is kept for longer than the retention period. Pending and
+        failed events then have partitions of `status-index` of their own.
     """
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {

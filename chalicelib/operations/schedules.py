@@ -30,6 +30,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 
 # How late a queue message may be before the sweep sends another one: an event that is due when a
 # sweep runs is overdue when the next sweep runs.
+CHECK_DLQ_SECONDS = 300  # between two calls of `publish_depths`
 MESSAGE_GRACE_SECONDS = SWEEP_PERIOD_SECONDS - 5
 # How long a partition is searched; events that are not found by then are left to the next run.
 SEARCH_SECONDS = 20
@@ -226,10 +227,11 @@ def _find_overdue(services: CoreServices, limit: int, partition: str) -> FoundEv
 
 def _search_overdue(services: CoreServices, partition: str) -> Iterator[Event]:
     """Yield the overdue and the expired events of a partition, the oldest first, until the search
-    has taken SEARCH_SECONDS.
+    has taken SEARCH_SECONDS. OVERDUE is the condition for both.
 
     An event is overdue if its next attempt was due so long ago that its own queue message would
-    have been received by now, nobody holds a claim of it, and no sweep marked it.
+    have been received by now, nobody holds a claim of it, and no sweep marked it. An event has
+    expired if its retention period is over, and DynamoDB has not deleted it yet.
     """
     now = services.clock()
     deadline = now + SEARCH_SECONDS

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from tests.support.aws_over_http import aws_over_http
 from tests.support.console import Console
 from tests.support.packages import install_from_npm
-from tests.support.receiver import Receiver
+from tests.support.receiver import PATIENCE_SECONDS, Receiver
 from tests.support.running import Run, running
 from tests.support.world import digest
 
@@ -75,8 +75,8 @@ def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Conso
         viewport={"width": 1100, "height": 800}, permissions=permissions, timezone_id=ELSEWHERE
     )
     context.add_init_script(HURRY)
-    context.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    expect.set_options(timeout=PATIENCE_SECONDS * 1000)
     console = Console(context, system)
     yield console
     assert console.page.evaluate("[window.hacked, document.images.length]") == [None, 0]

@@ -255,6 +255,13 @@ def test_attempts_of_an_event_that_fails_for_days_take_little_room(
     assert sum(sizes) < 2048
 
 
+def test_an_attempt_without_response_headers_stores_no_member_for_them(world: World) -> None:
+    event_id = world.post()["event_id"]
+
+    assert world.event(event_id)["attempts"][0]["response_headers"] is None
+    assert "response_headers" not in world.item(event_id)["attempts"]["S"]
+
+
 def test_a_key_without_consume_sees_only_what_it_posted_and_no_response(
     world: World, receiver: Receiver
 ) -> None:
