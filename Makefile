@@ -14,7 +14,7 @@ export AWS_DEFAULT_REGION
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help dev run test check chaos outage year versions mutants languages zapier zapier-validate api-key signing-secret package e2e ways third bench \
+.PHONY: help dev run test lint check chaos outage year versions mutants languages zapier zapier-validate api-key signing-secret package e2e ways third bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to undelivered missed recover subscriptions enable disable import-subscriptions
 
@@ -73,12 +73,12 @@ test: $(SET_UP_DEV) ## run every test
 	@$(PY) -m tests.support.packages e2e npm
 	@$(PY) -m pytest
 
-check: $(SET_UP_DEV) ## format, lint, types, tests
+lint: $(SET_UP_DEV) ## check format, lint and types
 	@$(PY) -m ruff format --check
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
-	@$(PY) -m tests.support.packages e2e npm
-	@$(PY) -m pytest
+
+check: lint test ## lint, then run every test
 
 chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one) and all pairs of them, then kill a real system
 	@$(PY) -m tests.simulator.chaos

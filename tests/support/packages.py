@@ -2,7 +2,8 @@
 installs.
 
 `python -m tests.support.packages e2e lambda npm` installs what these names stand for. Commands
-of make do so before the tests: a slow network must not use up the time of a test.
+of make do so before the tests: a slow network must not use up the time of a test. CI does so while
+.venv is set up, hence this module imports nothing but the standard library.
 """
 
 import fcntl
@@ -14,8 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.stage import ROOT
-
+ROOT = Path(__file__).parent.parent.parent
 # The files whose packages are not compiled when they are installed: tests import so few modules of
 # them that compiling all would take longer than compiling these few when they are imported.
 SELDOM_IMPORTED = ("e2e", "third")
@@ -63,7 +63,7 @@ def install_from_npm() -> Path:
 @contextmanager
 def _only_process(name: str) -> Iterator[None]:
     """Wait until no other process is in a block with the same name, and keep others out until the
-    end of this block. In CI, for example, `make ways` runs beside the tests.
+    end of this block. In CI, for example, `make e2e` runs beside the tests.
 
     :param name: The name of the lock file in .local, without `.lock`.
     """
